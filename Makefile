@@ -1,0 +1,63 @@
+# The commands of this project; `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SERVICE := services/user-service
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help run test test-unit lint format migrate lock clean
+
+help: ## List the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with PYTHON=")'
+	@echo "making the virtual environment in $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.stamp: requirements-run.txt | $(BIN)/python
+	@echo "installing what the service needs to run (once, about 20 s)"
+	@$(PIP) -r $<
+	@touch $@
+
+$(VENV)/dev.stamp: requirements-dev.txt | $(BIN)/python
+	@echo "installing what developing and testing need (once, about 40 s)"
+	@$(PIP) -r $<
+	@touch $@
+
+run: $(VENV)/run.stamp ## Serve on http://127.0.0.1:5000 with a private PostgreSQL and Redis (PORT=, DATA_DIR=)
+	@exec $(BIN)/python -m dev.run
+
+migrate: $(VENV)/run.stamp ## Apply the migrations to the database that DATABASE_URL or DB_* name
+	@cd $(SERVICE) && $(CURDIR)/$(BIN)/flask --app app migrate
+
+test: $(VENV)/dev.stamp ## Prove it: every test on real servers, in containers too where Docker answers
+	@$(BIN)/python -m tests
+
+test-unit: $(VENV)/dev.stamp ## Only the tests that need no server
+	@$(BIN)/python -m pytest tests/unit
+
+lint: $(VENV)/dev.stamp ## ruff, mypy, hadolint, compose-lint, yamllint
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/hadolint $(SERVICE)/Dockerfile
+	@$(BIN)/compose-lint docker-compose.yml
+	@$(BIN)/yamllint --strict .
+
+format: $(VENV)/dev.stamp ## Let ruff write the code as it wants it
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command 'make lock'
+lock: $(BIN)/python ## Take the newest versions into requirements*.txt
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet uv
+	@$(BIN)/$(LOCK) --upgrade requirements-dev.in -o requirements-dev.txt
+	@$(BIN)/$(LOCK) requirements-run.in -c requirements-dev.txt -o requirements-run.txt
+	@$(BIN)/$(LOCK) $(SERVICE)/requirements.in -c requirements-dev.txt -o $(SERVICE)/requirements.txt
+
+clean: ## Remove the virtual environment and caches; users under .data stay
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

@@ -1,0 +1,78 @@
+"""The user service, composed: read from top to bottom, this is its whole shape.
+
+``gunicorn -c gunicorn.conf.py app:app`` serves it; ``python app.py`` serves it for development.
+"""
+
+from flask import Flask
+
+from user_service.cache.connection import redis_client
+from user_service.cache.pages import PageCache
+from user_service.database.migrate import migrate
+from user_service.database.pool import Database
+from user_service.database.probe import DatabaseProbe
+from user_service.database.users import UserRepository
+from user_service.observability import logs
+from user_service.resilience.retry import RetryPolicy
+from user_service.settings import Settings, settings_or_exit
+from user_service.web import health, users
+from user_service.web.converters import UserIdConverter
+from user_service.web.hooks import register_hooks
+from user_service.web.problems import register_problems
+from user_service.web.services import Services, attach
+
+# Far above any user, and low enough to be held in memory for every request at once.
+MAX_BODY_BYTES = 64 * 1024
+
+
+def create_app(settings: Settings) -> Flask:
+    """Return the application. It owns one PostgreSQL and one Redis pool; neither connects yet."""
+    app = Flask("user_service")
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.debug = settings.flask_env == "development" and __name__ == "__main__"
+    attach(app, create_services(settings))
+
+    app.url_map.converters["user_id"] = UserIdConverter
+    app.register_blueprint(users.blueprint)
+    app.register_blueprint(health.blueprint)
+
+    register_hooks(
+        app,
+        request_timeout=settings.request_timeout,
+        retry_policy=RetryPolicy(settings.retry_attempts, settings.retry_delay),
+    )
+    register_problems(app)
+    app.cli.command("migrate", help="Apply pending migrations.")(
+        lambda: print("\n".join(migrate(settings.database_dsn)) or "nothing to migrate")  # noqa: T201
+    )
+    return app
+
+
+def create_services(settings: Settings) -> Services:
+    """Return what the routes work with, made for ``settings``."""
+
+    def prepare() -> None:
+        if settings.migrate_on_start:
+            migrate(settings.database_dsn)
+
+    database = Database(
+        settings.database_dsn,
+        size=settings.db_pool_size,
+        checkout_timeout=settings.db_pool_timeout,
+        statement_timeout=settings.db_statement_timeout,
+        prepare=prepare,
+    )
+    redis = redis_client(settings.redis_dsn, timeout=settings.redis_timeout)
+    return Services(
+        database=database,
+        probe=DatabaseProbe(database.dsn),
+        users=UserRepository(database),
+        pages=PageCache(redis, ttl=settings.cache_ttl),
+    )
+
+
+settings = settings_or_exit()
+logs.configure(settings.log_level, settings.log_format)
+app = create_app(settings)
+
+if __name__ == "__main__":
+    app.run(port=settings.port, threaded=True)

@@ -1,0 +1,52 @@
+"""gunicorn's settings: worker model, time-outs, and the hooks that open and close the pools."""
+
+from typing import TYPE_CHECKING, cast
+
+from gunicorn.arbiter import Arbiter
+from gunicorn.workers.base import Worker
+
+from user_service.errors import Unavailable
+from user_service.observability.logs import logging_config
+from user_service.settings import settings_or_exit
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from user_service.web.services import Services
+
+settings = settings_or_exit()
+
+bind = [f"0.0.0.0:{settings.port}"]
+workers = settings.web_concurrency
+worker_class = "gevent"
+worker_connections = 1000
+# Longer than the idle time-out of the usual load balancers (60 s), so that they, who know of
+# requests under way, close a connection first.
+keepalive = 75
+# A worker that has not said for so long that it lives is replaced.
+timeout = 30
+# Shorter than the grace of whoever stops us (docker-compose.yml, Kubernetes): exit in good order.
+graceful_timeout = 20
+control_socket_disable = True
+logconfig_dict = logging_config(settings.log_level, settings.log_format)
+accesslog = None  # one line a request is written by the service itself
+
+
+def post_worker_init(worker: Worker) -> None:
+    """Open the pools: after the fork, since connections cannot be shared between processes."""
+    try:
+        _services(worker).open()
+    except Unavailable as error:
+        worker.log.warning("starting without the database, requests will try again: %s", error)
+
+
+def worker_exit(_server: Arbiter, worker: Worker) -> None:
+    """Close the pools, so that PostgreSQL and Redis see the connections end in good order."""
+    _services(worker).close()
+
+
+def _services(worker: Worker) -> "Services":
+    # Imported this late because the worker patches the sockets of what is imported after its fork.
+    from user_service.web.services import services_of  # noqa: PLC0415
+
+    return services_of(cast("Flask", worker.wsgi))

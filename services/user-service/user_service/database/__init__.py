@@ -1,0 +1,1 @@
+"""PostgreSQL: the pool, the migrations and all SQL. psycopg2 is imported nowhere else."""

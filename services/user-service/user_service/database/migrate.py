@@ -1,0 +1,55 @@
+"""Migrations: the plain SQL files beside this module, applied once each in order of their names.
+
+All that is pending is one transaction, begun by taking an advisory lock. So replicas that start
+at once wait for the first of them, and a process that was killed in the middle leaves nothing:
+the server rolls back its half migration and frees the lock. Both also hold behind a PgBouncer in
+transaction mode, which a session's lock would not.
+
+A library would have to be told all of this: yoyo, the one for plain SQL, keeps a lock row that a
+killed process leaves behind, makes trial tables on every start and reads the URL by itself.
+"""
+
+import logging
+from contextlib import closing
+from pathlib import Path
+
+import psycopg2
+from psycopg2.extensions import cursor
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+# Any number will do, as long as every replica takes the same; these are the bytes of "users".
+ADVISORY_LOCK = 0x7573657273
+
+log = logging.getLogger(__name__)
+
+
+def migrate(dsn: str, folder: Path = MIGRATIONS) -> list[str]:
+    """Apply what is pending and return its names, oldest first; psycopg2.Error if that failed.
+
+    There is no statement time-out: an index on a large table takes as long as it takes.
+    """
+    with (
+        closing(psycopg2.connect(dsn, application_name="user-service migrations")) as connection,
+        connection,  # one transaction: committed at the end of the block, or rolled back
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
+        return [_apply(cursor, file) for file in _pending(cursor, folder)]
+
+
+def _pending(cursor: cursor, folder: Path) -> list[Path]:
+    cursor.execute(
+        "CREATE TABLE IF NOT EXISTS schema_migrations ("
+        " name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+    )
+    cursor.execute("SELECT name FROM schema_migrations")
+    applied = {name for (name,) in cursor}
+    return [file for file in sorted(folder.glob("*.sql")) if file.stem not in applied]
+
+
+def _apply(cursor: cursor, file: Path) -> str:
+    log.info("applying migration %s", file.stem)
+    cursor.execute(file.read_text(encoding="utf-8"))
+    cursor.execute("INSERT INTO schema_migrations (name) VALUES (%s)", (file.stem,))
+    return file.stem

@@ -1,0 +1,48 @@
+"""What the layers raise to each other. No Flask, no driver: adapters raise these ``from`` theirs.
+
+``web/problems.py`` is the one place that turns them into responses.
+"""
+
+
+class InvalidInput(Exception):
+    """The client sent something that breaks a rule; ``errors`` names each field and its rule."""
+
+    def __init__(self, errors: dict[str, str]) -> None:
+        super().__init__("; ".join(f"{field}: {message}" for field, message in errors.items()))
+        self.errors = errors
+
+
+class MalformedBody(Exception):
+    """The request body is not one JSON object in UTF-8; the message says what is wrong with it."""
+
+
+class UserNotFound(Exception):
+    """No user has this id."""
+
+
+class UserExists(Exception):
+    """Another user has this username or email, compared in canonical form."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__(f"{field} already exists")
+        self.field = field
+
+
+class Unavailable(Exception):
+    """The service cannot answer now, and nothing was changed; trying again later may work."""
+
+
+class TransientFailure(Unavailable):
+    """Trying again at once may work, and nothing was committed."""
+
+
+class PoolTimeout(Unavailable):
+    """No connection came free within the checkout time-out."""
+
+
+class DeadlineExceeded(Unavailable):
+    """The request's time was used up before its work was done."""
+
+
+class OutcomeUnknown(Unavailable):
+    """The connection broke during COMMIT: the write may have happened, or not."""

@@ -1,0 +1,69 @@
+"""Logging in two formats, to standard error: ``text`` for people, ``json`` for collectors."""
+
+import logging
+import logging.config
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import orjson
+
+from user_service.observability import request_id
+
+TEXT_FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
+
+
+class TextFormatter(logging.Formatter):
+    """``TEXT_FORMAT``, with the request id at the end of what is said during a request."""
+
+    def __init__(self) -> None:
+        super().__init__(TEXT_FORMAT)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 -- logging's name
+        """Return the line for ``record``, before any traceback."""
+        identifier = request_id.current()
+        suffix = "" if identifier == "-" else f" request_id={identifier}"
+        return super().formatMessage(record) + suffix
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line, with the request id and what the caller put into ``fields``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line for ``record``, without a line break."""
+        line: dict[str, Any] = {
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "request_id": request_id.current(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return orjson.dumps(line, default=str).decode()
+
+
+def logging_config(level: str, log_format: Literal["text", "json"]) -> dict[str, Any]:
+    """Return the ``logging.config`` dictionary, for the service and for the server before it."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "text": {"()": TextFormatter},
+            "json": {"()": JsonFormatter},
+        },
+        "handlers": {
+            "stderr": {"class": "logging.StreamHandler", "formatter": log_format},
+        },
+        "root": {"level": level, "handlers": ["stderr"]},
+        # gunicorn's and werkzeug's loggers bring handlers of their own; the root's is enough.
+        "loggers": {
+            "gunicorn.error": {"level": level, "handlers": [], "propagate": True},
+            "werkzeug": {"level": "WARNING" if level == "INFO" else level},
+        },
+    }
+
+
+def configure(level: str, log_format: Literal["text", "json"]) -> None:
+    """Send the log of the whole process to standard error in ``log_format``."""
+    logging.config.dictConfig(logging_config(level, log_format))

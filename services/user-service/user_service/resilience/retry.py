@@ -1,0 +1,92 @@
+"""Retry: try again what failed in passing, when nothing was committed and time is left."""
+
+import dataclasses
+import functools
+import itertools
+import logging
+import random
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import ParamSpec, TypeVar
+
+from user_service.errors import TransientFailure
+from user_service.resilience import deadline
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often, and with what pauses, a transient failure is tried again.
+
+    Before retry n (from 1) it pauses a random time between 0 and ``delay * 2**(n-1)`` seconds:
+    full jitter, so that the clients of a server that comes back do not return in step.
+    """
+
+    retries: int = 2
+    delay: float = 0.5
+    sleep: Callable[[float], None] = time.sleep
+    uniform: Callable[[float, float], float] = random.uniform
+
+    def pause(self, retry: int) -> float:
+        """Return the seconds to wait before retry number ``retry``, counted from 1."""
+        return self.uniform(0, self.delay * 2 ** (retry - 1))
+
+
+# The policy of the request at hand, RETRY_ATTEMPTS and RETRY_DELAY, put here by the web hooks.
+policy_in_effect: ContextVar[RetryPolicy] = ContextVar("retry_policy", default=RetryPolicy())
+
+
+def retry_on_failure(
+    retries: int | None = None, delay: float | None = None
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Call the function again after a TransientFailure, which says that nothing was committed.
+
+    ``retries`` (times) and ``delay`` (seconds) stand in for the policy in effect, which is 2 and
+    0.5 unless RETRY_ATTEMPTS and RETRY_DELAY say otherwise. The failure is raised as it is when
+    the retries are used up, or when the pause would outlast the deadline. Nothing else is
+    retried: a PoolTimeout would come back to an even longer queue, and an OutcomeUnknown may
+    have happened already.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            policy = _policy(retries, delay)
+            for retry in itertools.count(1):
+                try:
+                    return function(*args, **kwargs)
+                except TransientFailure as failure:
+                    if retry > policy.retries:
+                        raise
+                    _pause_before(retry, policy, failure)
+            raise AssertionError("unreachable: count() does not end")
+
+        return call
+
+    return decorate
+
+
+def _policy(retries: int | None, delay: float | None) -> RetryPolicy:
+    policy = policy_in_effect.get()
+    if retries is None and delay is None:
+        return policy
+    return dataclasses.replace(
+        policy,
+        retries=policy.retries if retries is None else retries,
+        delay=policy.delay if delay is None else delay,
+    )
+
+
+def _pause_before(retry: int, policy: RetryPolicy, failure: TransientFailure) -> None:
+    pause = policy.pause(retry)
+    if pause >= deadline.remaining():
+        log.warning("not retrying, the deadline is near: %s", failure)
+        raise failure
+    log.warning("retry %d of %d in %.3f s after: %s", retry, policy.retries, pause, failure)
+    policy.sleep(pause)

@@ -1,0 +1,164 @@
+"""The environment, read once into ``Settings``. Nothing else in the service reads it."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+LogLevel = Annotated[
+    Literal["DEBUG", "INFO", "WARNING", "ERROR"],
+    BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value),
+]
+
+
+class InvalidSettings(Exception):
+    """The environment cannot be used; the message is one line that names each variable."""
+
+
+class Settings(BaseSettings):
+    """Every setting of the service: the field's name in capitals is the environment variable.
+
+    Times are in seconds. A field's description says what the variable takes; the README's
+    configuration table is made of these fields, and a test holds the two together.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    port: int = Field(default=5000, ge=1, le=65535, description="TCP port to serve on")
+    web_concurrency: int = Field(default=2, ge=1, le=256, description="worker processes")
+    flask_env: Literal["production", "development"] = Field(
+        default="production",
+        description="`development` turns debug on, and only under `python app.py`",
+    )
+    log_level: LogLevel = Field(default="INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")
+    log_format: Literal["text", "json"] = Field(default="text", description="`text` or `json`")
+
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="PostgreSQL URL; takes precedence over the five `DB_*` parts below",
+    )
+    db_host: str = Field(default="localhost", description="host name, address or socket folder")
+    db_port: int = Field(default=5432, ge=1, le=65535, description="port")
+    db_name: str = Field(default="users", description="database")
+    db_user: str = Field(default="users", description="role")
+    db_password: SecretStr | None = Field(default=None, description="password of the role")
+    db_pool_size: int = Field(
+        default=10, ge=1, le=1000, description="connections per worker process"
+    )
+    db_pool_timeout: float = Field(
+        default=2.0, gt=0, le=60, description="seconds a request waits for a connection, then 503"
+    )
+    db_statement_timeout: float = Field(
+        default=3.0, gt=0, le=600, description="seconds after which PostgreSQL cancels a statement"
+    )
+    migrate_on_start: bool = Field(
+        default=True, description="apply pending migrations before the first connection is used"
+    )
+
+    redis_url: SecretStr | None = Field(
+        default=None, description="Redis URL; takes precedence over the two parts below"
+    )
+    redis_host: str = Field(default="localhost", description="host name or address")
+    redis_port: int = Field(default=6379, ge=1, le=65535, description="port")
+    redis_timeout: float = Field(
+        default=0.05,
+        gt=0,
+        le=5,
+        description="seconds for connecting to Redis, and for each command",
+    )
+    cache_ttl: int = Field(
+        default=60, ge=1, le=86400, description="seconds a page stays in the cache"
+    )
+
+    request_timeout: float = Field(
+        default=5.0, gt=0, le=600, description="seconds within which a request is answered"
+    )
+    retry_attempts: int = Field(
+        default=2, ge=0, le=10, description="times a transient failure is tried again"
+    )
+    retry_delay: float = Field(
+        default=0.5,
+        ge=0,
+        le=60,
+        description="seconds; before retry n a random time up to this x 2^(n-1)",
+    )
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Read the environment; raise InvalidSettings with one line if it cannot be used."""
+        try:
+            return cls()
+        except ValidationError as error:
+            raise InvalidSettings(_one_line(cls, error)) from None
+
+    @property
+    def database_dsn(self) -> str:
+        """The PostgreSQL connection URL. It holds the password: never log it."""
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        password = self.db_password.get_secret_value() if self.db_password else ""
+        user = quote(self.db_user, safe="") + (f":{quote(password, safe='')}" if password else "")
+        host = quote(self.db_host, safe="")
+        return f"postgresql://{user}@{host}:{self.db_port}/{quote(self.db_name, safe='')}"
+
+    @property
+    def redis_dsn(self) -> str:
+        """The Redis connection URL. It may hold a password: never log it."""
+        if self.redis_url is not None:
+            return self.redis_url.get_secret_value()
+        return f"redis://{self.redis_host}:{self.redis_port}/0"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 -- the signature is given
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments, then variables, then the files that ``NAME_FILE`` variables name."""
+        return init_settings, env_settings, _SecretFiles(settings_cls)
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """For each secret ``NAME``: the content of the file that the variable ``NAME_FILE`` names."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        path = os.environ.get(f"{field_name.upper()}_FILE")
+        if not path or SecretStr not in getattr(field.annotation, "__args__", ()):
+            return None, field_name, False
+        try:
+            return Path(path).read_text(encoding="utf-8").removesuffix("\n"), field_name, False
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
+            raise InvalidSettings(
+                f"{field_name.upper()}_FILE must name a readable file: {reason}"
+            ) from None
+
+    def __call__(self) -> dict[str, Any]:
+        fields = self.settings_cls.model_fields
+        values = {name: self.get_field_value(field, name)[0] for name, field in fields.items()}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def settings_or_exit() -> Settings:
+    """Return the environment's settings, or end the process with one line that says what to do."""
+    try:
+        return Settings.from_environment()
+    except InvalidSettings as error:
+        sys.exit(f"user-service: {error}")
+
+
+def _one_line(settings: type[Settings], error: ValidationError) -> str:
+    complaints = []
+    for fault in error.errors(include_input=False, include_url=False):
+        name = str(fault["loc"][0])
+        description = settings.model_fields[name].description
+        complaints.append(f"{name.upper()}: {fault['msg']} ({description})")
+    return "; ".join(complaints)

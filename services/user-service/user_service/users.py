@@ -1,0 +1,88 @@
+"""The user, and the rules of usernames and email addresses. Pure: no input, no output.
+
+A name is kept as it was sent and compared in canonical form, so that ``Ada``, ``ada`` and the
+full-width ``ａｄａ`` are one name. Canonical is Unicode's "compatibility caseless match"
+(The Unicode Standard, section 3.13, definition D146).
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from datetime import datetime
+
+from email_validator import EmailNotValidError, validate_email
+
+USERNAME_MIN_LENGTH = 3
+USERNAME_MAX_LENGTH = 50
+EMAIL_MAX_LENGTH = 255
+
+# Control, format (bidirectional marks, zero-width joiners), surrogate, private and unassigned.
+_INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+# Letters and marks that Unicode lists as Default_Ignorable_Code_Point although their category is
+# one of visible characters: Hangul fillers, the grapheme joiner, variation selectors.
+_DEFAULT_IGNORABLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """One row of ``users``, in the order in which clients see its members."""
+
+    id: int
+    username: str
+    email: str
+    created_at: datetime
+    updated_at: datetime
+
+
+def valid_username(text: str) -> str:
+    """Return ``text`` without surrounding white space, or raise ValueError with the rule."""
+    name = text.strip()
+    if not USERNAME_MIN_LENGTH <= len(name) <= USERNAME_MAX_LENGTH:
+        raise ValueError(
+            f"must have {USERNAME_MIN_LENGTH} to {USERNAME_MAX_LENGTH} characters after trimming"
+        )
+    _refuse_invisible(name)
+    if len(canonical_username(name).strip()) < USERNAME_MIN_LENGTH:
+        raise ValueError(f"must have at least {USERNAME_MIN_LENGTH} characters in canonical form")
+    return name
+
+
+def valid_email(text: str) -> str:
+    """Return ``text`` without surrounding white space, or raise ValueError with the rule."""
+    address = text.strip()
+    if len(address) > EMAIL_MAX_LENGTH:
+        raise ValueError(f"must have at most {EMAIL_MAX_LENGTH} characters")
+    _refuse_invisible(address)
+    try:
+        validate_email(address, check_deliverability=False)
+    except EmailNotValidError:
+        # The library's own message repeats parts of the input.
+        raise ValueError("must be an email address, like ada@example.com") from None
+    return address
+
+
+def canonical_username(username: str) -> str:
+    """Return the form in which usernames are compared."""
+    return _caseless(username)
+
+
+def canonical_email(email: str) -> str:
+    """Return the form in which addresses are compared; the domain in its ASCII (IDNA) form."""
+    address = validate_email(email, check_deliverability=False)
+    return f"{_caseless(address.local_part)}@{address.ascii_domain.lower()}"
+
+
+def _caseless(text: str) -> str:
+    folded = unicodedata.normalize("NFD", text).casefold()
+    folded = unicodedata.normalize("NFKC", folded).casefold()
+    return unicodedata.normalize("NFKC", folded)
+
+
+def _refuse_invisible(text: str) -> None:
+    for character in text:
+        if unicodedata.category(character) in _INVISIBLE_CATEGORIES:
+            raise ValueError("must not contain control, invisible or unassigned characters")
+    if _DEFAULT_IGNORABLE.search(text):
+        raise ValueError("must not contain control, invisible or unassigned characters")

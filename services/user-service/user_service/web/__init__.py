@@ -1,0 +1,1 @@
+"""HTTP: routes, validation, problems. Flask is imported here and in ``app.py`` only."""

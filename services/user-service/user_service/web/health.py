@@ -1,0 +1,62 @@
+"""``/health``, for people and load balancers; ``/health/live`` and ``/health/ready`` for probes."""
+
+from datetime import UTC, datetime
+from http import HTTPStatus
+
+import orjson
+from flask import Blueprint, Response
+
+from user_service import __version__
+from user_service.errors import Unavailable
+from user_service.web.services import services
+from user_service.web.validation import JSON
+
+blueprint = Blueprint("health", __name__, url_prefix="/health")
+
+
+@blueprint.get("")
+def health() -> Response:
+    """Return the state of the service and of what it depends on; 503 without the database."""
+    database, redis = _database_is_ready(), services().pages.is_reachable()
+    stats = services().database.stats()
+    status = "unhealthy" if not database else "healthy" if redis else "degraded"
+    return _answer(
+        200 if database else 503,
+        status=status,
+        timestamp=datetime.now(UTC).isoformat(),
+        database="connected" if database else "disconnected",
+        redis="connected" if redis else "disconnected",
+        pool={"size": stats.size, "in_use": stats.in_use, "waiting": stats.waiting},
+        version=__version__,
+    )
+
+
+@blueprint.get("/live")
+def live() -> Response:
+    """Answer: the process serves. Touches nothing outside of it."""
+    return _answer(200, status="alive")
+
+
+@blueprint.get("/ready")
+def ready() -> Response:
+    """Tell whether this replica should get requests: the database can be used."""
+    if _database_is_ready():
+        return _answer(200, status="ready")
+    return _answer(503, status="not ready")
+
+
+def _database_is_ready() -> bool:
+    try:
+        services().database.ensure_prepared()
+        services().probe.ping()
+    except Unavailable:
+        return False
+    return True
+
+
+def _answer(status_code: int, **body: object) -> Response:
+    response = Response(orjson.dumps(body), status=status_code, mimetype=JSON)
+    response.cache_control.no_store = True
+    if status_code == HTTPStatus.SERVICE_UNAVAILABLE:
+        response.retry_after = 1
+    return response

@@ -1,0 +1,134 @@
+"""Every error as ``application/problem+json`` (RFC 9457), made in this one place.
+
+``error`` repeats ``detail`` for clients of the earlier API, which answered ``{"error": …}``.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+
+import orjson
+from flask import Flask, Response
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import RequestRedirect
+
+from user_service.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    MalformedBody,
+    OutcomeUnknown,
+    Unavailable,
+    UserExists,
+    UserNotFound,
+)
+from user_service.observability import request_id
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER = {"Retry-After": "1"}
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemType:
+    """A kind of problem: ``type`` is its URI, by which programs tell it from the others."""
+
+    type: str
+    status: int
+    title: str
+
+
+INVALID_INPUT = ProblemType("urn:user-service:problem:invalid-input", 400, "Invalid input")
+MALFORMED_BODY = ProblemType("urn:user-service:problem:malformed-body", 400, "Malformed body")
+USER_NOT_FOUND = ProblemType("urn:user-service:problem:user-not-found", 404, "User not found")
+USER_EXISTS = ProblemType("urn:user-service:problem:user-exists", 409, "User exists")
+UNAVAILABLE = ProblemType("urn:user-service:problem:unavailable", 503, "Service unavailable")
+OUTCOME_UNKNOWN = ProblemType(
+    "urn:user-service:problem:outcome-unknown", 503, "Outcome of the write unknown"
+)
+
+
+def register_problems(app: Flask) -> None:
+    """Answer every exception of a request with a problem."""
+    app.register_error_handler(InvalidInput, _invalid_input)
+    app.register_error_handler(MalformedBody, _malformed_body)
+    app.register_error_handler(UserNotFound, _user_not_found)
+    app.register_error_handler(UserExists, _user_exists)
+    app.register_error_handler(Unavailable, _unavailable)
+    app.register_error_handler(OutcomeUnknown, _outcome_unknown)
+    app.register_error_handler(HTTPException, _http_exception)
+    if not app.debug:  # under debug the traceback is for the developer's eyes
+        app.register_error_handler(Exception, _unexpected)
+
+
+def problem(
+    kind: ProblemType,
+    detail: str,
+    *,
+    errors: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Return the response for a problem; ``errors`` maps each field at fault to its rule."""
+    body: dict[str, object] = {
+        "type": kind.type,
+        "title": kind.title,
+        "status": kind.status,
+        "detail": detail,
+        "error": detail,
+        "request_id": request_id.current(),
+    }
+    if errors:
+        body["errors"] = [{"field": field, "message": text} for field, text in errors.items()]
+    return Response(
+        orjson.dumps(body),
+        status=kind.status,
+        mimetype="application/problem+json",
+        headers=dict(headers or {}),
+    )
+
+
+def _invalid_input(error: InvalidInput) -> Response:
+    return problem(INVALID_INPUT, str(error), errors=error.errors)
+
+
+def _malformed_body(error: MalformedBody) -> Response:
+    return problem(MALFORMED_BODY, f"The body {error}")
+
+
+def _user_not_found(_error: UserNotFound) -> Response:
+    return problem(USER_NOT_FOUND, "User not found")
+
+
+def _user_exists(error: UserExists) -> Response:
+    detail = "Username or email already exists"
+    return problem(USER_EXISTS, detail, errors={error.field: "already exists"})
+
+
+def _unavailable(error: Unavailable) -> Response:
+    log.error("unavailable: %s", error)
+    detail = "The service cannot answer at the moment; nothing was changed, try again"
+    if isinstance(error, DeadlineExceeded):
+        detail = "The service could not answer in time; nothing was changed, try again"
+    return problem(UNAVAILABLE, detail, headers=RETRY_AFTER)
+
+
+def _outcome_unknown(error: OutcomeUnknown) -> Response:
+    log.error("outcome unknown: %s", error)
+    detail = "The database was lost while it stored the change; read before you try again"
+    return problem(OUTCOME_UNKNOWN, detail, headers=RETRY_AFTER)
+
+
+def _http_exception(error: HTTPException) -> Response:
+    if isinstance(error, RequestRedirect) or error.code is None:
+        return error.get_response()  # type: ignore[return-value]  # a redirect, not a problem
+    status = HTTPStatus(error.code)
+    headers = {key: value for key, value in error.get_headers() if key != "Content-Type"}
+    kind = ProblemType("about:blank", status, status.phrase)
+    return problem(kind, status.description or status.phrase, headers=headers)
+
+
+def _unexpected(error: Exception) -> Response:
+    log.error("unexpected error", exc_info=error)
+    return problem(
+        ProblemType("about:blank", 500, "Internal Server Error"), "An unexpected error occurred"
+    )

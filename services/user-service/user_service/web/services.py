@@ -1,0 +1,48 @@
+"""What the routes work with, put into the application by ``app.py``."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from flask import Flask, current_app
+
+from user_service.cache.pages import PageCache
+from user_service.database.pool import Database
+from user_service.database.probe import DatabaseProbe
+from user_service.database.users import UserRepository
+
+_NAME = "user_service"
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts that one application owns. ``open`` after a fork, ``close`` before the end."""
+
+    database: Database
+    probe: DatabaseProbe
+    users: UserRepository
+    pages: PageCache
+
+    def open(self) -> None:
+        """Connect to the database; raise Unavailable if it is away (requests then try again)."""
+        self.database.open()
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.database.close()
+        self.probe.close()
+        self.pages.close()
+
+
+def attach(app: Flask, services: Services) -> None:
+    """Make ``services`` the ones of ``app``."""
+    app.extensions[_NAME] = services
+
+
+def services_of(app: Flask) -> Services:
+    """Return the services of ``app``."""
+    return cast("Services", app.extensions[_NAME])
+
+
+def services() -> Services:
+    """Return the services of the application that handles the request at hand."""
+    return services_of(current_app)

@@ -1,0 +1,131 @@
+"""From a request to checked values: ``@validated`` reads what a view's annotations ask for."""
+
+import functools
+import inspect
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import orjson
+from flask import Response, request
+from pydantic import BaseModel, ValidationError
+from werkzeug.datastructures import MultiDict
+from werkzeug.exceptions import UnsupportedMediaType
+
+from user_service.errors import InvalidInput, MalformedBody
+
+View = Callable[..., Response]
+M = TypeVar("M", bound=BaseModel)
+
+JSON = "application/json"
+MERGE_PATCH = "application/merge-patch+json"
+
+_MESSAGES = {
+    "missing": "is required",
+    "extra_forbidden": "is not known",
+    "string_type": "must be a string",
+    "string_unicode": "must be Unicode text",
+}
+_LONGEST_FIELD_NAME = 64
+
+
+def validated(view: View) -> View:
+    """Give ``view`` its ``body`` and ``query``, made from the request by their pydantic models.
+
+    Raises InvalidInput, MalformedBody or UnsupportedMediaType before the view is called. A query
+    parameter is refused when the view has no such parameter, also if it has none at all.
+    """
+    signature = inspect.signature(view, eval_str=True)
+    models: dict[str, type[BaseModel]] = {
+        name: parameter.annotation
+        for name, parameter in signature.parameters.items()
+        if name in ("body", "query")
+    }
+    body_model = models.get("body")
+    query_model = models.get("query", _NoQuery)
+
+    @functools.wraps(view)
+    def call(**path: Any) -> Response:  # noqa: ANN401 -- whatever the route's converters make
+        arguments = dict(path)
+        query = parse_query(query_model, request.args)
+        if "query" in models:
+            arguments["query"] = query
+        if body_model is not None:
+            arguments["body"] = parse_body(body_model, request.method, request.mimetype)
+        return view(**arguments)
+
+    return call
+
+
+class _NoQuery(BaseModel, extra="forbid"):
+    pass
+
+
+def parse_query(model: type[M], arguments: MultiDict[str, str]) -> M:
+    """Return the query string as ``model``, or raise InvalidInput."""
+    if not arguments:
+        return _valid(model, {})
+    repeated = {name: "must be given once" for name, values in arguments.lists() if len(values) > 1}
+    if repeated:
+        raise InvalidInput(_shortened(repeated))
+    return _valid(model, arguments.to_dict())
+
+
+def parse_body(model: type[M], method: str, mimetype: str) -> M:
+    """Return the body of the request at hand as ``model``.
+
+    Raise UnsupportedMediaType, MalformedBody, or InvalidInput naming the fields at fault.
+    """
+    if mimetype != JSON and not (method == "PATCH" and mimetype == MERGE_PATCH):
+        raise UnsupportedMediaType
+    return _valid(model, json_object(request.get_data(cache=False)))
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """Return the members of the one JSON object that ``body`` is, or raise MalformedBody."""
+    if not body:
+        raise MalformedBody("must not be empty")
+    try:
+        # Refuses what the standard library takes: NaN, lone surrogates, endless nesting.
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise MalformedBody("must be JSON in UTF-8") from None
+    if not isinstance(document, dict):
+        raise MalformedBody("must be a JSON object")
+    _refuse_repeated_members(body)
+    return document
+
+
+def _refuse_repeated_members(body: bytes) -> None:
+    """Refuse ``{"a": 1, "a": 2}``: which of the two is meant differs between parsers."""
+    try:
+        json.loads(body, object_pairs_hook=_distinct)
+    except RecursionError:
+        raise MalformedBody("is nested too deeply") from None
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> None:
+    names = {name for name, _ in pairs}
+    if len(names) < len(pairs):
+        raise MalformedBody("must not name a member twice")
+
+
+def _valid(model: type[M], values: dict[str, Any]) -> M:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_input=False)
+        raise InvalidInput(_shortened(dict(map(_field_and_message, faults)))) from None
+
+
+def _field_and_message(fault: Any) -> tuple[str, str]:  # noqa: ANN401 -- pydantic's ErrorDetails
+    context = fault.get("ctx", {})
+    field = fault["loc"][0] if fault["loc"] else context["field"]
+    if fault["type"] == "value_error":  # one of our own rules spoke
+        return field, str(context["error"])
+    return field, _MESSAGES.get(fault["type"], fault["msg"])
+
+
+def _shortened(errors: dict[str, str]) -> dict[str, str]:
+    """Cut field names that a client made up, which are told back to it, to a sane length."""
+    return {str(field)[:_LONGEST_FIELD_NAME]: message for field, message in errors.items()}

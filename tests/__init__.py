@@ -1,0 +1,1 @@
+"""The tests: `python -m tests` (`make test`) runs them on every kind of server there is."""

@@ -1,0 +1,84 @@
+"""Real servers for the session; for each test an empty database and an application."""
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import psycopg2
+import pytest
+import redis as redis_py
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app import create_app
+from tests import servers as server_kinds
+from tests.servers import Servers
+from user_service.database.migrate import migrate
+from user_service.settings import Settings
+from user_service.web.services import Services, services_of
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--servers",
+        choices=["embedded", "containers"],
+        default="embedded",
+        help="run on PostgreSQL and Valkey from wheels, or on postgres:17 and redis:8 containers",
+    )
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"servers: {config.getoption('--servers')}"
+
+
+@pytest.fixture(scope="session")
+def servers(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Servers]:
+    if request.config.getoption("--servers") == "containers":
+        started = server_kinds.containers()
+    else:
+        started = server_kinds.embedded(tmp_path_factory.mktemp("servers"))
+    with started as addresses:
+        migrate(addresses.database_url)
+        yield addresses
+
+
+@pytest.fixture
+def redis(servers: Servers) -> Iterator[redis_py.Redis]:
+    """A client of the tests' own, on an empty Redis."""
+    with redis_py.Redis.from_url(servers.redis_url) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def database_url(servers: Servers) -> str:
+    """The URL of a migrated database without users."""
+    with closing(psycopg2.connect(servers.database_url)) as connection, connection:
+        connection.cursor().execute("TRUNCATE users RESTART IDENTITY")
+    return servers.database_url
+
+
+@pytest.fixture
+def settings(servers: Servers, database_url: str, redis: redis_py.Redis) -> Settings:
+    """Production's settings, but for patience with a busy machine: a test of X-Cache needs it."""
+    return Settings.model_validate(
+        {"database_url": database_url, "redis_url": servers.redis_url, "redis_timeout": 2}
+    )
+
+
+@pytest.fixture
+def app(settings: Settings) -> Iterator[Flask]:
+    application = create_app(settings)
+    yield application
+    services_of(application).close()
+
+
+@pytest.fixture
+def services(app: Flask) -> Services:
+    return services_of(app)
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()

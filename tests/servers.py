@@ -1,0 +1,52 @@
+"""The real servers that the tests run on: embedded ones from wheels, or containers."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dev.servers import PostgresServer, RedisServer
+
+
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Where PostgreSQL and Redis answer."""
+
+    database_url: str
+    redis_url: str
+
+
+@contextmanager
+def embedded(folder: Path) -> Iterator[Servers]:
+    """Start the servers of ``make run`` in ``folder``."""
+    with (
+        PostgresServer(folder / "postgres", durable=False) as postgres,
+        RedisServer(folder / "redis") as redis,
+    ):
+        yield Servers(postgres.url, redis.url)
+
+
+@contextmanager
+def containers() -> Iterator[Servers]:
+    """Start the servers of production in containers."""
+    # Imported here: testcontainers asks for a Docker engine when it is imported.
+    from testcontainers.community.postgres import PostgresContainer
+    from testcontainers.community.redis import RedisContainer
+
+    with (
+        PostgresContainer("postgres:17", driver=None) as postgres,
+        RedisContainer("redis:8") as redis,
+    ):
+        redis_url = f"redis://{redis.get_container_host_ip()}:{redis.get_exposed_port(6379)}/0"
+        yield Servers(postgres.get_connection_url(), redis_url)
+
+
+def docker_answers() -> bool:
+    """Tell whether a Docker engine can be used."""
+    try:
+        command = ["docker", "info", "--format", "{{.ServerVersion}}"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return answer.returncode == 0 and answer.stdout[:1].isdigit()
