@@ -1,0 +1,226 @@
+"""The pool on a real PostgreSQL: lost connections, time-outs, transactions."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import psycopg2
+import pytest
+from flask.testing import FlaskClient
+from psycopg2.extensions import cursor
+
+from tests.responses import json_of, problem_of
+from user_service.database.pool import Database
+from user_service.errors import (
+    DeadlineExceeded,
+    PoolTimeout,
+    TransientFailure,
+    Unavailable,
+)
+from user_service.resilience import deadline
+from user_service.resilience.retry import RetryPolicy, policy_in_effect, retry_on_failure
+from user_service.web.services import Services
+
+SIZE = 3
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    opened = Database(database_url, size=SIZE, checkout_timeout=0.2, statement_timeout=0.5)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def admin(database_url: str) -> Iterator[cursor]:
+    """A cursor of the tests' own, beside the pool."""
+    with closing(psycopg2.connect(database_url)) as connection:
+        connection.autocommit = True
+        yield connection.cursor()
+
+
+def backend_pids(database: Database) -> set[int]:
+    """Return the server's process ids of all connections of the pool."""
+    pids: set[int] = set()
+
+    def look(barrier: threading.Barrier) -> None:
+        with database.read() as cursor:
+            barrier.wait(10)  # so that each thread holds a connection of its own
+            cursor.execute("SELECT pg_backend_pid()")
+            pids.update(*cursor.fetchall())
+
+    with ThreadPoolExecutor(SIZE) as threads:
+        barrier = threading.Barrier(SIZE)
+        list(threads.map(look, [barrier] * SIZE))
+    return pids
+
+
+def terminate(admin: cursor, pids: set[int]) -> None:
+    admin.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s) AS pid", (list(pids),))
+
+
+def value(cursor: cursor, sql: str) -> object:
+    cursor.execute(sql)
+    row = cursor.fetchone()
+    assert row is not None
+    return row[0]
+
+
+def test_connections_are_reused(database: Database) -> None:
+    database.open()
+    pids = backend_pids(database)
+    assert len(pids) == SIZE
+    assert backend_pids(database) == pids
+    assert database.stats().in_use == 0
+
+
+def test_session_is_set_up_as_asked(database: Database) -> None:
+    with database.read() as cursor:
+        assert value(cursor, "SHOW statement_timeout") == "500ms"
+        assert value(cursor, "SHOW timezone") == "UTC"
+
+
+def test_read_has_no_transaction_of_its_own(database: Database) -> None:
+    with database.read() as cursor:
+        first = value(cursor, "SELECT pg_current_xact_id()::text")
+        assert value(cursor, "SELECT pg_current_xact_id()::text") != first
+
+
+def test_transaction_is_committed_as_a_whole(database: Database, admin: cursor) -> None:
+    with database.transaction() as cursor:
+        cursor.execute("CREATE TEMPORARY TABLE mine (x int)")
+        first = value(cursor, "SELECT pg_current_xact_id()::text")
+        assert value(cursor, "SELECT pg_current_xact_id()::text") == first
+
+
+def test_transaction_that_raises_leaves_nothing_and_a_usable_connection(
+    database: Database,
+) -> None:
+    pids = backend_pids(database)
+    with pytest.raises(ZeroDivisionError), database.transaction() as cursor:
+        cursor.execute(
+            "INSERT INTO users (username, username_canonical, email, email_canonical)"
+            " VALUES ('ada', 'ada', 'ada@example.com', 'ada@example.com')"
+        )
+        _ = 1 / 0
+    with database.read() as cursor:
+        assert value(cursor, "SELECT count(*) FROM users") == 0
+    assert backend_pids(database) == pids
+
+
+def test_idle_connections_that_the_server_closed_are_replaced_unnoticed(
+    database: Database, admin: cursor
+) -> None:
+    before = backend_pids(database)
+    terminate(admin, before)
+    after = backend_pids(database)
+    assert len(after) == SIZE
+    assert not before & after
+
+
+def test_connection_lost_in_use_is_a_transient_failure_and_is_replaced(
+    database: Database, admin: cursor
+) -> None:
+    with pytest.raises(TransientFailure), database.read() as cursor:
+        pid = value(cursor, "SELECT pg_backend_pid()")
+        assert isinstance(pid, int)
+        terminate(admin, {pid})
+        cursor.execute("SELECT 1")
+    assert database.stats().in_use == 0
+    assert len(backend_pids(database)) == SIZE
+
+
+def test_retry_gets_a_connection_that_works(database: Database, admin: cursor) -> None:
+    policy_in_effect.set(RetryPolicy(sleep=lambda _: None))
+    attempts = []
+
+    @retry_on_failure()
+    def read() -> object:
+        with database.read() as cursor:
+            pid = value(cursor, "SELECT pg_backend_pid()")
+            attempts.append(pid)
+            if len(attempts) == 1:
+                assert isinstance(pid, int)
+                terminate(admin, {pid})
+            return value(cursor, "SELECT 42")
+
+    assert read() == 42
+    assert len(set(attempts)) == 2
+
+
+def test_statement_over_its_time_is_cancelled_and_the_connection_kept(database: Database) -> None:
+    pids = backend_pids(database)
+    with pytest.raises(Unavailable) as caught, database.read() as cursor:
+        cursor.execute("SELECT pg_sleep(10)")
+    assert not isinstance(caught.value, TransientFailure)
+    assert backend_pids(database) == pids
+
+
+def test_deadline_ends_the_wait_for_an_answer(database: Database) -> None:
+    with deadline.within(0.1), pytest.raises(DeadlineExceeded), database.read() as cursor:
+        cursor.execute("SELECT pg_sleep(10)")
+    assert database.stats().in_use == 0
+    assert len(backend_pids(database)) == SIZE
+
+
+def test_checkout_waits_and_then_gives_up(database: Database) -> None:
+    barrier, done = threading.Barrier(SIZE + 1), threading.Event()
+
+    def hold() -> None:
+        with database.read():
+            barrier.wait(10)
+            done.wait(10)
+
+    with ThreadPoolExecutor(SIZE) as threads:
+        holders = [threads.submit(hold) for _ in range(SIZE)]
+        barrier.wait(10)
+        assert database.stats().in_use == SIZE
+        with pytest.raises(PoolTimeout), database.read():
+            pass
+        done.set()
+        for holder in holders:
+            holder.result()
+    assert database.stats().in_use == 0
+    with database.read() as cursor:
+        assert value(cursor, "SELECT 1") == 1
+
+
+def test_health_answers_while_the_pool_is_exhausted(
+    client: FlaskClient, services: Services
+) -> None:
+    size = services.database.stats().size
+    held = [services.database._checkout() for _ in range(size)]
+    try:
+        health = client.get("/health")
+        assert health.status_code == 200
+        assert json_of(health)["pool"] == {"size": size, "in_use": size, "waiting": 0}
+        assert client.get("/health/ready").status_code == 200
+    finally:
+        for connection in held:
+            services.database._checkin(connection)
+
+
+def test_exhausted_pool_is_a_problem_that_says_when_to_try_again(
+    client: FlaskClient, services: Services
+) -> None:
+    services.database._checkout_timeout = 0.05
+    held = [services.database._checkout() for _ in range(services.database.stats().size)]
+    try:
+        refused = client.get("/api/v1/users/1")
+        problem_of(refused, 503)
+        assert refused.headers["Retry-After"] == "1"
+    finally:
+        for connection in held:
+            services.database._checkin(connection)
+    assert client.get("/api/v1/users/1").status_code == 404
+
+
+def test_hundred_creates_of_one_name_at_once_make_one_user(client: FlaskClient) -> None:
+    def create(_: int) -> int:
+        body = {"username": "ada", "email": "ada@example.com"}
+        return client.application.test_client().post("/api/v1/users", json=body).status_code
+
+    with ThreadPoolExecutor(20) as threads:
+        statuses = list(threads.map(create, range(100)))
+    assert sorted(statuses) == [201] + [409] * 99

@@ -1,0 +1,85 @@
+"""The health routes, with the database there and away."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app import create_app
+from tests.responses import json_of, problem_of
+from user_service.settings import Settings
+from user_service.web.services import services_of
+
+
+@pytest.fixture
+def without_database(settings: Settings) -> Iterator[FlaskClient]:
+    nowhere = {"database_url": None, "db_host": "127.0.0.1", "db_port": 1, "retry_attempts": 0}
+    nowhere["migrate_on_start"] = False
+    app = create_app(settings.model_copy(update=nowhere))
+    yield app.test_client()
+    services_of(app).close()
+
+
+def test_all_well(client: FlaskClient) -> None:
+    answer = client.get("/health")
+    health = json_of(answer)
+    assert answer.status_code == 200
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(health.pop("timestamp"))) < timedelta(
+        minutes=1
+    )
+    assert health == {
+        "status": "healthy",
+        "database": "connected",
+        "redis": "connected",
+        "pool": {"size": 10, "in_use": 0, "waiting": 0},
+        "version": "1.0.0",
+    }
+
+
+def test_probes(client: FlaskClient) -> None:
+    assert client.get("/health/live").status_code == 200
+    assert client.get("/health/ready").status_code == 200
+
+
+def test_without_the_database(without_database: FlaskClient) -> None:
+    health = without_database.get("/health")
+    assert health.status_code == 503
+    assert json_of(health)["status"] == "unhealthy"
+    assert json_of(health)["database"] == "disconnected"
+    assert json_of(health)["redis"] == "connected"
+    assert without_database.get("/health/live").status_code == 200
+    assert without_database.get("/health/ready").status_code == 503
+
+
+@pytest.mark.parametrize("method", ["get", "delete"])
+def test_user_routes_without_the_database(without_database: FlaskClient, method: str) -> None:
+    refused = without_database.open("/api/v1/users/1", method=method.upper())
+    problem_of(refused, 503)
+    assert refused.headers["Retry-After"] == "1"
+    for internal in (b"127.0.0.1", b"refused", b"psycopg", b"postgres"):
+        assert internal not in refused.data
+
+
+def test_failing_to_connect_loses_no_slot(without_database: FlaskClient) -> None:
+    database = services_of(without_database.application).database
+    for _ in range(2 * database.stats().size):
+        assert without_database.get("/api/v1/users/1").status_code == 503
+    assert database._slots.acquire(blocking=False)
+    database._slots.release()
+
+
+def test_becomes_ready_by_itself(app: Flask, client: FlaskClient, settings: Settings) -> None:
+    """The process was started while the database was away; nothing but probes comes in."""
+    database = services_of(app).database
+    there, database._prepare = database._prepare, _fail
+    assert client.get("/health/ready").status_code == 503
+    database._prepare = there
+    assert client.get("/health/ready").status_code == 200
+
+
+def _fail() -> None:
+    import psycopg2
+
+    raise psycopg2.OperationalError("the database is away")

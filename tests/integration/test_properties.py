@@ -1,0 +1,149 @@
+"""A stateful property: whatever is done in whatever order, the service answers as a dict would.
+
+The cache is on, and two applications share it, so every answer may come from the page cache of
+either and must still be what the model says.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+from flask import Flask
+from hypothesis import note
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+
+from app import create_app
+from tests.responses import fields_of, json_of
+from user_service.settings import Settings
+from user_service.users import canonical_username
+from user_service.web.services import services_of
+
+URL = "/api/v1/users"
+
+# Few names, in several spellings each, so that conflicts and reuse happen all the time.
+NAMES = st.sampled_from(["ada", "Ada", "ａｄａ", "grace", "GRACE", "straße", "STRASSE", "émile"])
+LOCAL_PARTS = st.sampled_from(["ada", "ADA", "grace", "emile"])
+# Few pages, so that most lists are of a page that is in the cache.
+PAGES = st.sampled_from([(1, 50), (1, 2), (2, 2)])
+
+
+class UserStories(RuleBasedStateMachine):
+    """Random creates, reads, lists, updates and deletes against a dict as the model."""
+
+    apps: tuple[Flask, Flask]
+
+    ids = Bundle("ids")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clients = [app.test_client() for app in self.apps]
+        self.model: dict[int, dict[str, Any]] = {}
+
+    @initialize()
+    def begin_with_nobody(self) -> None:
+        with services_of(self.apps[0]).database.transaction() as cursor:
+            cursor.execute("TRUNCATE users RESTART IDENTITY")
+        services_of(self.apps[0]).pages.invalidate()
+
+    @rule(target=ids, name=NAMES, local_part=LOCAL_PARTS, client=st.integers(0, 1))
+    def create(self, name: str, local_part: str, client: int) -> Any:
+        body = {"username": name, "email": f"{local_part}@example.com"}
+        answer = self.clients[client].post(URL, json=body)
+        if conflicts := self._conflicts(body):
+            assert answer.status_code == 409
+            assert fields_of(answer) <= conflicts
+            return multiple()
+        assert answer.status_code == 201
+        user = json_of(answer)
+        assert user["id"] not in self.model
+        assert body.items() <= user.items()
+        self.model[user["id"]] = user
+        return user["id"]
+
+    @rule(
+        user_id=ids,
+        change=st.fixed_dictionaries({}, optional={"username": NAMES, "email": LOCAL_PARTS}),
+        client=st.integers(0, 1),
+    )
+    def change(self, user_id: int, change: dict[str, str], client: int) -> None:
+        if "email" in change:
+            change = {**change, "email": f"{change['email']}@example.com"}
+        complete = change.keys() == {"username", "email"}
+        send = self.clients[client].put if complete else self.clients[client].patch
+        answer = send(f"{URL}/{user_id}", json=change)
+        if conflicts := self._conflicts(change, besides=user_id):
+            assert answer.status_code == 409
+            assert fields_of(answer) <= conflicts
+            return
+        assert answer.status_code == 200
+        user = json_of(answer)
+        assert user == {**self.model[user_id], **change, "updated_at": user["updated_at"]}
+        assert user["updated_at"] > self.model[user_id]["updated_at"]
+        self.model[user_id] = user
+
+    @rule(user_id=consumes(ids), client=st.integers(0, 1))
+    def delete(self, user_id: int, client: int) -> None:
+        del self.model[user_id]
+        assert self.clients[client].delete(f"{URL}/{user_id}").status_code == 204
+        assert self.clients[client].delete(f"{URL}/{user_id}").status_code == 404
+        assert self.clients[client].get(f"{URL}/{user_id}").status_code == 404
+
+    @rule(user_id=ids, client=st.integers(0, 1))
+    def read(self, user_id: int, client: int) -> None:
+        assert json_of(self.clients[client].get(f"{URL}/{user_id}")) == self.model[user_id]
+
+    @rule(page_and_size=PAGES, client=st.integers(0, 1))
+    def list(self, page_and_size: tuple[int, int], client: int) -> None:
+        self._check_page(*page_and_size, client)
+
+    @invariant()
+    def first_page_is_never_stale(self) -> None:
+        """Read after every step, it is in the cache before the next one."""
+        self._check_page(1, 50, client=0)
+
+    @invariant()
+    def no_connection_is_kept(self) -> None:
+        for app in self.apps:
+            assert services_of(app).database.stats().in_use == 0
+
+    def _check_page(self, page: int, size: int, client: int) -> None:
+        answer = self.clients[client].get(f"{URL}?page={page}&per_page={size}")
+        note(answer.headers["X-Cache"])
+        users = [self.model[user_id] for user_id in sorted(self.model)]
+        assert json_of(answer)["users"] == users[(page - 1) * size : page * size]
+        assert json_of(answer)["pagination"]["total"] == len(users)
+
+    def _conflicts(self, body: dict[str, str], besides: int | None = None) -> set[str]:
+        others = [user for user_id, user in self.model.items() if user_id != besides]
+        return {
+            field
+            for field, text in body.items()
+            if any(canonical_username(text) == canonical_username(user[field]) for user in others)
+        }
+
+
+@pytest.fixture
+def stories(app: Flask, settings: Settings) -> Iterator[type[UserStories]]:
+    other = create_app(settings)
+    UserStories.apps = (app, other)
+    yield UserStories
+    services_of(other).close()
+
+
+@pytest.mark.timeout(300)
+def test_service_answers_as_a_dict_would(stories: type[UserStories]) -> None:
+    run_state_machine_as_test(
+        stories,
+        settings=hypothesis.settings(max_examples=60, stateful_step_count=40, deadline=None),
+    )
