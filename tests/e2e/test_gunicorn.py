@@ -1,0 +1,242 @@
+"""The service under gunicorn, over HTTP: several processes, signals, slow clients, lost servers."""
+
+import json
+import re
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from dev.servers import PostgresServer, RedisServer
+from tests.e2e.service import (
+    GUNICORN,
+    SERVICE,
+    RunningService,
+    clean_environment,
+    eventually,
+    running,
+)
+
+URL = "/api/v1/users"
+
+
+def user(name: str) -> dict[str, str]:
+    return {"username": name, "email": f"{name}@example.com"}
+
+
+def total(service: RunningService) -> int:
+    number: int = httpx.get(service.url + URL).json()["pagination"]["total"]
+    return number
+
+
+def test_page_cached_by_one_process_is_not_served_stale_by_another(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    one_worker = environment | {"WEB_CONCURRENCY": "1"}
+    with (
+        running(tmp_path / "a.log", one_worker) as a,
+        running(tmp_path / "b.log", one_worker) as b,
+    ):
+        for n in range(1, 21):
+            writer, reader = (a, b) if n % 2 else (b, a)
+            assert total(reader) == n - 1
+            assert httpx.get(reader.url + URL).headers["X-Cache"] == "HIT"
+            assert httpx.post(writer.url + URL, json=user(f"user{n}")).status_code == 201
+            assert total(reader) == n
+
+
+def test_hundred_creates_of_one_name_at_once_make_one_user(service: RunningService) -> None:
+    def create(_: int) -> int:
+        return httpx.post(service.url + URL, json=user("ada"), timeout=20).status_code
+
+    with ThreadPoolExecutor(25) as threads:
+        statuses = sorted(threads.map(create, range(100)))
+    assert statuses == [201] + [409] * 99
+    assert total(service) == 1
+
+
+def test_sigterm_under_load_fails_no_request_on_an_open_connection(
+    service: RunningService,
+) -> None:
+    answered = [0] * 8
+
+    def ask_until_told_to_stop(number: int) -> None:
+        with httpx.Client(base_url=service.url, timeout=20) as client:
+            while True:
+                answer = client.get(URL)
+                assert answer.status_code == 200
+                answered[number] += 1
+                if answer.headers["Connection"] == "close":
+                    return
+
+    with ThreadPoolExecutor(8) as threads:
+        asking = [threads.submit(ask_until_told_to_stop, number) for number in range(8)]
+        eventually(lambda: min(answered) > 20)
+        assert service.stop(timeout=10) == 0
+        for each in asking:
+            each.result()
+    assert service.log.count("connection pool closed") == 2
+
+
+def test_idle_connections_do_not_hold_up_the_stop(service: RunningService) -> None:
+    with httpx.Client(base_url=service.url) as client:
+        client.get("/health/live")
+        assert service.stop(timeout=10) == 0  # gunicorn's graceful_timeout is 20
+
+
+@contextmanager
+def slow_clients(port: int, number: int) -> Iterator[None]:
+    """Keep ``number`` connections open on which a request's header never ends."""
+    with ExitStack() as stack:
+        connections = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            for _ in range(number)
+        ]
+        for each in connections:
+            each.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
+        yield
+
+
+def test_hundred_slow_clients_delay_nobody(service: RunningService, http: httpx.Client) -> None:
+    with slow_clients(service.port, 100):
+        for path in ("/health/live", URL):
+            began = time.monotonic()
+            assert http.get(path).status_code == 200
+            assert time.monotonic() - began < 1
+
+
+def test_starts_without_the_database_and_becomes_ready_by_itself(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    with PostgresServer(tmp_path / "postgres", durable=False) as postgres:
+        postgres.stop()
+        with running(tmp_path / "log", environment | {"DATABASE_URL": postgres.url}) as service:
+            assert httpx.get(f"{service.url}/health/ready").status_code == 503
+            assert httpx.get(f"{service.url}{URL}", timeout=20).status_code == 503
+            postgres.start()
+            eventually(lambda: httpx.get(f"{service.url}/health/ready").status_code == 200)
+            assert httpx.post(service.url + URL, json=user("ada")).status_code == 201
+
+
+def test_database_restart_is_survived(tmp_path: Path, environment: dict[str, str]) -> None:
+    with (
+        PostgresServer(tmp_path / "postgres", durable=False) as postgres,
+        running(tmp_path / "log", environment | {"DATABASE_URL": postgres.url}) as service,
+    ):
+        assert httpx.post(service.url + URL, json=user("ada")).status_code == 201
+        postgres.restart()
+        for _ in range(50):
+            assert httpx.get(f"{service.url}{URL}/1", timeout=20).status_code == 200
+        eventually(lambda: httpx.get(f"{service.url}/health").json()["pool"]["in_use"] == 0)
+        assert "connection pool replaces a connection" in service.log
+
+
+@pytest.mark.parametrize("fault", ["stop", "freeze"])
+def test_loss_of_redis_changes_no_status(
+    tmp_path: Path, environment: dict[str, str], fault: str
+) -> None:
+    patience = {"REDIS_TIMEOUT": "0.3"}
+    with (
+        RedisServer(tmp_path / "redis") as redis,
+        running(tmp_path / "log", environment | {"REDIS_URL": redis.url, **patience}) as service,
+        httpx.Client(base_url=service.url, timeout=20) as http,
+    ):
+        assert http.post(URL, json=user("ada")).status_code == 201
+        http.get(URL)
+        redis.stop() if fault == "stop" else redis.freeze()
+        assert http.post(URL, json=user("grace")).status_code == 201
+        assert http.post(URL, json=user("ada")).status_code == 409
+        listed = http.get(URL)
+        assert (listed.status_code, listed.headers["X-Cache"]) == (200, "BYPASS")
+        assert listed.json()["pagination"]["total"] == 2
+        assert http.patch(f"{URL}/1", json={"username": "lovelace"}).status_code == 200
+        assert http.delete(f"{URL}/2").status_code in (204, 404)
+        redis.start() if fault == "stop" else redis.thaw()
+        eventually(lambda: http.get(URL).headers["X-Cache"] == "HIT")
+        assert http.get(URL).json()["users"][0]["username"] == "lovelace"
+
+
+def test_text_log_has_one_line_a_request(service: RunningService, http: httpx.Client) -> None:
+    http.get(f"{URL}/7", headers={"X-Request-ID": "my-request_1"})
+    line = re.compile(
+        r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} - user_service\.access - INFO - "
+        r"GET /api/v1/users/<user_id:user_id> 404 [\d.]+ ms request_id=my-request_1$",
+        re.MULTILINE,
+    )
+    eventually(lambda: len(line.findall(service.log)) == 1)
+
+
+def test_json_log_is_one_object_a_line(tmp_path: Path, environment: dict[str, str]) -> None:
+    with running(tmp_path / "log", environment | {"LOG_FORMAT": "json"}) as service:
+        httpx.get(f"{service.url}{URL}", headers={"X-Request-ID": "my-request_1"})
+        assert service.stop() == 0
+    lines = [json.loads(line) for line in service.log.splitlines()]
+    (request,) = [line for line in lines if line["request_id"] == "my-request_1"]
+    assert request["method"] == "GET"
+    assert request["route"] == URL
+    assert request["status"] == 200
+    assert request["duration_ms"] > 0
+    assert any(line["message"].startswith("connection pool opened") for line in lines)
+
+
+@pytest.mark.parametrize("offered", ["a" * 65, "a" * 8000, "with space", "semi;colon"])
+def test_request_id_of_another_form_is_replaced(http: httpx.Client, offered: str) -> None:
+    answer = http.get("/health/live", headers={"X-Request-ID": offered})
+    assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["X-Request-ID"])
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX-Request-ID: \x1b[31mred\r\n\r\n", 400),
+        (b"GET / HTTP/9.9\r\nHost: x\r\n\r\n", 400),
+        (b"rubbish\r\n\r\n", 400),
+        (b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-A: b\r\n" * 200 + b"\r\n", 431),
+    ],
+)
+def test_what_is_not_valid_http_is_answered_with_a_problem(
+    service: RunningService, request_bytes: bytes, status: int
+) -> None:
+    with socket.create_connection(("127.0.0.1", service.port), timeout=5) as client:
+        client.sendall(request_bytes)
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    head, body = answer.split(b"\r\n\r\n", 1)
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert b"Content-Type: application/problem+json" in head
+    problem = json.loads(body)
+    assert problem["status"] == status
+    assert problem["detail"] == problem["error"] == "The request is not valid HTTP"
+
+
+def test_debug_is_off_under_gunicorn_whatever_flask_env_says(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    with running(tmp_path / "log", environment | {"FLASK_ENV": "development"}) as service:
+        assert httpx.get(f"{service.url}/console").status_code == 404
+        assert "Debugger" not in service.log
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("DB_POOL_SIZE", "many"), ("LOG_FORMAT", "xml"), ("PORT", "0"), ("DB_PASSWORD_FILE", "/no")],
+)
+def test_malformed_setting_stops_the_start_with_one_line(name: str, value: str) -> None:
+    ended = subprocess.run(
+        GUNICORN,
+        cwd=SERVICE,
+        env=clean_environment() | {name: value},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith(f"user-service: {name}")
