@@ -1,0 +1,1 @@
+"""What developers and tests run on: PostgreSQL and Valkey without Docker, and `make run`."""
