@@ -20,6 +20,8 @@ bind = [f"0.0.0.0:{settings.port}"]
 workers = settings.web_concurrency
 worker_class = "gunicorn_worker.Worker"
 worker_connections = 1000
+# As much as the gateway lets pass: twice gunicorn's default, for long query strings.
+limit_request_line = 8190
 # Longer than the idle time-out of the usual load balancers (60 s), so that they, who know of
 # requests under way, close a connection first.
 keepalive = 75

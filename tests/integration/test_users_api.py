@@ -130,6 +130,7 @@ class TestDelete:
         create(client)
         gone = client.delete(f"{URL}/1")
         assert (gone.status_code, gone.data) == (204, b"")
+        assert "Content-Type" not in gone.headers
         problem_of(client.delete(f"{URL}/1"), 404)
         problem_of(client.get(f"{URL}/1"), 404)
 

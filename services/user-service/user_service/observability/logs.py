@@ -1,4 +1,4 @@
-"""Logging in two formats, to standard error: ``text`` for people, ``json`` for collectors."""
+"""Logging in two formats, to standard output: ``text`` for people, ``json`` for collectors."""
 
 import logging
 import logging.config
@@ -53,9 +53,13 @@ def logging_config(level: str, log_format: Literal["text", "json"]) -> dict[str,
             "json": {"()": JsonFormatter},
         },
         "handlers": {
-            "stderr": {"class": "logging.StreamHandler", "formatter": log_format},
+            "stdout": {
+                "class": "logging.StreamHandler",
+                "stream": "ext://sys.stdout",
+                "formatter": log_format,
+            },
         },
-        "root": {"level": level, "handlers": ["stderr"]},
+        "root": {"level": level, "handlers": ["stdout"]},
         # gunicorn's and werkzeug's loggers bring handlers of their own; the root's is enough.
         "loggers": {
             "gunicorn.error": {"level": level, "handlers": [], "propagate": True},
@@ -65,5 +69,5 @@ def logging_config(level: str, log_format: Literal["text", "json"]) -> dict[str,
 
 
 def configure(level: str, log_format: Literal["text", "json"]) -> None:
-    """Send the log of the whole process to standard error in ``log_format``."""
+    """Send the log of the whole process to standard output in ``log_format``."""
     logging.config.dictConfig(logging_config(level, log_format))

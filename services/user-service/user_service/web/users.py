@@ -96,7 +96,9 @@ def change_user(user_id: int, body: UserPatch) -> Response:
 def delete_user(user_id: int) -> Response:
     """Delete a user."""
     services().users.delete(user_id)
-    return Response(status=204)
+    response = Response(status=204)
+    del response.headers["Content-Type"]
+    return response
 
 
 def _user_response(

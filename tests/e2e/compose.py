@@ -1,0 +1,82 @@
+"""docker-compose.yml as it is, in a project of its own."""
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.servers import docker_answers
+
+ROOT = Path(__file__).resolve().parents[2]
+# The file fixes these, so a project that is up already, or another server, stands in the way.
+CONTAINER_NAME = "user-service"
+PORTS = (80, 443)
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A Compose project with its own containers, networks, volumes and image."""
+
+    name: str
+
+    def compose(self, *arguments: str) -> str:
+        """Run ``docker compose`` on the project and return what it says."""
+        return shell("docker", "compose", "--project-name", self.name, *arguments)
+
+    def up(self) -> None:
+        """Start what is not running and wait until everything is healthy."""
+        self.compose("up", "--build", "--wait", "--wait-timeout", "120")
+
+    def execute(self, service: str, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run ``command`` in the container of ``service``, whether it succeeds or not."""
+        compose = ("docker", "compose", "--project-name", self.name)
+        return run(*compose, "exec", "--no-TTY", service, *command)
+
+    def health(self) -> dict[str, str]:
+        """Return the health of each running container, by service."""
+        lines = self.compose("ps", "--format", "json").splitlines()
+        containers = [json.loads(line) for line in lines]
+        return {each["Service"]: each["Health"] for each in containers}
+
+
+@contextmanager
+def started_project() -> Iterator[Project]:
+    """Bring the project up; remove it afterwards with all that it made."""
+    project = Project(f"user-service-test-{os.getpid()}")
+    try:
+        project.up()
+        yield project
+    finally:
+        project.compose("down", "--volumes", "--rmi", "local", "--timeout", "30")
+
+
+def obstacle() -> str | None:
+    """Return why the project cannot be started here, or None."""
+    if not docker_answers():
+        return "no Docker engine answers"
+    if run("docker", "container", "inspect", CONTAINER_NAME).returncode == 0:
+        return f"there is a container {CONTAINER_NAME!r} already"
+    taken = [port for port in PORTS if _is_taken(port)]
+    return f"something listens on {taken} already" if taken else None
+
+
+def shell(*command: str) -> str:
+    """Run ``command`` in the project's folder; return its standard output, fail if it fails."""
+    ended = run(*command)
+    assert ended.returncode == 0, f"{' '.join(command)}: {ended.stdout}{ended.stderr}"
+    return ended.stdout
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run ``command`` in the project's folder, whether it succeeds or not."""
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def _is_taken(port: int) -> bool:
+    with socket.socket() as client:
+        client.settimeout(1)
+        return client.connect_ex(("127.0.0.1", port)) == 0

@@ -1,0 +1,216 @@
+"""`docker compose up`: the service behind its gateway, with its real neighbours, in containers."""
+
+import json
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.compose import Project, obstacle, run, shell, started_project
+from tests.e2e.service import eventually
+
+pytestmark = pytest.mark.timeout(300)  # the first build and the pulls count too
+
+URL = "/api/v1/users"
+SERVICES = ("gateway", "user-service", "postgres", "redis")
+ADA = {"username": "ada", "email": "ada@example.com"}
+
+
+@pytest.fixture(scope="module")
+def project() -> Iterator[Project]:
+    if reason := obstacle():
+        pytest.skip(reason)
+    with started_project() as started:
+        yield started
+
+
+@pytest.fixture
+def https(project: Project) -> Iterator[httpx.Client]:
+    """A client on the gateway, whose certificate nobody has signed; there are no users."""
+    with httpx.Client(base_url="https://localhost", verify=False, timeout=20) as client:
+        project.execute("postgres", "psql", "--quiet", "users", "--command", "TRUNCATE users")
+        project.execute("redis", "redis-cli", "flushall")
+        yield client
+
+
+def problem_of(response: httpx.Response, status: int) -> Any:
+    assert response.status_code == status
+    assert response.headers["Content-Type"] == "application/problem+json"
+    problem = response.json()
+    assert problem["status"] == status
+    assert problem["type"]
+    assert problem["title"]
+    assert problem["error"] == problem["detail"] != ""
+    assert problem["request_id"] == response.headers["X-Request-ID"]
+    return problem
+
+
+@pytest.mark.usefixtures("https")
+def test_owners_curl_answers_a_page() -> None:
+    command = 'curl -sS -k "https://localhost/api/v1/users?page=1&per_page=10"'
+    page = json.loads(shell("bash", "-c", command))
+    assert page["users"] == []
+    assert page["pagination"] == {"page": 1, "per_page": 10, "total": 0, "pages": 0}
+
+
+@pytest.mark.usefixtures("project")
+def test_owners_docker_logs_tell_of_the_pool() -> None:
+    # grep reads standard output alone: what the service logs elsewhere it would not find.
+    found = shell("bash", "-c", "docker logs user-service 2>/dev/null | grep pool")
+    assert "connection pool opened with 10 connections" in found
+
+
+def test_everything_is_healthy(project: Project) -> None:
+    assert project.health() == dict.fromkeys(SERVICES, "healthy")
+
+
+def test_user_is_created_listed_refused_twice_and_deleted(https: httpx.Client) -> None:
+    created = https.post(URL, json=ADA)
+    assert created.status_code == 201
+    assert https.get(created.headers["Location"]).json() == created.json()
+    assert https.get(URL).json()["users"] == [created.json()]
+    conflict = problem_of(https.post(URL, json=ADA), 409)
+    assert conflict["error"] == "Username or email already exists"
+    assert https.delete(created.headers["Location"]).status_code == 204
+    assert https.get(URL).json()["users"] == []
+
+
+@pytest.mark.usefixtures("project")
+def test_plain_http_is_sent_to_https() -> None:
+    answer = httpx.get("http://localhost/api/v1/users?page=2")
+    assert answer.status_code == 308
+    assert answer.headers["Location"] == "https://localhost/api/v1/users?page=2"
+
+
+@pytest.mark.usefixtures("project")
+def test_gateway_speaks_http_2() -> None:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    with (
+        socket.create_connection(("127.0.0.1", 443), timeout=10) as connection,
+        context.wrap_socket(connection) as secured,
+    ):
+        assert secured.selected_alpn_protocol() == "h2"
+        assert secured.version() == "TLSv1.3"
+
+
+@pytest.mark.parametrize("length_is_told", [True, False])
+def test_gateway_refuses_a_body_above_64_kib(https: httpx.Client, length_is_told: bool) -> None:
+    body = b"x" * (64 * 1024 + 1)
+    headers = {"X-Request-ID": "too-large", "Content-Type": "application/json"}
+    content = body if length_is_told else iter([body])
+    problem = problem_of(https.post(URL, content=content, headers=headers), 413)
+    assert problem["request_id"] == "too-large"
+
+
+def test_body_of_64_kib_reaches_the_service(https: httpx.Client) -> None:
+    body = b'{"username":"ada"}'.ljust(64 * 1024)
+    answer = https.post(URL, content=body, headers={"Content-Type": "application/json"})
+    assert problem_of(answer, 400)["errors"][0]["field"] == "email"
+
+
+def test_page_is_compressed_for_who_accepts_it(https: httpx.Client) -> None:
+    for n in range(20):
+        https.post(URL, json={"username": f"user{n}", "email": f"user{n}@example.com"})
+    assert https.get(URL).headers["Content-Encoding"] == "gzip"
+    plain = https.get(URL, headers={"Accept-Encoding": "identity"})
+    assert "Content-Encoding" not in plain.headers
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_container_has_no_root_no_capability_and_no_writable_root(
+    project: Project, service: str
+) -> None:
+    assert project.execute(service, "id", "-u").stdout.strip() != "0"
+    status = project.execute(service, "cat", "/proc/1/status").stdout
+    facts = dict(line.split(":\t", 1) for line in status.splitlines())
+    assert int(facts["CapBnd"], 16) == int(facts["CapEff"], 16) == 0
+    assert facts["NoNewPrivs"] == "1"
+    assert "Read-only file system" in project.execute(service, "touch", "/x").stderr
+
+
+def test_image_holds_what_runs_and_nothing_else(project: Project) -> None:
+    for program in ("gcc", "cc", "make", "pytest"):
+        command = f"command -v {program}"
+        assert project.execute("user-service", "sh", "-c", command).returncode != 0, program
+    files = project.execute("user-service", "ls", "/app").stdout.split()
+    assert "tests" not in files
+    assert "requirements.txt" not in files
+    assert project.execute("user-service", "python", "-c", "import pip").returncode != 0
+
+
+def test_image_says_the_version_of_the_service(project: Project, https: httpx.Client) -> None:
+    image = f"{project.name}-user-service"
+    version = '{{index .Config.Labels "org.opencontainers.image.version"}}'
+    labelled = shell("docker", "image", "inspect", image, "--format", version).strip()
+    assert labelled == https.get("/health").json()["version"]
+
+
+def test_service_has_no_superuser_and_no_way_out(project: Project) -> None:
+    query = "SELECT rolsuper OR rolcreaterole OR rolcreatedb FROM pg_roles WHERE rolname = 'users'"
+    asked = project.execute("postgres", "psql", "--tuples-only", "--no-align", "--command", query)
+    assert asked.stdout.strip() == "f"
+    networks = "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}"
+    for name in shell("docker", "inspect", "user-service", "--format", networks).split():
+        inspected = shell("docker", "network", "inspect", name, "--format", "{{.Internal}}")
+        assert inspected.strip() == "true", name
+
+
+def test_stopped_redis_changes_no_status_and_holds_up_nobody(
+    project: Project, https: httpx.Client
+) -> None:
+    project.compose("stop", "redis")
+    try:
+        began = time.monotonic()
+        assert https.post(URL, json=ADA).status_code == 201
+        listed = https.get(URL)
+        assert (listed.status_code, listed.headers["X-Cache"]) == (200, "BYPASS")
+        assert https.get("/health").json()["status"] == "degraded"
+        assert time.monotonic() - began < 2
+    finally:
+        project.up()
+    eventually(lambda: https.get(URL).headers["X-Cache"] == "HIT")
+
+
+def test_stopped_database_is_a_503_of_the_service_within_the_deadline(
+    project: Project, https: httpx.Client
+) -> None:
+    project.compose("stop", "postgres")
+    try:
+        began = time.monotonic()
+        problem = problem_of(https.post(URL, json=ADA), 503)
+        assert time.monotonic() - began < 6
+        assert problem["type"] == "urn:user-service:problem:unavailable"
+        assert https.get("/health/live").status_code == 200
+    finally:
+        project.up()
+    assert https.get(URL).status_code == 200
+
+
+def test_docker_stop_ends_the_service_in_good_order(project: Project, https: httpx.Client) -> None:
+    began = time.monotonic()
+    shell("docker", "stop", "user-service")
+    try:
+        assert time.monotonic() - began < 20
+        state = shell("docker", "inspect", "user-service", "--format", "{{.State.ExitCode}}")
+        assert state.strip() == "0"
+        answer = https.get(URL)
+        problem_of(answer, 503)
+        assert answer.headers["Retry-After"] == "5"
+    finally:
+        project.up()
+    assert https.get(URL).status_code == 200
+
+
+def test_users_survive_down_and_up(project: Project, https: httpx.Client) -> None:
+    created = https.post(URL, json=ADA).json()
+    project.compose("down")
+    assert run("docker", "container", "inspect", "user-service").returncode != 0
+    project.up()
+    assert https.get(URL).json()["users"] == [created]

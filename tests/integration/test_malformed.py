@@ -1,0 +1,445 @@
+"""Hundreds of malformed requests: each is refused with a problem, and none of them writes.
+
+``CORPUS`` is made of tables, one for each part of a request that a client can get wrong.
+"""
+
+import logging
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from itertools import product
+from typing import Any
+
+import orjson
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from tests.responses import fields_of, json_of, problem_of
+from user_service.database.pool import Database
+from user_service.observability.logs import TextFormatter
+from user_service.web.services import Services
+
+URL = "/api/v1/users"
+USER = f"{URL}/1"
+JSON = "application/json"
+WRITES = [("POST", URL), ("PUT", USER), ("PATCH", USER)]
+EVE = {"username": "eve", "email": "eve@example.com"}
+FRESH_ID = re.compile(r"[0-9a-f]{32}")
+# What a stranger must not read in an answer.
+INTERNAL = re.compile(rb"psycopg|Traceback|SELECT|INSERT|users_username_key|\.py\b|site-packages")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A request, how it is to be answered, and which fields the answer is to name."""
+
+    group: str
+    status: int
+    method: str = "POST"
+    path: str = URL
+    data: bytes = orjson.dumps(EVE)
+    content_type: str | None = JSON
+    environ: dict[str, Any] = field(default_factory=dict)
+    chunked: bool = False
+    fields: frozenset[str] = frozenset()
+
+    def send(self, client: FlaskClient) -> TestResponse:
+        path, _, query = self.path.partition("?")
+        environ = dict(self.environ)
+        if self.chunked:  # what gunicorn gives to the application
+            environ |= {"CONTENT_LENGTH": None, "HTTP_TRANSFER_ENCODING": "chunked"}
+            environ |= {"wsgi.input": BytesIO(self.data), "wsgi.input_terminated": True}
+        return client.open(
+            path,
+            method=self.method,
+            query_string=query,
+            data=self.data,
+            content_type=self.content_type,
+            environ_overrides=environ,
+        )
+
+
+def nested(depth: int, opening: bytes, closing: bytes) -> bytes:
+    return b'{"username": ' + opening * depth + b"1" + closing * depth + b"}"
+
+
+NO_JSON_OBJECT = [
+    b"",
+    b" ",
+    b"null",
+    b"true",
+    b"0",
+    b"1e30",
+    b'"{}"',
+    b"[]",
+    b'[{"username": "eve", "email": "eve@example.com"}]',
+    b"{",
+    b"}",
+    b"{}{}",
+    b"{'username': 'eve'}",
+    b'{username: "eve"}',
+    b'{"username": "eve",}',
+    b'{"username"= "eve"}',
+    b'{"username": eve}',
+    b'{"username": "eve"',
+    b'{"username": "eve\n"}',
+    b'{"username": "eve\x00"}',
+    b'{"username": "\\x65ve"}',
+    b'{"username": "\\u12"}',
+    b'{"username": "\\ud800"}',
+    b'{"username": "\\udfff\\ud800"}',
+    b'{"\\ud800": "eve"}',
+    b'{"username": NaN}',
+    b'{"username": Infinity}',
+    b'{"username": -Infinity}',
+    b'{"username": 1e999}',
+    b'{"username": 01}',
+    b'{"username": ' + b"9" * 5000 + b"}",
+    b'{"username": "eve"} // comment',
+    b'/**/{"username": "eve"}',
+    b"\xef\xbb\xbf" + orjson.dumps(EVE),
+    orjson.dumps(EVE).decode().encode("utf-16"),
+    orjson.dumps(EVE).decode().encode("utf-16-le"),
+    orjson.dumps(EVE).decode().encode("utf-32"),
+    b"\xff" + orjson.dumps(EVE),
+    b'{"username": "\xff\xfe\xfd"}',
+    b'{"username": "\xc0\xaf\xc0\xaf"}',
+    b'{"username": "\xed\xa0\x80ve"}',
+    b'{"username": "\xf5\x80\x80\x80ve"}',
+    b'{"username": "eve", "username": "eve", "email": "eve@example.com"}',
+    b'{"username": "eve", "\\u0075sername": "mal", "email": "eve@example.com"}',
+    b'{"username": "eve", "email": "eve@example.com", "x": {"a": 1, "a": 2}}',
+    nested(10_000, b"[", b"]"),
+    nested(10_000, b'{"a":', b"}"),
+    b"[" * 60_000,
+    b'{"":' * 15_000,
+    b"username=eve&email=eve%40example.com",
+    b"<user><username>eve</username></user>",
+    b"\x1f\x8b\x08\x00\x00\x00\x00\x00",
+    bytes(range(256)),
+]
+
+NO_STRING = [
+    *(b"null", b"true", b"false", b"0", b"-1", b"1.5", b"1e30", b"1" + b"0" * 30),
+    *(b"[]", b'["eve"]', b"{}", b'{"username": "eve"}', nested(500, b"[", b"]")),
+]
+
+NO_USERNAME = [
+    *("", " ", "e", "ev", "   ev   ", "e" * 51, "e" * 60_000, "\u3000" * 10, "e\u0301v", "ßß"),
+    *("e\x00ve", "\x00\x00\x00", "e\x1b[31mve", "e\nve", "e\tve", "e\x7fve", "e\u0085ve"),
+    *("e\u202eve", "e\u2066ve", "e\u200bve", "e\u200dve", "e\ufeffve", "e\u00adve", "e\u2028ve"),
+    *("\u3164\u3164\u3164", "e\u115fve", "e\uffa0ve", "e\u034fve", "e\ufe0fve", "e\U000e0100ve"),
+    *("e\ue000ve", "e\U0010ffffve", "e\ufffeve", "e\u0378ve", "e\U000e0041ve"),
+]
+
+NO_EMAIL = [
+    *("", " ", "@", "eve", "eve@", "@example.com", "eve@@example.com", "eve@example"),
+    *("eve@example.com.", ".eve@example.com", "eve.@example.com", "e..ve@example.com"),
+    *("e ve@example.com", "eve@exam ple.com", "eve@-example.com", "eve@exam_ple.com"),
+    *("eve@localhost", "eve@127.0.0.1", "eve@[127.0.0.1]", "eve@[::1]", "eve@example.test"),
+    *("Eve <eve@example.com>", '"e ve"@example.com', "eve@example.com, mal@example.com"),
+    *("eve@example.com\x00", "e\x00ve@example.com", "eve@example.com\nBcc: mal@example.com"),
+    *("\u202eeve@example.com", "eve@exa\u200bmple.com", "eve@xn--a.com", "eve@a\u05d0.com"),
+    *("\u0301ve@example.com", "eve@" + "d" * 64 + ".com", "eve@" + "d." * 130 + "com"),
+    *("e" * 244 + "@example.com", "e" * 60_000 + "@example.com", "mailto:eve", "eve%00"),
+]
+
+NO_ID = [
+    *("", "0", "-1", "-0", "+1", "1.0", "1.5", "1e0", "0x1", "1_0", "abc", "null", "NaN", "true"),
+    *(str(2**31), str(2**32), str(2**63 - 1), str(2**64), str(10**30), "9" * 5000),
+    *("٣", "１", "²", "½", "%00", "1%00", "1%0d%0a", "%0a1", "1%20", "%201", "1%2f2", "..%2f1"),
+    *("1;drop", "1'--", "1%27%20OR%201=1", "%ff", "1/", "1/1", ".", "..", "*", "[1]", "{1}"),
+]
+
+NO_PAGE = [
+    *("", "0", "-1", "-0", "00", "+1", "1.0", "1.5", "1e3", "0x1", "1_0", "abc", "null", "NaN"),
+    *("true", "%201", "1%20", "%00", "1%00", "1%0a", "٣", "１", "²", "%ff", "1;2", "1,2", "[1]"),
+    *("9" * 5000, "-" + "9" * 30, "1%27--", "%2B1", "1&page=2&per_page=2"),
+]
+
+NO_REQUEST_ID = [
+    *("", " ", "a b", "a\r\nSet-Cookie: x=1", "a\n2026 - forged - ERROR", "\x1b[2J\x1b[31m"),
+    *("a" * 65, "a" * 8192, "\x00", "a\x00", "naïve", "١٢٣", "%0d%0a", "{}", "a;b", "a,b", "../a"),
+]
+
+NO_JSON_TYPE = [
+    *(None, "", " ", "text/plain", "text/html", "text/json", "application/xml", "*/*", "json"),
+    *("application/x-www-form-urlencoded", "multipart/form-data", "multipart/form-data; boundary="),
+    *("application/json, text/html", "application/json-patch+json", "application/jsonx"),
+    *("application/merge-patch+json", "application/vnd.api+json", "application/ json", "ÿ"),
+    *("application", ";charset=utf-8", "application/json\x00", "a" * 8192),
+]
+
+NO_METHOD = ["TRACE", "CONNECT", "PROPFIND", "FOO", "gET ", "", "G\x00ET", "ÿ", "A" * 8192]
+
+NO_PATH = [
+    *("/", "/api", "/api/v1", "/api/v2/users", "/api/v1/users.json", "/api/v1/Users", "/%00"),
+    *("/%ff%fe", "/" + "a" * 8192, "/..%2f..%2fetc%2fpasswd", "/api/v1/users/"),
+    *("/healthz", "/health/", "/favicon.ico", "/<script>", "/%3Cscript%3E"),
+]
+
+
+def with_bodies() -> Iterator[Attempt]:
+    for (method, path), data in product(WRITES, NO_JSON_OBJECT):
+        yield Attempt("JSON", 400, method, path, data)
+
+
+def with_values() -> Iterator[Attempt]:
+    for (method, path), name, value in product((WRITES[0], WRITES[2]), EVE, NO_STRING):
+        members = {key: orjson.dumps(text) for key, text in EVE.items()} | {name: value}
+        body = b", ".join(b'"%b": %b' % (key.encode(), each) for key, each in members.items())
+        yield Attempt("value", 400, method, path, b"{%b}" % body, fields=frozenset({name}))
+    for name in ("id", "created_at", "role", "Username", "", "\u0000", "__class__", "x" * 64):
+        body = orjson.dumps({**EVE, name: 1})
+        yield Attempt("value", 400, data=body, fields=frozenset({name}))
+    for name, text in EVE.items():
+        missing = frozenset(EVE) - {name}
+        yield Attempt("value", 400, data=orjson.dumps({name: text}), fields=missing)
+        yield Attempt("value", 400, "PUT", USER, orjson.dumps({name: text}), fields=missing)
+
+
+def with_texts() -> Iterator[Attempt]:
+    for name, texts in (("username", NO_USERNAME), ("email", NO_EMAIL)):
+        for text in texts:
+            body = orjson.dumps({**EVE, name: text})
+            yield Attempt("text", 400, data=body, fields=frozenset({name}))
+
+
+def with_paths() -> Iterator[Attempt]:
+    for method, user_id in product(("GET", "PUT", "PATCH", "DELETE"), NO_ID):
+        yield Attempt("id", 404, method, f"{URL}/{user_id}")
+    for method, path in product(("GET", "POST"), NO_PATH):
+        yield Attempt("path", 404, method, path)
+
+
+def with_queries() -> Iterator[Attempt]:
+    for name, value in product(("page", "per_page"), NO_PAGE):
+        yield Attempt("page", 400, "GET", f"{URL}?{name}={value}")
+    for query in ("limit=1", "page=1&page=1", "=", "=1", "%00=1", "PAGE=1", "page[]=1", "x" * 8192):
+        yield Attempt("page", 400, "GET", f"{URL}?{query}")
+    for page in (2**63 // 50 + 1, 2**63, 10**30):
+        yield Attempt("page", 400, "GET", f"{URL}?page={page}", fields=frozenset({"page"}))
+    for method, path in (*WRITES, ("DELETE", USER), ("GET", USER)):
+        yield Attempt("page", 400, method, f"{path}?page=1", fields=frozenset({"page"}))
+
+
+def with_content_types() -> Iterator[Attempt]:
+    for (method, path), content_type in product(WRITES[:2], NO_JSON_TYPE):
+        yield Attempt("content type", 415, method, path, content_type=content_type)
+
+
+def with_methods() -> Iterator[Attempt]:
+    for method, path in product(NO_METHOD, (URL, USER, "/health")):
+        yield Attempt("method", 405, method, path)
+    for method, path in (("PUT", URL), ("PATCH", URL), ("DELETE", URL), ("POST", USER)):
+        yield Attempt("method", 405, method, path)
+
+
+def with_sizes() -> Iterator[Attempt]:
+    big, small = b" " * 65_537, orjson.dumps(EVE)
+    for method, path in WRITES:
+        yield Attempt("size", 413, method, path, data=big)
+        yield Attempt("size", 413, method, path, data=big + small)
+    for length in ("65537", str(10**12), str(2**63)):
+        yield Attempt("size", 413, environ={"CONTENT_LENGTH": length})
+    for length in ("0", "", "5", "abc", "-1", "1.5", "+5", "٣"):
+        yield Attempt("size", 400, environ={"CONTENT_LENGTH": length})
+    for data in (b"", small[:-1], small + b"x", b"{}" + b" " * 60_000):
+        yield Attempt("size", 400, data=data, chunked=True)
+
+
+CORPUS = [
+    *with_bodies(),
+    *with_values(),
+    *with_texts(),
+    *with_paths(),
+    *with_queries(),
+    *with_content_types(),
+    *with_methods(),
+    *with_sizes(),
+]
+GROUPS = sorted({attempt.group for attempt in CORPUS})
+
+
+# Unusual, and by the stated rules fine.
+USERNAMES = [
+    *(
+        "ada",
+        "a" * 50,
+        "Ada Lovelace",
+        "ａｄａ１",
+        "ada\u0301x",
+        "ad\u00e1y",
+        "ıııı",
+        "İdil",
+        "straße",
+    ),
+    *(
+        "\u212aelvin",
+        "\u0430da",
+        "\u0391da",
+        "李小龍",
+        "😀😀😀",
+        "ﷺ" * 50,
+        "a\u00a0b",
+        "⅓⅔½",
+        "'; --",
+    ),
+    *(
+        '<script>"&',
+        "%s%n%00",
+        "{{7*7}}",
+        "null",
+        "../../etc",
+        "\\u0000",
+        "true",
+        "ada\u0327\u0301z",
+    ),
+]
+EMAILS = [
+    *("a@b.co", "a" * 64 + "@example.com", "ａｂ@example.com", "e\u0301@example.com"),
+    *("ß@example.com", "\u0430da@example.com", "ıx@example.com", "ada@bücher.example"),
+    *("ada@xn--strae-oqa.example", "ada@例え.example", "ada@ｅxample。org", "o'brien@example.com"),
+    *("a+b@example.com", "!#$%&*/=?^_`{|}~-@example.com", "ﷺ" * 83 + "@a.co", "ada@EXAMPLE.net"),
+]
+SAME = [  # as somebody who was there before
+    ("username", "straße", "STRASSE"),
+    ("username", "straße", "straẞe"),
+    ("username", "kelvin", "\u212aelvin"),
+    ("username", "renée", "rene\u0301e"),
+    ("username", "ada lovelace", "ＡＤＡ\u3000ＬＯＶＥＬＡＣＥ"),
+    ("username", "office", "oﬃce"),
+    ("email", "eve@bücher.example", "EVE@XN--BCHER-KVA.example"),
+    ("email", "é@example.com", "E\u0301@example.com"),
+    ("email", "ss@example.com", "ß@example.com"),
+]
+DIFFERENT = [  # from somebody who was there before
+    ("username", "adam", "\u0430dam"),
+    ("username", "idil", "ıdıl"),
+    ("username", "idil", "İdil"),
+    ("email", "adam@example.com", "\u0430dam@example.com"),
+    ("email", "eve@strasse.example", "eve@straße.example"),
+]
+
+
+@pytest.fixture
+def ada(client: FlaskClient) -> None:
+    """The one user there is: what may not be changed by what is refused."""
+    assert create(client, username="ada", email="ada@example.com").status_code == 201
+
+
+def create(client: FlaskClient, **members: str) -> TestResponse:
+    return client.post(URL, json={**EVE, **members})
+
+
+def users_in(database: Database) -> list[tuple[object, ...]]:
+    with database.read() as cursor:
+        cursor.execute("SELECT id, username, email, created_at, updated_at FROM users ORDER BY id")
+        return cursor.fetchall()
+
+
+def complaint_about(attempt: Attempt, answer: TestResponse) -> str | None:
+    """Return what is wrong with the answer to ``attempt``."""
+    try:
+        problem_of(answer, attempt.status)
+        if attempt.fields:
+            assert fields_of(answer) == attempt.fields
+        assert not INTERNAL.search(answer.data)
+    except (AssertionError, KeyError):
+        sent = f"{attempt.method[:20]} {attempt.path[:60]} {attempt.data[:60]!r} {attempt.environ}"
+        return f"{sent} -> {answer.status} {answer.mimetype} {answer.data[:200]!r}"
+    return None
+
+
+def test_corpus_is_large() -> None:
+    print(f"{len(CORPUS)} malformed requests in {len(GROUPS)} groups")
+    assert len(CORPUS) >= 600
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.usefixtures("ada")
+def test_each_is_refused_with_a_problem_and_writes_nothing(
+    client: FlaskClient, services: Services, group: str
+) -> None:
+    before = users_in(services.database)
+    attempts = [attempt for attempt in CORPUS if attempt.group == group]
+    complaints = [complaint_about(attempt, attempt.send(client)) for attempt in attempts]
+    assert list(filter(None, complaints)) == []
+    assert users_in(services.database) == before
+    assert services.database.stats().in_use == 0
+
+
+@pytest.mark.usefixtures("ada")
+@pytest.mark.parametrize("offered", NO_REQUEST_ID, ids=ascii)
+def test_odd_request_id_is_replaced_and_leaves_one_log_line(
+    client: FlaskClient, caplog: pytest.LogCaptureFixture, offered: str
+) -> None:
+    # Around werkzeug's client, which like a server refuses line breaks in headers.
+    environ = {"HTTP_X_REQUEST_ID": offered}
+    with caplog.at_level(logging.INFO, "user_service.access"):
+        answer = client.get(USER, environ_overrides=environ)
+    assert answer.status_code == 200
+    assert FRESH_ID.fullmatch(answer.headers["X-Request-ID"])
+    (line,) = [TextFormatter().format(each) for each in caplog.records]
+    assert "\n" not in line
+    assert "\x1b" not in line
+
+
+@pytest.mark.parametrize(
+    ("name", "texts"), [("username", USERNAMES), ("email", EMAILS)], ids=["username", "email"]
+)
+def test_unusual_text_is_read_back_as_it_was_sent(
+    client: FlaskClient, name: str, texts: list[str]
+) -> None:
+    for number, text in enumerate(texts):
+        others = {"username": f"user{number}", "email": f"user{number}@example.com"}
+        created = create(client, **{**others, name: text})
+        assert created.status_code == 201, (text, created.data)
+        assert json_of(client.get(created.headers["Location"]))[name] == text
+    listed = json_of(client.get(f"{URL}?per_page=100"))["users"]
+    assert [user[name] for user in listed] == texts
+
+
+@pytest.mark.parametrize(("name", "first", "second"), SAME)
+def test_text_of_the_same_canonical_form_is_a_conflict(
+    client: FlaskClient, services: Services, name: str, first: str, second: str
+) -> None:
+    create(client, **{"username": "first", "email": "first@example.com", name: first})
+    before = users_in(services.database)
+    refused = create(client, **{"username": "second", "email": "second@example.com", name: second})
+    problem_of(refused, 409)
+    assert fields_of(refused) == {name}
+    assert users_in(services.database) == before
+
+
+@pytest.mark.parametrize(("name", "first", "second"), DIFFERENT)
+def test_text_that_only_looks_the_same_is_another(
+    client: FlaskClient, name: str, first: str, second: str
+) -> None:
+    create(client, **{"username": "first", "email": "first@example.com", name: first})
+    other = create(client, **{"username": "second", "email": "second@example.com", name: second})
+    assert other.status_code == 201
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"HTTP_ACCEPT": "text/html"},
+        {"HTTP_COOKIE": "\x00;=;é"},
+        {"HTTP_AUTHORIZATION": "Basic !!!"},
+        {"HTTP_HOST": "a b"},
+        {"HTTP_HOST": "["},
+        {"HTTP_X_FORWARDED_FOR": "'; DROP TABLE users; --"},
+        {"HTTP_X_HTTP_METHOD_OVERRIDE": "DELETE"},
+        {"HTTP_RANGE": "bytes=9-1"},
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("ada")
+def test_odd_headers_that_nobody_reads_change_nothing(
+    client: FlaskClient, environ: dict[str, str]
+) -> None:
+    assert json_of(client.get(USER, environ_overrides=environ))["username"] == "ada"
+    problem_of(client.get(f"{URL}/2", environ_overrides=environ), 404)

@@ -1,0 +1,182 @@
+"""Migrations on a database of their own: once each, also at once, also after a kill."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psycopg2
+import pytest
+from psycopg2 import sql
+from psycopg2.extensions import make_dsn, parse_dsn
+
+from tests.servers import Servers
+from user_service.database.migrate import ADVISORY_LOCK, MIGRATIONS, migrate
+
+OURS = sorted(file.stem for file in MIGRATIONS.glob("*.sql"))
+
+
+@pytest.fixture(scope="module")
+def admin_dsn(servers: Servers, request: pytest.FixtureRequest) -> str:
+    """A role that may create databases: not the service's own, if the servers are embedded."""
+    if request.config.getoption("--servers") == "containers":
+        return servers.database_url
+    return str(make_dsn(**{**parse_dsn(servers.database_url), "user": "postgres"}))
+
+
+@pytest.fixture
+def dsn(servers: Servers, admin_dsn: str) -> Iterator[str]:
+    """An empty database, owned by the service's role."""
+    parts = parse_dsn(servers.database_url)
+    name, owner = f"migrate_{uuid4().hex}", sql.Identifier(parts["user"])
+    create = sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), owner)
+    drop = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
+    with closing(psycopg2.connect(admin_dsn)) as admin:
+        admin.autocommit = True
+        admin.cursor().execute(create)
+        yield str(make_dsn(**{**parts, "dbname": name}))
+        admin.cursor().execute(drop)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two small migrations."""
+    write(tmp_path, "0001_planets", "CREATE TABLE planets (name text PRIMARY KEY)")
+    write(tmp_path, "0002_earth", "INSERT INTO planets VALUES ('Earth'); SELECT '100 %';")
+    return tmp_path
+
+
+def write(folder: Path, name: str, statements: str) -> None:
+    (folder / f"{name}.sql").write_text(statements, encoding="utf-8")
+
+
+def query(dsn: str, statement: str, *values: object) -> list[Any]:
+    """Return the first column."""
+    with closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:
+        cursor.execute(statement, values)
+        return [row[0] for row in cursor]
+
+
+def applied(dsn: str) -> list[str]:
+    return query(dsn, "SELECT name FROM schema_migrations ORDER BY name")
+
+
+def tables(dsn: str) -> set[str]:
+    return set(query(dsn, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"))
+
+
+def eventually(condition: Callable[[], object], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.01)
+
+
+def backends(dsn: str, wait_event: str) -> list[int]:
+    """Return the process ids of the migrations that wait for ``wait_event``."""
+    return query(
+        dsn,
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+        " AND application_name = 'user-service migrations' AND wait_event = %s",
+        wait_event,
+    )
+
+
+class TestOurMigrations:
+    def test_make_the_tables_of_an_empty_database(self, dsn: str) -> None:
+        assert migrate(dsn) == OURS
+        assert tables(dsn) == {"users", "schema_migrations"}
+        assert applied(dsn) == OURS
+
+    def test_second_run_applies_nothing(self, dsn: str) -> None:
+        migrate(dsn)
+        assert migrate(dsn) == []
+        assert applied(dsn) == OURS
+
+    def test_eight_at_once_apply_each_once(self, dsn: str) -> None:
+        start = threading.Barrier(8)
+
+        def run(_number: int) -> list[str]:
+            start.wait()
+            return migrate(dsn)
+
+        with ThreadPoolExecutor(8) as threads:
+            results = list(threads.map(run, range(8)))
+        assert sorted(results) == [[]] * 7 + [OURS]
+        assert applied(dsn) == OURS
+
+
+class TestAnyMigrations:
+    def test_are_applied_in_order_of_their_names(self, dsn: str, folder: Path) -> None:
+        write(folder, "0010_moons", "CREATE TABLE moons (of text REFERENCES planets)")
+        assert migrate(dsn, folder) == ["0001_planets", "0002_earth", "0010_moons"]
+
+    def test_only_what_is_new_is_applied(self, dsn: str, folder: Path) -> None:
+        migrate(dsn, folder)
+        write(folder, "0003_mars", "INSERT INTO planets VALUES ('Mars')")
+        assert migrate(dsn, folder) == ["0003_mars"]
+        assert query(dsn, "SELECT name FROM planets ORDER BY name") == ["Earth", "Mars"]
+
+    def test_newer_one_that_this_release_does_not_know_is_no_problem(
+        self, dsn: str, folder: Path
+    ) -> None:
+        write(folder, "0003_mars", "INSERT INTO planets VALUES ('Mars')")
+        migrate(dsn, folder)
+        (folder / "0003_mars.sql").unlink()  # the release before, after a roll-back
+        assert migrate(dsn, folder) == []
+        assert applied(dsn) == ["0001_planets", "0002_earth", "0003_mars"]
+
+    def test_broken_one_rolls_back_all_that_was_pending(self, dsn: str, folder: Path) -> None:
+        write(folder, "0003_broken", "CREATE TABLE moons (); CREATE TABEL comets ();")
+        with pytest.raises(psycopg2.errors.SyntaxError):
+            migrate(dsn, folder)
+        assert tables(dsn) == set()
+        write(folder, "0003_broken", "CREATE TABLE moons (); CREATE TABLE comets ();")
+        assert migrate(dsn, folder) == ["0001_planets", "0002_earth", "0003_broken"]
+
+    def test_broken_one_leaves_what_was_applied_before(self, dsn: str, folder: Path) -> None:
+        migrate(dsn, folder)
+        write(folder, "0003_broken", "DROP TABLE planets; SELECT 1 / 0;")
+        with pytest.raises(psycopg2.errors.DivisionByZero):
+            migrate(dsn, folder)
+        assert query(dsn, "SELECT name FROM planets") == ["Earth"]
+        assert applied(dsn) == ["0001_planets", "0002_earth"]
+
+    def test_killed_in_the_middle_leaves_nothing_and_the_next_run_succeeds(
+        self, dsn: str, folder: Path
+    ) -> None:
+        write(folder, "0003_slow", "CREATE TABLE moons (); SELECT pg_sleep(60);")
+        with ThreadPoolExecutor(1) as threads:
+            run = threads.submit(migrate, dsn, folder)
+            eventually(lambda: backends(dsn, "PgSleep"))
+            query(dsn, "SELECT pg_terminate_backend(%s)", *backends(dsn, "PgSleep"))
+            with pytest.raises(psycopg2.Error):
+                run.result(30)
+        assert tables(dsn) == set()
+        write(folder, "0003_slow", "CREATE TABLE moons ()")
+        assert migrate(dsn, folder) == ["0001_planets", "0002_earth", "0003_slow"]
+
+    def test_those_that_wait_take_over_when_the_first_is_killed(
+        self, dsn: str, folder: Path, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        slow = tmp_path_factory.mktemp("slow")
+        write(slow, "0001_slow", "SELECT pg_sleep(60)")
+        with ThreadPoolExecutor(4) as threads:
+            first = threads.submit(migrate, dsn, slow)
+            eventually(lambda: backends(dsn, "PgSleep"))
+            others = [threads.submit(migrate, dsn, folder) for _ in range(3)]
+            eventually(lambda: len(backends(dsn, "advisory")) == 3)
+            query(dsn, "SELECT pg_terminate_backend(%s)", *backends(dsn, "PgSleep"))
+            with pytest.raises(psycopg2.Error):
+                first.result(30)
+            results = sorted(other.result(30) for other in others)
+        assert results == [[], [], ["0001_planets", "0002_earth"]]
+
+    def test_lock_is_free_afterwards(self, dsn: str, folder: Path) -> None:
+        migrate(dsn, folder)
+        assert query(dsn, "SELECT pg_try_advisory_xact_lock(%s)", ADVISORY_LOCK) == [True]
+        assert query(dsn, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [0]

@@ -1,0 +1,65 @@
+"""The documents say what the code says."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic_core import PydanticUndefined
+
+from user_service.database import failures
+from user_service.settings import Settings
+from user_service.web import problems
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = ["README.md", "REVIEW.md", "CHANGELOG.md", "CONTRIBUTING.md"]
+
+
+def configuration_table() -> str:
+    """Return the README's table of environment variables."""
+    rows = ["| variable | default | what it takes |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        assert field.default is not PydanticUndefined
+        default = "" if field.default is None else f"`{str(field.default).lower()}`"
+        if isinstance(field.default, str):
+            default = f"`{field.default}`"
+        rows.append(f"| `{name.upper()}` | {default} | {field.description} |")
+    return "\n".join(rows)
+
+
+def problem_table() -> str:
+    """Return the README's table of problem types."""
+    kinds = [kind for kind in vars(problems).values() if isinstance(kind, problems.ProblemType)]
+    rows = ["| type | status | title |", "|---|---|---|"]
+    rows += [f"| `{kind.type}` | {kind.status} | {kind.title} |" for kind in kinds]
+    return "\n".join(rows)
+
+
+@pytest.mark.parametrize("table", [configuration_table, problem_table])
+def test_readme_has_the_table_that_the_code_makes(table: object) -> None:
+    assert callable(table)
+    assert table() in README, f"put this into README.md:\n\n{table()}\n"
+
+
+def test_readme_names_every_sqlstate_that_is_classified() -> None:
+    section = README.split("### Retry", 1)[1].split("\n### ", 1)[0]
+    for code in failures.TRANSIENT | failures.UNAVAILABLE:
+        assert f"`{code}`" in section
+    for sqlclass in failures.TRANSIENT_CLASSES | failures.UNAVAILABLE_CLASSES:
+        assert f"`{sqlclass}*`" in section
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_within_the_project_lead_somewhere(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)(?:#[^)]*)?\)", text):
+        assert (ROOT / target).exists(), target
+
+
+def test_review_names_only_tests_that_exist() -> None:
+    review = (ROOT / "REVIEW.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", review))
+    sources = "\n".join(path.read_text("utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert named
+    for name in named:
+        assert re.search(rf"def {name}\b", sources), name

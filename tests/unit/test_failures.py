@@ -1,0 +1,95 @@
+"""What each SQLSTATE means for a request (PostgreSQL manual, appendix A)."""
+
+import psycopg2
+import pytest
+
+from user_service.database.failures import CONNECTION_IS_USELESS, translated
+from user_service.errors import TransientFailure, Unavailable
+
+TRANSIENT = {
+    "08000": "connection_exception",
+    "08001": "sqlclient_unable_to_establish_sqlconnection",
+    "08003": "connection_does_not_exist",
+    "08006": "connection_failure",
+    "08P01": "protocol_violation",
+    "25006": "read_only_sql_transaction",
+    "40001": "serialization_failure",
+    "40P01": "deadlock_detected",
+    "53300": "too_many_connections",
+    "57P01": "admin_shutdown",
+    "57P02": "crash_shutdown",
+    "57P03": "cannot_connect_now",
+}
+UNAVAILABLE = {
+    "53000": "insufficient_resources",
+    "53100": "disk_full",
+    "53200": "out_of_memory",
+    "53400": "configuration_limit_exceeded",
+    "55P03": "lock_not_available",
+    "57014": "query_canceled",
+    "57P04": "database_dropped",
+    "58000": "system_error",
+    "58030": "io_error",
+    "58P01": "undefined_file",
+}
+A_BUG = {
+    None: "no SQLSTATE",
+    "22001": "string_data_right_truncation",
+    "22021": "character_not_in_repertoire",
+    "23502": "not_null_violation",
+    "23505": "unique_violation",
+    "23514": "check_violation",
+    "25P02": "in_failed_sql_transaction",
+    "28P01": "invalid_password",
+    "42601": "syntax_error",
+    "42P01": "undefined_table",
+    "42501": "insufficient_privilege",
+    "54000": "program_limit_exceeded",
+    "XX000": "internal_error",
+}
+SQL = "duplicate key value violates constraint of INSERT INTO users"
+
+
+def failure(sqlstate: str | None) -> psycopg2.Error:
+    """Return an error as the driver raises it; ``pgcode`` can be set in no other way."""
+
+    class Failure(psycopg2.Error):
+        pgcode = sqlstate
+
+    return Failure(SQL)
+
+
+@pytest.mark.parametrize("sqlstate", TRANSIENT, ids=TRANSIENT.get)
+def test_is_transient(sqlstate: str) -> None:
+    assert type(translated(failure(sqlstate), connection_lost=False)) is TransientFailure
+
+
+@pytest.mark.parametrize("sqlstate", UNAVAILABLE, ids=UNAVAILABLE.get)
+def test_is_unavailable_and_not_to_be_retried(sqlstate: str) -> None:
+    assert type(translated(failure(sqlstate), connection_lost=False)) is Unavailable
+
+
+@pytest.mark.parametrize("sqlstate", A_BUG, ids=A_BUG.get)
+def test_is_a_fault_of_this_program_and_left_as_it_is(sqlstate: str | None) -> None:
+    error = failure(sqlstate)
+    assert translated(error, connection_lost=False) is error
+
+
+@pytest.mark.parametrize("sqlstate", [*TRANSIENT, *UNAVAILABLE, *A_BUG])
+def test_with_the_connection_lost_everything_is_transient(sqlstate: str | None) -> None:
+    assert type(translated(failure(sqlstate), connection_lost=True)) is TransientFailure
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "connection_lost"), [("40001", False), ("57014", False), (None, True)]
+)
+def test_message_repeats_nothing_of_the_drivers(
+    sqlstate: str | None, connection_lost: bool
+) -> None:
+    message = str(translated(failure(sqlstate), connection_lost=connection_lost))
+    assert SQL not in message
+    assert (sqlstate or "connection lost") in message
+
+
+def test_only_a_read_only_server_makes_a_living_connection_useless() -> None:
+    assert set(CONNECTION_IS_USELESS) == {"25006"}

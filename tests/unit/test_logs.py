@@ -1,0 +1,141 @@
+"""The two formats of the log, and the configuration that sends it to standard error."""
+
+import logging
+import logging.config
+import re
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+import pytest
+
+from user_service.observability import request_id
+from user_service.observability.logs import JsonFormatter, TextFormatter, logging_config
+
+TIME = r"\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2},\d{3}"
+
+
+@pytest.fixture(autouse=True)
+def outside_of_a_request() -> Iterator[None]:
+    yield
+    request_id.clear()
+
+
+def record(
+    message: str = "hello", *args: object, fields: dict[str, Any] | None = None
+) -> logging.LogRecord:
+    made = logging.LogRecord("user_service.x", logging.WARNING, __file__, 1, message, args, None)
+    if fields is not None:
+        made.fields = fields
+    return made
+
+
+def failed(message: str = "it broke") -> logging.LogRecord:
+    made = record(message)
+    try:
+        int("the cause")
+    except ValueError:
+        made.exc_info = sys.exc_info()
+    return made
+
+
+def json_line(of: logging.LogRecord) -> Any:
+    line = JsonFormatter().format(of)
+    assert len(line.splitlines()) == 1
+    return orjson.loads(line)
+
+
+class TestText:
+    def test_is_time_name_level_message(self) -> None:
+        line = TextFormatter().format(record("%s and %d", "one", 2))
+        assert re.fullmatch(f"{TIME} - user_service.x - WARNING - one and 2", line)
+
+    def test_ends_with_the_id_of_the_request(self) -> None:
+        request_id.begin("abc")
+        line = TextFormatter().format(record())
+        assert line.endswith(" - WARNING - hello request_id=abc")
+
+    def test_has_the_traceback_after_the_line(self) -> None:
+        request_id.begin("abc")
+        lines = TextFormatter().format(failed()).splitlines()
+        assert lines[0].endswith("it broke request_id=abc")
+        assert lines[1].startswith("Traceback")
+        assert lines[-1].endswith(": 'the cause'")
+
+
+class TestJson:
+    def test_has_these_members(self) -> None:
+        line = json_line(record("%s and %d", "one", 2))
+        assert list(line) == ["timestamp", "level", "logger", "message", "request_id"]
+        assert (line["level"], line["logger"]) == ("WARNING", "user_service.x")
+        assert (line["message"], line["request_id"]) == ("one and 2", "-")
+
+    def test_time_is_iso_8601_in_utc(self) -> None:
+        of = record()
+        written = datetime.fromisoformat(json_line(of)["timestamp"])
+        assert written.utcoffset() == timedelta(0)
+        assert written.timestamp() == pytest.approx(of.created, abs=1e-5)
+
+    def test_has_the_id_of_the_request(self) -> None:
+        request_id.begin("abc")
+        assert json_line(record())["request_id"] == "abc"
+
+    @pytest.mark.parametrize(
+        "message", ["one\ntwo", "one\r\ntwo", "\x1b[31m", "\u2028", "\x85", "\x0b\x0c\x1c", '"\\']
+    )
+    def test_message_is_kept_and_stays_on_one_line(self, message: str) -> None:
+        line = JsonFormatter().format(record("%s", message))
+        assert "\n" not in line
+        assert "\r" not in line
+        assert "\x1b" not in line
+        assert orjson.loads(line)["message"] == message
+
+    def test_traceback_is_a_member_on_the_same_line(self) -> None:
+        line = json_line(failed())
+        assert line["message"] == "it broke"
+        assert line["exception"].startswith("Traceback")
+        assert line["exception"].endswith(": 'the cause'")
+
+    def test_fields_are_members(self) -> None:
+        line = json_line(record(fields={"status": 200, "duration_ms": 1.5, "route": "/x"}))
+        assert (line["status"], line["duration_ms"], line["route"]) == (200, 1.5, "/x")
+
+    def test_what_json_does_not_know_is_written_as_text(self) -> None:
+        line = json_line(record(fields={"bytes": b"x", "error": KeyError("y")}))
+        assert (line["bytes"], line["error"]) == ("b'x'", "'y'")
+
+
+class TestConfiguration:
+    @pytest.fixture
+    def restored(self) -> Iterator[None]:
+        """Give pytest its handlers back."""
+        root = logging.getLogger()
+        handlers, level = root.handlers[:], root.level
+        yield
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+    @pytest.mark.usefixtures("restored")
+    @pytest.mark.parametrize(
+        ("log_format", "formatter"), [("text", TextFormatter), ("json", JsonFormatter)]
+    )
+    def test_sends_everything_to_standard_output_in_the_format(
+        self, log_format: Any, formatter: type[logging.Formatter]
+    ) -> None:
+        logging.config.dictConfig(logging_config("INFO", log_format))
+        (handler,) = logging.getLogger().handlers
+        assert isinstance(handler, logging.StreamHandler)
+        assert handler.stream is sys.stdout
+        assert type(handler.formatter) is formatter
+
+    def test_level_is_that_of_the_root(self) -> None:
+        assert logging_config("ERROR", "text")["root"]["level"] == "ERROR"
+
+    def test_werkzeug_does_not_log_requests_which_the_service_does_itself(self) -> None:
+        assert logging_config("INFO", "text")["loggers"]["werkzeug"]["level"] == "WARNING"
+        assert logging_config("DEBUG", "text")["loggers"]["werkzeug"]["level"] == "DEBUG"
+
+    def test_keeps_the_loggers_that_were_there_before(self) -> None:
+        assert logging_config("INFO", "text")["disable_existing_loggers"] is False

@@ -1,0 +1,266 @@
+"""The environment: defaults, files for secrets, one line for what cannot be used."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from psycopg2.extensions import parse_dsn
+
+from user_service.settings import InvalidSettings, Settings, settings_or_exit
+
+SECRETS = ["DATABASE_URL", "DB_PASSWORD", "REDIS_URL"]
+SECRET = "hunter2"
+
+DEFAULTS: dict[str, Any] = {
+    "port": 5000,
+    "web_concurrency": 2,
+    "flask_env": "production",
+    "log_level": "INFO",
+    "log_format": "text",
+    "database_url": None,
+    "db_host": "localhost",
+    "db_port": 5432,
+    "db_name": "users",
+    "db_user": "users",
+    "db_password": None,
+    "db_pool_size": 10,
+    "db_pool_timeout": 2.0,
+    "db_statement_timeout": 3.0,
+    "migrate_on_start": True,
+    "redis_url": None,
+    "redis_host": "localhost",
+    "redis_port": 6379,
+    "redis_timeout": 0.05,
+    "cache_ttl": 60,
+    "request_timeout": 5.0,
+    "retry_attempts": 2,
+    "retry_delay": 0.5,
+}
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is set that the service reads."""
+    ours = {name.upper() for name in Settings.model_fields}
+    for name in list(os.environ):
+        if name.upper().removesuffix("_FILE") in ours:
+            monkeypatch.delenv(name)
+
+
+def complaint(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
+    """Return the one line with which ``variables`` are refused."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InvalidSettings) as raised:
+        Settings.from_environment()
+    message = str(raised.value)
+    assert len(message.splitlines()) == 1
+    return message
+
+
+@pytest.mark.parametrize(("name", "value"), DEFAULTS.items())
+def test_default(name: str, value: object) -> None:
+    assert getattr(Settings.from_environment(), name) == value
+
+
+def test_variable_is_the_name_of_the_field_in_capitals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_POOL_SIZE", "7")
+    assert Settings.from_environment().db_pool_size == 7
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_empty_variable_means_unset(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name.upper(), "")
+    assert getattr(Settings.from_environment(), name) == DEFAULTS[name]
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Settings.from_environment().port = 1  # type: ignore[misc]
+
+
+def test_variables_of_others_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_PORT_TYPO", "x")
+    assert Settings.from_environment().db_port == 5432
+
+
+class TestMalformed:
+    @pytest.mark.parametrize(
+        ("name", "value", "takes"),
+        [
+            ("PORT", "http", "TCP port to serve on"),
+            ("PORT", "0", "greater than or equal to 1"),
+            ("PORT", "65536", "less than or equal to 65535"),
+            ("PORT", "80.5", "TCP port to serve on"),
+            ("PORT", "9" * 5000, "TCP port to serve on"),
+            ("PORT", "50\n00", "TCP port to serve on"),
+            ("WEB_CONCURRENCY", "-1", "worker processes"),
+            ("FLASK_ENV", "staging", "'production' or 'development'"),
+            ("LOG_LEVEL", "LOUD", "`DEBUG`, `INFO`, `WARNING` or `ERROR`"),
+            ("LOG_FORMAT", "xml", "`text` or `json`"),
+            ("DB_POOL_SIZE", "0", "connections per worker process"),
+            ("DB_POOL_TIMEOUT", "0", "greater than 0"),
+            ("DB_POOL_TIMEOUT", "nan", "seconds"),
+            ("DB_POOL_TIMEOUT", "inf", "seconds"),
+            ("DB_STATEMENT_TIMEOUT", "3s", "seconds after which PostgreSQL cancels a statement"),
+            ("MIGRATE_ON_START", "maybe", "boolean"),
+            ("REDIS_PORT", "redis", "port"),
+            ("REDIS_TIMEOUT", "-0.1", "seconds"),
+            ("CACHE_TTL", "0.5", "seconds"),
+            ("REQUEST_TIMEOUT", "0", "seconds"),
+            ("RETRY_ATTEMPTS", "11", "times"),
+            ("RETRY_DELAY", "-1", "seconds"),
+        ],
+    )
+    def test_value_is_one_line_with_its_name_and_what_it_takes(
+        self, monkeypatch: pytest.MonkeyPatch, name: str, value: str, takes: str
+    ) -> None:
+        message = complaint(monkeypatch, **{name: value})
+        assert message.startswith(f"{name}: ")
+        assert takes in message
+
+    def test_values_are_all_named_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        message = complaint(monkeypatch, PORT="x", CACHE_TTL="y", LOG_LEVEL="z")
+        assert all(f"{name}: " in message for name in ("PORT", "CACHE_TTL", "LOG_LEVEL"))
+
+    def test_value_ends_the_process_with_that_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PORT", "x")
+        with pytest.raises(SystemExit) as raised:
+            settings_or_exit()
+        assert str(raised.value).startswith("user-service: PORT: ")
+        assert "\n" not in str(raised.value)
+
+    def test_values_do_not_drag_the_secrets_beside_them_into_the_line(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert SECRET not in complaint(
+            monkeypatch, PORT="x", **dict.fromkeys(SECRETS, f"redis://:{SECRET}@host")
+        )
+
+    @pytest.mark.parametrize(
+        ("given", "read"), [("debug", "DEBUG"), ("Info", "INFO"), ("ERROR", "ERROR")]
+    )
+    def test_log_level_may_be_in_small_letters(
+        self, monkeypatch: pytest.MonkeyPatch, given: str, read: str
+    ) -> None:
+        monkeypatch.setenv("LOG_LEVEL", given)
+        assert Settings.from_environment().log_level == read
+
+
+class TestSecrets:
+    @pytest.mark.parametrize("name", SECRETS)
+    @pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
+    def test_may_stand_in_a_file_with_or_without_a_line_break_at_its_end(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, ending: str
+    ) -> None:
+        (tmp_path / "secret").write_bytes(f" {SECRET} ö".encode() + ending.encode())
+        monkeypatch.setenv(f"{name}_FILE", str(tmp_path / "secret"))
+        read = getattr(Settings.from_environment(), name.lower())
+        assert read.get_secret_value() == f" {SECRET} ö"
+
+    def test_variable_wins_over_the_file(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tmp_path / "secret").write_text("from the file")
+        monkeypatch.setenv("DB_PASSWORD_FILE", str(tmp_path / "secret"))
+        monkeypatch.setenv("DB_PASSWORD", "from the variable")
+        password = Settings.from_environment().db_password
+        assert password is not None
+        assert password.get_secret_value() == "from the variable"
+
+    def test_file_is_read_when_the_variable_is_empty(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tmp_path / "secret").write_text(SECRET)
+        monkeypatch.setenv("DB_PASSWORD_FILE", str(tmp_path / "secret"))
+        monkeypatch.setenv("DB_PASSWORD", "")
+        assert SECRET in Settings.from_environment().database_dsn
+
+    def test_empty_name_of_a_file_means_unset(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DB_PASSWORD_FILE", "")
+        assert Settings.from_environment().db_password is None
+
+    def test_only_secrets_are_read_from_files(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DB_HOST_FILE", "/nowhere")
+        assert Settings.from_environment().db_host == "localhost"
+
+    @pytest.mark.parametrize("name", SECRETS)
+    def test_missing_file_is_one_line(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        message = complaint(monkeypatch, **{f"{name}_FILE": "/nowhere/secret"})
+        assert message == f"{name}_FILE must name a readable file: No such file or directory"
+
+    def test_folder_is_one_line(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        message = complaint(monkeypatch, DB_PASSWORD_FILE=str(tmp_path))
+        assert message == "DB_PASSWORD_FILE must name a readable file: Is a directory"
+
+    def test_file_that_is_no_text_is_one_line_without_its_bytes(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tmp_path / "secret").write_bytes(SECRET.encode() + b"\xff")
+        message = complaint(monkeypatch, DB_PASSWORD_FILE=str(tmp_path / "secret"))
+        assert message == "DB_PASSWORD_FILE must name a readable file: not UTF-8 text"
+
+    def test_representation_does_not_show_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in SECRETS:
+            monkeypatch.setenv(name, f"redis://:{SECRET}@host")
+        settings = Settings.from_environment()
+        assert SECRET not in repr(settings)
+        assert SECRET not in str(settings)
+
+
+class TestDatabaseDsn:
+    def test_is_the_url_as_it_was_given(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        url = "postgresql://u:p%40@db:1/n?sslmode=require"
+        monkeypatch.setenv("DATABASE_URL", url)
+        monkeypatch.setenv("DB_HOST", "elsewhere")
+        assert Settings.from_environment().database_dsn == url
+
+    def test_is_made_of_the_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("HOST", "NAME", "USER", "PASSWORD"):
+            monkeypatch.setenv(f"DB_{name}", name.lower())
+        monkeypatch.setenv("DB_PORT", "5433")
+        dsn = Settings.from_environment().database_dsn
+        assert dsn == "postgresql://user:password@host:5433/name"
+
+    def test_names_no_password_where_there_is_none(self) -> None:
+        assert Settings.from_environment().database_dsn == (
+            "postgresql://users@localhost:5432/users"
+        )
+
+    @pytest.mark.parametrize("part", ["user", "password", "name"])
+    @pytest.mark.parametrize(
+        "value", ["p@ss:w/rd", "100% #?&=+", "schlüssel ключ", "'\"\\ ", "%40", "[::1]"]
+    )
+    def test_takes_every_character(
+        self, monkeypatch: pytest.MonkeyPatch, part: str, value: str
+    ) -> None:
+        monkeypatch.setenv(f"DB_{part.upper()}", value)
+        read = parse_dsn(Settings.from_environment().database_dsn)
+        assert read[{"name": "dbname"}.get(part, part)] == value
+        assert (read["host"], read["port"]) == ("localhost", "5432")
+
+    @pytest.mark.parametrize("host", ["db.internal", "10.0.0.1", "::1", "fe80::1%eth0", "/run/pg"])
+    def test_host_may_be_a_name_an_address_or_a_socket_folder(
+        self, monkeypatch: pytest.MonkeyPatch, host: str
+    ) -> None:
+        monkeypatch.setenv("DB_HOST", host)
+        read = parse_dsn(Settings.from_environment().database_dsn)
+        assert (read["host"], read["port"]) == (host, "5432")
+
+
+class TestRedisDsn:
+    def test_is_the_url_as_it_was_given(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("REDIS_URL", "rediss://:p%40@cache:1/2")
+        monkeypatch.setenv("REDIS_HOST", "elsewhere")
+        assert Settings.from_environment().redis_dsn == "rediss://:p%40@cache:1/2"
+
+    def test_is_made_of_the_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("REDIS_HOST", "cache")
+        monkeypatch.setenv("REDIS_PORT", "6380")
+        assert Settings.from_environment().redis_dsn == "redis://cache:6380/0"
+
+
+def test_every_setting_has_its_default_tested_and_says_what_it_takes() -> None:
+    assert set(DEFAULTS) == set(Settings.model_fields)
+    assert all(field.description for field in Settings.model_fields.values())

@@ -1,0 +1,267 @@
+"""From bytes and query strings to checked values, or to an error that names what is at fault."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Flask, Response
+from werkzeug.datastructures import MultiDict
+from werkzeug.exceptions import UnsupportedMediaType
+
+from user_service.errors import InvalidInput, MalformedBody
+from user_service.web.schemas import PageQuery, UserPatch, UserWrite
+from user_service.web.validation import json_object, parse_body, parse_query, validated
+
+ADA = b'{"username": "ada", "email": "ada@example.com"}'
+
+
+def nested(depth: int, opening: bytes, closing: bytes) -> bytes:
+    return b'{"a": ' + opening * depth + b"1" + closing * depth + b"}"
+
+
+def body(data: bytes, model: Any = UserWrite, method: str = "POST") -> Any:
+    with Flask("test").test_request_context(data=data):
+        return parse_body(model, method, "application/json")
+
+
+def errors_of(call: Callable[[], object]) -> dict[str, str]:
+    """Return the fields that ``call`` finds fault with, and the rule of each."""
+    with pytest.raises(InvalidInput) as raised:
+        call()
+    return raised.value.errors
+
+
+def outcome_of(data: bytes) -> str:
+    try:
+        json_object(data)
+    except MalformedBody as error:
+        return str(error)
+    return "taken"
+
+
+class TestJsonObject:
+    @pytest.mark.parametrize(
+        "data",
+        [
+            pytest.param(b" ", id="white space"),
+            pytest.param(b"{", id="cut off"),
+            pytest.param(b"{}x", id="rest"),
+            pytest.param(b"{}{}", id="two"),
+            pytest.param(b"{'a': 1}", id="single quotes"),
+            pytest.param(b"{a: 1}", id="no quotes"),
+            pytest.param(b'{"a": 1,}', id="trailing comma"),
+            pytest.param(b'{"a": 1} // x', id="comment"),
+            pytest.param(b'{"a": 01}', id="leading zero"),
+            pytest.param(b'{"a": "\n"}', id="raw line break"),
+            pytest.param(b'{"a": "\x00"}', id="raw NUL"),
+            pytest.param(b'{"a": "\\x41"}', id="unknown escape"),
+            pytest.param(b'{"a": NaN}', id="NaN"),
+            pytest.param(b'{"a": Infinity}', id="Infinity"),
+            pytest.param(b'{"a": 1e999}', id="beyond a double"),
+            pytest.param(b'{"a": ' + b"9" * 5000 + b"}", id="5000 digits"),
+            pytest.param(b"\xef\xbb\xbf{}", id="BOM"),
+            pytest.param(b'{"a": "\xff"}', id="invalid UTF-8"),
+            pytest.param(b'{"a": "\xc0\xaf"}', id="overlong UTF-8"),
+            pytest.param(b'{"a": "\xed\xa0\x80"}', id="surrogate in UTF-8"),
+            pytest.param('{"a": "ä"}'.encode("latin-1"), id="Latin-1"),
+            pytest.param('{"a": 1}'.encode("utf-16"), id="UTF-16"),
+            pytest.param('{"a": 1}'.encode("utf-16-be"), id="UTF-16 without BOM"),
+            pytest.param('{"a": 1}'.encode("utf-32-le"), id="UTF-32"),
+            pytest.param(b'{"a": "\\ud800"}', id="lone surrogate"),
+            pytest.param(b'{"a": "\\udc00\\ud800"}', id="surrogates in the wrong order"),
+            pytest.param(b'{"\\ud800": 1}', id="lone surrogate in a name"),
+            pytest.param(nested(10_000, b"[", b"]"), id="10000 arrays"),
+            pytest.param(nested(10_000, b'{"a": ', b"}"), id="10000 objects"),
+            pytest.param(b"[" * 10_000, id="10000 arrays, cut off"),
+            pytest.param(b"username=ada", id="form"),
+        ],
+    )
+    def test_refuses_what_is_no_json_in_utf_8(self, data: bytes) -> None:
+        with pytest.raises(MalformedBody, match=r"^must be JSON in UTF-8$"):
+            json_object(data)
+
+    def test_refuses_nothing_at_all(self) -> None:
+        with pytest.raises(MalformedBody, match="must not be empty"):
+            json_object(b"")
+
+    @pytest.mark.parametrize("data", [b"null", b"true", b"1", b"1.5", b'"{}"', b"[]", b"[{}]"])
+    def test_refuses_what_is_no_object(self, data: bytes) -> None:
+        with pytest.raises(MalformedBody, match="must be a JSON object"):
+            json_object(data)
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            pytest.param(b'{"a": 1, "a": 2}', id="other value"),
+            pytest.param(b'{"a": 1, "a": 1}', id="same value"),
+            pytest.param(b'{"a": 1, "\\u0061": 2}', id="escaped"),
+            pytest.param(b'{"": 1, "": 2}', id="empty name"),
+            pytest.param(b'{"b": {"a": 1, "a": 2}}', id="in an object"),
+            pytest.param(b'{"b": [{"c": [{"a": 1, "a": 2}]}]}', id="deep in arrays"),
+        ],
+    )
+    def test_refuses_a_member_named_twice(self, data: bytes) -> None:
+        with pytest.raises(MalformedBody, match="must not name a member twice"):
+            json_object(data)
+
+    @pytest.mark.parametrize("depth", range(900, 1100, 25))
+    def test_nesting_near_the_limit_of_the_parsers_is_taken_or_refused(self, depth: int) -> None:
+        for data in (nested(depth, b"[", b"]"), nested(depth, b'{"a": ', b"}")):
+            assert outcome_of(data) in {"taken", "is nested too deeply", "must be JSON in UTF-8"}
+
+    def test_same_name_in_different_objects_is_no_repetition(self) -> None:
+        assert json_object(b'{"a": {"a": {"a": 1}}, "b": [{"a": 1}, {"a": 2}]}')["b"][1] == {"a": 2}
+
+    def test_names_that_differ_in_case_or_form_are_different(self) -> None:
+        assert len(json_object('{"é": 1, "e\u0301": 2, "É": 3}'.encode())) == 3
+
+    def test_returns_the_members(self) -> None:
+        data = ' {"a": "\\ud83d\\ude00é", "b": [null, true, 1e30]}\r\n'.encode()
+        assert json_object(data) == {"a": "😀é", "b": [None, True, 1e30]}
+
+
+class TestParseBody:
+    def test_returns_the_model(self) -> None:
+        assert body(ADA) == UserWrite(username="ada", email="ada@example.com")
+
+    @pytest.mark.parametrize(
+        "value",
+        [b"true", b"1", b"1.5", b"1" + b"0" * 30, b"null", b"[]", b'["ada"]', b"{}"],
+    )
+    def test_takes_nothing_but_a_string_for_a_string(self, value: bytes) -> None:
+        data = b'{"username": %b, "email": "ada@example.com"}' % value
+        assert errors_of(lambda: body(data)) == {"username": "must be a string"}
+        data = b'{"email": %b}' % value
+        assert errors_of(lambda: body(data, UserPatch)) == {"email": "must be a string"}
+
+    def test_names_every_field_that_is_missing_or_not_known(self) -> None:
+        assert errors_of(lambda: body(b'{"id": 1, "role": "admin", "Username": "ada"}')) == {
+            "username": "is required",
+            "email": "is required",
+            "id": "is not known",
+            "role": "is not known",
+            "Username": "is not known",
+        }
+
+    def test_gives_the_rule_and_not_the_value(self) -> None:
+        errors = errors_of(lambda: body(b'{"username": "\\u0000x7", "email": "x7@@"}'))
+        assert errors == {
+            "username": "must not contain control, invisible or unassigned characters",
+            "email": "must be an email address, like ada@example.com",
+        }
+
+    def test_tells_a_made_up_name_back_in_64_characters_at_most(self) -> None:
+        (name,) = errors_of(lambda: body(b'{"' + b"x" * 1000 + b'": 1}', UserPatch))
+        assert name == "x" * 64
+
+    def test_patch_may_be_empty_or_partial(self) -> None:
+        assert body(b"{}", UserPatch).model_dump() == {"username": None, "email": None}
+        assert body(b'{"username": "ada"}', UserPatch).username == "ada"
+
+    @pytest.mark.parametrize(
+        ("method", "mimetype", "taken"),
+        [
+            ("POST", "application/json", True),
+            ("PATCH", "application/json", True),
+            ("PATCH", "application/merge-patch+json", True),
+            ("POST", "application/merge-patch+json", False),
+            ("PUT", "application/merge-patch+json", False),
+            ("PATCH", "application/json-patch+json", False),
+            ("POST", "", False),
+            ("POST", "text/json", False),
+            ("POST", "application/x-www-form-urlencoded", False),
+            ("POST", "multipart/form-data", False),
+        ],
+    )
+    def test_takes_json_and_for_patch_also_merge_patch(
+        self, method: str, mimetype: str, taken: bool
+    ) -> None:
+        with Flask("test").test_request_context(data=ADA):
+            if taken:
+                assert parse_body(UserWrite, method, mimetype).username == "ada"
+            else:
+                with pytest.raises(UnsupportedMediaType):
+                    parse_body(UserWrite, method, mimetype)
+
+
+class TestParseQuery:
+    def test_defaults(self) -> None:
+        query = parse_query(PageQuery, MultiDict())
+        assert (query.page, query.per_page) == (1, 50)
+
+    @pytest.mark.parametrize(("given", "served"), [("1", 1), ("100", 100), ("101", 100)])
+    def test_serves_100_rows_at_most(self, given: str, served: int) -> None:
+        assert parse_query(PageQuery, MultiDict({"per_page": given})).per_page == served
+
+    @pytest.mark.parametrize(
+        "text",
+        ["", " ", "1.0", "1e3", "abc", "+1", " 1", "1 ", "1\n", "1_0", "0x1", "١", "１", "²"],
+    )
+    @pytest.mark.parametrize("name", ["page", "per_page"])
+    def test_refuses_what_is_no_whole_number(self, name: str, text: str) -> None:
+        errors = errors_of(lambda: parse_query(PageQuery, MultiDict({name: text})))
+        assert errors == {name: "must be a whole number"}
+
+    @pytest.mark.parametrize("text", ["0", "-0", "-1", "-" + "9" * 30, "00"])
+    def test_refuses_less_than_one(self, text: str) -> None:
+        errors = errors_of(lambda: parse_query(PageQuery, MultiDict({"page": text})))
+        assert errors == {"page": "must be at least 1"}
+
+    @pytest.mark.parametrize("page", [2**63 // 50 + 1, 2**63, 10**30, 10**999])
+    def test_refuses_a_page_whose_offset_no_bigint_holds(self, page: int) -> None:
+        errors = errors_of(lambda: parse_query(PageQuery, MultiDict({"page": str(page)})))
+        assert errors == {"page": "is too large"}
+
+    def test_takes_the_last_page_whose_offset_a_bigint_holds(self) -> None:
+        page = (2**63 - 1) // 50
+        assert parse_query(PageQuery, MultiDict({"page": str(page)})).page == page
+
+    def test_refuses_more_digits_than_python_converts(self) -> None:
+        errors = errors_of(lambda: parse_query(PageQuery, MultiDict({"page": "9" * 5000})))
+        assert errors == {"page": "must be a whole number"}
+
+    def test_refuses_a_repeated_parameter_even_with_the_same_value(self) -> None:
+        arguments = MultiDict([("page", "1"), ("page", "1")])
+        assert errors_of(lambda: parse_query(PageQuery, arguments)) == {
+            "page": "must be given once"
+        }
+
+    def test_refuses_an_unknown_parameter(self) -> None:
+        assert errors_of(lambda: parse_query(PageQuery, MultiDict({"limit": "1"}))) == {
+            "limit": "is not known"
+        }
+
+    def test_tells_made_up_names_back_in_64_characters_at_most(self) -> None:
+        name = "x" * 1000
+        assert list(errors_of(lambda: parse_query(PageQuery, MultiDict({name: ""})))) == [name[:64]]
+        repeated = MultiDict([(name, "1"), (name, "2")])
+        assert list(errors_of(lambda: parse_query(PageQuery, repeated))) == [name[:64]]
+
+
+class TestValidated:
+    def test_gives_a_view_what_its_annotations_ask_for(self) -> None:
+        @validated
+        def view(user_id: int, body: UserPatch, query: PageQuery) -> Response:
+            return Response(f"{user_id} {body.username} {query.page}")
+
+        context = Flask("test").test_request_context(
+            "/?page=3", method="PATCH", data=b'{"username": "ada"}', content_type="application/json"
+        )
+        with context:
+            assert view(user_id=7).data == b"7 ada 3"
+
+    def test_refuses_a_query_where_the_view_takes_none(self) -> None:
+        @validated
+        def view() -> Response:
+            raise AssertionError("called in spite of its query")
+
+        with Flask("test").test_request_context("/?page=1"):
+            assert errors_of(view) == {"page": "is not known"}
+
+    def test_does_not_look_at_a_body_that_the_view_does_not_take(self) -> None:
+        @validated
+        def view() -> Response:
+            return Response("fine")
+
+        with Flask("test").test_request_context(data=b"{", content_type="text/html"):
+            assert view().data == b"fine"
