@@ -115,19 +115,19 @@ def test_page_read_before_a_write_and_stored_after_it_is_refused(
         pages.invalidate()
         return b"from before the write"
 
-    body, status = pages.get_or_produce(1, 50, read_slowly_while_somebody_writes)
+    body, status = pages.get_or_produce("1:50", read_slowly_while_somebody_writes)
     assert (body, status) == (b"from before the write", CacheStatus.MISS)
-    assert pages.get_or_produce(1, 50, lambda: b"fresh") == (b"fresh", CacheStatus.MISS)
+    assert pages.get_or_produce("1:50", lambda: b"fresh") == (b"fresh", CacheStatus.MISS)
 
 
 def test_late_store_does_not_displace_the_page_stored_meanwhile(pages: PageCache) -> None:
     def overtaken() -> bytes:
         pages.invalidate()
-        pages.get_or_produce(1, 50, lambda: b"fresh")
+        pages.get_or_produce("1:50", lambda: b"fresh")
         return b"from before the write"
 
-    pages.get_or_produce(1, 50, overtaken)
-    assert pages.get_or_produce(1, 50, lambda: b"unused") == (b"fresh", CacheStatus.HIT)
+    pages.get_or_produce("1:50", overtaken)
+    assert pages.get_or_produce("1:50", lambda: b"unused") == (b"fresh", CacheStatus.HIT)
 
 
 @pytest.mark.parametrize("loss", ["flush", "evict the generation"])
@@ -136,12 +136,12 @@ def test_generation_does_not_come_back_after_redis_lost_it(
 ) -> None:
     def overtaken_by_the_loss() -> bytes:
         redis.flushall() if loss == "flush" else redis.delete(GENERATION_KEY)
-        pages.get_or_produce(2, 50, lambda: b"makes a generation")
+        pages.get_or_produce("2:50", lambda: b"makes a generation")
         pages.invalidate()
         return b"from before the write"
 
-    pages.get_or_produce(1, 50, overtaken_by_the_loss)
-    assert pages.get_or_produce(1, 50, lambda: b"fresh") == (b"fresh", CacheStatus.MISS)
+    pages.get_or_produce("1:50", overtaken_by_the_loss)
+    assert pages.get_or_produce("1:50", lambda: b"fresh") == (b"fresh", CacheStatus.MISS)
 
 
 def test_entries_run_into_their_ttl(

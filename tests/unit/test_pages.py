@@ -70,7 +70,7 @@ def pages(redis: FakeRedis) -> PageCache:
 
 
 def get(pages: PageCache, body: bytes = b"fresh", page: int = 1) -> tuple[bytes, CacheStatus]:
-    return pages.get_or_produce(page, 50, lambda: body)
+    return pages.get_or_produce(f"{page}:50", lambda: body)
 
 
 class TestWithRedis:
@@ -84,7 +84,7 @@ class TestWithRedis:
     ) -> None:
         get(pages)
         redis.calls.clear()
-        body, _ = pages.get_or_produce(1, 50, lambda: pytest.fail("produced in spite of a hit"))
+        body, _ = pages.get_or_produce("1:50", lambda: pytest.fail("produced in spite of a hit"))
         assert (body, redis.calls) == (b"fresh", ["mget"])
 
     @pytest.mark.parametrize(("page", "per_page"), [(2, 50), (1, 5), (15, 0)])
@@ -92,7 +92,7 @@ class TestWithRedis:
         self, pages: PageCache, page: int, per_page: int
     ) -> None:
         get(pages, b"1 of 50")
-        assert pages.get_or_produce(page, per_page, lambda: b"other") == (b"other", MISS)
+        assert pages.get_or_produce(f"{page}:{per_page}", lambda: b"other") == (b"other", MISS)
 
     def test_empty_body_is_a_hit_too(self, pages: PageCache) -> None:
         get(pages, b"")
@@ -113,7 +113,7 @@ class TestWithRedis:
             return b"old"
 
         with caplog.at_level(logging.INFO, "user_service"):
-            pages.get_or_produce(1, 50, produce_while_another_writes)
+            pages.get_or_produce("1:50", produce_while_another_writes)
         assert caplog.messages == ["page cache refused a page that was read before a write"]
         assert get(pages, b"new") == (b"new", MISS)
 
@@ -125,7 +125,7 @@ class TestWithRedis:
             get(pages, b"other", page=2)
             return b"old"
 
-        pages.get_or_produce(1, 50, produce_while_redis_is_flushed)
+        pages.get_or_produce("1:50", produce_while_redis_is_flushed)
         assert get(pages, b"new") == (b"new", MISS)
 
     def test_generation_is_never_used_twice(self, pages: PageCache, redis: FakeRedis) -> None:
@@ -151,7 +151,7 @@ class TestWithRedis:
             raise KeyError
 
         with pytest.raises(KeyError):
-            pages.get_or_produce(1, 50, fail)
+            pages.get_or_produce("1:50", fail)
         assert get(pages) == (b"fresh", MISS)
 
     def test_is_reachable(self, pages: PageCache) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -28,7 +29,7 @@ from user_service.errors import (
 )
 from user_service.resilience import deadline
 
-LONG = 30.0  # seconds, longer than a test may run: who waits for it fails
+LONG = 30.0  # seconds: nobody who does as they should waits for so long
 
 
 class FakeConnection:
@@ -171,8 +172,10 @@ class TestCheckout:
 
     def test_times_out_at_the_deadline_if_that_is_sooner(self, server: Server) -> None:
         database = Database("dbname=fake", size=1, checkout_timeout=LONG)
+        started = time.monotonic()
         with database.read(), deadline.within(0.01), pytest.raises(PoolTimeout):
             read(database)
+        assert time.monotonic() - started < LONG / 2
         assert len(server.connections) == 1
 
     def test_waits_for_a_connection_that_comes_free(self, server: Server) -> None:

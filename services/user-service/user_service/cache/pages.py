@@ -55,11 +55,12 @@ class PageCache:
         self._failed_invalidations = 0
         self._repaired_invalidations = 0
 
-    def get_or_produce(
-        self, page: int, per_page: int, produce: Callable[[], bytes]
-    ) -> tuple[bytes, CacheStatus]:
-        """Return the body of a page, from the cache or else from ``produce``, which is stored."""
-        key = f"{PREFIX}{page}:{per_page}"
+    def get_or_produce(self, name: str, produce: Callable[[], bytes]) -> tuple[bytes, CacheStatus]:
+        """Return the body called ``name``, from the cache or else from ``produce``, and store it.
+
+        The name says all that the body depends on, in one spelling.
+        """
+        key = PREFIX + name
         generation, body = self._lookup(key)
         if body is not None:
             return body, CacheStatus.HIT

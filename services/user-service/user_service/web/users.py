@@ -48,7 +48,8 @@ def list_users(query: PageQuery) -> Response:
         }
         return orjson.dumps({"users": users, "pagination": pagination})
 
-    body, status = services().pages.get_or_produce(query.page, query.per_page, page_body)
+    name = f"{query.page}:{query.per_page}"
+    body, status = services().pages.get_or_produce(name, page_body)
     return Response(body, mimetype=JSON, headers={"X-Cache": status.value})
 
 
