@@ -36,6 +36,18 @@ class TransientFailure(Unavailable):
     """Trying again at once may work, and nothing was committed."""
 
 
+class ConnectionLost(TransientFailure):
+    """A server cannot be reached, or was lost in the middle of a request."""
+
+
+class CircuitOpen(Unavailable):
+    """The circuit breaker refuses the call; it will let one through in ``retry_after`` seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class PoolTimeout(Unavailable):
     """No connection came free within the checkout time-out."""
 

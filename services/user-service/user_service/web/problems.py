@@ -11,7 +11,6 @@ from http import HTTPStatus
 import orjson
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import RequestRedirect
 
 from user_service.errors import (
     DeadlineExceeded,
@@ -119,9 +118,7 @@ def _outcome_unknown(error: OutcomeUnknown) -> Response:
 
 
 def _http_exception(error: HTTPException) -> Response:
-    if isinstance(error, RequestRedirect) or error.code is None:
-        return error.get_response()  # type: ignore[return-value]  # a redirect, not a problem
-    status = HTTPStatus(error.code)
+    status = HTTPStatus(error.code or 500)
     headers = {key: value for key, value in error.get_headers() if key != "Content-Type"}
     kind = ProblemType("about:blank", status, status.phrase)
     return problem(kind, status.description or status.phrase, headers=headers)
