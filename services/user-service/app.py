@@ -9,6 +9,7 @@ from flask import Flask
 
 from user_service.cache.connection import redis_client
 from user_service.cache.pages import PageCache
+from user_service.cache.store import PageStore
 from user_service.database.migrate import migrate
 from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
@@ -65,7 +66,9 @@ def create_services(settings: Settings) -> Services:
         database=database,
         probe=DatabaseProbe(database.dsn),
         users=UserRepository(database),
-        pages=PageCache(redis, ttl=settings.cache_ttl),
+        pages=PageCache(
+            PageStore(redis, ttl=settings.cache_ttl, stale_ttl=settings.cache_stale_ttl)
+        ),
     )
 
 

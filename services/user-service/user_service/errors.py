@@ -28,6 +28,14 @@ class UserExists(Exception):
         self.field = field
 
 
+class IdempotencyKeyInFlight(Exception):
+    """A request with the same idempotency key is being worked on at this moment."""
+
+
+class IdempotencyKeyReused(Exception):
+    """The idempotency key was used before, for another route or another body."""
+
+
 class Unavailable(Exception):
     """The service cannot answer now, and nothing was changed; trying again later may work."""
 

@@ -84,6 +84,13 @@ class Settings(BaseSettings):
         default=60, ge=1, le=86400, description="seconds a page stays in the cache"
     )
 
+    cache_stale_ttl: int = Field(
+        default=300,
+        ge=0,
+        le=604800,
+        description="seconds a page may still be served while the database is down; 0 for never",
+    )
+
     request_timeout: float = Field(
         default=5.0, gt=0, le=600, description="seconds within which a request is answered"
     )
