@@ -60,9 +60,8 @@ def main() -> None:
             for model, service in services.items():
                 print(f"round {number + 1} of {ROUNDS}: {model}", file=sys.stderr)
                 figures[model].append((*under_load(service), behind_slow_clients(service)))
-    print(
-        "| worker | requests/s | p50, ms | p99, ms | failed | `/health/live` behind slow clients, ms |"
-    )
+    titles = ("worker", "requests/s", "p50, ms", "p99, ms", "failed")
+    print("| " + " | ".join(titles) + " | `/health/live` behind slow clients, ms |")
     print("|---|---|---|---|---|---|")
     for model, rounds in figures.items():
         medians = [statistics.median(column) for column in zip(*rounds, strict=True)]
