@@ -22,15 +22,13 @@ from user_service.web.converters import UserIdConverter
 from user_service.web.hooks import register_hooks
 from user_service.web.problems import register_problems
 from user_service.web.services import Services, attach
-
-# Far above any user, and low enough to be held in memory for every request at once.
-MAX_BODY_BYTES = 64 * 1024
+from user_service.web.validation import MAX_BODY_BYTES
 
 
 def create_app(settings: Settings) -> Flask:
     """Return the application. It owns one PostgreSQL and one Redis pool; neither connects yet."""
     app = Flask("user_service", static_folder=None)
-    # One more: werkzeug takes a body without Content-Length for cut off when it reaches the limit.
+    # One more: werkzeug cuts a body without Content-Length here, and then it is seen to be too long.
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1
     app.debug = settings.flask_env == "development" and __name__ == "__main__"
     attach(app, create_services(settings))
