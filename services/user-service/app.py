@@ -28,7 +28,7 @@ from user_service.web.validation import MAX_BODY_BYTES
 def create_app(settings: Settings) -> Flask:
     """Return the application. It owns one PostgreSQL and one Redis pool; neither connects yet."""
     app = Flask("user_service", static_folder=None)
-    # One more: werkzeug cuts a body without Content-Length here, and then it is seen to be too long.
+    # One more: a body without Content-Length is cut here, and then seen to be too long.
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1
     app.debug = settings.flask_env == "development" and __name__ == "__main__"
     attach(app, create_services(settings))

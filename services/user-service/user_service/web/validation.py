@@ -81,10 +81,18 @@ def parse_body(model: type[M], method: str, mimetype: str) -> M:
     """
     if mimetype != JSON and not (method == "PATCH" and mimetype == MERGE_PATCH):
         raise UnsupportedMediaType
+    return _valid(model, json_object(limited_body()))
+
+
+def limited_body() -> bytes:
+    """Return the body of the request at hand; raise RequestEntityTooLarge over MAX_BODY_BYTES."""
+    announced = request.content_length or 0
+    if announced > MAX_BODY_BYTES:
+        raise RequestEntityTooLarge
     body = request.get_data(cache=False)
     if len(body) > MAX_BODY_BYTES:
         raise RequestEntityTooLarge
-    return _valid(model, json_object(body))
+    return body
 
 
 def json_object(body: bytes) -> dict[str, Any]:
