@@ -15,6 +15,7 @@ from user_service.observability import logs
 from user_service.resilience.retry import RetryPolicy
 from user_service.settings import Settings, settings_or_exit
 from user_service.web import health, users
+from user_service.web.conditions import REQUIRE_IF_MATCH
 from user_service.web.converters import UserIdConverter
 from user_service.web.hooks import register_hooks
 from user_service.web.problems import register_problems
@@ -28,6 +29,7 @@ def create_app(settings: Settings) -> Flask:
     """Return the application. It owns one PostgreSQL and one Redis pool; neither connects yet."""
     app = Flask("user_service")
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.config[REQUIRE_IF_MATCH] = settings.require_if_match
     app.debug = settings.flask_env == "development" and __name__ == "__main__"
     attach(app, create_services(settings))
 

@@ -33,6 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "redis_port": 6379,
     "redis_timeout": 0.05,
     "cache_ttl": 60,
+    "require_if_match": False,
     "request_timeout": 5.0,
     "retry_attempts": 2,
     "retry_delay": 0.5,

@@ -75,6 +75,10 @@ class Settings(BaseSettings):
         default=60, ge=1, le=86400, description="seconds a page stays in the cache"
     )
 
+    require_if_match: bool = Field(
+        default=False,
+        description="refuse PUT, PATCH and DELETE without `If-Match` (428)",
+    )
     request_timeout: float = Field(
         default=5.0, gt=0, le=600, description="seconds within which a request is answered"
     )

@@ -16,6 +16,9 @@ USERNAME_MIN_LENGTH = 3
 USERNAME_MAX_LENGTH = 50
 EMAIL_MAX_LENGTH = 255
 
+# The members of a user, in the order in which clients see them.
+USER_MEMBERS = ("id", "username", "email", "created_at", "updated_at")
+
 # Control, format (bidirectional marks, zero-width joiners), surrogate, private and unassigned.
 _INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 # Letters and marks that Unicode lists as Default_Ignorable_Code_Point although their category is
@@ -27,13 +30,14 @@ _DEFAULT_IGNORABLE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """One row of ``users``, in the order in which clients see its members."""
+    """One row of ``users``. ``version`` counts its changes, from 1; clients see it in the ETag."""
 
     id: int
     username: str
     email: str
     created_at: datetime
     updated_at: datetime
+    version: int
 
 
 def valid_username(text: str) -> str:

@@ -2,17 +2,40 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
 
 from psycopg2 import errors as sql_errors
 from psycopg2.extensions import cursor
 
 from user_service.database.pool import Database
-from user_service.errors import UserExists, UserNotFound
+from user_service.errors import PreconditionFailed, UserExists, UserNotFound
 from user_service.users import User, canonical_email, canonical_username
 
 BIGINT_MAX = 2**63 - 1
 
 _FIELD_OF_CONSTRAINT = {"users_username_key": "username", "users_email_key": "email"}
+
+
+@dataclass(frozen=True, slots=True)
+class Precondition:
+    """What must be true of the stored user for a write to take place; None asks nothing."""
+
+    versions: list[int] | None = None
+    other_than: list[int] | None = None
+    unmodified_since: datetime | None = None
+
+    @property
+    def binds(self) -> dict[str, object]:
+        """What is bound in the WHERE of a write."""
+        return {
+            "versions": self.versions,
+            "other_than": self.other_than,
+            "unmodified_since": self.unmodified_since,
+        }
+
+
+UNCONDITIONAL = Precondition()
 
 
 class UserRepository:
@@ -29,11 +52,11 @@ class UserRepository:
         with self._database.read() as cursor:
             cursor.execute(
                 """
-                SELECT count.total,
-                       users.id, users.username, users.email, users.created_at, users.updated_at
-                FROM (SELECT count(*) AS total FROM users) AS count
+                SELECT count.total, users.id, users.username, users.email,
+                       users.created_at, users.updated_at, users.version
+                FROM (SELECT sum(number)::bigint AS total FROM users_count) AS count
                 LEFT JOIN (
-                    SELECT id, username, email, created_at, updated_at
+                    SELECT id, username, email, created_at, updated_at, version
                     FROM users ORDER BY id LIMIT %(limit)s OFFSET %(offset)s
                 ) AS users ON true
                 ORDER BY users.id
@@ -49,7 +72,7 @@ class UserRepository:
         with self._database.read() as cursor:
             cursor.execute(
                 """
-                SELECT id, username, email, created_at, updated_at
+                SELECT id, username, email, created_at, updated_at, version
                 FROM users WHERE id = %(id)s
                 """,
                 {"id": user_id},
@@ -63,14 +86,23 @@ class UserRepository:
                 """
                 INSERT INTO users (username, username_canonical, email, email_canonical)
                 VALUES (%(username)s, %(username_canonical)s, %(email)s, %(email_canonical)s)
-                RETURNING id, username, email, created_at, updated_at
+                RETURNING id, username, email, created_at, updated_at, version
                 """,
                 _columns(username, email),
             )
             return _one_user(cursor)
 
-    def update(self, user_id: int, username: str | None, email: str | None) -> User:
-        """Change what is not None and return the user; raise UserNotFound or UserExists."""
+    def update(
+        self,
+        user_id: int,
+        username: str | None,
+        email: str | None,
+        precondition: Precondition = UNCONDITIONAL,
+    ) -> User:
+        """Change what is not None and return the user.
+
+        Raise UserNotFound, PreconditionFailed or UserExists; nothing is changed then.
+        """
         with self._database.transaction() as cursor, _conflicts_named():
             cursor.execute(
                 """
@@ -81,18 +113,51 @@ class UserRepository:
                     email_canonical = coalesce(%(email_canonical)s, email_canonical),
                     updated_at = now()
                 WHERE id = %(id)s
-                RETURNING id, username, email, created_at, updated_at
+                  AND (%(versions)s::bigint[] IS NULL OR version = ANY(%(versions)s::bigint[]))
+                  AND (%(other_than)s::bigint[] IS NULL OR version <> ALL(%(other_than)s::bigint[]))
+                  AND (%(unmodified_since)s::timestamptz IS NULL
+                       OR date_trunc('second', updated_at) <= %(unmodified_since)s::timestamptz)
+                RETURNING id, username, email, created_at, updated_at, version
                 """,
-                {"id": user_id, **_columns(username, email)},
+                {"id": user_id, **_columns(username, email), **precondition.binds},
             )
+            if cursor.rowcount == 0:
+                raise _why_untouched(cursor, user_id)
             return _one_user(cursor)
 
-    def delete(self, user_id: int) -> None:
-        """Remove the user; raise UserNotFound if there is none (any more)."""
+    def delete(self, user_id: int, precondition: Precondition = UNCONDITIONAL) -> None:
+        """Remove the user; raise UserNotFound (again: it is gone) or PreconditionFailed."""
         with self._database.transaction() as cursor:
-            cursor.execute("DELETE FROM users WHERE id = %(id)s", {"id": user_id})
+            cursor.execute(
+                """
+                DELETE FROM users
+                WHERE id = %(id)s
+                  AND (%(versions)s::bigint[] IS NULL OR version = ANY(%(versions)s::bigint[]))
+                  AND (%(other_than)s::bigint[] IS NULL OR version <> ALL(%(other_than)s::bigint[]))
+                  AND (%(unmodified_since)s::timestamptz IS NULL
+                       OR date_trunc('second', updated_at) <= %(unmodified_since)s::timestamptz)
+                """,
+                {"id": user_id, **precondition.binds},
+            )
             if cursor.rowcount == 0:
-                raise UserNotFound
+                raise _why_untouched(cursor, user_id)
+
+
+def _why_untouched(cursor: cursor, user_id: int) -> Exception:
+    """Return why a write met no row: there is no such user, or it is not as the client asked.
+
+    The write itself has checked that, waiting for others who were writing the same user. Versions
+    only grow, so what is read here was not what the client asked for either.
+    """
+    cursor.execute(
+        """
+        SELECT id, username, email, created_at, updated_at, version
+        FROM users WHERE id = %(id)s
+        """,
+        {"id": user_id},
+    )
+    row = cursor.fetchone()
+    return UserNotFound() if row is None else PreconditionFailed(User(*row))
 
 
 def _columns(username: str | None, email: str | None) -> dict[str, str | None]:

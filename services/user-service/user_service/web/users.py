@@ -9,6 +9,8 @@ from flask import Blueprint, Response, url_for
 from user_service.errors import OutcomeUnknown
 from user_service.resilience.retry import retry_on_failure
 from user_service.users import User
+from user_service.web.conditions import client_has_user, precondition_on
+from user_service.web.representation import entity_headers, members_of
 from user_service.web.schemas import PageQuery, UserPatch, UserWrite
 from user_service.web.services import services
 from user_service.web.validation import JSON, validated
@@ -46,7 +48,7 @@ def list_users(query: PageQuery) -> Response:
             "total": total,
             "pages": -(-total // query.per_page),
         }
-        return orjson.dumps({"users": users, "pagination": pagination})
+        return orjson.dumps({"users": list(map(members_of, users)), "pagination": pagination})
 
     name = f"{query.page}:{query.per_page}"
     body, status = services().pages.get_or_produce(name, page_body)
@@ -68,8 +70,11 @@ def create_user(body: UserWrite) -> Response:
 @validated
 @retry_on_failure()
 def get_user(user_id: int) -> Response:
-    """Return a user."""
-    return _user_response(services().users.get(user_id))
+    """Return a user, or 304 to a client that has it."""
+    user = services().users.get(user_id)
+    if client_has_user(user):
+        return Response(status=304, headers=entity_headers(user))
+    return _user_response(user)
 
 
 @blueprint.put("/<user_id:user_id>")
@@ -78,7 +83,9 @@ def get_user(user_id: int) -> Response:
 @invalidates_pages
 def replace_user(user_id: int, body: UserWrite) -> Response:
     """Replace both the username and the email of a user."""
-    return _user_response(services().users.update(user_id, body.username, body.email))
+    precondition = precondition_on(user_id)
+    users = services().users
+    return _user_response(users.update(user_id, body.username, body.email, precondition))
 
 
 @blueprint.patch("/<user_id:user_id>")
@@ -87,7 +94,9 @@ def replace_user(user_id: int, body: UserWrite) -> Response:
 @invalidates_pages
 def change_user(user_id: int, body: UserPatch) -> Response:
     """Change the username, the email or both."""
-    return _user_response(services().users.update(user_id, body.username, body.email))
+    precondition = precondition_on(user_id)
+    users = services().users
+    return _user_response(users.update(user_id, body.username, body.email, precondition))
 
 
 @blueprint.delete("/<user_id:user_id>")
@@ -96,7 +105,7 @@ def change_user(user_id: int, body: UserPatch) -> Response:
 @invalidates_pages
 def delete_user(user_id: int) -> Response:
     """Delete a user."""
-    services().users.delete(user_id)
+    services().users.delete(user_id, precondition_on(user_id))
     response = Response(status=204)
     del response.headers["Content-Type"]
     return response
@@ -105,4 +114,5 @@ def delete_user(user_id: int) -> Response:
 def _user_response(
     user: User, *, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
-    return Response(orjson.dumps(user), status=status, mimetype=JSON, headers=headers)
+    headers = entity_headers(user) | (headers or {})
+    return Response(orjson.dumps(members_of(user)), status=status, mimetype=JSON, headers=headers)
