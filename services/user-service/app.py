@@ -17,6 +17,7 @@ from user_service.settings import Settings, settings_or_exit
 from user_service.web import health, users
 from user_service.web.conditions import REQUIRE_IF_MATCH
 from user_service.web.converters import UserIdConverter
+from user_service.web.cursors import Cursors
 from user_service.web.hooks import register_hooks
 from user_service.web.problems import register_problems
 from user_service.web.services import Services, attach
@@ -63,12 +64,14 @@ def create_services(settings: Settings) -> Services:
         statement_timeout=settings.db_statement_timeout,
         prepare=prepare,
     )
+    repository = UserRepository(database)
     redis = redis_client(settings.redis_dsn, timeout=settings.redis_timeout)
     return Services(
         database=database,
         probe=DatabaseProbe(database.dsn),
-        users=UserRepository(database),
+        users=repository,
         pages=PageCache(redis, ttl=settings.cache_ttl),
+        cursors=Cursors(lambda: settings.cursor_key_bytes or repository.cursor_key()),
     )
 
 

@@ -9,7 +9,7 @@ from psycopg2.extensions import parse_dsn
 
 from user_service.settings import InvalidSettings, Settings, settings_or_exit
 
-SECRETS = ["DATABASE_URL", "DB_PASSWORD", "REDIS_URL"]
+SECRETS = ["DATABASE_URL", "DB_PASSWORD", "REDIS_URL", "CURSOR_KEY"]
 SECRET = "hunter2"
 
 DEFAULTS: dict[str, Any] = {
@@ -33,6 +33,7 @@ DEFAULTS: dict[str, Any] = {
     "redis_port": 6379,
     "redis_timeout": 0.05,
     "cache_ttl": 60,
+    "cursor_key": None,
     "require_if_match": False,
     "request_timeout": 5.0,
     "retry_attempts": 2,

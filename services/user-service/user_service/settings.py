@@ -75,6 +75,10 @@ class Settings(BaseSettings):
         default=60, ge=1, le=86400, description="seconds a page stays in the cache"
     )
 
+    cursor_key: SecretStr | None = Field(
+        default=None,
+        description="any text, to sign cursors with; unset, a random key in the database does",
+    )
     require_if_match: bool = Field(
         default=False,
         description="refuse PUT, PATCH and DELETE without `If-Match` (428)",
@@ -109,6 +113,11 @@ class Settings(BaseSettings):
         user = quote(self.db_user, safe="") + (f":{quote(password, safe='')}" if password else "")
         host = quote(self.db_host, safe="")
         return f"postgresql://{user}@{host}:{self.db_port}/{quote(self.db_name, safe='')}"
+
+    @property
+    def cursor_key_bytes(self) -> bytes | None:
+        """The key for cursors, if one was given."""
+        return None if self.cursor_key is None else self.cursor_key.get_secret_value().encode()
 
     @property
     def redis_dsn(self) -> str:

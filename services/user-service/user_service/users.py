@@ -67,6 +67,19 @@ def valid_email(text: str) -> str:
     return address
 
 
+def valid_prefix(text: str) -> str:
+    """Return ``text``, the beginning of a name or address, or raise ValueError with the rule."""
+    if not 1 <= len(text) <= EMAIL_MAX_LENGTH:
+        raise ValueError(f"must have 1 to {EMAIL_MAX_LENGTH} characters")
+    _refuse_invisible(text)
+    return text
+
+
+def canonical_prefix(prefix: str) -> str:
+    """Return the form in which beginnings are compared with canonical names and addresses."""
+    return _caseless(prefix)
+
+
 def canonical_username(username: str) -> str:
     """Return the form in which usernames are compared."""
     return _caseless(username)

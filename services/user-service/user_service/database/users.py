@@ -8,11 +8,25 @@ from datetime import datetime
 from psycopg2 import errors as sql_errors
 from psycopg2.extensions import cursor
 
+from user_service.database.listing import (
+    Count,
+    Filters,
+    Order,
+    Page,
+    Position,
+    binds,
+    estimate_statement,
+    list_statement,
+    page_of,
+    with_estimate,
+)
 from user_service.database.pool import Database
 from user_service.errors import PreconditionFailed, UserExists, UserNotFound
 from user_service.users import User, canonical_email, canonical_username
 
 BIGINT_MAX = 2**63 - 1
+BY_ID = Order()
+EVERYBODY = Filters()
 
 _FIELD_OF_CONSTRAINT = {"users_username_key": "username", "users_email_key": "email"}
 
@@ -44,28 +58,37 @@ class UserRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def page(self, page: int, per_page: int) -> tuple[list[User], int]:
-        """Return one page of users in order of their ids, and the number of all users.
+    def page(
+        self,
+        position: Position | int,
+        limit: int,
+        *,
+        order: Order = BY_ID,
+        filters: Filters = EVERYBODY,
+        count: Count = "exact",
+    ) -> Page:
+        """Return the page of ``limit`` users that begins at an offset or beside a place.
 
-        One statement, so both are of the same moment; no row is loaded that is not returned.
+        One statement, so all of it is of the same moment; an estimate is another.
         """
+        names = filters.names
+        side = position.side if isinstance(position, Position) else None
+        counted = count == "exact" or (count == "estimated" and not names)  # then exact is as cheap
         with self._database.read() as cursor:
-            cursor.execute(
-                """
-                SELECT count.total, users.id, users.username, users.email,
-                       users.created_at, users.updated_at, users.version
-                FROM (SELECT sum(number)::bigint AS total FROM users_count) AS count
-                LEFT JOIN (
-                    SELECT id, username, email, created_at, updated_at, version
-                    FROM users ORDER BY id LIMIT %(limit)s OFFSET %(offset)s
-                ) AS users ON true
-                ORDER BY users.id
-                """,
-                {"limit": per_page, "offset": (page - 1) * per_page},
-            )
-            rows = cursor.fetchall()
-        # Beyond the last page the total stands alone, beside a user of nothing but NULLs.
-        return [User(*row[1:]) for row in rows if row[1] is not None], rows[0][0]
+            statement = list_statement(names, order, side, counted=counted)
+            cursor.execute(statement, binds(filters, position, limit))
+            page = page_of(cursor.fetchall(), position, limit)
+            if count == "none" or counted:
+                return page
+            cursor.execute(estimate_statement(names), binds(filters, position, limit))
+            return with_estimate(page, cursor.fetchone(), position)
+
+    def cursor_key(self) -> bytes:
+        """Return the key that all replicas sign cursors with, unless they are given one."""
+        with self._database.read() as cursor:
+            cursor.execute("SELECT key FROM cursor_key")
+            (key,) = cursor.fetchone() or (b"",)
+            return bytes(key)
 
     def get(self, user_id: int) -> User:
         """Return the user; raise UserNotFound."""

@@ -9,6 +9,7 @@ from user_service.cache.pages import PageCache
 from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
 from user_service.database.users import UserRepository
+from user_service.web.cursors import Cursors
 
 _NAME = "user_service"
 
@@ -21,6 +22,7 @@ class Services:
     probe: DatabaseProbe
     users: UserRepository
     pages: PageCache
+    cursors: Cursors
 
     def open(self) -> None:
         """Connect to the database; raise Unavailable if it is away (requests then try again)."""

@@ -10,8 +10,9 @@ from user_service.errors import OutcomeUnknown
 from user_service.resilience.retry import retry_on_failure
 from user_service.users import User
 from user_service.web.conditions import client_has_user, precondition_on
+from user_service.web.listing import page_entry, page_name, page_response
 from user_service.web.representation import entity_headers, members_of
-from user_service.web.schemas import PageQuery, UserPatch, UserWrite
+from user_service.web.schemas import ListQuery, UserPatch, UserWrite
 from user_service.web.services import services
 from user_service.web.validation import JSON, validated
 
@@ -37,22 +38,10 @@ def invalidates_pages(view: Callable[..., Response]) -> Callable[..., Response]:
 @blueprint.get("")
 @validated
 @retry_on_failure()
-def list_users(query: PageQuery) -> Response:
-    """Return one page of users, in the order of their ids."""
-
-    def page_body() -> bytes:
-        users, total = services().users.page(query.page, query.per_page)
-        pagination = {
-            "page": query.page,
-            "per_page": query.per_page,
-            "total": total,
-            "pages": -(-total // query.per_page),
-        }
-        return orjson.dumps({"users": list(map(members_of, users)), "pagination": pagination})
-
-    name = f"{query.page}:{query.per_page}"
-    body, status = services().pages.get_or_produce(name, page_body)
-    return Response(body, mimetype=JSON, headers={"X-Cache": status.value})
+def list_users(query: ListQuery) -> Response:
+    """Return one page of a list of users, or 304 to a client that has it."""
+    pages = services().pages
+    return page_response(*pages.get_or_produce(page_name(query), lambda: page_entry(query)))
 
 
 @blueprint.post("")
