@@ -17,6 +17,7 @@ from user_service.settings import Settings, settings_or_exit
 from user_service.web import health, users
 from user_service.web.conditions import REQUIRE_IF_MATCH
 from user_service.web.converters import UserIdConverter
+from user_service.web.cors import register_cors
 from user_service.web.cursors import Cursors
 from user_service.web.hooks import register_hooks
 from user_service.web.problems import register_problems
@@ -44,6 +45,7 @@ def create_app(settings: Settings) -> Flask:
         retry_policy=RetryPolicy(settings.retry_attempts, settings.retry_delay),
     )
     register_problems(app)
+    register_cors(app, settings.allowed_origins)
     app.cli.command("migrate", help="Apply pending migrations.")(
         lambda: print("\n".join(migrate(settings.database_dsn)) or "nothing to migrate")  # noqa: T201
     )
