@@ -14,7 +14,7 @@ from user_service.database.users import UserRepository
 from user_service.observability import logs
 from user_service.resilience.retry import RetryPolicy
 from user_service.settings import Settings, settings_or_exit
-from user_service.web import health, users
+from user_service.web import cli, health, users
 from user_service.web.conditions import REQUIRE_IF_MATCH
 from user_service.web.converters import UserIdConverter
 from user_service.web.cors import register_cors
@@ -46,6 +46,7 @@ def create_app(settings: Settings) -> Flask:
     )
     register_problems(app)
     register_cors(app, settings.allowed_origins)
+    app.cli.add_command(cli.users)
     app.cli.command("migrate", help="Apply pending migrations.")(
         lambda: print("\n".join(migrate(settings.database_dsn)) or "nothing to migrate")  # noqa: T201
     )

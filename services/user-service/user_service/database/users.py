@@ -1,12 +1,14 @@
 """All SQL on users. Columns are named, values are bound, nothing is built from input."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from psycopg2 import errors as sql_errors
 from psycopg2.extensions import cursor
+from psycopg2.extras import execute_values
 
 from user_service.database.listing import (
     Count,
@@ -52,6 +54,17 @@ class Precondition:
 UNCONDITIONAL = Precondition()
 
 
+class NewUser(NamedTuple):
+    """A user to be stored with times of its own; both names also in canonical form."""
+
+    username: str
+    username_canonical: str
+    email: str
+    email_canonical: str
+    created_at: datetime
+    updated_at: datetime
+
+
 class UserRepository:
     """Users in PostgreSQL. Methods raise Unavailable (or a subclass) when it cannot be had."""
 
@@ -89,6 +102,30 @@ class UserRepository:
             cursor.execute("SELECT key FROM cursor_key")
             (key,) = cursor.fetchone() or (b"",)
             return bytes(key)
+
+    def add_many(self, users: Sequence[NewUser]) -> int:
+        """Store those of ``users`` whose name and address are free; return how many they were.
+
+        One statement with all values in it: psycopg2 cannot COPY while it waits in our own way.
+        """
+        with self._database.transaction() as cursor:
+            execute_values(
+                cursor,
+                """
+                INSERT INTO users
+                    (username, username_canonical, email, email_canonical, created_at, updated_at)
+                VALUES %s
+                ON CONFLICT DO NOTHING
+                """,
+                users,
+                page_size=len(users),
+            )
+            return cursor.rowcount
+
+    def analyze(self) -> None:
+        """Tell the planner how many users there are and how they are spread: after many came."""
+        with self._database.read() as cursor:
+            cursor.execute("ANALYZE users")
 
     def get(self, user_id: int) -> User:
         """Return the user; raise UserNotFound."""
