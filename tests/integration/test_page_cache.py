@@ -198,7 +198,7 @@ def test_entries_run_into_their_ttl(
     client: FlaskClient, redis: redis_py.Redis, settings: Settings
 ) -> None:
     client.get(URL)
-    assert 0 < redis.ttl(f"{PREFIX}1:50") <= settings.cache_stale_ttl
+    assert 0 < redis.ttl(f"{PREFIX}page=1&per_page=50") <= settings.cache_stale_ttl
     assert redis.ttl(GENERATION_KEY) == -1
 
 

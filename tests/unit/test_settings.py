@@ -9,7 +9,7 @@ from psycopg2.extensions import parse_dsn
 
 from user_service.settings import InvalidSettings, Settings, settings_or_exit
 
-SECRETS = ["DATABASE_URL", "DB_PASSWORD", "REDIS_URL"]
+SECRETS = ["DATABASE_URL", "DB_PASSWORD", "REDIS_URL", "CURSOR_KEY"]
 SECRET = "hunter2"
 NO_URL = [
     *(SECRET, f"http://users:{SECRET}@host/", f"//users:{SECRET}@host/", f":{SECRET}@host"),
@@ -38,6 +38,9 @@ DEFAULTS: dict[str, Any] = {
     "redis_timeout": 0.05,
     "cache_ttl": 60,
     "cache_stale_ttl": 300,
+    "cursor_key": None,
+    "require_if_match": False,
+    "cors_origins": None,
     "request_timeout": 5.0,
     "drain_delay": 1.0,
     "retry_attempts": 2,
@@ -116,6 +119,11 @@ class TestMalformed:
             ("CACHE_TTL", "0.5", "seconds"),
             ("CACHE_STALE_TTL", "-1", "0 for never"),
             ("CACHE_STALE_TTL", "604801", "0 for never"),
+            ("CORS_ORIGINS", "app.example.com", "like `https://app.example.com`"),
+            ("CORS_ORIGINS", "https://app.example.com/", "scheme, host and port"),
+            ("CORS_ORIGINS", "https://a.example,", "scheme, host and port"),
+            ("CORS_ORIGINS", "null", "scheme, host and port"),
+            ("CORS_ORIGINS", "https://*.example.com", "scheme, host and port"),
             ("REQUEST_TIMEOUT", "0", "seconds"),
             ("RETRY_ATTEMPTS", "11", "times"),
             ("RETRY_DELAY", "-1", "seconds"),

@@ -134,9 +134,11 @@ def _valid(model: type[M], values: dict[str, Any]) -> M:
 
 def _field_and_message(fault: Any) -> tuple[str, str]:  # noqa: ANN401 -- pydantic's ErrorDetails
     context = fault.get("ctx", {})
-    field = fault["loc"][0] if fault["loc"] else context["field"]
+    field = fault["loc"][0]
     if fault["type"] == "value_error":  # one of our own rules spoke
         return field, str(context["error"])
+    if fault["type"] == "literal_error":
+        return field, f"must be {context['expected']}"
     return field, _MESSAGES.get(fault["type"], fault["msg"])
 
 
