@@ -159,6 +159,89 @@ NO_PAGE = [
     *("9" * 5000, "-" + "9" * 30, "1%27--", "%2B1", "1&page=2&per_page=2"),
 ]
 
+NO_TIME = [
+    *("", "now", "0", "1763840466", "2026-11-22", "2026-11-22T10:00", "2026-11-22T10:00:00"),
+    *(
+        "2026-11-22 10:00:00Z",
+        "2026-11-22T10:00:00+0100",
+        "2026-W47-7T10:00:00Z",
+        "20261122T100000Z",
+    ),
+    *(
+        "2026-13-01T00:00:00Z",
+        "2026-02-30T00:00:00Z",
+        "2026-11-22T24:00:01Z",
+        "2026-11-22T10:00:60Z",
+    ),
+    *("0000-01-01T00:00:00Z", "0001-01-01T00:00:00%2B23:59", "9999-12-31T23:59:59-23:59"),
+    *("10000-01-01T00:00:00Z", "2026-11-22T10:00:00%2B24:00", "2026-11-22T10:00:00.Z", "infinity"),
+    *("2026-11-22T10:00:00Z%00", "2026-11-22T10:00:00Z\n", "٢٠٢٦-11-22T10:00:00Z", "-infinity"),
+    *("2026-11-22T10:00:00.0000000001Z", "2026-11-22T10:00:00%20Z", "epoch", "'--", "9" * 5000),
+]
+
+NO_LIST = {
+    "sort": ["", "ID", "+id", "--id", "email", "id,username", "id desc", "1", "%00", "id;drop"],
+    "count": ["", "Exact", "true", "0", "1", "planned", "none,exact", "%00"],
+    "fields": [
+        "",
+        ",",
+        "id,",
+        "password",
+        "id,id_",
+        "*",
+        "ID",
+        "version",
+        "users.id",
+        "%00",
+        "id;",
+    ],
+    "id": [
+        "",
+        ",",
+        "1,",
+        ",1",
+        "1,,2",
+        "-1",
+        "1.5",
+        "1 2",
+        "abc",
+        "٣",
+        "1%00",
+        "%2B1",
+        "0x1",
+        "1e3",
+        str(2**63),
+        "1," + "9" * 20,
+        ",".join(map(str, range(1, 102))),
+    ],
+    "username": ["", "ab", "a" * 51, "e%00ve", "%E2%80%AEeve", "%20%20"],
+    "email": ["", "@", "eve", "eve@", "eve@localhost", "eve%00@example.com", "%25"],
+    "q": ["", "%00", "a%00", "%E2%80%8B", "%0a", "a" * 256],
+    "created_since": NO_TIME,
+    "created_before": NO_TIME,
+    "updated_since": NO_TIME,
+    "cursor": [
+        "",
+        "a",
+        "A" * 24,
+        "A" * 7000,
+        "%00",
+        "é",
+        "....",
+        "=" * 24,
+        "WyI+IiwxLDFd",
+        "null",
+        "e30",
+        "0",
+        "1",
+        "A" * 25,
+        "-_" * 30,
+        "+/" * 20,
+        "%22%22",
+        "AAAAAAAAAAAAAAAAAAAAAFsiPiIsMSwxXQ",
+    ],
+}
+
 NO_REQUEST_ID = [
     *("", " ", "a b", "a\r\nSet-Cookie: x=1", "a\n2026 - forged - ERROR", "\x1b[2J\x1b[31m"),
     *("a" * 65, "a" * 8192, "\x00", "a\x00", "naïve", "١٢٣", "%0d%0a", "{}", "a;b", "a,b", "../a"),
@@ -231,6 +314,16 @@ def with_paths() -> Iterator[Attempt]:
 def with_queries() -> Iterator[Attempt]:
     for name, value in product(("page", "per_page"), NO_PAGE):
         yield Attempt("page", 400, "GET", f"{URL}?{name}={value}")
+    for name, values in NO_LIST.items():
+        for value in values:
+            yield Attempt("list", 400, "GET", f"{URL}?{name}={value}", fields=frozenset({name}))
+            # Whether a cursor is one of this list can only be told when all else is in order.
+            both = frozenset({name, "per_page"} - {"cursor"})
+            yield Attempt("list", 400, "GET", f"{URL}?{name}={value}&per_page=0", fields=both)
+        repeated = f"{URL}?{name}=a&{name}=a"
+        yield Attempt("list", 400, "GET", repeated, fields=frozenset({name}))
+        elsewhere = f"{USER}?{name}=id"
+        yield Attempt("list", 400, "GET", elsewhere, fields=frozenset({name}))
     for query in ("limit=1", "page=1&page=1", "=", "=1", "%00=1", "PAGE=1", "page[]=1", "x" * 8192):
         yield Attempt("page", 400, "GET", f"{URL}?{query}")
     for page in (2**63 // 50 + 1, 2**63, 10**30):

@@ -21,6 +21,7 @@ from tests.waiting import eventually
 from user_service.cache.connection import redis_client
 from user_service.cache.pages import CLAIM_SECONDS, CacheStatus, PageCache
 from user_service.cache.store import GENERATION_KEY, PREFIX, PageStore
+from user_service.errors import Unavailable
 from user_service.resilience import deadline, resolve
 from user_service.resilience.breaker import State
 from user_service.settings import Settings
@@ -232,6 +233,30 @@ def test_failed_invalidation_stops_reading_until_it_is_made_up_for(
         assert x_cache(client) == "BYPASS"
     eventually(lambda: x_cache(client) == "HIT")
     assert total(client) == 2
+
+
+def test_last_page_is_served_while_the_database_is_down(
+    client: FlaskClient, settings: Settings, mocker: MockerFixture
+) -> None:
+    create(client, "ada")
+    before = client.get(URL)
+    create(client, "grace")  # so that the page is out of date, yet still there
+    mocker.patch("user_service.database.pool.Database._connection", side_effect=Unavailable("down"))
+    stale = client.get(URL)
+    assert (stale.status_code, stale.headers["X-Cache"]) == (200, "STALE")
+    assert stale.data == before.data
+    assert client.get(f"{URL}?page=2").status_code == 503
+    assert client.get(f"{URL}/1").status_code == 503
+
+
+def test_stale_pages_can_be_switched_off(settings: Settings, mocker: MockerFixture) -> None:
+    app = create_app(settings.model_copy(update={"cache_stale_ttl": 0}))
+    client = app.test_client()
+    client.get(URL)
+    services_of(app).pages.invalidate()
+    mocker.patch("user_service.database.pool.Database._connection", side_effect=Unavailable("down"))
+    assert client.get(URL).status_code == 503
+    services_of(app).close()
 
 
 def test_two_applications_share_pages_and_invalidation(

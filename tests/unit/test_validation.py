@@ -250,6 +250,25 @@ class TestValidated:
         with context:
             assert view(user_id=7).data == b"7 ada 3"
 
+    def test_remembers_short_queries_only_and_no_refusals(self) -> None:
+        @validated
+        def view(query: ListQuery) -> Response:
+            seen.append(query)
+            return Response()
+
+        seen: list[ListQuery] = []
+        app, long_query = Flask("test"), "/?q=" + "x" * 255
+        for address in ("/?page=2", "/?page=2", "/?page=3", long_query, long_query):
+            with app.test_request_context(address):
+                view()
+        assert seen[0] is seen[1]
+        assert [query.page for query in seen] == [2, 2, 3, 1, 1]
+        assert seen[3] == seen[4]
+        assert seen[3] is not seen[4]
+        for _ in range(2):
+            with app.test_request_context("/?page=0"):
+                assert errors_of(view) == {"page": "must be at least 1"}
+
     def test_refuses_a_query_where_the_view_takes_none(self) -> None:
         @validated
         def view() -> Response:

@@ -21,7 +21,7 @@ def client_has(etag: str) -> bool:
     By weak comparison: a gateway that compresses makes ``W/"x"`` of ``"x"``.
     """
     tags = request.headers.get("If-None-Match")
-    return tags is not None and parse_etags(tags).contains_weak(etag)
+    return tags is not None and _are_met_by(etag, tags)
 
 
 def client_has_user(user: User) -> bool:
@@ -29,10 +29,17 @@ def client_has_user(user: User) -> bool:
 
     If-Modified-Since counts only where no ETag is asked about, since HTTP's times are in seconds.
     """
-    if "If-None-Match" in request.headers:
-        return client_has(etag_of(user))
-    since = parse_date(request.headers.get("If-Modified-Since"))
+    headers = request.headers
+    if (tags := headers.get("If-None-Match")) is not None:
+        return _are_met_by(etag_of(user), tags)
+    if (text := headers.get("If-Modified-Since")) is None:
+        return False
+    since = parse_date(text)
     return since is not None and user.updated_at.replace(microsecond=0) <= since
+
+
+def _are_met_by(etag: str, tags: str) -> bool:
+    return parse_etags(tags).contains_weak(etag)
 
 
 def precondition_on(user_id: int) -> Precondition:

@@ -1,7 +1,9 @@
 """The pages of lists as they are kept in the cache and sent: body, ETag and links.
 
 A cached page is its ETag, its Link header and its body, a line each, so that sending it once more
-parses nothing, and answering "you have it already" neither.
+parses nothing, and answering "you have it already" neither. Every list is cached, also those of
+which there are endlessly many: who asks once more whether it has changed costs no SQL, and Redis
+gives up first what was not used for longest.
 """
 
 import hashlib
@@ -18,22 +20,8 @@ from user_service.web.schemas import ListQuery
 from user_service.web.services import services
 from user_service.web.validation import JSON
 
-# Names of pages are kept short: longer ones, of many ids or long prefixes, are hashed.
-LONGEST_NAME = 200
 # A proxy takes 4 KiB of header (nginx's default); links that would not leave room are left out.
 LONGEST_LINK_HEADER = 2000
-
-
-def page_name(query: ListQuery) -> str:
-    """Return the name under which the page is cached: all that was asked for, in one spelling.
-
-    Every list is cached, also those of which there are endlessly many: who asks once more, whether
-    it has changed, costs no SQL; and Redis gives up first what was not used for longest.
-    """
-    name = urlencode(query.parameters)
-    if len(name) <= LONGEST_NAME:
-        return name
-    return hashlib.blake2b(name.encode(), digest_size=20).hexdigest()
 
 
 def page_entry(query: ListQuery) -> bytes:
@@ -55,13 +43,14 @@ def page_entry(query: ListQuery) -> bytes:
 def page_response(entry: bytes, status: CacheStatus) -> Response:
     """Return the response that a cached page makes, or 304 to a client that has it."""
     etag, links, body = entry.split(b"\n", 2)
+    tag = etag.decode()
     headers = {
         "X-Cache": status.value,
-        "ETag": f'"{etag.decode()}"',
+        "ETag": f'"{tag}"',
         "Link": links.decode(),
         "Cache-Control": CACHE_CONTROL,
     }
-    if client_has(etag.decode()):
+    if client_has(tag):
         return Response(status=304, headers=headers)
     return Response(body, mimetype=JSON, headers=headers)
 
@@ -69,11 +58,7 @@ def page_response(entry: bytes, status: CacheStatus) -> Response:
 def _position(query: ListQuery) -> Position | int:
     if query.cursor is None:
         return (query.page - 1) * query.per_page
-    return services().cursors.read(query.cursor, _list_name(query), query.sort)
-
-
-def _list_name(query: ListQuery) -> str:
-    return urlencode(query.list_parameters)
+    return services().cursors.read(query.cursor, query.list_name, query.sort)
 
 
 def _pagination(query: ListQuery, page: Page) -> dict[str, object]:
@@ -88,7 +73,7 @@ def _pagination(query: ListQuery, page: Page) -> dict[str, object]:
 
 
 def _cursor(query: ListQuery, position: Position | None) -> str | None:
-    return services().cursors.written(position, _list_name(query))
+    return services().cursors.written(position, query.list_name)
 
 
 def _links(query: ListQuery, page: Page) -> str:

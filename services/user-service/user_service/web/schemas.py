@@ -1,8 +1,11 @@
 """What clients may send: one model for each body and each query string."""
 
+import hashlib
 import re
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Annotated, Literal, cast
+from urllib.parse import urlencode
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 
@@ -20,6 +23,7 @@ from user_service.users import (
 
 MAX_PER_PAGE = 100
 MAX_IDS = 100
+LONGEST_NAME = 200
 BIGINT_MAX = 2**63 - 1
 
 Username = Annotated[str, AfterValidator(valid_username)]
@@ -141,7 +145,7 @@ class ListQuery(_Schema):
             updated_since=self.updated_since,
         )
 
-    @property
+    @cached_property
     def parameters(self) -> dict[str, str]:
         """What was asked for, in one spelling: all that a page depends on."""
         asked = {name: getattr(self, name) for name in sorted(self.model_fields_set)}
@@ -150,10 +154,19 @@ class ListQuery(_Schema):
         where = {} if self.cursor is not None else {"page": str(self.page)}
         return {**where, "per_page": str(self.per_page), **said}
 
-    @property
-    def list_parameters(self) -> dict[str, str]:
-        """The part of ``parameters`` that says which list it is, and in which order."""
-        return {name: text for name, text in self.parameters.items() if name not in PER_PAGE}
+    @cached_property
+    def page_name(self) -> str:
+        """The name of the page. Long ones, of many ids or long prefixes, are hashed."""
+        name = urlencode(self.parameters)
+        if len(name) <= LONGEST_NAME:
+            return name
+        return hashlib.blake2b(name.encode(), digest_size=20).hexdigest()
+
+    @cached_property
+    def list_name(self) -> str:
+        """The name of the list and its order: what is the same on all its pages."""
+        of_all = {name: text for name, text in self.parameters.items() if name not in PER_PAGE}
+        return urlencode(of_all)
 
 
 # What may change from one page of a list to the next.

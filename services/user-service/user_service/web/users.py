@@ -13,7 +13,7 @@ from user_service.resilience.retry import retry_on_failure
 from user_service.users import User
 from user_service.web.conditions import client_has_user, precondition_on
 from user_service.web.idempotency import keyed_request
-from user_service.web.listing import page_entry, page_name, page_response
+from user_service.web.listing import page_entry, page_response
 from user_service.web.representation import entity_headers, members_of
 from user_service.web.schemas import ListQuery, UserPatch, UserWrite
 from user_service.web.services import services
@@ -46,7 +46,7 @@ def stale_if_unavailable(view: Callable[..., Response]) -> Callable[..., Respons
         try:
             return view(query)
         except Unavailable:
-            entry = services().pages.stale(page_name(query))
+            entry = services().pages.stale(query.page_name)
             if entry is None:
                 raise
             return page_response(entry, CacheStatus.STALE)
@@ -61,7 +61,7 @@ def stale_if_unavailable(view: Callable[..., Response]) -> Callable[..., Respons
 def list_users(query: ListQuery) -> Response:
     """Return one page of a list of users, or 304 to a client that has it."""
     pages = services().pages
-    return page_response(*pages.get_or_produce(page_name(query), lambda: page_entry(query)))
+    return page_response(*pages.get_or_produce(query.page_name, lambda: page_entry(query)))
 
 
 @blueprint.post("")

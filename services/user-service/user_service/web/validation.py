@@ -30,6 +30,9 @@ _MESSAGES = {
 }
 _LONGEST_FIELD_NAME = 64
 
+REMEMBERED_QUERIES = 1024  # for each route, in each process
+LONGEST_REMEMBERED_QUERY = 256  # bytes
+
 
 def validated(view: View) -> View:
     """Give ``view`` its ``body`` and ``query``, made from the request by their pydantic models.
@@ -44,12 +47,12 @@ def validated(view: View) -> View:
         if name in ("body", "query")
     }
     body_model = models.get("body")
-    query_model = models.get("query", _NoQuery)
+    query_of_request = _remembering(models.get("query", _NoQuery))
 
     @functools.wraps(view)
     def call(**path: Any) -> Response:  # noqa: ANN401 -- whatever the route's converters make
         arguments = dict(path)
-        query = parse_query(query_model, request.args)
+        query = query_of_request(request.query_string)
         if "query" in models:
             arguments["query"] = query
         if body_model is not None:
@@ -57,6 +60,25 @@ def validated(view: View) -> View:
         return view(**arguments)
 
     return call
+
+
+def _remembering(model: type[M]) -> Callable[[bytes], M]:
+    """Return a function that gives the query string of the request at hand as ``model``.
+
+    Clients ask the same again and again, and a model does not change: it is remembered, unless it
+    is of a long query string, which would not come again but take much room.
+    """
+
+    @functools.lru_cache(maxsize=REMEMBERED_QUERIES)
+    def remembered(_query_string: bytes) -> M:
+        return parse_query(model, request.args)  # which werkzeug makes of the same bytes
+
+    def of_request(query_string: bytes) -> M:
+        if len(query_string) > LONGEST_REMEMBERED_QUERY:
+            return parse_query(model, request.args)
+        return remembered(query_string)
+
+    return of_request
 
 
 class _NoQuery(BaseModel, extra="forbid"):
