@@ -70,7 +70,7 @@ def create_services(settings: Settings) -> Services:
     redis = redis_client(settings.redis_dsn, timeout=settings.redis_timeout)
     return Services(
         database=database,
-        probe=DatabaseProbe(database.dsn),
+        probe=DatabaseProbe(database.dsn, on_loss=database.discard_idle),
         users=repository,
         pages=PageCache(
             PageStore(redis, ttl=settings.cache_ttl, stale_ttl=settings.cache_stale_ttl)

@@ -8,6 +8,7 @@ import uuid
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from types import FrameType
 from typing import Any
 
@@ -81,12 +82,14 @@ def write_problem(sock: socket.socket, status_int: int, reason: str, mesg: str) 
 
     ``mesg``, gunicorn's message, is left out: it repeats parts of the input.
     """
+    ours = status_int == HTTPStatus.INTERNAL_SERVER_ERROR
+    detail = "An unexpected error occurred" if ours else "The request is not valid HTTP"
     problem = {
         "type": "about:blank",
         "title": reason,
         "status": status_int,
-        "detail": "The request is not valid HTTP",
-        "error": "The request is not valid HTTP",
+        "detail": detail,
+        "error": detail,
         "request_id": (request_id := uuid.uuid4().hex),
     }
     body = orjson.dumps(problem)

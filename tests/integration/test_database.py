@@ -8,10 +8,11 @@ from contextlib import ExitStack, closing, contextmanager
 import psycopg2
 import pytest
 from flask.testing import FlaskClient
-from psycopg2.extensions import cursor
+from psycopg2.extensions import cursor, make_dsn
 
 from tests.responses import json_of, problem_of
 from user_service.database.pool import Database
+from user_service.database.probe import DatabaseProbe
 from user_service.errors import (
     DeadlineExceeded,
     PoolTimeout,
@@ -203,6 +204,31 @@ def test_health_answers_while_the_pool_is_exhausted(
         assert health.status_code == 200
         assert json_of(health)["pool"] == {"size": size, "in_use": size, "waiting": 0}
         assert client.get("/health/ready").status_code == 200
+
+
+def test_health_survives_the_loss_of_its_own_connection(client: FlaskClient, admin: cursor) -> None:
+    assert client.get("/health").status_code == 200
+    admin.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE application_name = 'user-service'"
+    )
+    assert client.get("/health").status_code == 200
+
+
+def test_probe_leaves_a_server_that_became_read_only(database_url: str, admin: cursor) -> None:
+    losses: list[None] = []
+    writable = make_dsn(database_url, target_session_attrs="read-write")
+    probe = DatabaseProbe(writable, on_loss=lambda: losses.append(None))
+    probe.ping()
+    # Roles' settings hold for new sessions; the probe's own is turned by hand.
+    assert probe._connection is not None
+    with probe._connection.cursor() as cursor:
+        cursor.execute("SET default_transaction_read_only = on")
+    probe.ping()
+    assert len(losses) == 1
+    with probe._connection.cursor() as cursor:
+        assert value(cursor, "SHOW transaction_read_only") == "off"
+    probe.close()
 
 
 def test_exhausted_pool_is_a_problem_that_says_when_to_try_again(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from user_service.errors import CircuitOpen
+from user_service.errors import CircuitOpen, Unavailable
 from user_service.resilience.breaker import CircuitBreaker, State
 
 LONG = 30.0  # seconds: nobody who does as they should waits for so long
@@ -325,3 +325,46 @@ def test_defaults_are_five_failures_and_one_second(clock: Clock) -> None:
     assert state_of(breaker) is State.OPEN
     clock.now += 1
     assert state_of(breaker) is State.HALF_OPEN
+
+
+class TestWhatDoesNotCount:
+    """Ends of calls that say nothing about the dependency as it is now."""
+
+    @pytest.mark.parametrize("end", [Unavailable("being prepared"), KeyboardInterrupt()])
+    def test_inconclusive_end_of_a_probe_leaves_the_next_call_to_try(
+        self, end: BaseException
+    ) -> None:
+        now = [0.0]
+        breaker = CircuitBreaker(
+            "it", failures=(ConnectionError,), threshold=1, clock=lambda: now[0]
+        )
+        with pytest.raises(ConnectionError), breaker.calling():
+            raise ConnectionError
+        now[0] = 2.0
+        with pytest.raises(type(end)), breaker.calling():
+            raise end
+        assert breaker.state.value == "half-open"
+        with breaker.calling():
+            pass
+        assert breaker.state.value == "closed"
+
+    def test_inconclusive_end_does_not_end_a_row_of_failures(self) -> None:
+        breaker = CircuitBreaker("it", failures=(ConnectionError,), threshold=2)
+        for end in (ConnectionError(), Unavailable("being prepared"), ConnectionError()):
+            with pytest.raises(type(end)), breaker.calling():
+                raise end
+        assert breaker.state is State.OPEN
+
+    def test_failure_of_a_call_from_before_it_opened_does_not_open_it_again(self) -> None:
+        now = [0.0]
+        breaker = CircuitBreaker(
+            "it", failures=(ConnectionError,), threshold=1, clock=lambda: now[0]
+        )
+        with pytest.raises(ConnectionError), breaker.calling():
+            with pytest.raises(ConnectionError), breaker.calling():
+                raise ConnectionError
+            now[0] = 2.0
+            with breaker.calling():
+                pass
+            raise ConnectionError
+        assert breaker.state.value == "closed"

@@ -68,6 +68,10 @@ class FakeStore:
         self.claims.add((name, generation))
         return claimed
 
+    def give_back(self, name: str, generation: bytes) -> None:
+        self._called("give_back")
+        self.claims.discard((name, generation))
+
     def move_on(self) -> None:
         self._called("move_on")
         self.generation = b"%d" % (int(self.generation) + 1)

@@ -19,11 +19,16 @@ class _Connection(Connection):
 
     def _connect(self) -> Any:  # noqa: ANN401 -- redis-py's socket
         name, timeout = self.host, self.socket_connect_timeout
-        self.host = resolve.addresses(name, math.inf if timeout is None else timeout)[0]
+        failure: OSError | None = None
         try:
-            return super()._connect()  # type: ignore[no-untyped-call]
+            for self.host in resolve.addresses(name, math.inf if timeout is None else timeout):
+                try:
+                    return super()._connect()  # type: ignore[no-untyped-call]
+                except OSError as error:
+                    failure = error
         finally:
             self.host = name
+        raise failure or OSError(f"{name!r} has no address")
 
 
 def redis_client(url: str, *, timeout: float) -> Redis:

@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 
 from user_service.cache.single_flight import SingleFlight
@@ -105,7 +106,7 @@ class PageCache:
         self._store.close()
 
     def _look_up(self, name: str) -> Found | None:
-        if self._failed_invalidations > self._repaired_invalidations:
+        if self._is_unrepaired():
             return None
         try:
             return self._store.look_up(name)
@@ -122,7 +123,12 @@ class PageCache:
         except RedisFailure as error:
             log.warning("page cache bypassed: %s", error)
             return produce()
-        body = produce()
+        try:
+            body = produce()
+        except BaseException:
+            with suppress(RedisFailure):
+                self._store.give_back(name, generation)
+            raise
         self._keep(name, generation, body)
         return body
 
@@ -143,13 +149,16 @@ class PageCache:
         except RedisFailure as error:
             log.warning("page not stored in the cache: %s", error)
 
+    def _is_unrepaired(self) -> bool:
+        return self._failed_invalidations > self._repaired_invalidations
+
     def _repair_in_background(self) -> None:
         if self._repairing.acquire(blocking=False):
             threading.Thread(target=self._repair, name="page-cache-repair", daemon=True).start()
 
     def _repair(self) -> None:
         try:
-            while self._failed_invalidations > self._repaired_invalidations:
+            while self._is_unrepaired():
                 if self._closed.wait(REPAIR_INTERVAL):
                     return
                 failed = self._failed_invalidations
@@ -161,3 +170,5 @@ class PageCache:
                 log.info("page cache invalidated after all, reading it goes on")
         finally:
             self._repairing.release()
+        if self._is_unrepaired():  # one failed after the last look, and found us repairing still
+            self._repair_in_background()

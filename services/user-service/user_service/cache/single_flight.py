@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
-from user_service.errors import DeadlineExceeded
+from user_service.errors import DeadlineExceeded, TransientFailure
 from user_service.resilience import deadline
 
 K = TypeVar("K", bound=Hashable)
@@ -22,7 +22,8 @@ class SingleFlight(Generic[K, V]):
     def run(self, key: K, work: Callable[[], V]) -> V:
         """Return what ``work`` returns for whoever came first; raise what it raises.
 
-        Raise DeadlineExceeded if that takes longer than this caller may wait.
+        Raise TransientFailure if that one had to give up, and DeadlineExceeded if it takes longer
+        than this caller may wait.
         """
         with self._lock:
             under_way = self._flights.get(key)
@@ -39,7 +40,11 @@ class SingleFlight(Generic[K, V]):
         try:
             value = work()
         except BaseException as error:
-            flight.set_exception(error)
+            if isinstance(error, DeadlineExceeded) or not isinstance(error, Exception):
+                # That our time is up, or that we are told to end, is not so for the others.
+                flight.set_exception(TransientFailure("the refill that was waited for broke off"))
+            else:
+                flight.set_exception(error)
             raise
         else:
             flight.set_result(value)

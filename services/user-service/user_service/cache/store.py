@@ -104,10 +104,21 @@ class PageStore:
         with self._asking():
             return bool(self._redis.set(key, b"", nx=True, px=int(seconds * 1000)))
 
-    def move_on(self) -> None:
-        """Begin a new generation, by which all pages so far are out of date."""
+    def give_back(self, name: str, generation: bytes) -> None:
+        """End a claim without having stored the page."""
         with self._asking():
+            self._redis.delete(_claim_key(name, generation))
+
+    def move_on(self) -> None:
+        """Begin a new generation, by which all pages so far are out of date.
+
+        Whatever the circuit breaker thinks: other processes may well be reading from a Redis that
+        did not answer this one.
+        """
+        try:
             self._redis.set(GENERATION_KEY, _new_generation())
+        except RedisError as error:
+            raise RedisFailure(error) from error
 
     def ping(self) -> None:
         """Ask Redis for a sign of life, whatever the circuit breaker thinks."""

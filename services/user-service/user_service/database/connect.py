@@ -5,6 +5,7 @@ as here, it knows no connect_timeout: a first host that is a black hole would be
 the deadline, and the second never asked.
 """
 
+import math
 from collections.abc import Iterator
 
 import psycopg2
@@ -23,7 +24,8 @@ wait.install()
 def connect(dsn: str) -> connection:
     """Return a connection in autocommit mode; raise ConnectionLost if there is none to be had."""
     parameters = parse_dsn(dsn)
-    timeout = float(parameters.get("connect_timeout", CONNECT_TIMEOUT))
+    seconds = float(parameters.get("connect_timeout", CONNECT_TIMEOUT))
+    timeout = seconds if seconds > 0 else math.inf  # as libpq has it
     failure: Exception = psycopg2.OperationalError("the DSN names no host")
     for host in _hosts(parameters):
         try:
@@ -37,18 +39,21 @@ def connect(dsn: str) -> connection:
 
 
 def _connect_to(host: dict[str, str], parameters: dict[str, str], timeout: float) -> connection:
-    with deadline.within(timeout):
-        failure: Exception | None = None
-        for address in _addresses(host):
-            try:
+    failure: Exception | None = None
+    for address in _addresses(host, min(timeout, deadline.remaining())):
+        try:
+            with deadline.within(timeout):
                 return psycopg2.connect(make_dsn(**{**parameters, **host, **address}))
-            except psycopg2.OperationalError as error:
-                failure = error
-        raise failure or OSError("the host has no address")
+        except (psycopg2.OperationalError, DeadlineExceeded) as error:
+            failure = error
+    raise failure or OSError("the host has no address")
 
 
 def _hosts(parameters: dict[str, str]) -> Iterator[dict[str, str]]:
     """Take ``host=a,b port=1,2`` apart, as libpq does; one port may serve for all hosts."""
+    if "hostaddr" in parameters:  # nothing to look up, and libpq's own affair
+        yield {}
+        return
     hosts = parameters.get("host", "").split(",")
     ports = parameters.get("port", "").split(",")
     for number, host in enumerate(hosts):
@@ -56,10 +61,10 @@ def _hosts(parameters: dict[str, str]) -> Iterator[dict[str, str]]:
         yield {name: value for name, value in (("host", host), ("port", port)) if value}
 
 
-def _addresses(host: dict[str, str]) -> Iterator[dict[str, str]]:
+def _addresses(host: dict[str, str], timeout: float) -> Iterator[dict[str, str]]:
     name = host.get("host", "")
     if not name or name.startswith("/"):  # libpq's default, or the folder of a socket
         yield {}
         return
-    for address in resolve.addresses(name, deadline.remaining()):
+    for address in resolve.addresses(name, timeout):
         yield {"hostaddr": address}

@@ -103,6 +103,15 @@ class Database:
             self._connections.close_idle()
         log.info("connection pool closed")
 
+    def discard_idle(self) -> None:
+        """Close the connections that are not in use; new ones take their place when needed."""
+        while True:
+            with self._lock:
+                idle = self._connections.take_idle()
+            if idle is None:
+                return
+            self._discard(idle)
+
     def ensure_prepared(self) -> None:
         """Wait for ``prepare`` to have succeeded; raise Unavailable if it cannot, or not yet.
 
@@ -111,6 +120,8 @@ class Database:
         if self._prepare is None:
             return
         with self._lock:
+            if self._prepare is None:
+                return
             if self._preparation is None:
                 self._preparation = _in_background(self._prepare)
             preparation = self._preparation
@@ -119,7 +130,9 @@ class Database:
         except TimeoutError:
             raise Unavailable("the database is still being prepared") from None
         except Exception as error:
-            self._preparation = None  # the next one tries again
+            with self._lock:
+                if self._preparation is preparation:
+                    self._preparation = None  # the next one tries again
             if isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
                 raise translated(error, connection_lost=True) from error
             raise
@@ -169,7 +182,7 @@ class Database:
                 if connection.closed:
                     # What ended this one ended the idle ones too, or may have: a retry is to
                     # have a new one, not the next that turns out to be dead.
-                    self._discard_idle()
+                    self.discard_idle()
                 raise translated(error, connection_lost=bool(connection.closed)) from error
             finally:
                 self._take_back(connection)
@@ -203,14 +216,6 @@ class Database:
                 idle = self._connections.take_idle()
             if idle is None or _is_alive(idle):
                 return idle
-            self._discard(idle)
-
-    def _discard_idle(self) -> None:
-        while True:
-            with self._lock:
-                idle = self._connections.take_idle()
-            if idle is None:
-                return
             self._discard(idle)
 
     def _new_connection(self) -> connection:

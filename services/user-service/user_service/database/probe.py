@@ -1,22 +1,34 @@
 """The health check's own way to the database, so that it never queues behind user requests."""
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 import psycopg2
-from psycopg2.extensions import connection
+from psycopg2.extensions import connection, parse_dsn
 
 from user_service.database.connect import connect
 from user_service.errors import Unavailable
 from user_service.resilience import deadline
 
+# What DATABASE_URL says where it names several hosts of which one is the primary.
+_WRITABLE = ("read-write", "primary")
+
 
 class DatabaseProbe:
-    """One connection outside of the pool, opened by the first ``ping`` and kept while it works."""
+    """One connection outside of the pool, opened by the first ``ping`` and kept while it works.
 
-    def __init__(self, dsn: str, *, timeout: float = 1.0) -> None:
+    When it is lost, or finds that its server has become read-only where the DSN asks for one that
+    can be written to, it calls ``on_loss`` and asks once more on a new connection.
+    """
+
+    def __init__(
+        self, dsn: str, *, timeout: float = 1.0, on_loss: Callable[[], None] = lambda: None
+    ) -> None:
         """``timeout`` is the longest that a ping takes, in seconds."""
         self._dsn = dsn
+        self._must_be_writable = parse_dsn(dsn).get("target_session_attrs") in _WRITABLE
+        self._on_loss = on_loss
         self._timeout = timeout
         self._lock = threading.Lock()
         self._connection: connection | None = None
@@ -27,7 +39,9 @@ class DatabaseProbe:
             raise Unavailable("another ping is still waiting for the database")
         try:
             with deadline.within(self._timeout):
-                self._select_one()
+                if self._connection is None or not self._connection_is_good(self._connection):
+                    self._connection = connect(self._dsn)
+                    self._select_one(self._connection)
         except (psycopg2.Error, Unavailable) as error:
             self._disconnect()
             raise Unavailable("the database does not answer") from error
@@ -39,11 +53,19 @@ class DatabaseProbe:
         with self._lock:
             self._disconnect()
 
-    def _select_one(self) -> None:
-        if self._connection is None:
-            self._connection = connect(self._dsn)
-        with self._connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
+    def _connection_is_good(self, connection: connection) -> bool:
+        with suppress(psycopg2.Error):
+            if self._select_one(connection) or not self._must_be_writable:
+                return True
+        self._disconnect()
+        self._on_loss()
+        return False
+
+    def _select_one(self, connection: connection) -> bool:
+        """Ask, and return whether the server can be written to."""
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1, current_setting('transaction_read_only')")
+            return cursor.fetchone() == (1, "off")
 
     def _disconnect(self) -> None:
         if self._connection is not None:

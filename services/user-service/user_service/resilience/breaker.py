@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 
-from user_service.errors import CircuitOpen
+from user_service.errors import CircuitOpen, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,10 @@ class CircuitBreaker:
         open_seconds: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``failures`` are the exceptions that count; others say that the dependency answered."""
+        """``failures`` are the exceptions that count; others say that the dependency answered.
+
+        Only the other kinds of Unavailable, and what ends a program, say nothing either way.
+        """
         self.name = name
         self._failures = failures
         self._threshold = threshold
@@ -50,6 +53,8 @@ class CircuitBreaker:
         self._failed_in_a_row = 0
         self._opened_at: float | None = None
         self._probing = False
+        # Moves on whenever the breaker opens or closes: calls count only in the one they began in.
+        self._period = 0
 
     @property
     def state(self) -> State:
@@ -66,46 +71,58 @@ class CircuitBreaker:
     @contextmanager
     def calling(self) -> Iterator[None]:
         """Count how the call in the block ends; raise CircuitOpen instead of beginning it."""
-        probing = self._begin()
+        period, probing = self._begin()
         try:
             yield
         except self._failures:
-            self._failed(probing=probing)
+            self._failed(period, probing=probing)
             raise
-        except BaseException:
-            self._succeeded(probing=probing)
+        except BaseException as error:
+            if isinstance(error, Unavailable) or not isinstance(error, Exception):
+                self._broken_off(probing=probing)
+            else:
+                self._succeeded(period)
             raise
         else:
             if self._failed_in_a_row:
-                self._succeeded(probing=probing)
+                self._succeeded(period)
 
-    def _begin(self) -> bool:
-        """Return whether this call is the one that tries whether the dependency is back."""
+    def _begin(self) -> tuple[int, bool]:
+        """Return the period, and whether this call tries whether the dependency is back."""
         if self._opened_at is None:
-            return False
+            return self._period, False
         with self._lock:
             self.refuse_if_open()
             self._probing = self._opened_at is not None
-            return self._probing
+            return self._period, self._probing
 
-    def _failed(self, *, probing: bool) -> None:
+    def _failed(self, period: int, *, probing: bool) -> None:
         with self._lock:
+            if period != self._period:
+                return  # began before the breaker opened or closed, and tells nothing of now
             self._failed_in_a_row += 1
-            if probing:
-                self._probing = False
-            if probing or (self._failed_in_a_row >= self._threshold and self._opened_at is None):
+            self._probing = False
+            if probing or self._failed_in_a_row >= self._threshold:
                 log.warning("circuit breaker of %s opens", self.name)
                 self._opened_at = self._clock()
+                self._period += not probing
 
-    def _succeeded(self, *, probing: bool) -> None:
+    def _succeeded(self, period: int) -> None:
         with self._lock:
-            if self._opened_at is not None and not probing:
-                return  # began before the breaker opened, and tells nothing of now
+            if period != self._period:
+                return
             if self._opened_at is not None:
                 log.info("circuit breaker of %s closes", self.name)
+                self._opened_at = None
+                self._period += 1
             self._failed_in_a_row = 0
-            self._opened_at = None
             self._probing = False
+
+    def _broken_off(self, *, probing: bool) -> None:
+        """Count a call that ended without an answer and without blame: not at all."""
+        if probing:
+            with self._lock:
+                self._probing = False
 
     def _seconds_left(self) -> float:
         opened_at = self._opened_at
