@@ -33,7 +33,10 @@ def containers() -> Iterator[Servers]:
     # Imported here: testcontainers asks for a Docker engine when it is imported.
     from testcontainers.community.postgres import PostgresContainer
     from testcontainers.community.redis import RedisContainer
+    from testcontainers.core.config import testcontainers_config
 
+    # The reaper is one more image to have; the blocks below end their containers themselves.
+    testcontainers_config.ryuk_disabled = True
     with (
         PostgresContainer("postgres:17", driver=None) as postgres,
         RedisContainer("redis:8") as redis,

@@ -3,10 +3,13 @@
 ``gunicorn -c gunicorn.conf.py app:app`` serves it; ``python app.py`` serves it for development.
 """
 
+from functools import partial
+
 from flask import Flask
 
 from user_service.cache.connection import redis_client
 from user_service.cache.pages import PageCache
+from user_service.cache.store import PageStore
 from user_service.database.migrate import migrate
 from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
@@ -26,12 +29,14 @@ MAX_BODY_BYTES = 64 * 1024
 
 def create_app(settings: Settings) -> Flask:
     """Return the application. It owns one PostgreSQL and one Redis pool; neither connects yet."""
-    app = Flask("user_service")
+    app = Flask("user_service", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.debug = settings.flask_env == "development" and __name__ == "__main__"
     attach(app, create_services(settings))
 
     app.url_map.converters["user_id"] = UserIdConverter
+    # No redirects from "//": their Location would be made of whatever Host the client names.
+    app.url_map.merge_slashes = False
     app.register_blueprint(users.blueprint)
     app.register_blueprint(health.blueprint)
 
@@ -49,24 +54,21 @@ def create_app(settings: Settings) -> Flask:
 
 def create_services(settings: Settings) -> Services:
     """Return what the routes work with, made for ``settings``."""
-
-    def prepare() -> None:
-        if settings.migrate_on_start:
-            migrate(settings.database_dsn)
-
     database = Database(
         settings.database_dsn,
         size=settings.db_pool_size,
         checkout_timeout=settings.db_pool_timeout,
         statement_timeout=settings.db_statement_timeout,
-        prepare=prepare,
+        prepare=partial(migrate, settings.database_dsn) if settings.migrate_on_start else None,
     )
     redis = redis_client(settings.redis_dsn, timeout=settings.redis_timeout)
     return Services(
         database=database,
         probe=DatabaseProbe(database.dsn),
         users=UserRepository(database),
-        pages=PageCache(redis, ttl=settings.cache_ttl),
+        pages=PageCache(
+            PageStore(redis, ttl=settings.cache_ttl, stale_ttl=settings.cache_stale_ttl)
+        ),
     )
 
 

@@ -5,13 +5,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+
+from tests.waiting import eventually
 
 SERVICE = Path(__file__).resolve().parents[2] / "services" / "user-service"
 GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:app"]
@@ -67,14 +68,6 @@ def is_live(service: RunningService) -> bool:
         return httpx.get(f"{service.url}/health/live").status_code == 200
     except httpx.TransportError:
         return False
-
-
-def eventually(condition: Callable[[], bool], timeout: float = 15) -> None:
-    """Wait until ``condition`` holds; fail after ``timeout`` seconds."""
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end, f"not within {timeout} s"
-        time.sleep(0.02)
 
 
 def clean_environment() -> dict[str, str]:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.e2e.compose import Project, obstacle, run, shell, started_project
-from tests.e2e.service import eventually
+from tests.waiting import eventually
 
 pytestmark = pytest.mark.timeout(300)  # the first build and the pulls count too
 

@@ -19,9 +19,9 @@ from tests.e2e.service import (
     SERVICE,
     RunningService,
     clean_environment,
-    eventually,
     running,
 )
+from tests.waiting import eventually
 
 URL = "/api/v1/users"
 

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 
 import psycopg2
 import pytest
@@ -54,6 +54,14 @@ def backend_pids(database: Database) -> set[int]:
         barrier = threading.Barrier(SIZE)
         list(threads.map(look, [barrier] * SIZE))
     return pids
+
+
+@contextmanager
+def every_connection_held(database: Database) -> Iterator[None]:
+    with ExitStack() as stack:
+        for _ in range(database.stats().size):
+            stack.enter_context(database.read())
+        yield
 
 
 def terminate(admin: cursor, pids: set[int]) -> None:
@@ -190,29 +198,21 @@ def test_health_answers_while_the_pool_is_exhausted(
     client: FlaskClient, services: Services
 ) -> None:
     size = services.database.stats().size
-    held = [services.database._checkout() for _ in range(size)]
-    try:
+    with every_connection_held(services.database):
         health = client.get("/health")
         assert health.status_code == 200
         assert json_of(health)["pool"] == {"size": size, "in_use": size, "waiting": 0}
         assert client.get("/health/ready").status_code == 200
-    finally:
-        for connection in held:
-            services.database._checkin(connection)
 
 
 def test_exhausted_pool_is_a_problem_that_says_when_to_try_again(
     client: FlaskClient, services: Services
 ) -> None:
     services.database._checkout_timeout = 0.05
-    held = [services.database._checkout() for _ in range(services.database.stats().size)]
-    try:
+    with every_connection_held(services.database):
         refused = client.get("/api/v1/users/1")
         problem_of(refused, 503)
         assert refused.headers["Retry-After"] == "1"
-    finally:
-        for connection in held:
-            services.database._checkin(connection)
     assert client.get("/api/v1/users/1").status_code == 404
 
 

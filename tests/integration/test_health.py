@@ -34,6 +34,7 @@ def test_all_well(client: FlaskClient) -> None:
         "database": "connected",
         "redis": "connected",
         "pool": {"size": 10, "in_use": 0, "waiting": 0},
+        "breakers": {"database": "closed", "redis": "closed"},
         "version": "1.0.0",
     }
 

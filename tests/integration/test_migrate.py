@@ -89,7 +89,7 @@ def backends(dsn: str, wait_event: str) -> list[int]:
 class TestOurMigrations:
     def test_make_the_tables_of_an_empty_database(self, dsn: str) -> None:
         assert migrate(dsn) == OURS
-        assert tables(dsn) == {"users", "schema_migrations"}
+        assert {"users", "schema_migrations"} <= tables(dsn)
         assert applied(dsn) == OURS
 
     def test_second_run_applies_nothing(self, dsn: str) -> None:

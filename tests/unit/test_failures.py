@@ -4,7 +4,7 @@ import psycopg2
 import pytest
 
 from user_service.database.failures import CONNECTION_IS_USELESS, translated
-from user_service.errors import TransientFailure, Unavailable
+from user_service.errors import ConnectionLost, OutcomeUnknown, TransientFailure, Unavailable
 
 TRANSIENT = {
     "08000": "connection_exception",
@@ -61,7 +61,9 @@ def failure(sqlstate: str | None) -> psycopg2.Error:
 
 @pytest.mark.parametrize("sqlstate", TRANSIENT, ids=TRANSIENT.get)
 def test_is_transient(sqlstate: str) -> None:
-    assert type(translated(failure(sqlstate), connection_lost=False)) is TransientFailure
+    contention = sqlstate in ("40001", "40P01")
+    kind = TransientFailure if contention else ConnectionLost
+    assert type(translated(failure(sqlstate), connection_lost=False)) is kind
 
 
 @pytest.mark.parametrize("sqlstate", UNAVAILABLE, ids=UNAVAILABLE.get)
@@ -77,7 +79,14 @@ def test_is_a_fault_of_this_program_and_left_as_it_is(sqlstate: str | None) -> N
 
 @pytest.mark.parametrize("sqlstate", [*TRANSIENT, *UNAVAILABLE, *A_BUG])
 def test_with_the_connection_lost_everything_is_transient(sqlstate: str | None) -> None:
-    assert type(translated(failure(sqlstate), connection_lost=True)) is TransientFailure
+    assert isinstance(translated(failure(sqlstate), connection_lost=True), TransientFailure)
+
+
+@pytest.mark.parametrize("sqlstate", ["08007", "40003"])
+def test_outcome_that_the_server_does_not_know_is_unknown(sqlstate: str) -> None:
+    for connection_lost in (False, True):
+        error = translated(failure(sqlstate), connection_lost=connection_lost)
+        assert type(error) is OutcomeUnknown
 
 
 @pytest.mark.parametrize(

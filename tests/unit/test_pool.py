@@ -1,6 +1,7 @@
 """The pool, on connections that fail when a test says so."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -225,7 +226,7 @@ class TestCheckout:
         ("failure", "raised"),
         [
             (psycopg2.OperationalError("refused"), TransientFailure),
-            (DeadlineExceeded("too slow"), DeadlineExceeded),
+            (DeadlineExceeded("too slow"), TransientFailure),
             (KeyboardInterrupt(), KeyboardInterrupt),
         ],
     )
@@ -461,34 +462,37 @@ class TestPrepare:
         assert prepare.call_count == 2
 
     def test_takes_no_slot_when_it_fails(self, server: Server) -> None:
-        failing: list[Exception] = [psycopg2.OperationalError("refused")] * 5
+        failing: list[Exception] = [psycopg2.OperationalError("refused")] * 4
 
         def prepare() -> None:
             if failing:
                 raise failing.pop()
 
         database = Database("dbname=fake", size=1, checkout_timeout=0.01, prepare=prepare)
-        for _ in range(5):
+        for _ in range(4):
             with pytest.raises(TransientFailure):
                 read(database)
         read(database)
         assert len(server.connections) == 1
 
-    def test_others_wait_for_it_only_so_long(self) -> None:
-        running, go_on = threading.Event(), threading.Event()
+    def test_is_waited_for_only_so_long_and_goes_on(self) -> None:
+        go_on, runs = threading.Event(), []
 
         def prepare() -> None:
-            running.set()
+            runs.append(deadline.remaining())
             assert go_on.wait(LONG)
 
         database = Database("dbname=fake", checkout_timeout=0.01, prepare=prepare)
-        with ThreadPoolExecutor(1) as threads:
-            first = threads.submit(database.ensure_prepared)
-            assert running.wait(LONG)
-            with pytest.raises(PoolTimeout, match="still being prepared"):
+        for _ in range(3):
+            with (
+                deadline.within(LONG),
+                pytest.raises(Unavailable, match="still being prepared"),
+            ):
                 database.ensure_prepared()
-            go_on.set()
-            first.result(LONG)
+        database._checkout_timeout = LONG
+        go_on.set()
+        database.ensure_prepared()
+        assert runs == [math.inf]  # once, and without the deadline of the one who waited
 
 
 class TestLog:

@@ -154,10 +154,14 @@ class TestSecrets:
     def test_may_stand_in_a_file_with_or_without_a_line_break_at_its_end(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, ending: str
     ) -> None:
-        (tmp_path / "secret").write_bytes(f" {SECRET} ö".encode() + ending.encode())
+        secret = {
+            "DATABASE_URL": f"postgresql://users:{SECRET}@db/users",
+            "REDIS_URL": f"redis://:{SECRET}@cache/0",
+        }.get(name, f" {SECRET} ö")
+        (tmp_path / "secret").write_bytes(secret.encode() + ending.encode())
         monkeypatch.setenv(f"{name}_FILE", str(tmp_path / "secret"))
         read = getattr(Settings.from_environment(), name.lower())
-        assert read.get_secret_value() == f" {SECRET} ö"
+        assert read.get_secret_value() == secret
 
     def test_variable_wins_over_the_file(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -203,7 +207,8 @@ class TestSecrets:
 
     def test_representation_does_not_show_them(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in SECRETS:
-            monkeypatch.setenv(name, f"redis://:{SECRET}@host")
+            kind = "redis" if name == "REDIS_URL" else "postgresql"
+            monkeypatch.setenv(name, f"{kind}://user:{SECRET}@host")
         settings = Settings.from_environment()
         assert SECRET not in repr(settings)
         assert SECRET not in str(settings)

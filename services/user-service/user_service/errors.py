@@ -28,12 +28,32 @@ class UserExists(Exception):
         self.field = field
 
 
+class IdempotencyKeyInFlight(Exception):
+    """A request with the same idempotency key is being worked on at this moment."""
+
+
+class IdempotencyKeyReused(Exception):
+    """The idempotency key was used before, for another route or another body."""
+
+
 class Unavailable(Exception):
     """The service cannot answer now, and nothing was changed; trying again later may work."""
 
 
 class TransientFailure(Unavailable):
     """Trying again at once may work, and nothing was committed."""
+
+
+class ConnectionLost(TransientFailure):
+    """A server cannot be reached, or was lost in the middle of a request."""
+
+
+class CircuitOpen(Unavailable):
+    """The circuit breaker refuses the call; it will let one through in ``retry_after`` seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class PoolTimeout(Unavailable):

@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PostgresDsn,
+    RedisDsn,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -75,6 +84,13 @@ class Settings(BaseSettings):
         default=60, ge=1, le=86400, description="seconds a page stays in the cache"
     )
 
+    cache_stale_ttl: int = Field(
+        default=300,
+        ge=0,
+        le=604800,
+        description="seconds a page may still be served while the database is down; 0 for never",
+    )
+
     request_timeout: float = Field(
         default=5.0, gt=0, le=600, description="seconds within which a request is answered"
     )
@@ -87,6 +103,16 @@ class Settings(BaseSettings):
         le=60,
         description="seconds; before retry n a random time up to this x 2^(n-1)",
     )
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres_url(cls, url: SecretStr | None) -> SecretStr | None:
+        return _checked_url(url, PostgresDsn, "postgresql://user:password@host:5432/database")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis_url(cls, url: SecretStr | None) -> SecretStr | None:
+        return _checked_url(url, RedisDsn, "redis://:password@host:6379/0")
 
     @classmethod
     def from_environment(cls) -> Self:
@@ -111,7 +137,8 @@ class Settings(BaseSettings):
         """The Redis connection URL. It may hold a password: never log it."""
         if self.redis_url is not None:
             return self.redis_url.get_secret_value()
-        return f"redis://{self.redis_host}:{self.redis_port}/0"
+        host = f"[{self.redis_host}]" if ":" in self.redis_host else self.redis_host
+        return f"redis://{host}:{self.redis_port}/0"
 
     @classmethod
     def settings_customise_sources(
@@ -134,17 +161,28 @@ class _SecretFiles(PydanticBaseSettingsSource):
         if not path or SecretStr not in getattr(field.annotation, "__args__", ()):
             return None, field_name, False
         try:
-            return Path(path).read_text(encoding="utf-8").removesuffix("\n"), field_name, False
+            secret = Path(path).read_text(encoding="utf-8").removesuffix("\n")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
             raise InvalidSettings(
                 f"{field_name.upper()}_FILE must name a readable file: {reason}"
             ) from None
+        return secret or None, field_name, False  # an empty file is like an empty variable
 
     def __call__(self) -> dict[str, Any]:
         fields = self.settings_cls.model_fields
         values = {name: self.get_field_value(field, name)[0] for name, field in fields.items()}
         return {name: value for name, value in values.items() if value is not None}
+
+
+def _checked_url(url: SecretStr | None, kind: type, example: str) -> SecretStr | None:
+    if url is not None:
+        try:
+            TypeAdapter(kind).validate_python(url.get_secret_value())
+        except ValidationError:
+            # Nothing of what was given: it may hold a password.
+            raise ValueError(f"must be a URL like {example}") from None
+    return url
 
 
 def settings_or_exit() -> Settings:
@@ -160,5 +198,7 @@ def _one_line(settings: type[Settings], error: ValidationError) -> str:
     for fault in error.errors(include_input=False, include_url=False):
         name = str(fault["loc"][0])
         description = settings.model_fields[name].description
-        complaints.append(f"{name.upper()}: {fault['msg']} ({description})")
+        complaints.append(
+            f"{name.upper()}: {fault['msg'].removeprefix('Value error, ')} ({description})"
+        )
     return "; ".join(complaints)

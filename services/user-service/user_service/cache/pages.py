@@ -1,35 +1,28 @@
-"""The page cache: response bodies in Redis that one write makes unreachable, all at once.
+"""The page cache: when bodies of pages are served from Redis, and what happens without it.
 
-Every entry begins with the generation in which its page was read from the database. A page is
-served only while its generation is the current one, and every committed write replaces the
-current one by another that was never used before. So however many pages there are, invalidating
-them is one command; a page read before a write and stored after it is refused by its generation;
-and what becomes unreachable is overwritten by the next reader or runs into its TTL.
-
-A generation is random, not counted up: a counter would start again at 1 after a FLUSHALL or an
-eviction, and a slow reader could then store an old page under a number that has come back.
+It fails open: whatever goes wrong with Redis, the page is read from the database.
 """
 
 import logging
-import uuid
+import threading
+import time
 from collections.abc import Callable
 from enum import StrEnum
-from typing import cast
 
-from redis import Redis, RedisError
+from user_service.cache.single_flight import SingleFlight
+from user_service.cache.store import Found, PageStore, RedisFailure
+from user_service.resilience import deadline
+from user_service.resilience.breaker import State
 
 log = logging.getLogger(__name__)
 
-# The braces keep all keys in one slot of a Redis Cluster, as one command on several keys needs;
-# the version is moved on with the format of the body, so that no release serves another's pages.
-PREFIX = "users:page:{v1}:"
-GENERATION_KEY = PREFIX + "generation"
-
-_STORE_IF_CURRENT = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[2], ARGV[1] .. ARGV[2], 'EX', ARGV[3])
-return 1
-"""
+# Seconds between two attempts to make up for an invalidation that failed.
+REPAIR_INTERVAL = 0.2
+# Seconds for which a process may keep the others from refilling a page that it refills itself,
+# and the longest that they wait for it before they read the database too.
+CLAIM_SECONDS = 2.0
+WAIT_FOR_CLAIM = 0.5
+CLAIM_POLL_INTERVAL = 0.01
 
 
 class CacheStatus(StrEnum):
@@ -38,94 +31,133 @@ class CacheStatus(StrEnum):
     HIT = "HIT"
     MISS = "MISS"
     BYPASS = "BYPASS"
+    STALE = "STALE"
 
 
 class PageCache:
-    """Bodies of pages, fresh for ``ttl`` seconds at most. Without Redis it lets everything pass.
+    """Bodies of pages, by name. A name says all that its body depends on, in one spelling.
 
-    An invalidation that failed stops this process from reading the cache until one has succeeded.
-    Other processes may meanwhile serve a page from before that write, for ``ttl`` seconds at most.
+    An invalidation that failed stops this process from reading the cache until one has succeeded,
+    which it tries in the background. Other processes may meanwhile serve a page from before that
+    write, for the store's ``ttl`` at most.
     """
 
-    def __init__(self, redis: Redis, *, ttl: int) -> None:
-        self._redis = redis
-        self._ttl = ttl
-        self._store_if_current = redis.register_script(_STORE_IF_CURRENT)
+    def __init__(self, store: PageStore, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._store = store
+        self._sleep = sleep
+        self._refills: SingleFlight[tuple[str, bytes], bytes] = SingleFlight()
         # Counted rather than flagged, so that a failure during a repair is not forgotten.
         self._failed_invalidations = 0
         self._repaired_invalidations = 0
+        self._repairing = threading.Lock()
+        self._closed = threading.Event()
+
+    @property
+    def breaker_state(self) -> State:
+        """Whether Redis is asked at the moment."""
+        return self._store.breaker.state
 
     def get_or_produce(self, name: str, produce: Callable[[], bytes]) -> tuple[bytes, CacheStatus]:
         """Return the body called ``name``, from the cache or else from ``produce``, and store it.
 
-        The name says all that the body depends on, in one spelling.
+        Of requests that miss the same page in the same generation, one calls ``produce``, in
+        this process and, as long as Redis is there, in all. Another generation is another flight:
+        whoever comes after a write must not get what was read before it.
         """
-        key = PREFIX + name
-        generation, body = self._lookup(key)
-        if body is not None:
-            return body, CacheStatus.HIT
-        body = produce()
-        if generation is None:
-            return body, CacheStatus.BYPASS
-        self._store(key, generation, body)
+        found = self._look_up(name)
+        if found is None:
+            return produce(), CacheStatus.BYPASS
+        if found.body is not None:
+            return found.body, CacheStatus.HIT
+        generation = found.generation
+        body = self._refills.run(
+            (name, generation), lambda: self._refill(name, generation, produce)
+        )
         return body, CacheStatus.MISS
 
-    def invalidate(self) -> None:
-        """Make every cached page unreachable. Call it when a write has been committed."""
+    def stale(self, name: str) -> bytes | None:
+        """Return the last body called ``name`` that is still kept, current or not."""
         try:
-            self._redis.set(GENERATION_KEY, _new_generation())
-        except RedisError as error:
+            return self._store.look_up_stale(name)
+        except RedisFailure:
+            return None
+
+    def invalidate(self) -> None:
+        """Put every cached page out of date. Call it when a write has been committed."""
+        try:
+            self._store.move_on()
+        except RedisFailure as error:
             self._failed_invalidations += 1
             log.warning("page cache not invalidated, reading it stops until it is: %s", error)
+            self._repair_in_background()
 
     def is_reachable(self) -> bool:
         """Tell whether Redis answers a PING."""
         try:
-            return bool(self._redis.ping())
-        except RedisError:
+            self._store.ping()
+        except RedisFailure:
             return False
+        return True
 
     def close(self) -> None:
-        """Close the connections to Redis."""
-        self._redis.connection_pool.disconnect()
+        """Stop repairing, and close the connections to Redis."""
+        self._closed.set()
+        self._store.close()
 
-    def _lookup(self, key: str) -> tuple[bytes | None, bytes | None]:
-        """Return the current generation and the body stored in it; None is what there is not."""
+    def _look_up(self, name: str) -> Found | None:
+        if self._failed_invalidations > self._repaired_invalidations:
+            return None
         try:
-            self._repair()
-            # redis-py's types know neither decode_responses=False nor how many keys were asked for.
-            found = self._redis.mget(GENERATION_KEY, key)
-            generation, entry = cast("tuple[bytes | None, bytes | None]", found)
-            if generation is None:
-                return self._begin_generation(), None
-        except RedisError as error:
+            return self._store.look_up(name)
+        except RedisFailure as error:
             log.warning("page cache bypassed: %s", error)
-            return None, None
-        if entry is not None and entry.startswith(generation):
-            return generation, entry[len(generation) :]
-        return generation, None
+            return None
 
-    def _store(self, key: str, generation: bytes, body: bytes) -> None:
+    def _refill(self, name: str, generation: bytes, produce: Callable[[], bytes]) -> bytes:
         try:
-            if not self._store_if_current([GENERATION_KEY, key], [generation, body, self._ttl]):
+            if not self._store.claim(name, generation, CLAIM_SECONDS):
+                body = self._wait_for_other_process(name)
+                if body is not None:
+                    return body
+        except RedisFailure as error:
+            log.warning("page cache bypassed: %s", error)
+            return produce()
+        body = produce()
+        self._keep(name, generation, body)
+        return body
+
+    def _wait_for_other_process(self, name: str) -> bytes | None:
+        waited, limit = 0.0, min(WAIT_FOR_CLAIM, deadline.remaining() / 2)
+        while waited < limit:
+            self._sleep(CLAIM_POLL_INTERVAL)
+            waited += CLAIM_POLL_INTERVAL
+            body = self._store.look_up(name).body
+            if body is not None:
+                return body
+        return None
+
+    def _keep(self, name: str, generation: bytes, body: bytes) -> None:
+        try:
+            if not self._store.store(name, generation, body):
                 log.info("page cache refused a page that was read before a write")
-        except RedisError as error:
+        except RedisFailure as error:
             log.warning("page not stored in the cache: %s", error)
 
-    def _begin_generation(self) -> bytes:
-        """Set a generation where there is none, and return the one that is then current."""
-        new = _new_generation()
-        current = self._redis.set(GENERATION_KEY, new, nx=True, get=True)
-        return cast("bytes | None", current) or new
+    def _repair_in_background(self) -> None:
+        if self._repairing.acquire(blocking=False):
+            threading.Thread(target=self._repair, name="page-cache-repair", daemon=True).start()
 
     def _repair(self) -> None:
-        """Make up for failed invalidations; raise RedisError while that is not possible."""
-        failed = self._failed_invalidations
-        if failed > self._repaired_invalidations:
-            self._redis.set(GENERATION_KEY, _new_generation())
-            self._repaired_invalidations = failed
-            log.info("page cache invalidated after all, reading it goes on")
-
-
-def _new_generation() -> bytes:
-    return uuid.uuid4().hex.encode()
+        try:
+            while self._failed_invalidations > self._repaired_invalidations:
+                if self._closed.wait(REPAIR_INTERVAL):
+                    return
+                failed = self._failed_invalidations
+                try:
+                    self._store.move_on()
+                except RedisFailure:
+                    continue
+                self._repaired_invalidations = failed
+                log.info("page cache invalidated after all, reading it goes on")
+        finally:
+            self._repairing.release()

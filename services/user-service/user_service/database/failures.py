@@ -8,13 +8,14 @@ disk) and too narrow (a read-only standby after a failover raises an ``InternalE
 import psycopg2
 import psycopg2.errorcodes as sqlstate
 
-from user_service.errors import TransientFailure, Unavailable
+from user_service.errors import ConnectionLost, OutcomeUnknown, TransientFailure, Unavailable
 
-# Another try may work, and the server has said that this one changed nothing.
-TRANSIENT = frozenset(
+# The transaction lost against another one: the server is well.
+CONTENTION = frozenset({sqlstate.SERIALIZATION_FAILURE, sqlstate.DEADLOCK_DETECTED})
+
+# The server is going, coming, or not the one that we need; it has said that nothing was changed.
+TRANSIENT = CONTENTION | frozenset(
     {
-        sqlstate.SERIALIZATION_FAILURE,
-        sqlstate.DEADLOCK_DETECTED,
         sqlstate.ADMIN_SHUTDOWN,
         sqlstate.CRASH_SHUTDOWN,
         sqlstate.CANNOT_CONNECT_NOW,
@@ -23,6 +24,11 @@ TRANSIENT = frozenset(
     }
 )
 TRANSIENT_CLASSES = frozenset({sqlstate.CLASS_CONNECTION_EXCEPTION})
+
+# Of that class, but it says that nobody knows whether the transaction was committed.
+UNKNOWN = frozenset(
+    {sqlstate.TRANSACTION_RESOLUTION_UNKNOWN, sqlstate.STATEMENT_COMPLETION_UNKNOWN}
+)
 
 # Trying again at once would meet the same; the fault is the server's, not the request's.
 UNAVAILABLE = frozenset({sqlstate.QUERY_CANCELED, sqlstate.LOCK_NOT_AVAILABLE})
@@ -45,8 +51,12 @@ def translated(error: psycopg2.Error, *, connection_lost: bool) -> Exception:
     fault of this program and becomes a 500.
     """
     code = error.pgcode or ""
+    if code in UNKNOWN:
+        return OutcomeUnknown(f"the server does not know the outcome ({code})")
+    if code in CONTENTION:
+        return TransientFailure(f"the transaction lost against another one ({code})")
     if connection_lost or code in TRANSIENT or code[:2] in TRANSIENT_CLASSES:
-        return TransientFailure(f"database connection failed ({code or 'connection lost'})")
+        return ConnectionLost(f"database connection failed ({code or 'connection lost'})")
     if code in UNAVAILABLE or code[:2] in UNAVAILABLE_CLASSES:
         return Unavailable(f"database cannot serve this now ({code})")
     return error

@@ -13,8 +13,9 @@ import logging
 from contextlib import closing
 from pathlib import Path
 
-import psycopg2
-from psycopg2.extensions import cursor
+from psycopg2.extensions import cursor, make_dsn
+
+from user_service.database.connect import connect
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -25,17 +26,20 @@ log = logging.getLogger(__name__)
 
 
 def migrate(dsn: str, folder: Path = MIGRATIONS) -> list[str]:
-    """Apply what is pending and return its names, oldest first; psycopg2.Error if that failed.
+    """Apply what is pending and return its names, oldest first.
+
+    Raise ConnectionLost if the database is away, and psycopg2.Error if a migration is refused.
 
     There is no statement time-out: an index on a large table takes as long as it takes.
     """
-    with (
-        closing(psycopg2.connect(dsn, application_name="user-service migrations")) as connection,
-        connection,  # one transaction: committed at the end of the block, or rolled back
-        connection.cursor() as cursor,
-    ):
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
-        return [_apply(cursor, file) for file in _pending(cursor, folder)]
+    with closing(connect(make_dsn(dsn, application_name="user-service migrations"))) as connection:
+        # One transaction. Whatever goes wrong before COMMIT, closing rolls it back.
+        with connection.cursor() as cursor:
+            cursor.execute("BEGIN")
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
+            applied = [_apply(cursor, file) for file in _pending(cursor, folder)]
+            cursor.execute("COMMIT")
+        return applied
 
 
 def _pending(cursor: cursor, folder: Path) -> list[Path]:

@@ -8,7 +8,8 @@ is replaced, and its slot comes back whatever happens.
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import psycopg2
@@ -21,10 +22,18 @@ from psycopg2.extensions import (
 )
 from psycopg2.pool import SimpleConnectionPool
 
-from user_service.database import wait
+from user_service.database.connect import connect
 from user_service.database.failures import CONNECTION_IS_USELESS, translated
-from user_service.errors import DeadlineExceeded, OutcomeUnknown, PoolTimeout, TransientFailure
+from user_service.errors import (
+    ConnectionLost,
+    DeadlineExceeded,
+    OutcomeUnknown,
+    PoolTimeout,
+    TransientFailure,
+    Unavailable,
+)
 from user_service.resilience import deadline
+from user_service.resilience.breaker import CircuitBreaker
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +53,9 @@ class Database:
     Every connection is in autocommit mode: ``read`` costs one round trip a statement, and
     ``transaction`` sends BEGIN and COMMIT itself, so that it knows whether COMMIT was sent.
 
-    ``prepare`` is called once, before the first connection is lent, and again until it succeeds:
-    the place for migrations when the server may be away at start. Nothing connects before
-    ``open`` or the first checkout, so the object may be made before a fork.
+    ``prepare`` is called before the first connection is lent, and again until it succeeds: the
+    place for migrations when the server may be away at start. Nothing connects before ``open``
+    or the first checkout, so the object may be made before a fork.
     """
 
     def __init__(
@@ -56,16 +65,17 @@ class Database:
         size: int = 10,
         checkout_timeout: float = 2.0,
         statement_timeout: float = 3.0,
-        prepare: Callable[[], None] = lambda: None,
+        prepare: Callable[[], object] | None = None,
     ) -> None:
         """Take times in seconds."""
-        wait.install()
         self.dsn = with_session_defaults(dsn, statement_timeout)
+        self.breaker = CircuitBreaker(
+            "the database", failures=(ConnectionLost, DeadlineExceeded, OutcomeUnknown)
+        )
         self._size = size
         self._checkout_timeout = checkout_timeout
         self._prepare = prepare
-        self._prepared = False
-        self._preparing = threading.Lock()
+        self._preparation: Future[object] | None = None
         self._connections = _Connections(size)
         self._lock = threading.Lock()
         self._slots = threading.Semaphore(size)
@@ -74,37 +84,40 @@ class Database:
 
     def open(self) -> None:
         """Fill the pool. Raise Unavailable if the server is away; later checkouts try again."""
-        opened: list[connection] = []
-        try:
-            while len(opened) < self._size:
-                opened.append(self._checkout())
-        finally:
-            for each in opened:
-                self._checkin(each)
+        with ExitStack() as stack:
+            for _ in range(self._size):
+                stack.enter_context(self._connection())
         log.info("connection pool opened with %d connections", self._size)
 
     def close(self) -> None:
-        """Close every connection. What is still in use is closed when it comes back."""
+        """Close every idle connection now, and what is in use when it comes back."""
         with self._lock:
             if self._connections.closed:
                 return
-            self._connections.closeall()
+            self._connections.close_idle()
         log.info("connection pool closed")
 
     def ensure_prepared(self) -> None:
-        """Run ``prepare`` unless it has succeeded before; raise Unavailable if it cannot."""
-        if self._prepared:
+        """Wait for ``prepare`` to have succeeded; raise Unavailable if it cannot, or not yet.
+
+        It runs beside the request that needs it, since it may take longer than that may.
+        """
+        if self._prepare is None:
             return
-        if not self._preparing.acquire(timeout=min(self._checkout_timeout, deadline.remaining())):
-            raise PoolTimeout("the database is still being prepared")
+        with self._lock:
+            if self._preparation is None:
+                self._preparation = _in_background(self._prepare)
+            preparation = self._preparation
         try:
-            if not self._prepared:
-                self._prepare()
-                self._prepared = True
-        except psycopg2.OperationalError as error:
-            raise TransientFailure(f"cannot connect to the database: {error}") from error
-        finally:
-            self._preparing.release()
+            preparation.result(min(self._checkout_timeout, deadline.remaining()))
+        except TimeoutError:
+            raise Unavailable("the database is still being prepared") from None
+        except Exception as error:
+            self._preparation = None  # the next one tries again
+            if isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
+                raise translated(error, connection_lost=True) from error
+            raise
+        self._prepare = None
 
     def stats(self) -> PoolStats:
         """Return size, connections in use and requests waiting, all of this process."""
@@ -136,29 +149,32 @@ class Database:
 
     @contextmanager
     def _connection(self) -> Iterator[connection]:
-        connection = self._checkout()
-        try:
-            yield connection
-        except psycopg2.Error as error:
-            if error.pgcode in CONNECTION_IS_USELESS:
-                connection.close()
-            raise translated(error, connection_lost=bool(connection.closed)) from error
-        finally:
-            self._checkin(connection)
+        self.breaker.refuse_if_open()  # before waiting for a slot that would be of no use
+        with self._slot(), self.breaker.calling():
+            self.ensure_prepared()
+            connection = self._idle_connection() or self._new_connection()
+            try:
+                yield connection
+            except psycopg2.Error as error:
+                if error.pgcode in CONNECTION_IS_USELESS:
+                    connection.close()
+                raise translated(error, connection_lost=bool(connection.closed)) from error
+            finally:
+                self._take_back(connection)
 
-    def _checkout(self) -> connection:
-        self.ensure_prepared()
-        self._wait_for_slot()
-        try:
-            return self._idle_connection() or self._new_connection()
-        except BaseException:
-            self._slots.release()
-            raise
-
-    def _wait_for_slot(self) -> None:
+    @contextmanager
+    def _slot(self) -> Iterator[None]:
+        """Hold one of ``size`` slots, so that there are never more connections than that."""
         if self._slots.acquire(blocking=False):
             self._was_full = False
-            return
+        else:
+            self._wait_for_slot()
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    def _wait_for_slot(self) -> None:
         if not self._was_full:
             self._was_full = True
             log.warning("connection pool is full: all %d connections are in use", self._size)
@@ -178,24 +194,17 @@ class Database:
             self._discard(idle)
 
     def _new_connection(self) -> connection:
-        try:
-            opened = psycopg2.connect(self.dsn)
-        except psycopg2.OperationalError as error:
-            raise TransientFailure(f"cannot connect to the database: {error}") from error
-        opened.autocommit = True
+        opened = connect(self.dsn)
         with self._lock:
             self._connections.lend(opened)
         return opened
 
-    def _checkin(self, connection: connection) -> None:
-        try:
-            if connection.info.transaction_status == TRANSACTION_STATUS_IDLE:
-                with self._lock:
-                    self._connections.take_back(connection)
-            else:
-                self._discard(connection)
-        finally:
-            self._slots.release()
+    def _take_back(self, connection: connection) -> None:
+        if connection.info.transaction_status == TRANSACTION_STATUS_IDLE:
+            with self._lock:
+                self._connections.take_back(connection)
+        else:
+            self._discard(connection)
 
     def _discard(self, connection: connection) -> None:
         log.warning("connection pool replaces a connection that broke")
@@ -227,7 +236,9 @@ class _Connections(SimpleConnectionPool):
         return len(self._used)
 
     def take_idle(self) -> connection | None:
-        return self.getconn() if self._pool or self.closed else None
+        if self.closed:
+            raise Unavailable("the connection pool is closed")
+        return self.getconn() if self._pool else None
 
     def lend(self, opened: connection) -> None:
         key = self._getkey()
@@ -237,8 +248,15 @@ class _Connections(SimpleConnectionPool):
     def take_back(self, connection: connection, *, close: bool = False) -> None:
         if self.closed:
             connection.close()
+            del self._used[self._rused.pop(id(connection))]
         else:
             self.putconn(connection, close=close)
+
+    def close_idle(self) -> None:
+        """Do what closeall does, but leave what is lent to those who work with it."""
+        lent, self._used = self._used, {}
+        self.closeall()
+        self._used = lent
 
 
 def with_session_defaults(dsn: str, statement_timeout: float) -> str:
@@ -247,6 +265,9 @@ def with_session_defaults(dsn: str, statement_timeout: float) -> str:
     Together they notice a server that vanished without a word after about 25 s of silence, or
     after 10 s in which sent data was not acknowledged; until then the deadline speaks.
     """
+    given = parse_dsn(dsn)
+    milliseconds = max(1, round(statement_timeout * 1000))  # 0 would mean no time-out at all
+    options = f"-c statement_timeout={milliseconds} -c timezone=UTC {given.pop('options', '')}"
     defaults = {
         "application_name": "user-service",
         "keepalives": "1",
@@ -254,9 +275,8 @@ def with_session_defaults(dsn: str, statement_timeout: float) -> str:
         "keepalives_interval": "5",
         "keepalives_count": "3",
         "tcp_user_timeout": "10000",
-        "options": f"-c statement_timeout={round(statement_timeout * 1000)} -c timezone=UTC",
     }
-    return str(make_dsn(**{**defaults, **parse_dsn(dsn)}))
+    return str(make_dsn(**{**defaults, **given, "options": options.rstrip()}))
 
 
 def _is_alive(idle: connection) -> bool:
@@ -282,3 +302,17 @@ def _commit(connection: connection, cursor: cursor) -> None:
         raise
     if cursor.statusmessage != "COMMIT":
         raise TransientFailure("the server rolled back instead of committing")
+
+
+def _in_background(function: Callable[[], object]) -> Future[object]:
+    """Run ``function`` in a thread of its own, which neither a deadline nor our end waits for."""
+    future: Future[object] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:  # noqa: BLE001 -- handed to whoever asks the future
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future

@@ -6,7 +6,8 @@ from contextlib import suppress
 import psycopg2
 from psycopg2.extensions import connection
 
-from user_service.errors import DeadlineExceeded, Unavailable
+from user_service.database.connect import connect
+from user_service.errors import Unavailable
 from user_service.resilience import deadline
 
 
@@ -27,7 +28,7 @@ class DatabaseProbe:
         try:
             with deadline.within(self._timeout):
                 self._select_one()
-        except (psycopg2.Error, DeadlineExceeded) as error:
+        except (psycopg2.Error, Unavailable) as error:
             self._disconnect()
             raise Unavailable("the database does not answer") from error
         finally:
@@ -40,8 +41,7 @@ class DatabaseProbe:
 
     def _select_one(self) -> None:
         if self._connection is None:
-            self._connection = psycopg2.connect(self._dsn)
-            self._connection.autocommit = True
+            self._connection = connect(self._dsn)
         with self._connection.cursor() as cursor:
             cursor.execute("SELECT 1")
 

@@ -1,13 +1,15 @@
 """All SQL on users. Columns are named, values are bound, nothing is built from input."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from psycopg2 import errors as sql_errors
 from psycopg2.extensions import cursor
 
+from user_service.database import idempotency
 from user_service.database.pool import Database
-from user_service.errors import UserExists, UserNotFound
+from user_service.errors import OutcomeUnknown, Unavailable, UserExists, UserNotFound
+from user_service.idempotency import KeyedRequest, StoredResponse
 from user_service.users import User, canonical_email, canonical_username
 
 BIGINT_MAX = 2**63 - 1
@@ -56,18 +58,35 @@ class UserRepository:
             )
             return _one_user(cursor)
 
-    def create(self, username: str, email: str) -> User:
-        """Store a new user and return it; raise UserExists."""
-        with self._database.transaction() as cursor, _conflicts_named():
-            cursor.execute(
-                """
-                INSERT INTO users (username, username_canonical, email, email_canonical)
-                VALUES (%(username)s, %(username_canonical)s, %(email)s, %(email_canonical)s)
-                RETURNING id, username, email, created_at, updated_at
-                """,
-                _columns(username, email),
-            )
-            return _one_user(cursor)
+    def create(
+        self,
+        username: str,
+        email: str,
+        respond: Callable[[User], StoredResponse],
+        request: KeyedRequest | None = None,
+    ) -> StoredResponse:
+        """Store a new user and return the response for it; raise UserExists.
+
+        With a keyed request, the response is stored in the same transaction, and what was stored
+        before is returned instead; see ``idempotency.begin`` for what that raises. Then a lost
+        answer to COMMIT is no unknown outcome if the response is found afterwards.
+        """
+        if request is None:
+            with self._database.transaction() as cursor:
+                return respond(_insert(cursor, username, email))
+        try:
+            with self._database.transaction() as cursor:
+                stored = idempotency.begin(cursor, request)
+                if stored is None:
+                    stored = respond(_insert(cursor, username, email))
+                    idempotency.remember(cursor, request, stored)
+                return stored
+        except OutcomeUnknown:
+            with suppress(Unavailable), self._database.read() as cursor:
+                stored = idempotency.find(cursor, request)
+                if stored is not None:
+                    return stored
+            raise
 
     def update(self, user_id: int, username: str | None, email: str | None) -> User:
         """Change what is not None and return the user; raise UserNotFound or UserExists."""
@@ -93,6 +112,19 @@ class UserRepository:
             cursor.execute("DELETE FROM users WHERE id = %(id)s", {"id": user_id})
             if cursor.rowcount == 0:
                 raise UserNotFound
+
+
+def _insert(cursor: cursor, username: str, email: str) -> User:
+    with _conflicts_named():
+        cursor.execute(
+            """
+            INSERT INTO users (username, username_canonical, email, email_canonical)
+            VALUES (%(username)s, %(username_canonical)s, %(email)s, %(email_canonical)s)
+            RETURNING id, username, email, created_at, updated_at
+            """,
+            _columns(username, email),
+        )
+    return _one_user(cursor)
 
 
 def _columns(username: str | None, email: str | None) -> dict[str, str | None]:

@@ -1,5 +1,6 @@
 """Logging in two formats, to standard output: ``text`` for people, ``json`` for collectors."""
 
+import json
 import logging
 import logging.config
 from datetime import UTC, datetime
@@ -40,7 +41,10 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        try:
+            return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        except TypeError:  # a lone surrogate, a number beyond 64 bits: better escaped than lost
+            return json.dumps(line, default=str)
 
 
 def logging_config(level: str, log_format: Literal["text", "json"]) -> dict[str, Any]:

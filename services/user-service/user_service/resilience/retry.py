@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
 
 from user_service.errors import TransientFailure
@@ -18,6 +18,30 @@ log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class RetryBudget:
+    """How many retries a process may spend: a share of its calls, so that an outage stays small.
+
+    Every call pays ``share`` of a retry in, every retry takes one out; ``reserve`` is what it
+    begins with and the most that it holds, so that a quiet service can retry too.
+    """
+
+    def __init__(self, share: float = 0.1, reserve: float = 10.0) -> None:
+        self._share = share
+        self._reserve = reserve
+        self._saved = reserve
+
+    def pay_in(self) -> None:
+        """Count one call."""
+        self._saved = min(self._reserve, self._saved + self._share)
+
+    def take_out(self) -> bool:
+        """Spend one retry; return False if there is none left."""
+        if self._saved < 1:
+            return False
+        self._saved -= 1
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +54,7 @@ class RetryPolicy:
 
     retries: int = 2
     delay: float = 0.5
+    budget: RetryBudget = field(default_factory=RetryBudget)
     sleep: Callable[[float], None] = time.sleep
     uniform: Callable[[float, float], float] = random.uniform
 
@@ -49,15 +74,16 @@ def retry_on_failure(
 
     ``retries`` (times) and ``delay`` (seconds) stand in for the policy in effect, which is 2 and
     0.5 unless RETRY_ATTEMPTS and RETRY_DELAY say otherwise. The failure is raised as it is when
-    the retries are used up, or when the pause would outlast the deadline. Nothing else is
-    retried: a PoolTimeout would come back to an even longer queue, and an OutcomeUnknown may
-    have happened already.
+    the retries or the process's budget are used up, or when the pause would outlast the deadline.
+    Nothing else is retried: a PoolTimeout would come back to an even longer queue, what a breaker
+    refused would be refused again, and an OutcomeUnknown may have happened already.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             policy = _policy(retries, delay)
+            policy.budget.pay_in()
             for retry in itertools.count(1):
                 try:
                     return function(*args, **kwargs)
@@ -87,6 +113,9 @@ def _pause_before(retry: int, policy: RetryPolicy, failure: TransientFailure) ->
     pause = policy.pause(retry)
     if pause >= deadline.remaining():
         log.warning("not retrying, the deadline is near: %s", failure)
+        raise failure
+    if not policy.budget.take_out():
+        log.warning("not retrying, the process's retry budget is used up: %s", failure)
         raise failure
     log.warning("retry %d of %d in %.3f s after: %s", retry, policy.retries, pause, failure)
     policy.sleep(pause)

@@ -1,6 +1,7 @@
 """Path parameters."""
 
-from werkzeug.routing import BaseConverter, ValidationError
+from werkzeug.exceptions import NotFound
+from werkzeug.routing import BaseConverter
 
 from user_service.web.schemas import BIGINT_MAX
 
@@ -11,8 +12,8 @@ class UserIdConverter(BaseConverter):
     regex = "[0-9]{1,19}"
 
     def to_python(self, value: str) -> int:
-        """Return the id, or let the path match no route."""
+        """Return the id, or raise NotFound: not matching would be a 405 for most methods."""
         number = int(value)
         if number > BIGINT_MAX:
-            raise ValidationError
+            raise NotFound
         return number

@@ -27,6 +27,10 @@ def health() -> Response:
         database="connected" if database else "disconnected",
         redis="connected" if redis else "disconnected",
         pool={"size": stats.size, "in_use": stats.in_use, "waiting": stats.waiting},
+        breakers={
+            "database": services().database.breaker.state,
+            "redis": services().pages.breaker_state,
+        },
         version=__version__,
     )
 

@@ -4,6 +4,7 @@
 """
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -11,10 +12,12 @@ from http import HTTPStatus
 import orjson
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
-from werkzeug.routing import RequestRedirect
 
 from user_service.errors import (
+    CircuitOpen,
     DeadlineExceeded,
+    IdempotencyKeyInFlight,
+    IdempotencyKeyReused,
     InvalidInput,
     MalformedBody,
     OutcomeUnknown,
@@ -42,6 +45,12 @@ INVALID_INPUT = ProblemType("urn:user-service:problem:invalid-input", 400, "Inva
 MALFORMED_BODY = ProblemType("urn:user-service:problem:malformed-body", 400, "Malformed body")
 USER_NOT_FOUND = ProblemType("urn:user-service:problem:user-not-found", 404, "User not found")
 USER_EXISTS = ProblemType("urn:user-service:problem:user-exists", 409, "User exists")
+KEY_IN_FLIGHT = ProblemType(
+    "urn:user-service:problem:idempotency-key-in-flight", 409, "Idempotency key in flight"
+)
+KEY_REUSED = ProblemType(
+    "urn:user-service:problem:idempotency-key-reused", 422, "Idempotency key reused"
+)
 UNAVAILABLE = ProblemType("urn:user-service:problem:unavailable", 503, "Service unavailable")
 OUTCOME_UNKNOWN = ProblemType(
     "urn:user-service:problem:outcome-unknown", 503, "Outcome of the write unknown"
@@ -54,6 +63,8 @@ def register_problems(app: Flask) -> None:
     app.register_error_handler(MalformedBody, _malformed_body)
     app.register_error_handler(UserNotFound, _user_not_found)
     app.register_error_handler(UserExists, _user_exists)
+    app.register_error_handler(IdempotencyKeyInFlight, _key_in_flight)
+    app.register_error_handler(IdempotencyKeyReused, _key_reused)
     app.register_error_handler(Unavailable, _unavailable)
     app.register_error_handler(OutcomeUnknown, _outcome_unknown)
     app.register_error_handler(HTTPException, _http_exception)
@@ -104,12 +115,22 @@ def _user_exists(error: UserExists) -> Response:
     return problem(USER_EXISTS, detail, errors={error.field: "already exists"})
 
 
+def _key_in_flight(_error: IdempotencyKeyInFlight) -> Response:
+    detail = "A request with this Idempotency-Key is under way; its answer can be had when it ends"
+    return problem(KEY_IN_FLIGHT, detail, headers=RETRY_AFTER)
+
+
+def _key_reused(_error: IdempotencyKeyReused) -> Response:
+    return problem(KEY_REUSED, "This Idempotency-Key was used for another request")
+
+
 def _unavailable(error: Unavailable) -> Response:
     log.error("unavailable: %s", error)
     detail = "The service cannot answer at the moment; nothing was changed, try again"
     if isinstance(error, DeadlineExceeded):
         detail = "The service could not answer in time; nothing was changed, try again"
-    return problem(UNAVAILABLE, detail, headers=RETRY_AFTER)
+    seconds = math.ceil(error.retry_after) if isinstance(error, CircuitOpen) else 1
+    return problem(UNAVAILABLE, detail, headers={"Retry-After": str(max(1, seconds))})
 
 
 def _outcome_unknown(error: OutcomeUnknown) -> Response:
@@ -119,9 +140,7 @@ def _outcome_unknown(error: OutcomeUnknown) -> Response:
 
 
 def _http_exception(error: HTTPException) -> Response:
-    if isinstance(error, RequestRedirect) or error.code is None:
-        return error.get_response()  # type: ignore[return-value]  # a redirect, not a problem
-    status = HTTPStatus(error.code)
+    status = HTTPStatus(error.code or 500)
     headers = {key: value for key, value in error.get_headers() if key != "Content-Type"}
     kind = ProblemType("about:blank", status, status.phrase)
     return problem(kind, status.description or status.phrase, headers=headers)

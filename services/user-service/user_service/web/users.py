@@ -7,8 +7,10 @@ import orjson
 from flask import Blueprint, Response, url_for
 
 from user_service.errors import OutcomeUnknown
+from user_service.idempotency import StoredResponse
 from user_service.resilience.retry import retry_on_failure
 from user_service.users import User
+from user_service.web.idempotency import keyed_request
 from user_service.web.schemas import PageQuery, UserPatch, UserWrite
 from user_service.web.services import services
 from user_service.web.validation import JSON, validated
@@ -58,10 +60,15 @@ def list_users(query: PageQuery) -> Response:
 @retry_on_failure()
 @invalidates_pages
 def create_user(body: UserWrite) -> Response:
-    """Create a user."""
-    user = services().users.create(body.username, body.email)
-    location = url_for("users.get_user", user_id=user.id)
-    return _user_response(user, status=201, headers={"Location": location})
+    """Create a user; with an ``Idempotency-Key``, once, however often it is asked for."""
+    request = keyed_request("POST /api/v1/users", body.username, body.email)
+    stored = services().users.create(body.username, body.email, _created, request)
+    return Response(
+        stored.body,
+        status=stored.status,
+        mimetype=JSON,
+        headers=stored.headers | ({"Idempotent-Replay": "true"} if stored.replayed else {}),
+    )
 
 
 @blueprint.get("/<user_id:user_id>")
@@ -100,6 +107,11 @@ def delete_user(user_id: int) -> Response:
     response = Response(status=204)
     del response.headers["Content-Type"]
     return response
+
+
+def _created(user: User) -> StoredResponse:
+    location = url_for("users.get_user", user_id=user.id)
+    return StoredResponse(201, {"Location": location}, orjson.dumps(user))
 
 
 def _user_response(

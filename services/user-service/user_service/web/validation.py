@@ -74,11 +74,15 @@ def parse_query(model: type[M], arguments: MultiDict[str, str]) -> M:
 def parse_body(model: type[M], method: str, mimetype: str) -> M:
     """Return the body of the request at hand as ``model``.
 
-    Raise UnsupportedMediaType, MalformedBody, or InvalidInput naming the fields at fault.
+    Raise UnsupportedMediaType, RequestEntityTooLarge, MalformedBody, or InvalidInput naming the
+    fields at fault.
     """
     if mimetype != JSON and not (method == "PATCH" and mimetype == MERGE_PATCH):
         raise UnsupportedMediaType
-    return _valid(model, json_object(request.get_data(cache=False)))
+    body = request.get_data(cache=False)
+    # A body without Content-Length has been cut at the limit; reading on tells, with a 413.
+    request.stream.read(1)
+    return _valid(model, json_object(body))
 
 
 def json_object(body: bytes) -> dict[str, Any]:

@@ -1,0 +1,65 @@
+"""Opening a connection: to the first host of a DSN that serves, and never past the deadline.
+
+libpq would do this by itself, but it looks names up without a limit, and when it does not block,
+as here, it knows no connect_timeout: a first host that is a black hole would be waited for until
+the deadline, and the second never asked.
+"""
+
+from collections.abc import Iterator
+
+import psycopg2
+from psycopg2.extensions import connection, make_dsn, parse_dsn
+
+from user_service.database import wait
+from user_service.errors import ConnectionLost, DeadlineExceeded
+from user_service.resilience import deadline, resolve
+
+# Seconds for each address of each host, unless the DSN has its own connect_timeout.
+CONNECT_TIMEOUT = 2.0
+
+wait.install()
+
+
+def connect(dsn: str) -> connection:
+    """Return a connection in autocommit mode; raise ConnectionLost if there is none to be had."""
+    parameters = parse_dsn(dsn)
+    timeout = float(parameters.get("connect_timeout", CONNECT_TIMEOUT))
+    failure: Exception = psycopg2.OperationalError("the DSN names no host")
+    for host in _hosts(parameters):
+        try:
+            opened = _connect_to(host, parameters, timeout)
+        except (psycopg2.OperationalError, DeadlineExceeded, OSError) as error:
+            failure = error
+        else:
+            opened.autocommit = True
+            return opened
+    raise ConnectionLost(f"cannot connect to the database: {failure}") from failure
+
+
+def _connect_to(host: dict[str, str], parameters: dict[str, str], timeout: float) -> connection:
+    with deadline.within(timeout):
+        failure: Exception | None = None
+        for address in _addresses(host):
+            try:
+                return psycopg2.connect(make_dsn(**{**parameters, **host, **address}))
+            except psycopg2.OperationalError as error:
+                failure = error
+        raise failure or OSError("the host has no address")
+
+
+def _hosts(parameters: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Take ``host=a,b port=1,2`` apart, as libpq does; one port may serve for all hosts."""
+    hosts = parameters.get("host", "").split(",")
+    ports = parameters.get("port", "").split(",")
+    for number, host in enumerate(hosts):
+        port = ports[number] if len(ports) == len(hosts) else ports[0]
+        yield {name: value for name, value in (("host", host), ("port", port)) if value}
+
+
+def _addresses(host: dict[str, str]) -> Iterator[dict[str, str]]:
+    name = host.get("host", "")
+    if not name or name.startswith("/"):  # libpq's default, or the folder of a socket
+        yield {}
+        return
+    for address in resolve.addresses(name, deadline.remaining()):
+        yield {"hostaddr": address}

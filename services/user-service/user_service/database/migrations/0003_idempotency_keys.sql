@@ -1,0 +1,14 @@
+-- What a keyed write answered, kept so that the same request again gets the same answer.
+-- The index finds what has expired.
+
+CREATE TABLE idempotency_keys (
+    key text COLLATE "C" PRIMARY KEY,
+    route text NOT NULL,
+    fingerprint bytea NOT NULL,
+    status smallint NOT NULL,
+    headers jsonb NOT NULL,
+    body bytea NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE INDEX idempotency_keys_created_at ON idempotency_keys (created_at);

@@ -1,0 +1,112 @@
+"""The circuit breaker: stop asking what does not answer, and find out when it does again.
+
+Written here because pybreaker, the library for it, lets every waiting call through at once when
+it tries whether the dependency is back, and takes its time from the wall clock.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+
+from user_service.errors import CircuitOpen
+
+log = logging.getLogger(__name__)
+
+
+class State(StrEnum):
+    """Closed lets calls through, open refuses them, half-open lets one through at a time."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"
+
+
+class CircuitBreaker:
+    """Opens after ``threshold`` failures in a row, and tries again after ``open_seconds``.
+
+    The breaker is local to its process. Its lock is held for bookkeeping only, never during a
+    call, so calls stay parallel.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        failures: tuple[type[BaseException], ...],
+        threshold: int = 5,
+        open_seconds: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``failures`` are the exceptions that count; others say that the dependency answered."""
+        self.name = name
+        self._failures = failures
+        self._threshold = threshold
+        self._open_seconds = open_seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._failed_in_a_row = 0
+        self._opened_at: float | None = None
+        self._probing = False
+
+    @property
+    def state(self) -> State:
+        """The state that the next call meets."""
+        if self._opened_at is None:
+            return State.CLOSED
+        return State.OPEN if self._seconds_left() > 0 else State.HALF_OPEN
+
+    def refuse_if_open(self) -> None:
+        """Raise CircuitOpen if a call would be refused now, without beginning one."""
+        if self._opened_at is not None and (self._seconds_left() > 0 or self._probing):
+            raise CircuitOpen(f"{self.name} did not answer lately", self._seconds_left())
+
+    @contextmanager
+    def calling(self) -> Iterator[None]:
+        """Count how the call in the block ends; raise CircuitOpen instead of beginning it."""
+        probing = self._begin()
+        try:
+            yield
+        except self._failures:
+            self._failed(probing=probing)
+            raise
+        except BaseException:
+            self._succeeded(probing=probing)
+            raise
+        else:
+            if self._failed_in_a_row:
+                self._succeeded(probing=probing)
+
+    def _begin(self) -> bool:
+        """Return whether this call is the one that tries whether the dependency is back."""
+        if self._opened_at is None:
+            return False
+        with self._lock:
+            self.refuse_if_open()
+            self._probing = self._opened_at is not None
+            return self._probing
+
+    def _failed(self, *, probing: bool) -> None:
+        with self._lock:
+            self._failed_in_a_row += 1
+            if probing:
+                self._probing = False
+            if probing or (self._failed_in_a_row >= self._threshold and self._opened_at is None):
+                log.warning("circuit breaker of %s opens", self.name)
+                self._opened_at = self._clock()
+
+    def _succeeded(self, *, probing: bool) -> None:
+        with self._lock:
+            if self._opened_at is not None and not probing:
+                return  # began before the breaker opened, and tells nothing of now
+            if self._opened_at is not None:
+                log.info("circuit breaker of %s closes", self.name)
+            self._failed_in_a_row = 0
+            self._opened_at = None
+            self._probing = False
+
+    def _seconds_left(self) -> float:
+        opened_at = self._opened_at
+        return 0.0 if opened_at is None else opened_at + self._open_seconds - self._clock()

@@ -1,0 +1,12 @@
+"""Waiting for what takes a while."""
+
+import time
+from collections.abc import Callable
+
+
+def eventually(condition: Callable[[], bool], timeout: float = 15) -> None:
+    """Wait until ``condition`` holds; fail after ``timeout`` seconds."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, f"not within {timeout} s"
+        time.sleep(0.02)
