@@ -106,7 +106,8 @@ def run(settings: Settings, service: Path, stop: StopRequest) -> int:
         stack.enter_context(_locked(settings.data_dir))
         if not wait_until(lambda: is_free(settings.port), DRAIN_SECONDS):
             raise ServerFailed(f"port {settings.port} is taken: choose another with PORT=")
-        environ = {**os.environ, "PORT": str(settings.port)}
+        # No balancer asks for readiness here, so nobody needs time to see it change.
+        environ = {"DRAIN_DELAY": "0", **os.environ, "PORT": str(settings.port)}
         servers = []
         for name, server in missing_servers(settings).items():
             if stop.received:

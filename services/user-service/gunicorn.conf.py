@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, cast
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
+import gunicorn_worker
+from gunicorn_drain import Drain
 from user_service.errors import Unavailable
 from user_service.observability.logs import logging_config
 from user_service.settings import settings_or_exit
@@ -19,6 +21,8 @@ settings = settings_or_exit()
 bind = [f"0.0.0.0:{settings.port}"]
 workers = settings.web_concurrency
 worker_class = "gunicorn_worker.Worker"
+# REQUEST_TIMEOUT is for our part; as much again for a client that is slow to send or to read.
+gunicorn_worker.Worker.request_seconds = 2 * settings.request_timeout
 worker_connections = 1000
 # As much as the gateway lets pass: twice gunicorn's default, for long query strings.
 limit_request_line = 8190
@@ -34,8 +38,17 @@ logconfig_dict = logging_config(settings.log_level, settings.log_format)
 accesslog = None  # one line a request is written by the service itself
 
 
+drain = Drain(settings.drain_delay)
+
+
+def when_ready(server: Arbiter) -> None:
+    """Let the server drain before it stops."""
+    drain.before_stop_of(server)
+
+
 def post_worker_init(worker: Worker) -> None:
     """Open the pools: after the fork, since connections cannot be shared between processes."""
+    _services(worker).is_draining = drain.is_on
     try:
         _services(worker).open()
     except Unavailable as error:

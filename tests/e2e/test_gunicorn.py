@@ -2,6 +2,7 @@
 
 import json
 import re
+import select
 import socket
 import subprocess
 import time
@@ -84,6 +85,39 @@ def test_sigterm_under_load_fails_no_request_on_an_open_connection(
     assert service.log.count("connection pool closed") == 2
 
 
+def test_readiness_says_no_while_requests_are_still_served(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    with running(tmp_path / "log", environment | {"DRAIN_DELAY": "2"}) as service:
+        service.process.terminate()
+        ready = f"{service.url}/health/ready"
+        eventually(lambda: httpx.get(ready).json()["status"] == "draining", timeout=1)
+        assert httpx.get(ready).status_code == 503
+        assert httpx.get(service.url + URL).status_code == 200
+        assert httpx.post(service.url + URL, json=user("ada")).status_code == 201
+        assert service.process.wait(15) == 0
+
+
+def test_sigterm_resets_no_connection(service: RunningService) -> None:
+    """Clients that come with a new connection each are answered, or refused when nobody listens."""
+    answered = [0] * 8
+
+    def come_again_and_again(number: int) -> None:
+        while True:
+            try:
+                assert httpx.get(service.url + "/health/live", timeout=20).status_code == 200
+            except httpx.ConnectError:
+                return
+            answered[number] += 1
+
+    with ThreadPoolExecutor(8) as threads:
+        coming = [threads.submit(come_again_and_again, number) for number in range(8)]
+        eventually(lambda: min(answered) > 20)
+        assert service.stop(timeout=15) == 0
+        for each in coming:
+            each.result()
+
+
 def test_idle_connections_do_not_hold_up_the_stop(service: RunningService) -> None:
     with httpx.Client(base_url=service.url) as client:
         client.get("/health/live")
@@ -109,6 +143,37 @@ def test_hundred_slow_clients_delay_nobody(service: RunningService, http: httpx.
             began = time.monotonic()
             assert http.get(path).status_code == 200
             assert time.monotonic() - began < 1
+
+
+SLOW_BODY = (
+    b"POST /api/v1/users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    b'Content-Length: 1000\r\n\r\n{"username": '
+)
+# Some 15 kB each: more responses than the sockets' buffers on both sides hold.
+MANY_PAGES = b"GET /api/v1/users?per_page=100 HTTP/1.1\r\nHost: x\r\n\r\n" * 2000
+
+
+@pytest.mark.parametrize("sent", [SLOW_BODY, MANY_PAGES], ids=["sending", "reading"])
+def test_client_that_stands_still_is_closed(
+    tmp_path: Path, environment: dict[str, str], sent: bytes
+) -> None:
+    with (
+        running(tmp_path / "log", environment | {"REQUEST_TIMEOUT": "0.5"}) as service,
+        httpx.Client(base_url=service.url, timeout=20) as http,
+        socket.create_connection(("127.0.0.1", service.port), timeout=10) as client,
+    ):
+        for n in range(100):
+            assert http.post(URL, json=user(f"user{n}")).status_code == 201
+        client.sendall(sent)
+        eventually(lambda: is_closed_by_peer(client), timeout=5)
+        assert http.get("/health/live").status_code == 200
+
+
+def is_closed_by_peer(client: socket.socket) -> bool:
+    """Tell, without reading what came before, whether the other side is gone."""
+    poller = select.poll()
+    poller.register(client, select.POLLRDHUP)
+    return bool(poller.poll(0))
 
 
 def test_starts_without_the_database_and_becomes_ready_by_itself(

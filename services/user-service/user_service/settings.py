@@ -94,6 +94,12 @@ class Settings(BaseSettings):
     request_timeout: float = Field(
         default=5.0, gt=0, le=600, description="seconds within which a request is answered"
     )
+    drain_delay: float = Field(
+        default=1.0,
+        ge=0,
+        le=60,
+        description="seconds between readiness saying no and the end of listening, at a stop",
+    )
     retry_attempts: int = Field(
         default=2, ge=0, le=10, description="times a transient failure is tried again"
     )

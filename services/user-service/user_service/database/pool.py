@@ -84,9 +84,15 @@ class Database:
 
     def open(self) -> None:
         """Fill the pool. Raise Unavailable if the server is away; later checkouts try again."""
+        failure: Unavailable | None = None
         with ExitStack() as stack:
-            for _ in range(self._size):
-                stack.enter_context(self._connection())
+            try:
+                for _ in range(self._size):
+                    stack.enter_context(self._connection())
+            except Unavailable as error:  # raised below: those that did connect have not failed
+                failure = error
+        if failure is not None:
+            raise failure
         log.info("connection pool opened with %d connections", self._size)
 
     def close(self) -> None:
@@ -151,6 +157,8 @@ class Database:
     def _connection(self) -> Iterator[connection]:
         self.breaker.refuse_if_open()  # before waiting for a slot that would be of no use
         with self._slot(), self.breaker.calling():
+            if self._connections.closed:
+                raise Unavailable("the connection pool is closed")
             self.ensure_prepared()
             connection = self._idle_connection() or self._new_connection()
             try:
@@ -158,6 +166,10 @@ class Database:
             except psycopg2.Error as error:
                 if error.pgcode in CONNECTION_IS_USELESS:
                     connection.close()
+                if connection.closed:
+                    # What ended this one ended the idle ones too, or may have: a retry is to
+                    # have a new one, not the next that turns out to be dead.
+                    self._discard_idle()
                 raise translated(error, connection_lost=bool(connection.closed)) from error
             finally:
                 self._take_back(connection)
@@ -191,6 +203,14 @@ class Database:
                 idle = self._connections.take_idle()
             if idle is None or _is_alive(idle):
                 return idle
+            self._discard(idle)
+
+    def _discard_idle(self) -> None:
+        while True:
+            with self._lock:
+                idle = self._connections.take_idle()
+            if idle is None:
+                return
             self._discard(idle)
 
     def _new_connection(self) -> connection:
@@ -236,9 +256,7 @@ class _Connections(SimpleConnectionPool):
         return len(self._used)
 
     def take_idle(self) -> connection | None:
-        if self.closed:
-            raise Unavailable("the connection pool is closed")
-        return self.getconn() if self._pool else None
+        return self.getconn() if self._pool and not self.closed else None
 
     def lend(self, opened: connection) -> None:
         key = self._getkey()

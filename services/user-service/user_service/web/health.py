@@ -43,7 +43,9 @@ def live() -> Response:
 
 @blueprint.get("/ready")
 def ready() -> Response:
-    """Tell whether this replica should get requests: the database can be used."""
+    """Tell whether to send requests here: the database can be used, and no stop has begun."""
+    if services().is_draining():
+        return _answer(503, status="draining")
     if _database_is_ready():
         return _answer(200, status="ready")
     return _answer(503, status="not ready")

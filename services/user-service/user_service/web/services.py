@@ -1,5 +1,6 @@
 """What the routes work with, put into the application by ``app.py``."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -13,14 +14,18 @@ from user_service.database.users import UserRepository
 _NAME = "user_service"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Services:
-    """The parts that one application owns. ``open`` after a fork, ``close`` before the end."""
+    """The parts that one application owns. ``open`` after a fork, ``close`` before the end.
+
+    ``is_draining`` is for the server to set: it tells whether it is about to stop.
+    """
 
     database: Database
     probe: DatabaseProbe
     users: UserRepository
     pages: PageCache
+    is_draining: Callable[[], bool] = lambda: False
 
     def open(self) -> None:
         """Connect to the database; raise Unavailable if it is away (requests then try again)."""

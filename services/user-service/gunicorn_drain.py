@@ -1,0 +1,66 @@
+"""Stopping without failing a request: first readiness, then new connections, then the rest.
+
+gunicorn begins a stop by telling the workers to end. The last of them to close the listening
+socket makes the kernel reset every connection that it had already established for it. Here the
+master says "not ready" first, so that balancers stop sending, and then lets the kernel ignore
+requests for new connections, until the workers have accepted those that were there.
+"""
+
+import ctypes
+import mmap
+import socket
+import struct
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from gunicorn.arbiter import Arbiter
+
+# In seconds: what a worker needs to accept the connections that are established already.
+SETTLE = 0.2
+
+_SO_ATTACH_FILTER = 26  # Linux; Python's socket module does not name it
+# A classic BPF program over a TCP segment: load the flags, drop what has SYN, keep the rest.
+_DROP_SYN = ((0x30, 0, 0, 13), (0x45, 0, 1, 0x02), (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF))
+
+
+class Drain:
+    """Whether the server drains: set by the master, seen by workers that it forks afterwards."""
+
+    def __init__(self, delay: float) -> None:
+        """``delay`` is how long readiness says no before new connections are ignored, in s."""
+        self._delay = delay
+        self._shared = mmap.mmap(-1, 1)
+
+    def is_on(self) -> bool:
+        """Tell whether the master has begun to stop."""
+        return self._shared[0] != 0
+
+    def before_stop_of(self, server: Arbiter) -> None:
+        """Have ``server`` drain whenever it stops gracefully; it has no hook for this."""
+        stop: Callable[[bool], None] = server.stop
+
+        def drain_and_stop(graceful: bool = True) -> None:  # noqa: FBT001, FBT002 -- gunicorn's
+            if graceful and server.LISTENERS:
+                self._shared[0] = 1
+                time.sleep(self._delay)
+                for listener in server.LISTENERS:
+                    ignore_new_connections(listener.sock)
+                time.sleep(SETTLE)
+            stop(graceful)
+
+        server.stop = drain_and_stop
+
+
+def ignore_new_connections(listening: socket.socket) -> None:
+    """Let a client that connects from now on try again until nobody listens: then it is refused.
+
+    Where the system has no such filters, new connections go on being taken.
+    """
+    program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *op) for op in _DROP_SYN))
+    with suppress(OSError):
+        listening.setsockopt(
+            socket.SOL_SOCKET,
+            _SO_ATTACH_FILTER,
+            struct.pack("HL", len(_DROP_SYN), ctypes.addressof(program)),
+        )
