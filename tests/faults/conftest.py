@@ -4,6 +4,7 @@ Each test of a row of the fault table is marked with its name, ``@pytest.mark.ro
 fills in the figures of the ``row`` that it is given.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ ROWS = pytest.StashKey[list[Row]]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[ROWS] = []
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line a request, of thousands
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     report = yield
     if call.when == "call":
         item.failed = report.failed  # type: ignore[attr-defined]
-    return report  # type: ignore[return-value]
+    return report
 
 
 def pytest_terminal_summary(

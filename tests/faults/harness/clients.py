@@ -4,8 +4,7 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,6 +92,10 @@ class Client:
             complaint = f"{method} {path} -> {response.status_code} {complaint}"
         return Answer(started, ended, response.status_code, response.headers, body, complaint)
 
+    def operation_of(self, answer: Answer) -> Operation:
+        """Return ``answer`` for the figures, where it is of no kind that a history knows."""
+        return self._operation(Kind.OTHER, answer)
+
     def create(self, name: str, value: str, key: str | None = None) -> Operation:
         """Create a user whose address is ``value``; with ``key``, ask until it is certain."""
         body = {"username": name, "email": value}
@@ -174,8 +177,9 @@ def _is_open(answer: Answer) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """How often what is asked for, as weights, and how long clients pause in between."""
+    """How many clients ask how often for what (weights), and how long they pause in between."""
 
+    clients: int = 8
     create: int = 20
     update: int = 20
     delete: int = 12
@@ -187,14 +191,16 @@ class Mix:
     reconnect: float = 0.03
 
 
-class Load:
-    """``number`` clients at work, from ``start`` to ``stop``; ``operations`` is their history."""
+READS = Mix(create=0, update=0, delete=0)
 
-    def __init__(
-        self, url: str, *, deadline: float, number: int = 8, mix: Mix | None = None, seed: int = 0
-    ) -> None:
+
+class Load:
+    """The clients of a mix at work, from ``start`` to ``stop``; ``operations`` is their history."""
+
+    def __init__(self, url: str, *, deadline: float, mix: Mix, seed: int = 0) -> None:
         self.operations: list[Operation] = []
-        self.mix = mix or Mix()
+        self.deadline = deadline
+        self.mix = mix
         self.errors: list[BaseException] = []
         self._seed = seed
         self._stop = threading.Event()
@@ -202,7 +208,7 @@ class Load:
         self._values = iter(range(10**9))
         self._threads = [
             threading.Thread(target=self._work, args=(Client(url, deadline=deadline, number=n),))
-            for n in range(number)
+            for n in range(mix.clients)
         ]
 
     def start(self) -> None:
@@ -216,8 +222,9 @@ class Load:
         if self.errors:
             raise self.errors[0]
 
-    def count(self) -> int:
-        return len(self.operations)
+    def know(self, users: Mapping[int, str]) -> None:
+        """Tell the clients of users that somebody else has made: names by id."""
+        self._known.update(users)
 
     def _work(self, client: Client) -> None:
         chance = random.Random(f"{self._seed}/{client.number}")
@@ -272,14 +279,3 @@ class Load:
         """Return one of the users made lately, most of which are still there."""
         known = list(self._known)[-self.mix.names :]
         return chance.choice(known) if known else None
-
-
-@contextmanager
-def load(url: str, *, deadline: float, number: int = 8, mix: Mix | None = None) -> Iterator[Load]:
-    """Have ``number`` clients at work for a block."""
-    at_work = Load(url, deadline=deadline, number=number, mix=mix)
-    at_work.start()
-    try:
-        yield at_work
-    finally:
-        at_work.stop()

@@ -8,6 +8,7 @@ import asyncio
 import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
@@ -28,6 +29,8 @@ class Proxy:
         self.port = 0
         self.connections_made = 0
         self.commits_cut = 0
+        self.seen: Counter[bytes] = Counter()  # chunks to the server with one of `watched` in them
+        self.watched: tuple[bytes, ...] = ()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._server: asyncio.Server | None = None
@@ -88,6 +91,7 @@ class Proxy:
 
         def arm() -> None:
             self._commits_to_cut, self._forward_commit = number, forward
+            self.commits_cut = 0
 
         self._do(arm)
 
@@ -150,6 +154,7 @@ class Proxy:
         self, link: "_Link", reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         while chunk := await reader.read(65536):
+            self.seen.update(text for text in self.watched if text in chunk)
             if self._delay:
                 await asyncio.sleep(self._delay)
             await self._flowing.wait()

@@ -24,6 +24,7 @@ from tests.faults.harness.figures import Row
 from tests.faults.harness.operations import Operation, Outcome
 from tests.faults.harness.processes import Footprint, children, footprint
 from tests.faults.harness.proxy import Proxy
+from tests.waiting import eventually
 
 DEADLINE = 5.0  # REQUEST_TIMEOUT's default
 RECOVERY = 5.0  # "back within 5 s without a restart"
@@ -44,6 +45,7 @@ class Stage:
     database_link: Proxy
     redis_link: Proxy
     folder: Path
+    dumps: Path  # where Redis would write its dumps
     say: Callable[[str], None] = lambda _: None
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
@@ -55,6 +57,7 @@ class Stage:
             if server.running:
                 server.thaw()
             server.start()
+        self.dumps.mkdir(exist_ok=True)
         with closing(psycopg2.connect(self.postgres.admin_url)) as connection:
             connection.autocommit = True
             cursor = connection.cursor()
@@ -74,11 +77,20 @@ class Stage:
 
     @contextmanager
     def service(
-        self, command: list[str] | None = None, **environment: str
+        self,
+        environment: Mapping[str, str] | None = None,
+        *,
+        command: list[str] | None = None,
+        ready: bool = True,
     ) -> Iterator[RunningService]:
         """Start the service with production's settings but for ``environment``."""
         log = self.folder / f"service-{next(self._numbers)}.log"
-        with running(log, self.environment | environment, command) as service:
+        with running(
+            log, {**self.environment, **PATIENT, **(environment or {})}, command
+        ) as service:
+            if ready:
+                url = f"{service.url}/health/ready"
+                eventually(lambda: httpx.get(url, timeout=20).status_code == 200)
             yield service
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
@@ -91,7 +103,7 @@ class Stage:
 
     def users(self) -> dict[int, str]:
         """Return the address of each stored user by its id."""
-        return dict(self.sql("SELECT id, email FROM users ORDER BY id"))  # type: ignore[arg-type]
+        return dict(self.sql("SELECT id, email FROM users ORDER BY id"))
 
     def redis_client(self) -> redis_py.Redis:
         return redis_py.Redis.from_url(self.redis.url, socket_timeout=10)
@@ -105,36 +117,24 @@ class Stage:
     def scene(
         self,
         row: Row,
-        *,
-        clients: int = 8,
         mix: Mix | None = None,
-        before: float = 1.0,
+        *,
         after: float = 2.0,
+        environment: Mapping[str, str] | None = None,
         command: list[str] | None = None,
-        pages: history.PageRule | None = None,
-        **environment: str,
     ) -> Iterator["Scene"]:
-        """Play a fault under load, then check what goes for every row; times in seconds."""
-        with self.service(command, **environment) as service:
-            deadline = float(environment.get("REQUEST_TIMEOUT", DEADLINE))
-            scene = Scene(self, row, service, deadline)
-            with _at_work(service.url, deadline, clients, mix) as load:
-                scene.load = load
-                scene.wait(before)
+        """Play a fault under load, for ``after`` seconds beyond its end; then check it all."""
+        with self.service(environment, command=command) as service:
+            deadline = float((environment or {}).get("REQUEST_TIMEOUT", DEADLINE))
+            scene = Scene(
+                self, row, service, Load(service.url, deadline=deadline, mix=mix or Mix())
+            )
+            with scene.at_work():
+                scene.wait(1)
                 scene.workers = {pid: footprint(pid, self.ports) for pid in scene.worker_pids()}
                 yield scene
                 scene.wait(after)
-            scene.finish(pages)
-
-
-@contextmanager
-def _at_work(url: str, deadline: float, clients: int, mix: Mix | None) -> Iterator[Load]:
-    load = Load(url, deadline=deadline, number=clients, mix=mix)
-    load.start()
-    try:
-        yield load
-    finally:
-        load.stop()
+            scene.finish()
 
 
 @dataclass
@@ -144,12 +144,21 @@ class Scene:
     stage: Stage
     row: Row
     service: RunningService
-    deadline: float
-    load: Load = field(init=False)
+    load: Load
     workers: dict[int, Footprint] = field(default_factory=dict)
     began: float = 0.0
     ended: float = 0.0
     workers_may_change: bool = False
+    pages: history.PageRule = field(default_factory=history.PageRule)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Have the clients at work for a block."""
+        self.load.start()
+        try:
+            yield
+        finally:
+            self.load.stop()
 
     @contextmanager
     def fault(self) -> Iterator[None]:
@@ -161,9 +170,14 @@ class Scene:
     def wait(self, seconds: float) -> None:
         time.sleep(seconds)
 
-    def client(self) -> Client:
-        """Return a client of the test's own, beside those at work."""
-        return Client(self.service.url, deadline=self.deadline, number=99)
+    @contextmanager
+    def client(self) -> Iterator[Client]:
+        """Give the test a client of its own, beside those at work."""
+        with closing(Client(self.service.url, deadline=self.load.deadline, number=99)) as client:
+            yield client
+
+    def health(self) -> Any:
+        return httpx.get(f"{self.service.url}/health", timeout=20).json()
 
     def during(self) -> list[Operation]:
         """Return the operations that began during the fault."""
@@ -172,14 +186,14 @@ class Scene:
     def worker_pids(self) -> list[int]:
         return children(self.service.process.pid)
 
-    def finish(self, pages: history.PageRule | None = None) -> None:
+    def finish(self) -> None:
         """Check what goes for every row and fill in the figures."""
         operations = self.load.operations
         self.row.count(operations)
         complaints = [each.complaint for each in operations if each.complaint]
         complaints += self._recovery()
         complaints += self._residue()
-        verdict = history.check(operations, self.stage.users(), pages)
+        verdict = history.check(operations, self.stage.users(), self.pages)
         self.row.lost += len(verdict.lost) + len(verdict.twice) + len(verdict.ghosts)
         self.row.stale += len(verdict.stale) + len(verdict.stale_pages)
         complaints += verdict.findings
@@ -206,8 +220,7 @@ class Scene:
             complaints.append(f"pool in_use is {self.pools_in_use()}")
         for pid, before in self.workers.items():
             if pid in self.worker_pids():
-                settles(lambda pid=pid, before=before: not self._grown(pid, before), seconds=2)
-                complaints += self._grown(pid, before)
+                complaints += self._grown_for_good(pid, before)
         return complaints
 
     def pools_in_use(self) -> int:
@@ -218,6 +231,10 @@ class Scene:
                 answer = httpx.get(f"{self.service.url}/health", timeout=20)
                 largest = max(largest, answer.json()["pool"]["in_use"])
         return largest
+
+    def _grown_for_good(self, pid: int, before: Footprint) -> list[str]:
+        settles(lambda: not self._grown(pid, before), seconds=2)
+        return self._grown(pid, before)
 
     def _grown(self, pid: int, before: Footprint) -> list[str]:
         now = footprint(pid, self.stage.ports)
@@ -259,7 +276,9 @@ def set_up(folder: Path, options: Mapping[str, str] | None = None) -> Iterator[S
         postgres = stack.enter_context(
             PostgresServer(folder / "postgres", options=options, durable=False)
         )
-        redis = stack.enter_context(RedisServer(folder / "redis"))
+        dumps = folder / "dumps"
+        dumps.mkdir(mode=0o777)
+        redis = stack.enter_context(RedisServer(folder / "redis", options={"dir": f'"{dumps}"'}))
         database_link = stack.enter_context(Proxy(postgres.port))
         redis_link = stack.enter_context(Proxy(redis.port))
-        yield Stage(postgres, redis, database_link, redis_link, folder)
+        yield Stage(postgres, redis, database_link, redis_link, folder, dumps)
