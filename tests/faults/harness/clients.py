@@ -189,6 +189,7 @@ class Mix:
     names: int = 30
     keyed: float = 0.0  # this part of the creates carries an Idempotency-Key
     reconnect: float = 0.03
+    seed: int = 0
 
 
 READS = Mix(create=0, update=0, delete=0)
@@ -197,12 +198,11 @@ READS = Mix(create=0, update=0, delete=0)
 class Load:
     """The clients of a mix at work, from ``start`` to ``stop``; ``operations`` is their history."""
 
-    def __init__(self, url: str, *, deadline: float, mix: Mix, seed: int = 0) -> None:
+    def __init__(self, url: str, *, deadline: float, mix: Mix) -> None:
         self.operations: list[Operation] = []
         self.deadline = deadline
         self.mix = mix
         self.errors: list[BaseException] = []
-        self._seed = seed
         self._stop = threading.Event()
         self._known: dict[int, str] = {}
         self._values = iter(range(10**9))
@@ -227,7 +227,7 @@ class Load:
         self._known.update(users)
 
     def _work(self, client: Client) -> None:
-        chance = random.Random(f"{self._seed}/{client.number}")
+        chance = random.Random(f"{self.mix.seed}/{client.number}")
         choices: list[Callable[[Client, random.Random], Operation]] = [
             self._create,
             self._update,

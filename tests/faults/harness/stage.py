@@ -149,6 +149,7 @@ class Scene:
     began: float = 0.0
     ended: float = 0.0
     workers_may_change: bool = False
+    checked: bool = True
     pages: history.PageRule = field(default_factory=history.PageRule)
 
     @contextmanager
@@ -190,6 +191,8 @@ class Scene:
         """Check what goes for every row and fill in the figures."""
         operations = self.load.operations
         self.row.count(operations)
+        if not self.checked:
+            return
         complaints = [each.complaint for each in operations if each.complaint]
         complaints += self._recovery()
         complaints += self._residue()
