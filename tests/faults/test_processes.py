@@ -20,7 +20,7 @@ from tests.faults.harness.liveness import Liveness
 from tests.faults.harness.operations import Operation, Outcome
 from tests.faults.harness.processes import footprint
 from tests.faults.harness.raw import head
-from tests.faults.harness.stage import DEADLINE, Stage
+from tests.faults.harness.stage import DEADLINE, Scene, Stage
 from tests.faults.history import PageRule
 from tests.waiting import eventually
 
@@ -203,7 +203,7 @@ def slow_clients(port: int, number: int) -> Iterator[dict[str, list[socket.socke
     starts = {
         "header": b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX-Slow: ",
         "body": post + b'{"username": "',
-        # Answers of 100 kB and more that nobody takes: the kernel's buffers are full at once.
+        # Answers of 15 kB each that nobody takes: the kernel's buffers are full soon.
         "reading": head("GET", f"{URL}?per_page=100") * 2000,
     }
     with ExitStack() as stack:
@@ -226,8 +226,9 @@ def connected(port: int, start: bytes) -> Iterator[socket.socket]:
 
 @pytest.mark.row("120 slow clients: header, body, reading slowly")
 def test_slow_clients_delay_nobody(stage: Stage, row: Row) -> None:
-    mix = Mix(clients=4)
+    mix = Mix(clients=4, list=0)
     with stage.scene(row, mix, after=1) as scene, scene.fault():
+        fill(scene)
         with Liveness(scene.service.url) as live, slow_clients(scene.service.port, 40) as clients:
             for _ in range(20):  # a byte now and then
                 for client in (*clients["header"], *clients["body"]):
@@ -246,6 +247,7 @@ def test_slow_clients_are_closed_in_the_end(stage: Stage, row: Row) -> None:
     limit = 120
     held: dict[str, float] = {}
     with stage.scene(row, READS) as scene, scene.fault():
+        fill(scene)
         began = time.monotonic()
         with slow_clients(scene.service.port, 5) as clients:
             while len(held) < len(clients) and time.monotonic() < began + limit:
@@ -256,6 +258,14 @@ def test_slow_clients_are_closed_in_the_end(stage: Stage, row: Row) -> None:
                         held[kind] = time.monotonic() - began
         row.note(", ".join(f"{kind} held for {seconds:.0f} s" for kind, seconds in held.items()))
     assert sorted(held) == sorted(clients)
+
+
+def fill(scene: Scene) -> None:
+    """Make so many users that a page has 15 kB."""
+    with scene.client() as client:
+        for number in range(100):
+            done = client.create(f"reader{number}", f"v{number}.{'r' * 40}@example.com")
+            scene.load.operations.append(done)
 
 
 def trickle(clients: list[socket.socket]) -> None:
