@@ -30,7 +30,8 @@ MAX_BODY_BYTES = 64 * 1024
 def create_app(settings: Settings) -> Flask:
     """Return the application. It owns one PostgreSQL and one Redis pool; neither connects yet."""
     app = Flask("user_service", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    # One more: werkzeug takes a body without Content-Length for cut off when it reaches the limit.
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1
     app.debug = settings.flask_env == "development" and __name__ == "__main__"
     attach(app, create_services(settings))
 
