@@ -295,26 +295,31 @@ class _Check:
             conflict = operation.kind is Kind.CREATE and operation.status == 409
             if conflict and not any(
                 created.started < operation.ended and gone > operation.started
-                for created, gone in holders[operation.name]
+                for created, gone in reversed(holders[operation.name])
             ):
                 self.verdict.twice.append(f"nobody else held the name: {operation}")
 
     def _check_pages(self) -> None:
-        users = [user for user in self.users.values() if user.acknowledged]
-        for page in self.operations:
-            if page.kind is not Kind.LIST or page.users is None:
-                continue
-            allowance = self.page_rule.allowance(page)
-            before = page.started - allowance
-            lines = [_missing_in(page, user, before) for user in users]
-            lines += [
-                _outdated_in(page, value, self.users[user_id], before)
-                for user_id, value in page.users.items()
-                if user_id in self.users
-            ]
-            self.verdict.stale_pages += [
-                f"{each}, {allowance:.1f} s allowed" for each in lines if each
-            ]
+        pages = [
+            (page.started - self.page_rule.allowance(page), page)
+            for page in self.operations
+            if page.kind is Kind.LIST and page.users is not None
+        ]
+        coming = sorted(
+            (
+                (user.created.ended, user)
+                for user in self.users.values()
+                if user.created is not None and user.created.outcome is Outcome.OK
+            ),
+            key=lambda item: item[0],
+            reverse=True,
+        )
+        there: list[_User] = []  # created by the time in question, and not deleted before it
+        for before, page in sorted(pages, key=lambda item: item[0]):
+            while coming and coming[-1][0] < before:
+                there.append(coming.pop()[1])
+            there = [user for user in there if user.deleted_from >= before]
+            self.verdict.stale_pages += _stale_in(page, before, there, self.users)
 
 
 def _collide(one: _Value, two: _Value) -> bool:
@@ -327,16 +332,23 @@ def _collide(one: _Value, two: _Value) -> bool:
     return False
 
 
-def _missing_in(page: Operation, user: _User, before: float) -> str:
-    """Return what is wrong if ``page`` does not show ``user``, who was there ``before``."""
-    if user.user_id in (page.users or {}):
-        return ""
-    created, deleted_from = user.created, user.deleted_from
-    if created is None or created.outcome is not Outcome.OK:
-        return ""
-    if created.ended >= before or deleted_from < page.ended:
-        return ""
-    return f"{page} does not show {created}"
+def _stale_in(
+    page: Operation, before: float, there: Iterable[_User], users: Mapping[int, _User]
+) -> list[str]:
+    """Return in what ``page`` is older than ``before``; ``there`` are the users who were."""
+    shown = page.users or {}
+    missing = [
+        f"{page} does not show {user.created}"
+        for user in there
+        if user.user_id not in shown and user.deleted_from >= page.ended
+    ]
+    outdated = [
+        _outdated_in(page, value, users[user_id], before)
+        for user_id, value in shown.items()
+        if user_id in users
+    ]
+    allowed = f"{page.started - before:.1f} s allowed"
+    return [f"{line}, {allowed}" for line in (*missing, *outdated) if line]
 
 
 def _outdated_in(page: Operation, shown: str, user: _User, before: float) -> str:

@@ -4,6 +4,7 @@ import random
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -204,7 +205,7 @@ class Load:
         self.mix = mix
         self.errors: list[BaseException] = []
         self._stop = threading.Event()
-        self._known: dict[int, str] = {}
+        self._known: deque[tuple[int, str]] = deque(maxlen=mix.names)  # made lately: id, name
         self._values = iter(range(10**9))
         self._threads = [
             threading.Thread(target=self._work, args=(Client(url, deadline=deadline, number=n),))
@@ -221,10 +222,6 @@ class Load:
             thread.join()
         if self.errors:
             raise self.errors[0]
-
-    def know(self, users: Mapping[int, str]) -> None:
-        """Tell the clients of users that somebody else has made: names by id."""
-        self._known.update(users)
 
     def _work(self, client: Client) -> None:
         chance = random.Random(f"{self.mix.seed}/{client.number}")
@@ -257,25 +254,25 @@ class Load:
         key = uuid.uuid4().hex if chance.random() < self.mix.keyed else None
         done = client.create(name, self._value(client), key)
         if done.user_id is not None:
-            self._known[done.user_id] = name
+            self._known.append((done.user_id, name))
         return done
 
     def _update(self, client: Client, chance: random.Random) -> Operation:
-        user_id = self._someone(chance)
-        if user_id is None:
+        if not self._known:
             return self._create(client, chance)
-        name = self._known[user_id] if chance.random() < 0.5 else None
-        return client.update(user_id, self._value(client), name)
+        user_id, name = self._someone(chance)
+        return client.update(user_id, self._value(client), name if chance.random() < 0.5 else None)
 
     def _delete(self, client: Client, chance: random.Random) -> Operation:
-        user_id = self._someone(chance)
-        return self._create(client, chance) if user_id is None else client.delete(user_id)
+        if not self._known:
+            return self._create(client, chance)
+        return client.delete(self._someone(chance)[0])
 
     def _read(self, client: Client, chance: random.Random) -> Operation:
-        user_id = self._someone(chance)
-        return client.list_users() if user_id is None else client.read(user_id)
+        if not self._known:
+            return client.list_users()
+        return client.read(self._someone(chance)[0])
 
-    def _someone(self, chance: random.Random) -> int | None:
+    def _someone(self, chance: random.Random) -> tuple[int, str]:
         """Return one of the users made lately, most of which are still there."""
-        known = list(self._known)[-self.mix.names :]
-        return chance.choice(known) if known else None
+        return chance.choice(list(self._known))
