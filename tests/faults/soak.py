@@ -14,6 +14,7 @@ from statistics import median
 
 import httpx
 
+from tests.e2e.service import RunningService
 from tests.faults import history
 from tests.faults.harness.clients import Load, Mix
 from tests.faults.harness.operations import Outcome
@@ -44,7 +45,7 @@ def main(minutes: float) -> int:
             load = Load(service.url, deadline=DEADLINE, mix=Mix(clients=8, keyed=0.3))
             load.start()
             try:
-                samples = watch(stage, service.url, service.process.pid, load, minutes)
+                samples = watch(stage, service, load, minutes)
             finally:
                 load.stop()
             idle = httpx.get(f"{service.url}/health").json()["pool"]["in_use"]
@@ -54,20 +55,21 @@ def main(minutes: float) -> int:
     return 1 if complaints else 0
 
 
-def watch(stage: Stage, url: str, master: int, load: Load, minutes: float) -> list[Sample]:
+def watch(stage: Stage, service: RunningService, load: Load, minutes: float) -> list[Sample]:
     """Take a sample every ``INTERVAL`` seconds and print it."""
     samples: list[Sample] = []
     began = time.monotonic()
     while time.monotonic() < began + minutes * 60:
         time.sleep(INTERVAL)
-        held = [footprint(pid, stage.ports) for pid in children(master)]
+        ports = (*stage.ports, service.port)
+        held = [footprint(pid, ports) for pid in children(service.process.pid)]
         sample = Sample(
             time.monotonic() - began,
             sum(each.memory_mb for each in held),
             sum(each.files for each in held),
             sum(each.threads for each in held),
             sum(sum(each.connections.values()) for each in held),
-            httpx.get(f"{url}/health", timeout=20).json()["pool"]["in_use"],
+            httpx.get(f"{service.url}/health", timeout=20).json()["pool"]["in_use"],
             len(load.operations),
         )
         samples.append(sample)

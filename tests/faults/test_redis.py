@@ -61,7 +61,7 @@ def test_without_redis_every_status_stays_and_requests_are_50_ms_slower_at_most(
         f" for {len(during)} requests"
     )
     assert slower < 0.05
-    assert attempts < len(during) / 4
+    assert attempts <= 30  # three failures and then one a second, in each of two processes
     settled = [each for each in lists(during) if each.started > scene.began + 0.5]
     assert {each.cache for each in settled} == {"BYPASS"}
 

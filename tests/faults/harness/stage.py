@@ -131,7 +131,7 @@ class Stage:
             )
             with scene.at_work():
                 scene.wait(1)
-                scene.workers = {pid: footprint(pid, self.ports) for pid in scene.worker_pids()}
+                scene.workers = {pid: scene.footprint(pid) for pid in scene.worker_pids()}
                 yield scene
                 scene.wait(after)
             scene.finish()
@@ -187,6 +187,10 @@ class Scene:
     def worker_pids(self) -> list[int]:
         return children(self.service.process.pid)
 
+    def footprint(self, pid: int) -> Footprint:
+        """Return what a worker holds, but for the connections of its clients."""
+        return footprint(pid, (*self.stage.ports, self.service.port))
+
     def finish(self) -> None:
         """Check what goes for every row and fill in the figures."""
         operations = self.load.operations
@@ -194,6 +198,9 @@ class Scene:
         if not self.checked:
             return
         complaints = [each.complaint for each in operations if each.complaint]
+        if not self.workers_may_change:  # who else than a dying worker leaves without a word?
+            silent = (each for each in operations if each.status is None and not each.complaint)
+            complaints += [f"connection closed without an answer: {each}" for each in silent]
         complaints += self._recovery()
         complaints += self._residue()
         verdict = history.check(operations, self.stage.users(), self.pages)
@@ -240,7 +247,7 @@ class Scene:
         return self._grown(pid, before)
 
     def _grown(self, pid: int, before: Footprint) -> list[str]:
-        now = footprint(pid, self.stage.ports)
+        now = self.footprint(pid)
         database = sum(
             now.connections.get(port, 0)
             for port in (self.stage.database_link.port, self.stage.postgres.port)
