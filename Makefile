@@ -8,7 +8,7 @@ SERVICE := services/user-service
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run test test-unit faults soak lint format migrate lock clean
+.PHONY: help run seed test test-unit faults soak lint format migrate lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -33,6 +33,10 @@ run: $(VENV)/run.stamp ## Serve on http://127.0.0.1:5000 with a private PostgreS
 
 migrate: $(VENV)/run.stamp ## Apply the migrations to the database that DATABASE_URL or DB_* name
 	@cd $(SERVICE) && $(CURDIR)/$(BIN)/flask --app app migrate
+
+seed: $(VENV)/run.stamp ## Add realistic users to what `make run` serves, or to DATABASE_URL (NUMBER=1000000)
+	@addresses="$${DATA_DIR:-.data}/addresses"; [[ ! -f $$addresses ]] || . "$$addresses"; \
+	  cd $(SERVICE) && exec $(CURDIR)/$(BIN)/flask --app app users seed $(or $(NUMBER),100000)
 
 test: $(VENV)/dev.stamp ## Prove it: every test on real servers, in containers too where Docker answers
 	@$(BIN)/python -m tests

@@ -7,6 +7,7 @@ ends the run is one line on stderr, but for the end of a server's log.
 
 import http.client
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from dev.servers import PostgresServer, RedisServer
 
 SERVICE = Path(__file__).resolve().parent.parent / "services" / "user-service"
 GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:app"]
+ADDRESSES = "addresses"
 WATCH_SECONDS = 0.05
 PROBE_SECONDS = 1.0
 DRAIN_SECONDS = 3.0  # a service whose launcher was killed may be finishing its requests
@@ -106,17 +108,19 @@ def run(settings: Settings, service: Path, stop: StopRequest) -> int:
         stack.enter_context(_locked(settings.data_dir))
         if not wait_until(lambda: is_free(settings.port), DRAIN_SECONDS):
             raise ServerFailed(f"port {settings.port} is taken: choose another with PORT=")
-        # No balancer asks for readiness here, so nobody needs time to see it change.
-        environ = {"DRAIN_DELAY": "0", **os.environ, "PORT": str(settings.port)}
+        addresses: dict[str, str] = {}
         servers = []
         for name, server in missing_servers(settings).items():
             if stop.received:
                 return 0
             _say(f"starting {server.title} ...")
             servers.append(stack.enter_context(server))
-            environ[name] = server.url
+            addresses[name] = server.url
         if stop.received:
             return 0
+        stack.enter_context(_written(addresses, settings.data_dir / ADDRESSES))
+        # No balancer asks for readiness here, so nobody needs time to see it change.
+        environ = {"DRAIN_DELAY": "0", **os.environ, "PORT": str(settings.port), **addresses}
         # Ours alone: the service's own default is every address, as a container needs it.
         command = [*GUNICORN, "--bind", f"127.0.0.1:{settings.port}"]
         gunicorn = spawn(command, signal.SIGTERM, cwd=service, env=environ)
@@ -175,6 +179,18 @@ def _locked(data_dir: Path) -> Iterator[None]:
         yield
     finally:
         directory.release()
+
+
+@contextmanager
+def _written(addresses: Mapping[str, str], file: Path) -> Iterator[None]:
+    """Keep ``addresses``, passwords and all, in ``file`` as a shell reads them: for make seed."""
+    lines = [f"export {name}={shlex.quote(url)}\n" for name, url in addresses.items()]
+    file.touch(mode=0o600)
+    file.write_text("".join(lines), encoding="utf-8")
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -17,21 +17,23 @@ from user_service.database.users import UserRepository
 from user_service.observability import logs
 from user_service.resilience.retry import RetryPolicy
 from user_service.settings import Settings, settings_or_exit
-from user_service.web import health, users
+from user_service.web import cli, health, users
+from user_service.web.conditions import REQUIRE_IF_MATCH
 from user_service.web.converters import UserIdConverter
+from user_service.web.cors import register_cors
+from user_service.web.cursors import Cursors
 from user_service.web.hooks import register_hooks
 from user_service.web.problems import register_problems
 from user_service.web.services import Services, attach
-
-# Far above any user, and low enough to be held in memory for every request at once.
-MAX_BODY_BYTES = 64 * 1024
+from user_service.web.validation import MAX_BODY_BYTES
 
 
 def create_app(settings: Settings) -> Flask:
     """Return the application. It owns one PostgreSQL and one Redis pool; neither connects yet."""
     app = Flask("user_service", static_folder=None)
-    # One more: werkzeug takes a body without Content-Length for cut off when it reaches the limit.
+    # One more: a body without Content-Length is cut here, and then seen to be too long.
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1
+    app.config[REQUIRE_IF_MATCH] = settings.require_if_match
     app.debug = settings.flask_env == "development" and __name__ == "__main__"
     attach(app, create_services(settings))
 
@@ -47,6 +49,8 @@ def create_app(settings: Settings) -> Flask:
         retry_policy=RetryPolicy(settings.retry_attempts, settings.retry_delay),
     )
     register_problems(app)
+    register_cors(app, settings.allowed_origins)
+    app.cli.add_command(cli.users)
     app.cli.command("migrate", help="Apply pending migrations.")(
         lambda: print("\n".join(migrate(settings.database_dsn)) or "nothing to migrate")  # noqa: T201
     )
@@ -62,14 +66,16 @@ def create_services(settings: Settings) -> Services:
         statement_timeout=settings.db_statement_timeout,
         prepare=partial(migrate, settings.database_dsn) if settings.migrate_on_start else None,
     )
+    repository = UserRepository(database)
     redis = redis_client(settings.redis_dsn, timeout=settings.redis_timeout)
     return Services(
         database=database,
         probe=DatabaseProbe(database.dsn),
-        users=UserRepository(database),
+        users=repository,
         pages=PageCache(
             PageStore(redis, ttl=settings.cache_ttl, stale_ttl=settings.cache_stale_ttl)
         ),
+        cursors=Cursors(lambda: settings.cursor_key_bytes or repository.cursor_key()),
     )
 
 

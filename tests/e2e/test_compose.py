@@ -54,7 +54,14 @@ def test_owners_curl_answers_a_page() -> None:
     command = 'curl -sS -k "https://localhost/api/v1/users?page=1&per_page=10"'
     page = json.loads(shell("bash", "-c", command))
     assert page["users"] == []
-    assert page["pagination"] == {"page": 1, "per_page": 10, "total": 0, "pages": 0}
+    assert page["pagination"] == {
+        "page": 1,
+        "per_page": 10,
+        "total": 0,
+        "pages": 0,
+        "next_cursor": None,
+        "prev_cursor": None,
+    }
 
 
 @pytest.mark.usefixtures("project")

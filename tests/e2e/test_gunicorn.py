@@ -227,6 +227,23 @@ def test_loss_of_redis_changes_no_status(
         assert http.get(URL).json()["users"][0]["username"] == "lovelace"
 
 
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
+def test_chunked_body_over_the_limit_is_too_large(
+    service: RunningService, http: httpx.Client, method: str
+) -> None:
+    body = json.dumps(user("ada")).encode()
+    path = URL if method == "POST" else f"{URL}/1"
+    json_type = {"Content-Type": "application/json"}
+    for chunks in ([body, b" " * 65_536], [body] + [b" " * 100] * 1000, [b" " * 65_537]):
+        answer = http.request(method, path, content=iter(chunks), headers=json_type)
+        assert "Content-Length" not in answer.request.headers
+        assert answer.status_code == 413
+        assert answer.headers["Content-Type"] == "application/problem+json"
+    assert total(service) == 0
+    created = http.post(URL, content=iter([body[:10], body[10:]]), headers=json_type)
+    assert created.status_code == 201
+
+
 def test_text_log_has_one_line_a_request(service: RunningService, http: httpx.Client) -> None:
     http.get(f"{URL}/7", headers={"X-Request-ID": "my-request_1"})
     line = re.compile(

@@ -358,6 +358,20 @@ def test_run_announces_itself_and_a_signal_drains_the_service_before_the_servers
         query(url, "SELECT 1")
 
 
+def test_run_tells_make_seed_where_its_servers_are_and_nobody_else(launched: Launched) -> None:
+    file = launched.folder / "data" / "addresses"
+    with launched.run() as process:
+        wait_for_line(process, "user service:")
+        shell = ["bash", "-c", f". {file}; echo $DATABASE_URL; echo $REDIS_URL"]
+        told = subprocess.run(shell, capture_output=True, text=True, check=True).stdout.split()
+        assert told[0] == launched.get("/").splitlines()[-1]
+        assert told[1].startswith("redis://")
+        assert file.stat().st_mode & 0o077 == 0
+        process.terminate()
+        process.communicate(timeout=SECONDS)
+    assert not file.exists()
+
+
 def test_run_uses_the_servers_that_it_is_given(launched: Launched) -> None:
     given = {"DATABASE_URL": "postgresql://elsewhere/users", "REDIS_URL": "redis://elsewhere"}
     with launched.run(**given) as process:

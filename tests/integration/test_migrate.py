@@ -1,5 +1,6 @@
 """Migrations on a database of their own: once each, also at once, also after a kill."""
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -89,8 +90,27 @@ def backends(dsn: str, wait_event: str) -> list[int]:
 class TestOurMigrations:
     def test_make_the_tables_of_an_empty_database(self, dsn: str) -> None:
         assert migrate(dsn) == OURS
-        assert {"users", "schema_migrations"} <= tables(dsn)
+        assert tables(dsn) == {
+            "users",
+            "users_count",
+            "cursor_key",
+            "idempotency_keys",
+            "schema_migrations",
+        }
         assert applied(dsn) == OURS
+
+    def test_count_users_that_were_there_before(self, dsn: str, tmp_path: Path) -> None:
+        shutil.copy(MIGRATIONS / "0001_users.sql", tmp_path)
+        migrate(dsn, tmp_path)
+        with closing(psycopg2.connect(dsn)) as connection, connection:
+            connection.cursor().execute(
+                "INSERT INTO users (username, username_canonical, email, email_canonical)"
+                " SELECT 'user' || n, 'user' || n, n || '@example.com', n || '@example.com'"
+                " FROM generate_series(1, 1000) AS n"
+            )
+        migrate(dsn)
+        assert query(dsn, "SELECT sum(number)::int FROM users_count") == [1000]
+        assert query(dsn, "SELECT DISTINCT version FROM users") == [1]
 
     def test_second_run_applies_nothing(self, dsn: str) -> None:
         migrate(dsn)

@@ -1,26 +1,75 @@
 """The page cache on a real Redis: hits, invalidation, and what must never be served."""
 
-from collections.abc import Iterator
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import cycle, islice
+from types import SimpleNamespace
 
 import pytest
 import redis as redis_py
 from flask.testing import FlaskClient
+from pytest_mock import MockerFixture
 
 from app import create_app
 from tests.responses import json_of
+from tests.servers import Servers
 from tests.waiting import eventually
-from user_service.cache.pages import CacheStatus, PageCache
-from user_service.cache.store import GENERATION_KEY, PREFIX
+from user_service.cache.connection import redis_client
+from user_service.cache.pages import CLAIM_SECONDS, CacheStatus, PageCache
+from user_service.cache.store import GENERATION_KEY, PREFIX, PageStore
+from user_service.errors import Unavailable
+from user_service.resilience import deadline, resolve
+from user_service.resilience.breaker import State
 from user_service.settings import Settings
 from user_service.web.services import Services, services_of
 
 URL = "/api/v1/users"
+LONG = 30.0  # seconds: nobody who does as they should waits for so long
+TTL, STALE_TTL = 60, 300
+HIT, MISS, BYPASS = CacheStatus.HIT, CacheStatus.MISS, CacheStatus.BYPASS
+MakeProcess = Callable[..., PageCache]
 
 
 @pytest.fixture
 def pages(services: Services) -> PageCache:
     return services.pages
+
+
+@pytest.fixture
+def process(servers: Servers, redis: redis_py.Redis) -> Iterator[MakeProcess]:
+    """Make page caches as one process each has, all on the same Redis."""
+    made: list[PageCache] = []
+
+    def make(
+        clock: Callable[[], float] = time.time, sleep: Callable[[float], None] = time.sleep
+    ) -> PageCache:
+        client = redis_client(servers.redis_url, timeout=2)
+        store = PageStore(client, ttl=TTL, stale_ttl=STALE_TTL, clock=clock)
+        made.append(PageCache(store, sleep=sleep))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def never() -> bytes:
+    pytest.fail("produced although there is a page")
+
+
+@contextmanager
+def out_of_memory(redis: redis_py.Redis) -> Iterator[None]:
+    """Make Redis refuse every write."""
+    redis.config_set("maxmemory", "1")
+    redis.config_set("maxmemory-policy", "noeviction")
+    try:
+        yield
+    finally:
+        redis.config_set("maxmemory", "0")
 
 
 def x_cache(client: FlaskClient, query: str = "") -> str:
@@ -150,7 +199,7 @@ def test_entries_run_into_their_ttl(
     client: FlaskClient, redis: redis_py.Redis, settings: Settings
 ) -> None:
     client.get(URL)
-    assert 0 < redis.ttl(f"{PREFIX}1:50") <= settings.cache_stale_ttl
+    assert 0 < redis.ttl(f"{PREFIX}page=1&per_page=50") <= settings.cache_stale_ttl
     assert redis.ttl(GENERATION_KEY) == -1
 
 
@@ -178,16 +227,36 @@ def test_failed_invalidation_stops_reading_until_it_is_made_up_for(
 ) -> None:
     create(client, "ada")
     client.get(URL)
-    redis.config_set("maxmemory", "1")  # every write to Redis is refused: out of memory
-    redis.config_set("maxmemory-policy", "noeviction")
-    try:
+    with out_of_memory(redis):
         create(client, "grace")
         assert total(client) == 2
         assert x_cache(client) == "BYPASS"
-    finally:
-        redis.config_set("maxmemory", "0")
     eventually(lambda: x_cache(client) == "HIT")
     assert total(client) == 2
+
+
+def test_last_page_is_served_while_the_database_is_down(
+    client: FlaskClient, settings: Settings, mocker: MockerFixture
+) -> None:
+    create(client, "ada")
+    before = client.get(URL)
+    create(client, "grace")  # so that the page is out of date, yet still there
+    mocker.patch("user_service.database.pool.Database._connection", side_effect=Unavailable("down"))
+    stale = client.get(URL)
+    assert (stale.status_code, stale.headers["X-Cache"]) == (200, "STALE")
+    assert stale.data == before.data
+    assert client.get(f"{URL}?page=2").status_code == 503
+    assert client.get(f"{URL}/1").status_code == 503
+
+
+def test_stale_pages_can_be_switched_off(settings: Settings, mocker: MockerFixture) -> None:
+    app = create_app(settings.model_copy(update={"cache_stale_ttl": 0}))
+    client = app.test_client()
+    client.get(URL)
+    services_of(app).pages.invalidate()
+    mocker.patch("user_service.database.pool.Database._connection", side_effect=Unavailable("down"))
+    assert client.get(URL).status_code == 503
+    services_of(app).close()
 
 
 def test_two_applications_share_pages_and_invalidation(
@@ -202,3 +271,256 @@ def test_two_applications_share_pages_and_invalidation(
         assert total(other) == 1
     finally:
         services_of(other_app).close()
+
+
+class TestSingleFlight:
+    @pytest.fixture
+    def joined(self, monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
+        """Released by everybody who is about to wait for another's refill in the same process."""
+        joined = threading.Semaphore(0)
+
+        def announcing() -> float:
+            joined.release()
+            return deadline.remaining()
+
+        announced = SimpleNamespace(remaining=announcing)
+        monkeypatch.setattr("user_service.cache.single_flight.deadline", announced)
+        return joined
+
+    @pytest.fixture
+    def threads(self) -> Iterator[ThreadPoolExecutor]:
+        with ThreadPoolExecutor(20) as threads:
+            yield threads
+
+    def test_twenty_misses_in_one_process_produce_once(
+        self, process: MakeProcess, joined: threading.Semaphore, threads: ThreadPoolExecutor
+    ) -> None:
+        produced = []
+
+        def produce_when_all_wait() -> bytes:
+            produced.append(1)
+            for _ in range(19):
+                assert joined.acquire(timeout=LONG)
+            return b"body"
+
+        pages = process()
+        readers = [
+            threads.submit(pages.get_or_produce, "1:50", produce_when_all_wait) for _ in range(20)
+        ]
+        assert {each.result(LONG) for each in readers} == {(b"body", MISS)}
+        assert len(produced) == 1
+        assert pages.get_or_produce("1:50", never) == (b"body", HIT)
+
+    def test_twenty_misses_in_two_processes_produce_once(
+        self,
+        process: MakeProcess,
+        redis: redis_py.Redis,
+        joined: threading.Semaphore,
+        threads: ThreadPoolExecutor,
+    ) -> None:
+        others_wait, stored = threading.Event(), threading.Event()
+
+        def wait_for_the_store(_: float) -> None:
+            others_wait.set()
+            assert stored.wait(LONG)
+
+        here, there = process(), process(sleep=wait_for_the_store)
+
+        def produce_when_all_wait() -> bytes:
+            for _ in range(18):  # of each process, all but the first
+                assert joined.acquire(timeout=LONG)
+            assert others_wait.wait(LONG)
+            return b"body"
+
+        first = threads.submit(here.get_or_produce, "1:50", produce_when_all_wait)
+        eventually(lambda: len(claim_keys(redis)) == 1)
+        readers = [
+            threads.submit(pages.get_or_produce, "1:50", never)
+            for pages in islice(cycle((here, there)), 1, 20)
+        ]
+        assert first.result(LONG) == (b"body", MISS)
+        stored.set()
+        assert {each.result(LONG) for each in readers} == {(b"body", MISS)}
+
+    def test_reader_after_a_write_does_not_join_a_flight_of_before(
+        self, process: MakeProcess, threads: ThreadPoolExecutor
+    ) -> None:
+        here, there = process(), process()
+        reads, go_on = threading.Event(), threading.Event()
+
+        def read_before_the_write() -> bytes:
+            reads.set()
+            assert go_on.wait(LONG)
+            return b"old"
+
+        late = threads.submit(here.get_or_produce, "1:50", read_before_the_write)
+        assert reads.wait(LONG)
+        there.invalidate()
+        for pages in (here, there):
+            body, _ = pages.get_or_produce("1:50", lambda: b"new")
+            assert body == b"new"
+        go_on.set()
+        assert late.result(LONG) == (b"old", MISS)
+        for pages in (here, there):
+            assert pages.get_or_produce("1:50", never) == (b"new", HIT)
+
+    def test_claim_of_a_process_that_died_runs_out(
+        self, process: MakeProcess, redis: redis_py.Redis
+    ) -> None:
+        dying, waiting = process(), process(sleep=lambda _: None)
+        generation = dying._store.look_up("1:50").generation
+        assert dying._store.claim("1:50", generation, CLAIM_SECONDS)
+        (claim,) = claim_keys(redis)
+        assert 0 < redis.pttl(claim) <= CLAIM_SECONDS * 1000
+        assert waiting.get_or_produce("1:50", lambda: b"ours") == (b"ours", MISS)
+
+    def test_nothing_but_the_page_and_its_generation_is_left(
+        self, process: MakeProcess, redis: redis_py.Redis
+    ) -> None:
+        process().get_or_produce("1:50", lambda: b"body")
+        assert set(redis.keys()) == {GENERATION_KEY.encode(), f"{PREFIX}1:50".encode()}
+
+    def test_no_reader_gets_a_page_older_than_an_acknowledged_write(
+        self, process: MakeProcess, threads: ThreadPoolExecutor
+    ) -> None:
+        """Readers and writers in three processes at once, on a database that is a number."""
+        committed, acknowledged, writing = 0, 0, threading.Lock()
+        processes = [process() for _ in range(3)]
+
+        def write(seed: int) -> None:
+            nonlocal committed, acknowledged
+            chance = random.Random(seed)
+            for _ in range(60):
+                with writing:
+                    committed += 1
+                    mine = committed
+                chance.choice(processes).invalidate()
+                with writing:
+                    acknowledged = max(acknowledged, mine)
+                time.sleep(chance.uniform(0, 0.01))
+
+        def read(seed: int) -> int:
+            chance, hits = random.Random(seed), 0
+
+            def produce() -> bytes:
+                value = committed
+                time.sleep(chance.uniform(0, 0.004))
+                return b"%d" % value
+
+            for _ in range(150):
+                at_least = acknowledged
+                body, status = chance.choice(processes).get_or_produce("1:50", produce)
+                assert int(body) >= at_least
+                hits += status is HIT
+            return hits
+
+        writers = [threads.submit(write, seed) for seed in range(2)]
+        readers = [threads.submit(read, seed) for seed in range(12)]
+        for each in writers:
+            each.result(LONG)
+        assert sum(each.result(LONG) for each in readers) > 0
+
+
+def claim_keys(redis: redis_py.Redis) -> list[bytes]:
+    return list(redis.scan_iter("*:refill:*"))
+
+
+class TestAge:
+    @pytest.fixture
+    def now(self) -> list[float]:
+        return [1_700_000_000.0]
+
+    @pytest.fixture
+    def aging(self, process: MakeProcess, now: list[float]) -> PageCache:
+        """A page cache with one page, whose clock is ``now``."""
+        pages = process(clock=lambda: now[0])
+        pages.get_or_produce("1:50", lambda: b"old")
+        return pages
+
+    def test_page_is_fresh_for_its_time(self, aging: PageCache, now: list[float]) -> None:
+        now[0] += TTL - 1
+        assert aging.get_or_produce("1:50", never) == (b"old", HIT)
+        now[0] += 1
+        assert aging.get_or_produce("1:50", lambda: b"new") == (b"new", MISS)
+        now[0] += TTL - 1
+        assert aging.get_or_produce("1:50", never) == (b"new", HIT)
+
+    @pytest.mark.parametrize("write", [False, True])
+    def test_page_is_kept_beyond_its_time_and_the_next_write(
+        self, aging: PageCache, now: list[float], write: bool
+    ) -> None:
+        now[0] += TTL
+        if write:
+            aging.invalidate()
+        assert aging.stale("1:50") == b"old"
+        assert aging.stale("2:50") is None
+
+    @pytest.mark.usefixtures("aging")
+    def test_page_is_kept_so_long(self, redis: redis_py.Redis) -> None:
+        assert STALE_TTL - 10 < redis.ttl(f"{PREFIX}1:50") <= STALE_TTL
+
+    def test_stale_page_is_the_last_that_was_stored(self, aging: PageCache) -> None:
+        aging.invalidate()
+        aging.get_or_produce("1:50", lambda: b"new")
+        aging.invalidate()
+        assert aging.stale("1:50") == b"new"
+
+
+class TestFailedInvalidation:
+    def test_is_made_up_for_without_any_request(
+        self, process: MakeProcess, redis: redis_py.Redis
+    ) -> None:
+        writer, reader = process(), process()
+        writer.get_or_produce("1:50", lambda: b"old")
+        generation = redis.get(GENERATION_KEY)
+        with out_of_memory(redis):
+            writer.invalidate()
+            assert redis.get(GENERATION_KEY) == generation
+            assert writer.get_or_produce("1:50", lambda: b"new") == (b"new", BYPASS)
+        eventually(lambda: redis.get(GENERATION_KEY) != generation)
+        assert reader.get_or_produce("1:50", lambda: b"new") == (b"new", MISS)
+        eventually(lambda: writer.get_or_produce("1:50", lambda: b"newer") == (b"new", HIT))
+
+    def test_error_that_redis_answers_leaves_the_breaker_closed(
+        self, process: MakeProcess, redis: redis_py.Redis
+    ) -> None:
+        pages = process()
+        with out_of_memory(redis):
+            for _ in range(5):
+                pages.invalidate()
+            assert pages.breaker_state is State.CLOSED
+
+
+class TestConnection:
+    def test_server_given_by_name_is_looked_up_for_every_connection(
+        self, servers: Servers, mocker: MockerFixture
+    ) -> None:
+        look_up = mocker.spy(resolve, "addresses")
+        client = redis_client(servers.redis_url.replace("127.0.0.1", "localhost"), timeout=2)
+        for _ in range(2):
+            assert client.ping()
+            client.connection_pool.disconnect()
+        assert [call.args[0] for call in look_up.call_args_list] == ["localhost"] * 2
+
+    def test_name_that_is_not_resolved_in_time_is_a_bypass(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        limits = []
+
+        def hang(_name: str, timeout: float) -> list[str]:
+            limits.append(timeout)
+            raise OSError("not resolved")
+
+        monkeypatch.setattr("user_service.resilience.resolve.addresses", hang)
+        client = redis_client("redis://cache.internal:6379/0", timeout=0.25)
+        pages = PageCache(PageStore(client, ttl=TTL, stale_ttl=STALE_TTL))
+        assert pages.get_or_produce("1:50", lambda: b"body") == (b"body", BYPASS)
+        assert limits == [0.25]
+
+    def test_silent_server_is_not_asked_for_a_while(self) -> None:
+        client = redis_client("redis://127.0.0.1:1/0", timeout=0.25)
+        pages = PageCache(PageStore(client, ttl=TTL, stale_ttl=STALE_TTL))
+        for _ in range(3):
+            assert pages.get_or_produce("1:50", lambda: b"body") == (b"body", BYPASS)
+        assert pages.breaker_state is State.OPEN
+        assert pages.stale("1:50") is None

@@ -34,6 +34,8 @@ URL = "/api/v1/users"
 # Few names, in several spellings each, so that conflicts and reuse happen all the time.
 NAMES = st.sampled_from(["ada", "Ada", "ａｄａ", "grace", "GRACE", "straße", "STRASSE", "émile"])
 LOCAL_PARTS = st.sampled_from(["ada", "ADA", "grace", "emile"])
+# How many versions a writer is behind; None does not say what it has read.
+LAGS = st.sampled_from([None, 0, 1])
 # Few pages, so that most lists are of a page that is in the cache.
 PAGES = st.sampled_from([(1, 50), (1, 2), (2, 2)])
 
@@ -49,6 +51,7 @@ class UserStories(RuleBasedStateMachine):
         super().__init__()
         self.clients = [app.test_client() for app in self.apps]
         self.model: dict[int, dict[str, Any]] = {}
+        self.versions: dict[int, int] = {}
 
     @initialize()
     def begin_with_nobody(self) -> None:
@@ -69,19 +72,25 @@ class UserStories(RuleBasedStateMachine):
         assert user["id"] not in self.model
         assert body.items() <= user.items()
         self.model[user["id"]] = user
+        self.versions[user["id"]] = 1
         return user["id"]
 
     @rule(
         user_id=ids,
         change=st.fixed_dictionaries({}, optional={"username": NAMES, "email": LOCAL_PARTS}),
+        lag=LAGS,
         client=st.integers(0, 1),
     )
-    def change(self, user_id: int, change: dict[str, str], client: int) -> None:
+    def change(self, user_id: int, change: dict[str, str], lag: int | None, client: int) -> None:
         if "email" in change:
             change = {**change, "email": f"{change['email']}@example.com"}
         complete = change.keys() == {"username", "email"}
         send = self.clients[client].put if complete else self.clients[client].patch
-        answer = send(f"{URL}/{user_id}", json=change)
+        answer = send(f"{URL}/{user_id}", json=change, headers=self._if_match(user_id, lag))
+        if lag:
+            assert answer.status_code == 412
+            assert json_of(answer)["user"] == self.model[user_id]
+            return
         if conflicts := self._conflicts(change, besides=user_id):
             assert answer.status_code == 409
             assert fields_of(answer) <= conflicts
@@ -91,17 +100,24 @@ class UserStories(RuleBasedStateMachine):
         assert user == {**self.model[user_id], **change, "updated_at": user["updated_at"]}
         assert user["updated_at"] > self.model[user_id]["updated_at"]
         self.model[user_id] = user
+        self.versions[user_id] += 1
 
     @rule(user_id=consumes(ids), client=st.integers(0, 1))
     def delete(self, user_id: int, client: int) -> None:
-        del self.model[user_id]
+        stale = self._if_match(user_id, 1)
+        refused = self.clients[client].delete(f"{URL}/{user_id}", headers=stale)
+        assert json_of(refused)["user"] == self.model.pop(user_id)
         assert self.clients[client].delete(f"{URL}/{user_id}").status_code == 204
         assert self.clients[client].delete(f"{URL}/{user_id}").status_code == 404
         assert self.clients[client].get(f"{URL}/{user_id}").status_code == 404
 
     @rule(user_id=ids, client=st.integers(0, 1))
     def read(self, user_id: int, client: int) -> None:
-        assert json_of(self.clients[client].get(f"{URL}/{user_id}")) == self.model[user_id]
+        answer = self.clients[client].get(f"{URL}/{user_id}")
+        assert json_of(answer) == self.model[user_id]
+        assert answer.headers["ETag"] == f'"{user_id}-{self.versions[user_id]}"'
+        unless = {"If-None-Match": answer.headers["ETag"]}
+        assert self.clients[client].get(f"{URL}/{user_id}", headers=unless).status_code == 304
 
     @rule(page_and_size=PAGES, client=st.integers(0, 1))
     def list(self, page_and_size: tuple[int, int], client: int) -> None:
@@ -123,6 +139,9 @@ class UserStories(RuleBasedStateMachine):
         users = [self.model[user_id] for user_id in sorted(self.model)]
         assert json_of(answer)["users"] == users[(page - 1) * size : page * size]
         assert json_of(answer)["pagination"]["total"] == len(users)
+
+    def _if_match(self, user_id: int, lag: int | None) -> dict[str, str]:
+        return {} if lag is None else {"If-Match": f'"{user_id}-{self.versions[user_id] - lag}"'}
 
     def _conflicts(self, body: dict[str, str], besides: int | None = None) -> set[str]:
         others = [user for user_id, user in self.model.items() if user_id != besides]

@@ -140,13 +140,21 @@ class TestList:
         create_many(client, 5)
         page = json_of(client.get(f"{URL}?page=2&per_page=2"))
         assert [user["username"] for user in page["users"]] == ["user3", "user4"]
+        assert all(page["pagination"].pop(name) for name in ("next_cursor", "prev_cursor"))
         assert page["pagination"] == {"page": 2, "per_page": 2, "total": 5, "pages": 3}
 
     def test_defaults_to_the_first_page_of_fifty(self, client: FlaskClient) -> None:
         page = json_of(client.get(URL))
         assert page == {
             "users": [],
-            "pagination": {"page": 1, "per_page": 50, "total": 0, "pages": 0},
+            "pagination": {
+                "page": 1,
+                "per_page": 50,
+                "total": 0,
+                "pages": 0,
+                "next_cursor": None,
+                "prev_cursor": None,
+            },
         }
 
     def test_serves_a_hundred_at_most(self, client: FlaskClient) -> None:

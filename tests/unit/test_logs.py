@@ -1,5 +1,6 @@
 """The two formats of the log, and the configuration that sends it to standard error."""
 
+import json
 import logging
 import logging.config
 import re
@@ -44,7 +45,7 @@ def failed(message: str = "it broke") -> logging.LogRecord:
 def json_line(of: logging.LogRecord) -> Any:
     line = JsonFormatter().format(of)
     assert len(line.splitlines()) == 1
-    return orjson.loads(line)
+    return json.loads(line)
 
 
 class TestText:
@@ -105,6 +106,38 @@ class TestJson:
     def test_what_json_does_not_know_is_written_as_text(self) -> None:
         line = json_line(record(fields={"bytes": b"x", "error": KeyError("y")}))
         assert (line["bytes"], line["error"]) == ("b'x'", "'y'")
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "a lone \ud800 surrogate",
+            2**64,
+            -(2**70),
+            float("nan"),
+            {"nested": ["\udfff", 2**64]},
+            {1: "a number for a name", None: "nothing for a name"},
+            {"\ud800": "a lone surrogate for a name"},
+            {1, 2, 3},
+            object,
+        ],
+        ids=ascii,
+    )
+    def test_line_is_never_lost_for_what_is_in_it(self, value: object) -> None:
+        line = json_line(record("%s", value, fields={"value": value}))
+        assert line["level"] == "WARNING"
+        assert "value" in line
+
+    def test_lone_surrogate_is_kept_escaped(self) -> None:
+        line = JsonFormatter().format(record("file\udcff.txt"))
+        assert "file\\udcff.txt" in line
+        assert line.isascii()
+
+    def test_large_number_is_kept(self) -> None:
+        assert json_line(record(fields={"number": 2**64}))["number"] == 2**64
+
+    def test_traceback_of_a_line_with_odd_text_is_kept_too(self) -> None:
+        line = json_line(failed("\ud800"))
+        assert line["exception"].endswith(": 'the cause'")
 
 
 class TestConfiguration:

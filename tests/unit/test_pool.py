@@ -21,6 +21,8 @@ from pytest_mock import MockerFixture
 
 from user_service.database.pool import Database, PoolStats, with_session_defaults
 from user_service.errors import (
+    CircuitOpen,
+    ConnectionLost,
     DeadlineExceeded,
     OutcomeUnknown,
     PoolTimeout,
@@ -29,6 +31,7 @@ from user_service.errors import (
     UserNotFound,
 )
 from user_service.resilience import deadline
+from user_service.resilience.breaker import State
 
 LONG = 30.0  # seconds: nobody who does as they should waits for so long
 
@@ -95,10 +98,13 @@ class Server:
     def __init__(self) -> None:
         self.connections: list[FakeConnection] = []
         self.on_connect: Callable[[], None] = lambda: None
+        self.faults: dict[str, BaseException] = {}  # statements at which it is lost
 
     def connect(self, _dsn: str) -> FakeConnection:
         self.on_connect()
         self.connections.append(FakeConnection())
+        self.connections[-1].failures |= self.faults
+        self.connections[-1].loses |= self.faults.keys()
         return self.connections[-1]
 
 
@@ -423,6 +429,37 @@ class TestOpenAndClose:
         database.close()
         assert connection.closed
 
+    def test_close_leaves_alone_what_is_lent_until_it_comes_back(self, server: Server) -> None:
+        database = Database("dbname=fake", size=2)
+        database.open()
+        with database.transaction() as cursor:
+            database.close()
+            cursor.execute("INSERT")
+            assert database.stats().in_use == 1
+            assert sorted(each.closed for each in server.connections) == [0, 1]
+        statements = [each.statements for each in server.connections if each.statements]
+        assert statements == [["BEGIN", "INSERT", "COMMIT"]]
+        assert all(each.closed for each in server.connections)
+        assert database.stats().in_use == 0
+
+    def test_connection_that_breaks_after_close_is_given_up_too(
+        self, database: Database, connection: FakeConnection
+    ) -> None:
+        connection.loses.add("SELECT 1")
+        connection.failures["SELECT 1"] = psycopg2.OperationalError("server closed")
+        with pytest.raises(ConnectionLost), database.read() as cursor:
+            database.close()
+            cursor.execute("SELECT 1")
+        assert database.stats() == PoolStats(size=1, in_use=0, waiting=0)
+
+    def test_nothing_is_lent_after_close(self, server: Server, database: Database) -> None:
+        database.open()
+        database.close()
+        with pytest.raises(Unavailable, match="the connection pool is closed"):
+            read(database)
+        assert len(server.connections) == 1
+        assert database.stats().in_use == 0
+
     def test_connection_lent_while_the_pool_is_closed_is_closed_on_return(
         self, database: Database, connection: FakeConnection
     ) -> None:
@@ -494,6 +531,176 @@ class TestPrepare:
         database.ensure_prepared()
         assert runs == [math.inf]  # once, and without the deadline of the one who waited
 
+    def test_is_not_waited_for_beyond_the_deadline(self) -> None:
+        go_on = threading.Event()
+        database = Database("dbname=fake", checkout_timeout=LONG, prepare=lambda: go_on.wait(LONG))
+        started = time.monotonic()
+        with deadline.within(0.01), pytest.raises(Unavailable):
+            database.ensure_prepared()
+        assert time.monotonic() - started < LONG / 2
+        go_on.set()
+
+    @pytest.mark.usefixtures("server")
+    def test_runs_once_for_all_who_need_it_at_once(self) -> None:
+        go_on, runs = threading.Event(), []
+
+        def prepare() -> None:
+            runs.append(1)
+            assert go_on.wait(LONG)
+
+        number = 8
+        database = Database("dbname=fake", size=number, checkout_timeout=LONG, prepare=prepare)
+        with ThreadPoolExecutor(number) as threads:
+            together = threading.Barrier(number + 1, timeout=LONG)
+
+            def ask() -> None:
+                together.wait()
+                read(database)
+
+            asking = [threads.submit(ask) for _ in range(number)]
+            together.wait()
+            go_on.set()
+            for each in asking:
+                each.result(LONG)
+        assert len(runs) == 1
+
+    @pytest.mark.parametrize(
+        ("failure", "raised"),
+        [
+            (psycopg2.OperationalError("refused"), ConnectionLost),
+            (psycopg2.InterfaceError("closed"), ConnectionLost),
+            (ConnectionLost("refused"), ConnectionLost),
+            (psycopg2.ProgrammingError("no such column"), psycopg2.ProgrammingError),
+            (OSError("no such file"), OSError),
+        ],
+        ids=repr,
+    )
+    def test_failure_is_that_of_who_needs_it(
+        self, failure: Exception, raised: type[Exception]
+    ) -> None:
+        database = Database("dbname=fake", prepare=raising(failure))
+        for _ in range(2):
+            with pytest.raises(raised, match=str(failure) if raised is type(failure) else None):
+                database.ensure_prepared()
+
+
+class TestBreaker:
+    @pytest.fixture(autouse=True)
+    def clock(self, database: Database) -> SimpleNamespace:
+        """The breaker's clock, which stands still until a test moves it on."""
+        clock = SimpleNamespace(now=0.0)
+        database.breaker._clock = lambda: clock.now
+        return clock
+
+    def fail(self, database: Database, times: int) -> None:
+        for _ in range(times):
+            with pytest.raises(ConnectionLost):
+                read(database)
+
+    def test_opens_when_the_server_cannot_be_reached(
+        self, server: Server, database: Database
+    ) -> None:
+        attempts = []
+
+        def refuse() -> None:
+            attempts.append(1)
+            raise psycopg2.OperationalError("refused")
+
+        server.on_connect = refuse
+        self.fail(database, 5)
+        for _ in range(3):
+            with pytest.raises(CircuitOpen, match="the database did not answer lately"):
+                read(database)
+        assert len(attempts) == 5
+
+    @pytest.mark.parametrize("use", [read, write])
+    def test_lets_one_try_after_a_second_and_closes_when_that_succeeds(
+        self,
+        server: Server,
+        database: Database,
+        clock: SimpleNamespace,
+        use: Callable[[Database], None],
+    ) -> None:
+        server.on_connect = raising(psycopg2.OperationalError("refused"))
+        self.fail(database, 5)
+        clock.now += 1
+        self.fail(database, 1)
+        with pytest.raises(CircuitOpen):
+            use(database)
+        clock.now += 1
+        server.on_connect = lambda: None
+        use(database)
+        assert database.breaker.state is State.CLOSED
+
+    @pytest.mark.parametrize(
+        ("lost_at", "failure", "raised"),
+        [
+            ("INSERT", psycopg2.OperationalError("server closed"), ConnectionLost),
+            ("INSERT", DeadlineExceeded("too slow"), DeadlineExceeded),
+            ("COMMIT", psycopg2.OperationalError("server closed"), OutcomeUnknown),
+        ],
+    )
+    def test_counts_every_kind_of_silence(
+        self,
+        server: Server,
+        database: Database,
+        lost_at: str,
+        failure: Exception,
+        raised: type[Exception],
+    ) -> None:
+        server.faults = {lost_at: failure}
+        for _ in range(5):
+            assert database.breaker.state is State.CLOSED
+            with pytest.raises(raised):
+                write(database)
+        assert database.breaker.state is State.OPEN
+
+    @pytest.mark.parametrize("sqlstate", ["57014", "40001", "40P01", "53100", "42601", "23505"])
+    def test_error_that_the_server_answers_does_not_open_it(
+        self, database: Database, connection: FakeConnection, sqlstate: str
+    ) -> None:
+        connection.failures["SELECT 1"] = error_with(sqlstate)
+        for _ in range(9):
+            with pytest.raises((Unavailable, psycopg2.Error)):
+                read(database)
+        assert database.breaker.state is State.CLOSED
+
+    def test_exhausted_pool_does_not_open_it(self, database: Database) -> None:
+        with database.read():
+            for _ in range(9):
+                with pytest.raises(PoolTimeout):
+                    read(database)
+        assert database.breaker.state is State.CLOSED
+
+    @pytest.mark.usefixtures("server")
+    def test_nobody_waits_for_a_slot_while_it_is_open(self) -> None:
+        database = Database("dbname=fake", size=1, checkout_timeout=LONG)
+        waits = threading.Event()
+        database._slots = _announced(database._slots, waits)
+        with database.read():
+            for _ in range(5):
+                with pytest.raises(ConnectionLost), database.breaker.calling():
+                    raise ConnectionLost
+            with pytest.raises(CircuitOpen):
+                read(database)
+        assert not waits.is_set()
+
+    @pytest.mark.usefixtures("server")
+    def test_slot_comes_back_from_who_waited_for_it_while_it_opened(self) -> None:
+        database = Database("dbname=fake", size=1, checkout_timeout=LONG)
+        waits = threading.Event()
+        database._slots = _announced(database._slots, waits)
+        with ThreadPoolExecutor(1) as threads:
+            with database.read():
+                late = threads.submit(read, database)
+                assert waits.wait(LONG)
+                for _ in range(5):
+                    with pytest.raises(ConnectionLost), database.breaker.calling():
+                        raise ConnectionLost
+            with pytest.raises(CircuitOpen):
+                late.result(LONG)
+        assert database._slots.acquire(blocking=False)
+
 
 class TestLog:
     @pytest.fixture(autouse=True)
@@ -542,6 +749,29 @@ class TestSessionDefaults:
         dsn = parse_dsn(with_session_defaults(url, 3))
         assert (dsn["application_name"], dsn["keepalives_idle"]) == ("mine", "60")
         assert (dsn["sslmode"], dsn["tcp_user_timeout"]) == ("require", "10000")
+
+    @pytest.mark.parametrize(
+        ("seconds", "setting"),
+        [(0.0001, "1"), (0.0004, "1"), (0.001, "1"), (0.0016, "2"), (3, "3000"), (600, "600000")],
+    )
+    def test_statement_timeout_is_never_0_which_would_mean_none(
+        self, seconds: float, setting: str
+    ) -> None:
+        options = parse_dsn(with_session_defaults("host=h", seconds))["options"]
+        assert options == f"-c statement_timeout={setting} -c timezone=UTC"
+
+    @pytest.mark.parametrize(
+        "dsn",
+        [
+            "host=h options='-c work_mem=8MB -c statement_timeout=7s'",
+            "postgresql://h/d?options=-c%20work_mem%3D8MB%20-c%20statement_timeout%3D7s",
+        ],
+    )
+    def test_options_of_the_dsn_come_after_ours_and_so_win(self, dsn: str) -> None:
+        options = parse_dsn(with_session_defaults(dsn, 3))["options"]
+        assert options == (
+            "-c statement_timeout=3000 -c timezone=UTC -c work_mem=8MB -c statement_timeout=7s"
+        )
 
     @pytest.mark.parametrize("password", ["it's", "back\\slash", "two words", "ü"])
     def test_keep_a_password_of_any_characters(self, password: str) -> None:

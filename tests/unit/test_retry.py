@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from user_service.errors import (
+    CircuitOpen,
     DeadlineExceeded,
     OutcomeUnknown,
     PoolTimeout,
@@ -14,7 +15,12 @@ from user_service.errors import (
     UserExists,
 )
 from user_service.resilience import deadline
-from user_service.resilience.retry import RetryPolicy, policy_in_effect, retry_on_failure
+from user_service.resilience.retry import (
+    RetryBudget,
+    RetryPolicy,
+    policy_in_effect,
+    retry_on_failure,
+)
 
 
 class Work:
@@ -101,6 +107,7 @@ def test_no_retries_means_one_attempt(pauses: list[float]) -> None:
         Unavailable("statement cancelled"),
         PoolTimeout("pool is full"),
         DeadlineExceeded("too late"),
+        CircuitOpen("refused", 1),
         OutcomeUnknown("lost during COMMIT"),
         UserExists("email"),
         ValueError("a bug"),
@@ -175,3 +182,89 @@ def test_decorated_function_keeps_its_name_and_signature() -> None:
 
 def test_defaults_are_two_retries_of_half_a_second() -> None:
     assert (RetryPolicy().retries, RetryPolicy().delay) == (2, 0.5)
+
+
+class TestBudget:
+    def budgeted(self, budget: RetryBudget, pauses: list[float]) -> RetryPolicy:
+        policy = RetryPolicy(budget=budget, sleep=pauses.append, uniform=lambda _low, high: high)
+        policy_in_effect.set(policy)
+        return policy
+
+    def test_holds_its_reserve_and_no_more(self) -> None:
+        budget = RetryBudget(share=0.5, reserve=3)
+        for _ in range(100):
+            budget.pay_in()
+        assert [budget.take_out() for _ in range(5)] == [True, True, True, False, False]
+
+    def test_grows_by_its_share_of_the_calls(self) -> None:
+        budget = RetryBudget(share=0.25, reserve=2)
+        while budget.take_out():
+            pass
+        taken = []
+        for _ in range(12):
+            budget.pay_in()
+            taken.append(budget.take_out())
+        assert taken == [False, False, False, True] * 3
+
+    def test_that_was_refused_costs_nothing(self) -> None:
+        budget = RetryBudget(share=0.5, reserve=1)
+        assert budget.take_out()
+        budget.pay_in()
+        assert not budget.take_out()
+        budget.pay_in()
+        assert budget.take_out()
+
+    def test_every_retry_takes_one_out_and_every_call_pays_in(self, pauses: list[float]) -> None:
+        budget = RetryBudget(share=0.5, reserve=4)
+        self.budgeted(budget, pauses)
+        retry_on_failure()(Work(*transient(2)))()
+        assert [budget.take_out() for _ in range(3)] == [True, True, False]
+        for _ in range(2):
+            retry_on_failure()(Work())()
+        assert [budget.take_out() for _ in range(2)] == [True, False]
+
+    def test_that_is_used_up_means_the_failure_is_raised_as_it_is(
+        self, pauses: list[float], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        self.budgeted(RetryBudget(share=0, reserve=1), pauses)
+        failures = transient(3)
+        work = Work(*failures)
+        with pytest.raises(TransientFailure) as raised:
+            retry_on_failure()(work)()
+        assert raised.value is failures[1]
+        assert (work.calls, len(pauses)) == (2, 1)
+        assert caplog.messages[-1] == (
+            "not retrying, the process's retry budget is used up: failure 2"
+        )
+
+    def test_is_not_spent_on_a_pause_that_the_deadline_forbids(self, pauses: list[float]) -> None:
+        budget = RetryBudget(share=0, reserve=1)
+        self.budgeted(budget, pauses)
+        deadline.start(0)
+        with pytest.raises(TransientFailure):
+            retry_on_failure()(Work(*transient(1)))()
+        assert budget.take_out()
+
+    def test_keeps_an_outage_to_a_tenth_more_calls(self, pauses: list[float]) -> None:
+        self.budgeted(RetryBudget(), pauses)
+        attempts = 0
+        for _ in range(1000):
+            work = Work(*transient(9))
+            with pytest.raises(TransientFailure):
+                retry_on_failure()(work)()
+            attempts += work.calls
+        assert attempts == pytest.approx(1000 + 100 + 10, abs=2)
+
+    @pytest.mark.parametrize(("retries", "delay"), [(5, None), (None, 0.0), (5, 0.0)])
+    def test_is_one_for_all_functions_whatever_they_stand_in_for(
+        self, pauses: list[float], retries: int | None, delay: float | None
+    ) -> None:
+        self.budgeted(RetryBudget(share=0, reserve=2), pauses)
+        retry_on_failure()(Work(*transient(2)))()
+        work = Work(*transient(1))
+        with pytest.raises(TransientFailure):
+            retry_on_failure(retries, delay)(work)()
+        assert work.calls == 1
+
+    def test_is_another_for_every_policy(self) -> None:
+        assert RetryPolicy().budget is not RetryPolicy().budget

@@ -9,8 +9,12 @@ from psycopg2.extensions import parse_dsn
 
 from user_service.settings import InvalidSettings, Settings, settings_or_exit
 
-SECRETS = ["DATABASE_URL", "DB_PASSWORD", "REDIS_URL"]
+SECRETS = ["DATABASE_URL", "DB_PASSWORD", "REDIS_URL", "CURSOR_KEY"]
 SECRET = "hunter2"
+NO_URL = [
+    *(SECRET, f"http://users:{SECRET}@host/", f"//users:{SECRET}@host/", f":{SECRET}@host"),
+    *(f"users:{SECRET}@host:5432/users", f"{SECRET}://users@host/"),
+]
 
 DEFAULTS: dict[str, Any] = {
     "port": 5000,
@@ -33,7 +37,12 @@ DEFAULTS: dict[str, Any] = {
     "redis_port": 6379,
     "redis_timeout": 0.05,
     "cache_ttl": 60,
+    "cache_stale_ttl": 300,
+    "cursor_key": None,
+    "require_if_match": False,
+    "cors_origins": None,
     "request_timeout": 5.0,
+    "drain_delay": 1.0,
     "retry_attempts": 2,
     "retry_delay": 0.5,
 }
@@ -108,6 +117,13 @@ class TestMalformed:
             ("REDIS_PORT", "redis", "port"),
             ("REDIS_TIMEOUT", "-0.1", "seconds"),
             ("CACHE_TTL", "0.5", "seconds"),
+            ("CACHE_STALE_TTL", "-1", "0 for never"),
+            ("CACHE_STALE_TTL", "604801", "0 for never"),
+            ("CORS_ORIGINS", "app.example.com", "like `https://app.example.com`"),
+            ("CORS_ORIGINS", "https://app.example.com/", "scheme, host and port"),
+            ("CORS_ORIGINS", "https://a.example,", "scheme, host and port"),
+            ("CORS_ORIGINS", "null", "scheme, host and port"),
+            ("CORS_ORIGINS", "https://*.example.com", "scheme, host and port"),
             ("REQUEST_TIMEOUT", "0", "seconds"),
             ("RETRY_ATTEMPTS", "11", "times"),
             ("RETRY_DELAY", "-1", "seconds"),
@@ -137,6 +153,51 @@ class TestMalformed:
         assert SECRET not in complaint(
             monkeypatch, PORT="x", **dict.fromkeys(SECRETS, f"redis://:{SECRET}@host")
         )
+
+    @pytest.mark.parametrize(
+        ("name", "url"),
+        [
+            *(("DATABASE_URL", url) for url in NO_URL),
+            *(("REDIS_URL", url) for url in NO_URL),
+            ("DATABASE_URL", f"redis://:{SECRET}@host:6379/0"),
+            ("DATABASE_URL", f"mysql://users:{SECRET}@host/users"),
+            ("DATABASE_URL", f"host=db user=users password={SECRET}"),
+            ("REDIS_URL", f"postgresql://users:{SECRET}@host/users"),
+            ("REDIS_URL", f"unix:///run/redis.sock?password={SECRET}"),
+        ],
+    )
+    def test_url_is_refused_at_the_start_and_not_told_back(
+        self, monkeypatch: pytest.MonkeyPatch, name: str, url: str
+    ) -> None:
+        message = complaint(monkeypatch, **{name: url})
+        assert message.startswith(f"{name}: must be a URL like ")
+        assert message.endswith(f" ({Settings.model_fields[name.lower()].description})")
+        assert SECRET not in message
+
+    @pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL"])
+    def test_url_in_a_file_is_not_told_back_either(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+    ) -> None:
+        (tmp_path / "secret").write_text(f"http://{SECRET}")
+        message = complaint(monkeypatch, **{f"{name}_FILE": str(tmp_path / "secret")})
+        assert message.startswith(f"{name}: must be a URL like ")
+        assert SECRET not in message
+
+    @pytest.mark.parametrize(
+        ("name", "url"),
+        [
+            ("DATABASE_URL", "postgres://users:p%40@db/users"),
+            ("DATABASE_URL", "postgresql://users:x@a:5432,b:5433/users?sslmode=verify-full"),
+            ("DATABASE_URL", "postgresql://users:x@[::1]:5432/users"),
+            ("REDIS_URL", "rediss://users:p%40@cache:6380/2"),
+            ("REDIS_URL", "redis://[::1]:6379"),
+        ],
+    )
+    def test_url_that_is_one_is_taken_as_it_is(
+        self, monkeypatch: pytest.MonkeyPatch, name: str, url: str
+    ) -> None:
+        monkeypatch.setenv(name, url)
+        assert getattr(Settings.from_environment(), name.lower()).get_secret_value() == url
 
     @pytest.mark.parametrize(
         ("given", "read"), [("debug", "DEBUG"), ("Info", "INFO"), ("ERROR", "ERROR")]
@@ -180,6 +241,15 @@ class TestSecrets:
         monkeypatch.setenv("DB_PASSWORD_FILE", str(tmp_path / "secret"))
         monkeypatch.setenv("DB_PASSWORD", "")
         assert SECRET in Settings.from_environment().database_dsn
+
+    @pytest.mark.parametrize("name", SECRETS)
+    @pytest.mark.parametrize("content", ["", "\n", "\r\n"])
+    def test_empty_file_means_unset(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, content: str
+    ) -> None:
+        (tmp_path / "secret").write_bytes(content.encode())
+        monkeypatch.setenv(f"{name}_FILE", str(tmp_path / "secret"))
+        assert getattr(Settings.from_environment(), name.lower()) is None
 
     def test_empty_name_of_a_file_means_unset(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DB_PASSWORD_FILE", "")

@@ -9,7 +9,7 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import UnsupportedMediaType
 
 from user_service.errors import InvalidInput, MalformedBody
-from user_service.web.schemas import PageQuery, UserPatch, UserWrite
+from user_service.web.schemas import ListQuery, UserPatch, UserWrite
 from user_service.web.validation import json_object, parse_body, parse_query, validated
 
 ADA = b'{"username": "ada", "email": "ada@example.com"}'
@@ -186,12 +186,12 @@ class TestParseBody:
 
 class TestParseQuery:
     def test_defaults(self) -> None:
-        query = parse_query(PageQuery, MultiDict())
+        query = parse_query(ListQuery, MultiDict())
         assert (query.page, query.per_page) == (1, 50)
 
     @pytest.mark.parametrize(("given", "served"), [("1", 1), ("100", 100), ("101", 100)])
     def test_serves_100_rows_at_most(self, given: str, served: int) -> None:
-        assert parse_query(PageQuery, MultiDict({"per_page": given})).per_page == served
+        assert parse_query(ListQuery, MultiDict({"per_page": given})).per_page == served
 
     @pytest.mark.parametrize(
         "text",
@@ -199,49 +199,49 @@ class TestParseQuery:
     )
     @pytest.mark.parametrize("name", ["page", "per_page"])
     def test_refuses_what_is_no_whole_number(self, name: str, text: str) -> None:
-        errors = errors_of(lambda: parse_query(PageQuery, MultiDict({name: text})))
+        errors = errors_of(lambda: parse_query(ListQuery, MultiDict({name: text})))
         assert errors == {name: "must be a whole number"}
 
     @pytest.mark.parametrize("text", ["0", "-0", "-1", "-" + "9" * 30, "00"])
     def test_refuses_less_than_one(self, text: str) -> None:
-        errors = errors_of(lambda: parse_query(PageQuery, MultiDict({"page": text})))
+        errors = errors_of(lambda: parse_query(ListQuery, MultiDict({"page": text})))
         assert errors == {"page": "must be at least 1"}
 
     @pytest.mark.parametrize("page", [2**63 // 50 + 1, 2**63, 10**30, 10**999])
     def test_refuses_a_page_whose_offset_no_bigint_holds(self, page: int) -> None:
-        errors = errors_of(lambda: parse_query(PageQuery, MultiDict({"page": str(page)})))
+        errors = errors_of(lambda: parse_query(ListQuery, MultiDict({"page": str(page)})))
         assert errors == {"page": "is too large"}
 
     def test_takes_the_last_page_whose_offset_a_bigint_holds(self) -> None:
         page = (2**63 - 1) // 50
-        assert parse_query(PageQuery, MultiDict({"page": str(page)})).page == page
+        assert parse_query(ListQuery, MultiDict({"page": str(page)})).page == page
 
     def test_refuses_more_digits_than_python_converts(self) -> None:
-        errors = errors_of(lambda: parse_query(PageQuery, MultiDict({"page": "9" * 5000})))
+        errors = errors_of(lambda: parse_query(ListQuery, MultiDict({"page": "9" * 5000})))
         assert errors == {"page": "must be a whole number"}
 
     def test_refuses_a_repeated_parameter_even_with_the_same_value(self) -> None:
         arguments = MultiDict([("page", "1"), ("page", "1")])
-        assert errors_of(lambda: parse_query(PageQuery, arguments)) == {
+        assert errors_of(lambda: parse_query(ListQuery, arguments)) == {
             "page": "must be given once"
         }
 
     def test_refuses_an_unknown_parameter(self) -> None:
-        assert errors_of(lambda: parse_query(PageQuery, MultiDict({"limit": "1"}))) == {
+        assert errors_of(lambda: parse_query(ListQuery, MultiDict({"limit": "1"}))) == {
             "limit": "is not known"
         }
 
     def test_tells_made_up_names_back_in_64_characters_at_most(self) -> None:
         name = "x" * 1000
-        assert list(errors_of(lambda: parse_query(PageQuery, MultiDict({name: ""})))) == [name[:64]]
+        assert list(errors_of(lambda: parse_query(ListQuery, MultiDict({name: ""})))) == [name[:64]]
         repeated = MultiDict([(name, "1"), (name, "2")])
-        assert list(errors_of(lambda: parse_query(PageQuery, repeated))) == [name[:64]]
+        assert list(errors_of(lambda: parse_query(ListQuery, repeated))) == [name[:64]]
 
 
 class TestValidated:
     def test_gives_a_view_what_its_annotations_ask_for(self) -> None:
         @validated
-        def view(user_id: int, body: UserPatch, query: PageQuery) -> Response:
+        def view(user_id: int, body: UserPatch, query: ListQuery) -> Response:
             return Response(f"{user_id} {body.username} {query.page}")
 
         context = Flask("test").test_request_context(
@@ -249,6 +249,25 @@ class TestValidated:
         )
         with context:
             assert view(user_id=7).data == b"7 ada 3"
+
+    def test_remembers_short_queries_only_and_no_refusals(self) -> None:
+        @validated
+        def view(query: ListQuery) -> Response:
+            seen.append(query)
+            return Response()
+
+        seen: list[ListQuery] = []
+        app, long_query = Flask("test"), "/?q=" + "x" * 255
+        for address in ("/?page=2", "/?page=2", "/?page=3", long_query, long_query):
+            with app.test_request_context(address):
+                view()
+        assert seen[0] is seen[1]
+        assert [query.page for query in seen] == [2, 2, 3, 1, 1]
+        assert seen[3] == seen[4]
+        assert seen[3] is not seen[4]
+        for _ in range(2):
+            with app.test_request_context("/?page=0"):
+                assert errors_of(view) == {"page": "must be at least 1"}
 
     def test_refuses_a_query_where_the_view_takes_none(self) -> None:
         @validated

@@ -3,6 +3,11 @@
 ``web/problems.py`` is the one place that turns them into responses.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from user_service.users import User
+
 
 class InvalidInput(Exception):
     """The client sent something that breaks a rule; ``errors`` names each field and its rule."""
@@ -34,6 +39,18 @@ class IdempotencyKeyInFlight(Exception):
 
 class IdempotencyKeyReused(Exception):
     """The idempotency key was used before, for another route or another body."""
+
+
+class PreconditionFailed(Exception):
+    """The user is not in the state that the client's condition names; ``current`` is as it is."""
+
+    def __init__(self, current: "User") -> None:
+        super().__init__(f"version {current.version} is current")
+        self.current = current
+
+
+class PreconditionRequired(Exception):
+    """The service is set to change a user only for those who send If-Match."""
 
 
 class Unavailable(Exception):

@@ -1,12 +1,14 @@
 """The environment, read once into ``Settings``. Nothing else in the service reads it."""
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     PostgresDsn,
@@ -23,6 +25,18 @@ LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"],
     BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value),
 ]
+
+
+def _origins(text: str) -> str:
+    for origin in text.split(","):
+        if origin.strip() != "*" and not _ORIGIN.fullmatch(origin.strip()):
+            raise ValueError("must be origins: scheme, host and port, without a path")
+    return text
+
+
+# As browsers send it (RFC 6454, section 6.1): in small letters, without a default port or a path.
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
+CorsOrigins = Annotated[str, AfterValidator(_origins)]
 
 
 class InvalidSettings(Exception):
@@ -91,6 +105,19 @@ class Settings(BaseSettings):
         description="seconds a page may still be served while the database is down; 0 for never",
     )
 
+    cursor_key: SecretStr | None = Field(
+        default=None,
+        description="any text, to sign cursors with; unset, a random key in the database does",
+    )
+    require_if_match: bool = Field(
+        default=False,
+        description="refuse PUT, PATCH and DELETE without `If-Match` (428)",
+    )
+    cors_origins: CorsOrigins | None = Field(
+        default=None,
+        description="origins whose scripts may call, like `https://app.example.com`,"
+        " separated by commas; or `*`",
+    )
     request_timeout: float = Field(
         default=5.0, gt=0, le=600, description="seconds within which a request is answered"
     )
@@ -137,6 +164,20 @@ class Settings(BaseSettings):
         user = quote(self.db_user, safe="") + (f":{quote(password, safe='')}" if password else "")
         host = quote(self.db_host, safe="")
         return f"postgresql://{user}@{host}:{self.db_port}/{quote(self.db_name, safe='')}"
+
+    @property
+    def cursor_key_bytes(self) -> bytes | None:
+        """The key for cursors, if one was given."""
+        return None if self.cursor_key is None else self.cursor_key.get_secret_value().encode()
+
+    @property
+    def allowed_origins(self) -> frozenset[str]:
+        """The origins of CORS_ORIGINS."""
+        return (
+            frozenset(map(str.strip, self.cors_origins.split(",")))
+            if self.cors_origins
+            else frozenset()
+        )
 
     @property
     def redis_dsn(self) -> str:

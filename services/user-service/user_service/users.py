@@ -16,6 +16,9 @@ USERNAME_MIN_LENGTH = 3
 USERNAME_MAX_LENGTH = 50
 EMAIL_MAX_LENGTH = 255
 
+# The members of a user, in the order in which clients see them.
+USER_MEMBERS = ("id", "username", "email", "created_at", "updated_at")
+
 # Control, format (bidirectional marks, zero-width joiners), surrogate, private and unassigned.
 _INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 # Letters and marks that Unicode lists as Default_Ignorable_Code_Point although their category is
@@ -27,13 +30,14 @@ _DEFAULT_IGNORABLE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """One row of ``users``, in the order in which clients see its members."""
+    """One row of ``users``. ``version`` counts its changes, from 1; clients see it in the ETag."""
 
     id: int
     username: str
     email: str
     created_at: datetime
     updated_at: datetime
+    version: int
 
 
 def valid_username(text: str) -> str:
@@ -61,6 +65,19 @@ def valid_email(text: str) -> str:
         # The library's own message repeats parts of the input.
         raise ValueError("must be an email address, like ada@example.com") from None
     return address
+
+
+def valid_prefix(text: str) -> str:
+    """Return ``text``, the beginning of a name or address, or raise ValueError with the rule."""
+    if not 1 <= len(text) <= EMAIL_MAX_LENGTH:
+        raise ValueError(f"must have 1 to {EMAIL_MAX_LENGTH} characters")
+    _refuse_invisible(text)
+    return text
+
+
+def canonical_prefix(prefix: str) -> str:
+    """Return the form in which beginnings are compared with canonical names and addresses."""
+    return _caseless(prefix)
 
 
 def canonical_username(username: str) -> str:

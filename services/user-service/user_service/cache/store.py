@@ -62,7 +62,7 @@ class PageStore:
     ) -> None:
         self._redis = redis
         self._ttl = ttl
-        self._stale_ttl = max(ttl, stale_ttl)
+        self._stale_ttl = stale_ttl
         self._clock = clock
         self._store_if_current = redis.register_script(_STORE_IF_CURRENT)
         # An error that Redis answers is an answer; only silence counts.
@@ -78,7 +78,7 @@ class PageStore:
             generation, entry = cast("tuple[bytes | None, bytes | None]", found)
             if generation is None:
                 return Found(self._begin_generation(), None)
-        if entry is None or not entry.startswith(generation) or not self._is_fresh(entry):
+        if entry is None or not entry.startswith(generation) or self._age(entry) >= self._ttl:
             return Found(generation, None)
         return Found(generation, entry[GENERATION_LENGTH + TIME_LENGTH :])
 
@@ -86,14 +86,17 @@ class PageStore:
         """Return the body that is kept, of whatever generation; at most ``stale_ttl`` s old."""
         with self._asking():
             entry = cast("bytes | None", self._redis.get(PREFIX + name))
-        return None if entry is None else entry[GENERATION_LENGTH + TIME_LENGTH :]
+        if entry is None or self._age(entry) >= self._stale_ttl:
+            return None
+        return entry[GENERATION_LENGTH + TIME_LENGTH :]
 
     def store(self, name: str, generation: bytes, body: bytes) -> bool:
         """Keep ``body``, read in ``generation``, unless that is over; return whether it is kept."""
         keys = [GENERATION_KEY, PREFIX + name, _claim_key(name, generation)]
+        kept = max(self._ttl, self._stale_ttl)
         now = b"%0*d" % (TIME_LENGTH, int(self._clock()))
         with self._asking():
-            return bool(self._store_if_current(keys, [generation, now, body, self._stale_ttl]))
+            return bool(self._store_if_current(keys, [generation, now, body, kept]))
 
     def claim(self, name: str, generation: bytes, seconds: float) -> bool:
         """Return whether this caller is the one to refill the page; ``store`` gives it back."""
@@ -123,9 +126,8 @@ class PageStore:
         current = self._redis.set(GENERATION_KEY, new, nx=True, get=True)
         return cast("bytes | None", current) or new
 
-    def _is_fresh(self, entry: bytes) -> bool:
-        stored_at = int(entry[GENERATION_LENGTH : GENERATION_LENGTH + TIME_LENGTH])
-        return self._clock() - stored_at < self._ttl
+    def _age(self, entry: bytes) -> float:
+        return self._clock() - int(entry[GENERATION_LENGTH : GENERATION_LENGTH + TIME_LENGTH])
 
     @contextmanager
     def _asking(self) -> Iterator[None]:

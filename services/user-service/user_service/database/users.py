@@ -1,20 +1,76 @@
 """All SQL on users. Columns are named, values are bound, nothing is built from input."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
 
 from psycopg2 import errors as sql_errors
 from psycopg2.extensions import cursor
+from psycopg2.extras import execute_values
 
 from user_service.database import idempotency
+from user_service.database.listing import (
+    Count,
+    Filters,
+    Order,
+    Page,
+    Position,
+    binds,
+    estimate_statement,
+    list_statement,
+    page_of,
+    with_estimate,
+)
 from user_service.database.pool import Database
-from user_service.errors import OutcomeUnknown, Unavailable, UserExists, UserNotFound
+from user_service.errors import (
+    OutcomeUnknown,
+    PreconditionFailed,
+    Unavailable,
+    UserExists,
+    UserNotFound,
+)
 from user_service.idempotency import KeyedRequest, StoredResponse
 from user_service.users import User, canonical_email, canonical_username
 
 BIGINT_MAX = 2**63 - 1
+BY_ID = Order()
+EVERYBODY = Filters()
 
 _FIELD_OF_CONSTRAINT = {"users_username_key": "username", "users_email_key": "email"}
+
+
+@dataclass(frozen=True, slots=True)
+class Precondition:
+    """What must be true of the stored user for a write to take place; None asks nothing."""
+
+    versions: list[int] | None = None
+    other_than: list[int] | None = None
+    unmodified_since: datetime | None = None
+
+    @property
+    def binds(self) -> dict[str, object]:
+        """What is bound in the WHERE of a write."""
+        return {
+            "versions": self.versions,
+            "other_than": self.other_than,
+            "unmodified_since": self.unmodified_since,
+        }
+
+
+UNCONDITIONAL = Precondition()
+
+
+class NewUser(NamedTuple):
+    """A user to be stored with times of its own; both names also in canonical form."""
+
+    username: str
+    username_canonical: str
+    email: str
+    email_canonical: str
+    created_at: datetime
+    updated_at: datetime
 
 
 class UserRepository:
@@ -23,35 +79,68 @@ class UserRepository:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def page(self, page: int, per_page: int) -> tuple[list[User], int]:
-        """Return one page of users in order of their ids, and the number of all users.
+    def page(
+        self,
+        position: Position | int,
+        limit: int,
+        *,
+        order: Order = BY_ID,
+        filters: Filters = EVERYBODY,
+        count: Count = "exact",
+    ) -> Page:
+        """Return the page of ``limit`` users that begins at an offset or beside a place.
 
-        One statement, so both are of the same moment; no row is loaded that is not returned.
+        One statement, so all of it is of the same moment; an estimate is another.
         """
+        names = filters.names
+        side = position.side if isinstance(position, Position) else None
+        counted = count == "exact" or (count == "estimated" and not names)  # then exact is as cheap
         with self._database.read() as cursor:
-            cursor.execute(
+            statement = list_statement(names, order, side, counted=counted)
+            cursor.execute(statement, binds(filters, position, limit))
+            page = page_of(cursor.fetchall(), position, limit)
+            if count == "none" or counted:
+                return page
+            cursor.execute(estimate_statement(names), binds(filters, position, limit))
+            return with_estimate(page, cursor.fetchone(), position)
+
+    def cursor_key(self) -> bytes:
+        """Return the key that all replicas sign cursors with, unless they are given one."""
+        with self._database.read() as cursor:
+            cursor.execute("SELECT key FROM cursor_key")
+            (key,) = cursor.fetchone() or (b"",)
+            return bytes(key)
+
+    def add_many(self, users: Sequence[NewUser]) -> int:
+        """Store those of ``users`` whose name and address are free; return how many they were.
+
+        One statement with all values in it: psycopg2 cannot COPY while it waits in our own way.
+        """
+        with self._database.transaction() as cursor:
+            execute_values(
+                cursor,
                 """
-                SELECT count.total,
-                       users.id, users.username, users.email, users.created_at, users.updated_at
-                FROM (SELECT count(*) AS total FROM users) AS count
-                LEFT JOIN (
-                    SELECT id, username, email, created_at, updated_at
-                    FROM users ORDER BY id LIMIT %(limit)s OFFSET %(offset)s
-                ) AS users ON true
-                ORDER BY users.id
+                INSERT INTO users
+                    (username, username_canonical, email, email_canonical, created_at, updated_at)
+                VALUES %s
+                ON CONFLICT DO NOTHING
                 """,
-                {"limit": per_page, "offset": (page - 1) * per_page},
+                users,
+                page_size=len(users),
             )
-            rows = cursor.fetchall()
-        # Beyond the last page the total stands alone, beside a user of nothing but NULLs.
-        return [User(*row[1:]) for row in rows if row[1] is not None], rows[0][0]
+            return cursor.rowcount
+
+    def analyze(self) -> None:
+        """Tell the planner how many users there are and how they are spread: after many came."""
+        with self._database.read() as cursor:
+            cursor.execute("ANALYZE users")
 
     def get(self, user_id: int) -> User:
         """Return the user; raise UserNotFound."""
         with self._database.read() as cursor:
             cursor.execute(
                 """
-                SELECT id, username, email, created_at, updated_at
+                SELECT id, username, email, created_at, updated_at, version
                 FROM users WHERE id = %(id)s
                 """,
                 {"id": user_id},
@@ -88,8 +177,17 @@ class UserRepository:
                     return stored
             raise
 
-    def update(self, user_id: int, username: str | None, email: str | None) -> User:
-        """Change what is not None and return the user; raise UserNotFound or UserExists."""
+    def update(
+        self,
+        user_id: int,
+        username: str | None,
+        email: str | None,
+        precondition: Precondition = UNCONDITIONAL,
+    ) -> User:
+        """Change what is not None and return the user.
+
+        Raise UserNotFound, PreconditionFailed or UserExists; nothing is changed then.
+        """
         with self._database.transaction() as cursor, _conflicts_named():
             cursor.execute(
                 """
@@ -100,18 +198,51 @@ class UserRepository:
                     email_canonical = coalesce(%(email_canonical)s, email_canonical),
                     updated_at = now()
                 WHERE id = %(id)s
-                RETURNING id, username, email, created_at, updated_at
+                  AND (%(versions)s::bigint[] IS NULL OR version = ANY(%(versions)s::bigint[]))
+                  AND (%(other_than)s::bigint[] IS NULL OR version <> ALL(%(other_than)s::bigint[]))
+                  AND (%(unmodified_since)s::timestamptz IS NULL
+                       OR date_trunc('second', updated_at) <= %(unmodified_since)s::timestamptz)
+                RETURNING id, username, email, created_at, updated_at, version
                 """,
-                {"id": user_id, **_columns(username, email)},
+                {"id": user_id, **_columns(username, email), **precondition.binds},
             )
+            if cursor.rowcount == 0:
+                raise _why_untouched(cursor, user_id)
             return _one_user(cursor)
 
-    def delete(self, user_id: int) -> None:
-        """Remove the user; raise UserNotFound if there is none (any more)."""
+    def delete(self, user_id: int, precondition: Precondition = UNCONDITIONAL) -> None:
+        """Remove the user; raise UserNotFound (again: it is gone) or PreconditionFailed."""
         with self._database.transaction() as cursor:
-            cursor.execute("DELETE FROM users WHERE id = %(id)s", {"id": user_id})
+            cursor.execute(
+                """
+                DELETE FROM users
+                WHERE id = %(id)s
+                  AND (%(versions)s::bigint[] IS NULL OR version = ANY(%(versions)s::bigint[]))
+                  AND (%(other_than)s::bigint[] IS NULL OR version <> ALL(%(other_than)s::bigint[]))
+                  AND (%(unmodified_since)s::timestamptz IS NULL
+                       OR date_trunc('second', updated_at) <= %(unmodified_since)s::timestamptz)
+                """,
+                {"id": user_id, **precondition.binds},
+            )
             if cursor.rowcount == 0:
-                raise UserNotFound
+                raise _why_untouched(cursor, user_id)
+
+
+def _why_untouched(cursor: cursor, user_id: int) -> Exception:
+    """Return why a write met no row: there is no such user, or it is not as the client asked.
+
+    The write itself has checked that, waiting for others who were writing the same user. Versions
+    only grow, so what is read here was not what the client asked for either.
+    """
+    cursor.execute(
+        """
+        SELECT id, username, email, created_at, updated_at, version
+        FROM users WHERE id = %(id)s
+        """,
+        {"id": user_id},
+    )
+    row = cursor.fetchone()
+    return UserNotFound() if row is None else PreconditionFailed(User(*row))
 
 
 def _insert(cursor: cursor, username: str, email: str) -> User:
@@ -120,7 +251,7 @@ def _insert(cursor: cursor, username: str, email: str) -> User:
             """
             INSERT INTO users (username, username_canonical, email, email_canonical)
             VALUES (%(username)s, %(username_canonical)s, %(email)s, %(email_canonical)s)
-            RETURNING id, username, email, created_at, updated_at
+            RETURNING id, username, email, created_at, updated_at, version
             """,
             _columns(username, email),
         )

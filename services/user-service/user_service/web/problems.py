@@ -21,11 +21,14 @@ from user_service.errors import (
     InvalidInput,
     MalformedBody,
     OutcomeUnknown,
+    PreconditionFailed,
+    PreconditionRequired,
     Unavailable,
     UserExists,
     UserNotFound,
 )
 from user_service.observability import request_id
+from user_service.web.representation import entity_headers, members_of
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,12 @@ KEY_IN_FLIGHT = ProblemType(
 KEY_REUSED = ProblemType(
     "urn:user-service:problem:idempotency-key-reused", 422, "Idempotency key reused"
 )
+PRECONDITION_FAILED = ProblemType(
+    "urn:user-service:problem:precondition-failed", 412, "Precondition failed"
+)
+PRECONDITION_REQUIRED = ProblemType(
+    "urn:user-service:problem:precondition-required", 428, "Precondition required"
+)
 UNAVAILABLE = ProblemType("urn:user-service:problem:unavailable", 503, "Service unavailable")
 OUTCOME_UNKNOWN = ProblemType(
     "urn:user-service:problem:outcome-unknown", 503, "Outcome of the write unknown"
@@ -65,6 +74,8 @@ def register_problems(app: Flask) -> None:
     app.register_error_handler(UserExists, _user_exists)
     app.register_error_handler(IdempotencyKeyInFlight, _key_in_flight)
     app.register_error_handler(IdempotencyKeyReused, _key_reused)
+    app.register_error_handler(PreconditionFailed, _precondition_failed)
+    app.register_error_handler(PreconditionRequired, _precondition_required)
     app.register_error_handler(Unavailable, _unavailable)
     app.register_error_handler(OutcomeUnknown, _outcome_unknown)
     app.register_error_handler(HTTPException, _http_exception)
@@ -77,9 +88,13 @@ def problem(
     detail: str,
     *,
     errors: Mapping[str, str] | None = None,
+    members: Mapping[str, object] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Return the response for a problem; ``errors`` maps each field at fault to its rule."""
+    """Return the response for a problem; ``errors`` maps each field at fault to its rule.
+
+    ``members`` are the ones that only this kind of problem has.
+    """
     body: dict[str, object] = {
         "type": kind.type,
         "title": kind.title,
@@ -90,6 +105,7 @@ def problem(
     }
     if errors:
         body["errors"] = [{"field": field, "message": text} for field, text in errors.items()]
+    body |= members or {}
     return Response(
         orjson.dumps(body),
         status=kind.status,
@@ -122,6 +138,21 @@ def _key_in_flight(_error: IdempotencyKeyInFlight) -> Response:
 
 def _key_reused(_error: IdempotencyKeyReused) -> Response:
     return problem(KEY_REUSED, "This Idempotency-Key was used for another request")
+
+
+def _precondition_failed(error: PreconditionFailed) -> Response:
+    return problem(
+        PRECONDITION_FAILED,
+        "The user is not in the state that the request asks for; nothing was changed",
+        members={"user": members_of(error.current)},
+        headers=entity_headers(error.current),
+    )
+
+
+def _precondition_required(_error: PreconditionRequired) -> Response:
+    return problem(
+        PRECONDITION_REQUIRED, "Send If-Match with the ETag of the user that you have read"
+    )
 
 
 def _unavailable(error: Unavailable) -> Response:

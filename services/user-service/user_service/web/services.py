@@ -10,6 +10,7 @@ from user_service.cache.pages import PageCache
 from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
 from user_service.database.users import UserRepository
+from user_service.web.cursors import Cursors
 
 _NAME = "user_service"
 
@@ -25,6 +26,7 @@ class Services:
     probe: DatabaseProbe
     users: UserRepository
     pages: PageCache
+    cursors: Cursors
     is_draining: Callable[[], bool] = lambda: False
 
     def open(self) -> None:

@@ -6,12 +6,16 @@ from collections.abc import Callable
 import orjson
 from flask import Blueprint, Response, url_for
 
-from user_service.errors import OutcomeUnknown
+from user_service.cache.pages import CacheStatus
+from user_service.errors import OutcomeUnknown, Unavailable
 from user_service.idempotency import StoredResponse
 from user_service.resilience.retry import retry_on_failure
 from user_service.users import User
+from user_service.web.conditions import client_has_user, precondition_on
 from user_service.web.idempotency import keyed_request
-from user_service.web.schemas import PageQuery, UserPatch, UserWrite
+from user_service.web.listing import page_entry, page_response
+from user_service.web.representation import entity_headers, members_of
+from user_service.web.schemas import ListQuery, UserPatch, UserWrite
 from user_service.web.services import services
 from user_service.web.validation import JSON, validated
 
@@ -34,25 +38,30 @@ def invalidates_pages(view: Callable[..., Response]) -> Callable[..., Response]:
     return call
 
 
+def stale_if_unavailable(view: Callable[..., Response]) -> Callable[..., Response]:
+    """Answer with the last page that the cache still keeps, when the view could not."""
+
+    @functools.wraps(view)
+    def call(query: ListQuery) -> Response:
+        try:
+            return view(query)
+        except Unavailable:
+            entry = services().pages.stale(query.page_name)
+            if entry is None:
+                raise
+            return page_response(entry, CacheStatus.STALE)
+
+    return call
+
+
 @blueprint.get("")
 @validated
+@stale_if_unavailable
 @retry_on_failure()
-def list_users(query: PageQuery) -> Response:
-    """Return one page of users, in the order of their ids."""
-
-    def page_body() -> bytes:
-        users, total = services().users.page(query.page, query.per_page)
-        pagination = {
-            "page": query.page,
-            "per_page": query.per_page,
-            "total": total,
-            "pages": -(-total // query.per_page),
-        }
-        return orjson.dumps({"users": users, "pagination": pagination})
-
-    name = f"{query.page}:{query.per_page}"
-    body, status = services().pages.get_or_produce(name, page_body)
-    return Response(body, mimetype=JSON, headers={"X-Cache": status.value})
+def list_users(query: ListQuery) -> Response:
+    """Return one page of a list of users, or 304 to a client that has it."""
+    pages = services().pages
+    return page_response(*pages.get_or_produce(query.page_name, lambda: page_entry(query)))
 
 
 @blueprint.post("")
@@ -75,8 +84,11 @@ def create_user(body: UserWrite) -> Response:
 @validated
 @retry_on_failure()
 def get_user(user_id: int) -> Response:
-    """Return a user."""
-    return _user_response(services().users.get(user_id))
+    """Return a user, or 304 to a client that has it."""
+    user = services().users.get(user_id)
+    if client_has_user(user):
+        return Response(status=304, headers=entity_headers(user))
+    return _user_response(user)
 
 
 @blueprint.put("/<user_id:user_id>")
@@ -85,7 +97,9 @@ def get_user(user_id: int) -> Response:
 @invalidates_pages
 def replace_user(user_id: int, body: UserWrite) -> Response:
     """Replace both the username and the email of a user."""
-    return _user_response(services().users.update(user_id, body.username, body.email))
+    precondition = precondition_on(user_id)
+    users = services().users
+    return _user_response(users.update(user_id, body.username, body.email, precondition))
 
 
 @blueprint.patch("/<user_id:user_id>")
@@ -94,7 +108,9 @@ def replace_user(user_id: int, body: UserWrite) -> Response:
 @invalidates_pages
 def change_user(user_id: int, body: UserPatch) -> Response:
     """Change the username, the email or both."""
-    return _user_response(services().users.update(user_id, body.username, body.email))
+    precondition = precondition_on(user_id)
+    users = services().users
+    return _user_response(users.update(user_id, body.username, body.email, precondition))
 
 
 @blueprint.delete("/<user_id:user_id>")
@@ -103,7 +119,7 @@ def change_user(user_id: int, body: UserPatch) -> Response:
 @invalidates_pages
 def delete_user(user_id: int) -> Response:
     """Delete a user."""
-    services().users.delete(user_id)
+    services().users.delete(user_id, precondition_on(user_id))
     response = Response(status=204)
     del response.headers["Content-Type"]
     return response
@@ -111,10 +127,9 @@ def delete_user(user_id: int) -> Response:
 
 def _created(user: User) -> StoredResponse:
     location = url_for("users.get_user", user_id=user.id)
-    return StoredResponse(201, {"Location": location}, orjson.dumps(user))
+    headers = entity_headers(user) | {"Location": location}
+    return StoredResponse(201, headers, orjson.dumps(members_of(user)))
 
 
-def _user_response(
-    user: User, *, status: int = 200, headers: dict[str, str] | None = None
-) -> Response:
-    return Response(orjson.dumps(user), status=status, mimetype=JSON, headers=headers)
+def _user_response(user: User) -> Response:
+    return Response(orjson.dumps(members_of(user)), mimetype=JSON, headers=entity_headers(user))

@@ -10,7 +10,7 @@ import orjson
 from flask import Response, request
 from pydantic import BaseModel, ValidationError
 from werkzeug.datastructures import MultiDict
-from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from user_service.errors import InvalidInput, MalformedBody
 
@@ -19,6 +19,8 @@ M = TypeVar("M", bound=BaseModel)
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
+# Far above any user, and low enough to be held in memory for every request at once.
+MAX_BODY_BYTES = 64 * 1024
 
 _MESSAGES = {
     "missing": "is required",
@@ -27,6 +29,9 @@ _MESSAGES = {
     "string_unicode": "must be Unicode text",
 }
 _LONGEST_FIELD_NAME = 64
+
+REMEMBERED_QUERIES = 1024  # for each route, in each process
+LONGEST_REMEMBERED_QUERY = 256  # bytes
 
 
 def validated(view: View) -> View:
@@ -42,12 +47,12 @@ def validated(view: View) -> View:
         if name in ("body", "query")
     }
     body_model = models.get("body")
-    query_model = models.get("query", _NoQuery)
+    query_of_request = _remembering(models.get("query", _NoQuery))
 
     @functools.wraps(view)
     def call(**path: Any) -> Response:  # noqa: ANN401 -- whatever the route's converters make
         arguments = dict(path)
-        query = parse_query(query_model, request.args)
+        query = query_of_request(request.query_string)
         if "query" in models:
             arguments["query"] = query
         if body_model is not None:
@@ -55,6 +60,25 @@ def validated(view: View) -> View:
         return view(**arguments)
 
     return call
+
+
+def _remembering(model: type[M]) -> Callable[[bytes], M]:
+    """Return a function that gives the query string of the request at hand as ``model``.
+
+    Clients ask the same again and again, and a model does not change: it is remembered, unless it
+    is of a long query string, which would not come again but take much room.
+    """
+
+    @functools.lru_cache(maxsize=REMEMBERED_QUERIES)
+    def remembered(_query_string: bytes) -> M:
+        return parse_query(model, request.args)  # which werkzeug makes of the same bytes
+
+    def of_request(query_string: bytes) -> M:
+        if len(query_string) > LONGEST_REMEMBERED_QUERY:
+            return parse_query(model, request.args)
+        return remembered(query_string)
+
+    return of_request
 
 
 class _NoQuery(BaseModel, extra="forbid"):
@@ -79,10 +103,18 @@ def parse_body(model: type[M], method: str, mimetype: str) -> M:
     """
     if mimetype != JSON and not (method == "PATCH" and mimetype == MERGE_PATCH):
         raise UnsupportedMediaType
+    return _valid(model, json_object(limited_body()))
+
+
+def limited_body() -> bytes:
+    """Return the body of the request at hand; raise RequestEntityTooLarge over MAX_BODY_BYTES."""
+    announced = request.content_length or 0
+    if announced > MAX_BODY_BYTES:
+        raise RequestEntityTooLarge
     body = request.get_data(cache=False)
-    # A body without Content-Length has been cut at the limit; reading on tells, with a 413.
-    request.stream.read(1)
-    return _valid(model, json_object(body))
+    if len(body) > MAX_BODY_BYTES:
+        raise RequestEntityTooLarge
+    return body
 
 
 def json_object(body: bytes) -> dict[str, Any]:
@@ -124,9 +156,11 @@ def _valid(model: type[M], values: dict[str, Any]) -> M:
 
 def _field_and_message(fault: Any) -> tuple[str, str]:  # noqa: ANN401 -- pydantic's ErrorDetails
     context = fault.get("ctx", {})
-    field = fault["loc"][0] if fault["loc"] else context["field"]
+    field = fault["loc"][0]
     if fault["type"] == "value_error":  # one of our own rules spoke
         return field, str(context["error"])
+    if fault["type"] == "literal_error":
+        return field, f"must be {context['expected']}"
     return field, _MESSAGES.get(fault["type"], fault["msg"])
 
 

@@ -1,0 +1,257 @@
+"""The SQL of lists, put together from the fixed fragments in this file. No input becomes SQL.
+
+A list has an order in which every user has exactly one place: that of the column it is sorted by,
+and of the id where that is the same. A page begins at an offset or beside a place, its *position*;
+beside one it costs the same wherever it is, since the index of the order leads there.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any, Literal
+
+from psycopg2 import sql
+
+from user_service.users import User
+
+SortColumn = Literal["id", "username", "created_at", "updated_at"]
+Count = Literal["exact", "estimated", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """How a list is sorted; usernames by their canonical form."""
+
+    by: SortColumn = "id"
+    descending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Whom a list holds: those for whom all holds that is not None. Names in canonical form."""
+
+    ids: list[int] | None = None
+    username: str | None = None
+    email: str | None = None
+    prefix: str | None = None
+    created_since: datetime | None = None
+    created_before: datetime | None = None
+    updated_since: datetime | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is filtered by."""
+        every = (field.name for field in fields(self))
+        return tuple(name for name in every if getattr(self, name) is not None)
+
+
+class Side(StrEnum):
+    """On which side of a place a page lies, in the order of the list; "=" includes the place."""
+
+    AFTER = ">"
+    FROM = ">="
+    BEFORE = "<"
+    UP_TO = "<="
+    END = "end"
+
+    @property
+    def forward(self) -> bool:
+        """Whether the page is read from the place on, rather than back from it."""
+        return self in (Side.AFTER, Side.FROM)
+
+
+OTHER_SIDE = {
+    Side.AFTER: Side.UP_TO,
+    Side.UP_TO: Side.AFTER,
+    Side.BEFORE: Side.FROM,
+    Side.FROM: Side.BEFORE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a page lies: on a side of the place of a user with these values, there or not.
+
+    ``value`` is what the list is sorted by. On the side ``END``, of all users, both say nothing.
+    """
+
+    side: Side
+    value: int | str | datetime = 0
+    id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page, how many users the whole list has if that was asked, and what lies beside it."""
+
+    users: list[User]
+    total: int | None
+    next: Position | None
+    previous: Position | None
+
+
+# An OR of two prefixes is two index scans; "^@" uses an index because the columns are COLLATE "C".
+_FILTERS = {
+    "ids": "id = ANY(%(ids)s::bigint[])",
+    "username": "username_canonical = %(username)s",
+    "email": "email_canonical = %(email)s",
+    "prefix": "(username_canonical ^@ %(prefix)s OR email_canonical ^@ %(prefix)s)",
+    "created_since": "created_at >= %(created_since)s",
+    "created_before": "created_at < %(created_before)s",
+    "updated_since": "updated_at >= %(updated_since)s",
+}
+_VALUE = {
+    "id": "id",
+    "username": "username_canonical",
+    "created_at": "created_at",
+    "updated_at": "updated_at",
+}
+# What is compared with a place. Ids and canonical usernames are unique: no tie to break.
+_PLACE = {
+    "id": ("id", "%(value)s"),
+    "username": ("username_canonical", "%(value)s"),
+    "created_at": ("(created_at, id)", "(%(value)s, %(id)s)"),
+    "updated_at": ("(updated_at, id)", "(%(value)s, %(id)s)"),
+}
+_ORDER = {
+    ("id", False): "id",
+    ("id", True): "id DESC",
+    ("username", False): "username_canonical",
+    ("username", True): "username_canonical DESC",
+    ("created_at", False): "created_at, id",
+    ("created_at", True): "created_at DESC, id DESC",
+    ("updated_at", False): "updated_at, id",
+    ("updated_at", True): "updated_at DESC, id DESC",
+}
+_DESCENDING = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
+
+# SET LOCAL, in the same round trip and over with it: a sequential scan would be chosen where a
+# filter lets most users through, and be paid for by everybody else on the same disk. Beyond the
+# last page, total and behind stand alone, beside a user of nothing but NULLs.
+_LIST = """
+    SET LOCAL enable_seqscan = off;
+    SELECT {total} AS total, {behind} AS behind, listed.*
+    FROM (VALUES (true)) AS always
+    LEFT JOIN (
+        SELECT {value} AS value, id, username, email, created_at, updated_at, version
+        FROM users
+        WHERE {where}
+        ORDER BY {scan}
+        LIMIT %(limit)s + 1 OFFSET %(offset)s
+    ) AS listed ON true
+    ORDER BY {order}
+"""
+_ESTIMATE = "EXPLAIN (FORMAT JSON) SELECT FROM users WHERE {where}"
+_ALL_USERS = "(SELECT sum(number)::bigint FROM users_count)"
+_USERS = "(SELECT count(*) FROM users WHERE {where})"
+_SOMEBODY = "EXISTS (SELECT FROM users WHERE {where})"
+
+
+@lru_cache(maxsize=1024)
+def list_statement(
+    names: tuple[str, ...], order: Order, side: Side | None, *, counted: bool
+) -> str:
+    """Return the statement for a page of the list filtered by ``names``.
+
+    The page begins on ``side`` of a place, or at an offset if that is None. One row more than asked
+    for is read, to see whether the list goes on. What is bound is in ``binds``.
+    """
+    forward = side is None or side.forward
+    filters = [_FILTERS[name] for name in names]
+    return _composed(
+        _LIST,
+        total=_total(filters) if counted else "NULL::bigint",
+        behind=_behind(filters, order, side),
+        value=_VALUE[order.by],
+        where=_all_of([*filters, *_beside(order, side)]),
+        scan=_ORDER[order.by, order.descending is forward],
+        order="listed.value DESC, listed.id DESC"
+        if order.descending
+        else "listed.value, listed.id",
+    )
+
+
+def binds(filters: Filters, position: Position | int, limit: int) -> dict[str, Any]:
+    """Return what is bound in a ``list_statement``."""
+    place: dict[str, Any] = {"offset": position}
+    if isinstance(position, Position):
+        place = {"offset": 0, "value": position.value, "id": position.id}
+    return place | {"limit": limit} | {name: getattr(filters, name) for name in filters.names}
+
+
+@lru_cache(maxsize=128)
+def estimate_statement(names: tuple[str, ...]) -> str:
+    """Return the statement that asks the planner how many users the filters let through."""
+    return _composed(_ESTIMATE, where=_all_of([_FILTERS[name] for name in names]))
+
+
+def page_of(rows: Sequence[tuple[Any, ...]], position: Position | int, limit: int) -> Page:
+    """Return the page that the rows of a ``list_statement`` make."""
+    total, behind = rows[0][:2]
+    found = [row[2:] for row in rows if row[3] is not None]
+    forward = isinstance(position, int) or position.side.forward
+    ahead = len(found) > limit
+    found = found[:limit] if forward else found[-limit:]
+    if not found:
+        return Page([], total, *_around_nobody(position, behind=behind))
+    after, before = (ahead, behind) if forward else (behind, ahead)
+    return Page(
+        [User(*row[1:]) for row in found],
+        total,
+        Position(Side.AFTER, *found[-1][:2]) if after else None,
+        Position(Side.BEFORE, *found[0][:2]) if before else None,
+    )
+
+
+def with_estimate(page: Page, row: tuple[Any, ...] | None, position: Position | int) -> Page:
+    """Return ``page`` with the total in the planner's answer, put right by what the page shows."""
+    ((explained,),) = row or (({},),)
+    estimate = int(explained["Plan"]["Plan Rows"])
+    if isinstance(position, int):
+        seen = position + len(page.users)
+        is_last = page.next is None and (page.users or position == 0)
+        estimate = seen if is_last else max(estimate, seen)
+    return replace(page, total=max(estimate, len(page.users)))
+
+
+def _around_nobody(
+    position: Position | int, *, behind: bool
+) -> tuple[Position | None, Position | None]:
+    """Return what is next and previous of an empty page: those whom it was read away from."""
+    if not behind:
+        return None, None
+    if isinstance(position, int):
+        return None, Position(Side.END)
+    back = Position(OTHER_SIDE[position.side], position.value, position.id)
+    return (None, back) if position.side.forward else (back, None)
+
+
+def _total(filters: list[str]) -> str:
+    return _composed(_USERS, where=_all_of(filters)) if filters else _ALL_USERS
+
+
+def _behind(filters: list[str], order: Order, side: Side | None) -> str:
+    """Return the condition that the list has users on the other side of where the page begins."""
+    if side is None:
+        return "%(offset)s > 0 AND " + _composed(_SOMEBODY, where=_all_of(filters))
+    if side is Side.END:
+        return "false"
+    return _composed(_SOMEBODY, where=_all_of([*filters, *_beside(order, OTHER_SIDE[side])]))
+
+
+def _beside(order: Order, side: Side | None) -> list[str]:
+    if side in (None, Side.END):
+        return []
+    comparison = _DESCENDING[side] if order.descending else side.value
+    return [f" {comparison} ".join(_PLACE[order.by])]
+
+
+def _all_of(conditions: list[str]) -> str:
+    return " AND ".join(conditions) or "true"
+
+
+def _composed(template: str, **fragments: str) -> str:
+    named = {name: sql.SQL(fragment) for name, fragment in fragments.items()}
+    return sql.SQL(template).format(**named).as_string(None)  # type: ignore[arg-type]

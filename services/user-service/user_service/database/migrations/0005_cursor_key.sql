@@ -1,0 +1,8 @@
+-- The key with which cursors are signed where CURSOR_KEY is not set: made once, here, so that all
+-- replicas share it without being told. 244 bits of it are random.
+
+CREATE TABLE cursor_key (
+    only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one),
+    key bytea NOT NULL DEFAULT uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid())
+);
+INSERT INTO cursor_key DEFAULT VALUES;

@@ -1,0 +1,75 @@
+"""Conditional requests (RFC 9110, section 13): "only if it has changed", "only if it has not"."""
+
+import re
+
+from flask import current_app, request
+from werkzeug.datastructures import ETags
+from werkzeug.http import parse_date, parse_etags
+
+from user_service.database.users import UNCONDITIONAL, Precondition
+from user_service.errors import PreconditionRequired
+from user_service.users import User
+from user_service.web.representation import etag_of
+
+# Set from Settings.require_if_match.
+REQUIRE_IF_MATCH = "REQUIRE_IF_MATCH"
+
+
+def client_has(etag: str) -> bool:
+    """Tell whether If-None-Match names ``etag``, so that the client needs no body.
+
+    By weak comparison: a gateway that compresses makes ``W/"x"`` of ``"x"``.
+    """
+    tags = request.headers.get("If-None-Match")
+    return tags is not None and _are_met_by(etag, tags)
+
+
+def client_has_user(user: User) -> bool:
+    """Tell whether the client has ``user`` as it is now.
+
+    If-Modified-Since counts only where no ETag is asked about, since HTTP's times are in seconds.
+    """
+    headers = request.headers
+    if (tags := headers.get("If-None-Match")) is not None:
+        return _are_met_by(etag_of(user), tags)
+    if (text := headers.get("If-Modified-Since")) is None:
+        return False
+    since = parse_date(text)
+    return since is not None and user.updated_at.replace(microsecond=0) <= since
+
+
+def _are_met_by(etag: str, tags: str) -> bool:
+    return parse_etags(tags).contains_weak(etag)
+
+
+def precondition_on(user_id: int) -> Precondition:
+    """Return under which condition the request at hand wants to change the user.
+
+    Raise PreconditionRequired if it names none and the service asks for one.
+    """
+    headers = request.headers
+    if_match = headers.get("If-Match")
+    if if_match is None and current_app.config.get(REQUIRE_IF_MATCH):
+        raise PreconditionRequired
+    if if_match is None and "If-None-Match" not in headers and "If-Unmodified-Since" not in headers:
+        return UNCONDITIONAL
+    if if_match is None:
+        versions, unmodified_since = None, parse_date(headers.get("If-Unmodified-Since"))
+    else:  # If-Unmodified-Since is for those who do not know If-Match
+        versions, unmodified_since = _matching(parse_etags(if_match), user_id), None
+    unless = parse_etags(headers.get("If-None-Match"))
+    if unless.star_tag:  # "only if there is none", and a write needs one
+        versions = []
+    return Precondition(versions, _versions(unless, user_id, weak=True), unmodified_since)
+
+
+def _matching(tags: ETags, user_id: int) -> list[int] | None:
+    return None if tags.star_tag else _versions(tags, user_id, weak=False)
+
+
+def _versions(tags: ETags, user_id: int, *, weak: bool) -> list[int]:
+    """Return the versions of this user that ``tags`` name. A tag of anything else matches none."""
+    ours = re.compile(rf"{user_id}-([1-9][0-9]{{0,17}})")
+    # Werkzeug makes None of the empty tag.
+    matches = map(ours.fullmatch, filter(None, tags.as_set(include_weak=weak)))
+    return [int(match[1]) for match in matches if match]

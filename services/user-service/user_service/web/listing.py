@@ -1,0 +1,120 @@
+"""The pages of lists as they are kept in the cache and sent: body, ETag and links.
+
+A cached page is its ETag, its Link header and its body, a line each, so that sending it once more
+parses nothing, and answering "you have it already" neither. Every list is cached, also those of
+which there are endlessly many: who asks once more whether it has changed costs no SQL, and Redis
+gives up first what was not used for longest.
+"""
+
+import hashlib
+from urllib.parse import urlencode
+
+import orjson
+from flask import Response, url_for
+
+from user_service.cache.pages import CacheStatus
+from user_service.database.listing import Page, Position, Side
+from user_service.web.conditions import client_has
+from user_service.web.representation import CACHE_CONTROL, members_of
+from user_service.web.schemas import ListQuery
+from user_service.web.services import services
+from user_service.web.validation import JSON
+
+# A proxy takes 4 KiB of header (nginx's default); links that would not leave room are left out.
+LONGEST_LINK_HEADER = 2000
+
+
+def page_entry(query: ListQuery) -> bytes:
+    """Read the page that ``query`` asks for, and return it as it is cached."""
+    position = _position(query)
+    page = services().users.page(
+        position,
+        query.per_page,
+        order=query.order,
+        filters=query.filters,
+        count=query.count or ("exact" if query.cursor is None else "none"),
+    )
+    users = [members_of(user, query.fields) for user in page.users]
+    body = orjson.dumps({"users": users, "pagination": _pagination(query, page)})
+    etag = hashlib.blake2b(body, digest_size=16).hexdigest()
+    return b"%b\n%b\n%b" % (etag.encode(), _links(query, page).encode(), body)
+
+
+def page_response(entry: bytes, status: CacheStatus) -> Response:
+    """Return the response that a cached page makes, or 304 to a client that has it."""
+    etag, links, body = entry.split(b"\n", 2)
+    tag = etag.decode()
+    headers = {
+        "X-Cache": status.value,
+        "ETag": f'"{tag}"',
+        "Link": links.decode(),
+        "Cache-Control": CACHE_CONTROL,
+    }
+    if client_has(tag):
+        return Response(status=304, headers=headers)
+    return Response(body, mimetype=JSON, headers=headers)
+
+
+def _position(query: ListQuery) -> Position | int:
+    if query.cursor is None:
+        return (query.page - 1) * query.per_page
+    return services().cursors.read(query.cursor, query.list_name, query.sort)
+
+
+def _pagination(query: ListQuery, page: Page) -> dict[str, object]:
+    numbers: dict[str, object] = {} if query.cursor is not None else {"page": query.page}
+    numbers["per_page"] = query.per_page
+    if page.total is not None:
+        numbers |= {"total": page.total, "pages": -(-page.total // query.per_page)}
+    return numbers | {
+        "next_cursor": _cursor(query, page.next),
+        "prev_cursor": _cursor(query, page.previous),
+    }
+
+
+def _cursor(query: ListQuery, position: Position | None) -> str | None:
+    return services().cursors.written(position, query.list_name)
+
+
+def _links(query: ListQuery, page: Page) -> str:
+    """Return the Link header (RFC 8288): the same list, elsewhere."""
+    others = _elsewhere_by_page(query, page) if query.cursor is None else _elsewhere(query, page)
+    same = {name: text for name, text in query.parameters.items() if name not in PLACE}
+    path = url_for("users.list_users")
+    header = ""
+    for relation, where in others.items():
+        link = f'<{path}?{urlencode({**where, **same})}>; rel="{relation}"'
+        if len(header) + len(link) <= LONGEST_LINK_HEADER:
+            header += f"{', ' * bool(header)}{link}"
+    return header
+
+
+# What in a query says where in the list the page lies.
+PLACE = {"page", "cursor"}
+
+
+def _elsewhere_by_page(query: ListQuery, page: Page) -> dict[str, dict[str, object]]:
+    last = None if page.total is None else -(-page.total // query.per_page)
+    others: dict[str, dict[str, object]] = {}
+    if page.next:
+        others["next"] = {"page": query.page + 1}
+    if page.previous:
+        others["prev"] = {"page": min(query.page - 1, last or query.page)}
+    others["first"] = {"page": 1}
+    if last:
+        others["last"] = {"page": last}
+    return others
+
+
+def _elsewhere(query: ListQuery, page: Page) -> dict[str, dict[str, object]]:
+    others = {
+        "next": _cursor(query, page.next),
+        "prev": _cursor(query, page.previous),
+        "first": "",
+        "last": _cursor(query, Position(Side.END)),
+    }
+    return {
+        relation: {"cursor": cursor} if cursor else {}
+        for relation, cursor in others.items()
+        if cursor is not None
+    }

@@ -1,0 +1,190 @@
+"""What holds for every route: HEAD, OPTIONS, Allow, and calls from the scripts of other origins."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from pytest_mock import MockerFixture
+
+from app import create_app
+from tests.responses import json_of, problem_of
+from user_service.settings import Settings
+from user_service.web.services import Services, services_of
+
+URL = "/api/v1/users"
+ADA = {"username": "ada", "email": "ada@example.com"}
+ORIGIN = "https://app.example.com"
+
+
+@pytest.fixture
+def ada(client: FlaskClient) -> None:
+    """User 1."""
+    assert client.post(URL, json=ADA).status_code == 201
+
+
+@pytest.fixture
+def serving(settings: Settings) -> Iterator[Callable[..., FlaskClient]]:
+    """Return a function that makes a client of a service with settings of its own."""
+    apps: list[Flask] = []
+
+    def serve(**changed: object) -> FlaskClient:
+        given = settings.model_dump(exclude_unset=True)
+        apps.append(create_app(Settings.model_validate({**given, **changed})))
+        return apps[-1].test_client()
+
+    yield serve
+    for app in apps:
+        services_of(app).close()
+
+
+def routes(app: Flask) -> dict[str, set[str]]:
+    """Return every path of the service, with user 1 for the parameter, and the methods it takes."""
+    found: dict[str, set[str]] = {}
+    for rule in app.url_map.iter_rules():
+        path = rule.rule.replace("<user_id:user_id>", "1")
+        if "<" not in path:
+            found.setdefault(path, set()).update(rule.methods or ())
+    return found
+
+
+@pytest.mark.usefixtures("ada")
+def test_head_answers_like_get_without_the_body(app: Flask, client: FlaskClient) -> None:
+    paths = [path for path, methods in routes(app).items() if "GET" in methods]
+    assert {URL, f"{URL}/1", "/health", "/health/live", "/health/ready"} <= set(paths)
+    for path in paths:
+        got, head = client.get(path), client.head(path)
+        assert (head.status_code, head.data) == (got.status_code, b""), path
+        for name in ("Content-Type", "ETag", "Link", "Last-Modified", "Cache-Control"):
+            assert head.headers.get(name) == got.headers.get(name), path
+        assert head.headers["Content-Length"] == got.headers["Content-Length"]
+
+
+def test_head_of_what_is_not_there_has_the_headers_of_the_problem(client: FlaskClient) -> None:
+    head = client.head(f"{URL}/1")
+    assert (head.status_code, head.data) == (404, b"")
+    assert head.mimetype == "application/problem+json"
+
+
+@pytest.mark.usefixtures("ada")
+def test_options_and_405_say_what_is_allowed(app: Flask, client: FlaskClient) -> None:
+    for path, methods in routes(app).items():
+        options = client.options(path)
+        assert (options.status_code, options.data) == (200, b""), path
+        assert set(options.headers["Allow"].split(", ")) == methods
+        refused = client.open(path, method="TRACE")
+        problem_of(refused, 405)
+        assert set(refused.headers["Allow"].split(", ")) == methods
+    assert json_of(client.get(f"{URL}/1"))["username"] == "ada"
+
+
+class TestValidatorsOfAPage:
+    def test_say_that_the_client_has_it(self, client: FlaskClient) -> None:
+        client.post(URL, json=ADA)
+        page = client.get(URL)
+        assert page.headers["Cache-Control"] == "private, no-cache"
+        for tags in (
+            page.headers["ETag"],
+            f"W/{page.headers['ETag']}",
+            f'"x", {page.headers["ETag"]}',
+        ):
+            again = client.get(URL, headers={"If-None-Match": tags})
+            assert (again.status_code, again.data) == (304, b"")
+            for name in ("ETag", "Cache-Control", "Link"):
+                assert again.headers[name] == page.headers[name]
+            assert "Content-Type" not in again.headers
+
+    def test_change_with_the_page(self, client: FlaskClient) -> None:
+        client.post(URL, json=ADA)
+        before = client.get(URL).headers["ETag"]
+        assert client.get(f"{URL}?per_page=1").headers["ETag"] != before
+        client.patch(f"{URL}/1", json={"username": "grace"})
+        after = client.get(URL, headers={"If-None-Match": before})
+        assert json_of(after)["users"][0]["username"] == "grace"
+        assert after.headers["ETag"] != before
+
+    def test_of_the_same_page_are_the_same_from_every_replica(
+        self, client: FlaskClient, serving: Callable[..., FlaskClient]
+    ) -> None:
+        for n in range(3):
+            client.post(URL, json={"username": f"user{n}", "email": f"{n}@example.com"})
+        first = client.get(f"{URL}?per_page=1")
+        services_of(client.application).pages.invalidate()
+        second = serving().get(f"{URL}?per_page=1")
+        assert second.headers["X-Cache"] == "MISS"
+        assert second.headers["ETag"] == first.headers["ETag"]
+
+    @pytest.mark.parametrize("query", ["", "?q=a&sort=-username", "?id=1,2", "?cursor={}"])
+    def test_of_a_cached_page_cost_no_sql(
+        self, client: FlaskClient, services: Services, mocker: MockerFixture, query: str
+    ) -> None:
+        for name in ("ada", "ava"):
+            client.post(URL, json={"username": name, "email": f"{name}@example.com"})
+        cursor = json_of(client.get(f"{URL}?per_page=1"))["pagination"]["next_cursor"]
+        address = URL + query.format(cursor)
+        page = client.get(address)
+        for method in ("read", "transaction", "_connection"):
+            mocker.patch.object(services.database, method, side_effect=AssertionError("SQL"))
+        hit = client.get(address)
+        assert (hit.headers["X-Cache"], hit.data) == ("HIT", page.data)
+        revalidated = client.get(address, headers={"If-None-Match": page.headers["ETag"]})
+        assert revalidated.status_code == 304
+
+
+class TestCors:
+    def test_is_off_by_default(self, client: FlaskClient) -> None:
+        answer = client.get(URL, headers={"Origin": ORIGIN})
+        assert not [name for name in dict(answer.headers) if name.startswith("Access-Control")]
+        assert "Vary" not in answer.headers
+
+    def test_lets_scripts_of_a_listed_origin_read(
+        self, serving: Callable[..., FlaskClient]
+    ) -> None:
+        client = serving(cors_origins=f"https://other.example, {ORIGIN}")
+        for path, status in ((URL, 200), (f"{URL}/1", 404), (f"{URL}?x=1", 400), ("/nowhere", 404)):
+            answer = client.get(path, headers={"Origin": ORIGIN})
+            assert answer.status_code == status
+            assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
+            assert {"ETag", "Link", "Location", "X-Cache", "X-Request-ID", "Retry-After"} <= set(
+                answer.headers["Access-Control-Expose-Headers"].split(", ")
+            )
+            assert answer.headers["Vary"] == "Origin"
+
+    @pytest.mark.parametrize(
+        "origin", [None, "https://evil.example", "http://app.example.com", f"{ORIGIN}.evil", "null"]
+    )
+    def test_tells_others_nothing(
+        self, serving: Callable[..., FlaskClient], origin: str | None
+    ) -> None:
+        client = serving(cors_origins=ORIGIN)
+        answer = client.get(URL, headers={"Origin": origin} if origin else {})
+        assert "Access-Control-Allow-Origin" not in answer.headers
+        assert answer.headers["Vary"] == "Origin"
+
+    def test_of_any_origin(self, serving: Callable[..., FlaskClient]) -> None:
+        answer = serving(cors_origins="*").get(URL, headers={"Origin": "https://any.example"})
+        assert answer.headers["Access-Control-Allow-Origin"] == "*"
+        assert "Access-Control-Allow-Credentials" not in answer.headers
+
+    def test_preflight_says_what_may_be_sent(self, serving: Callable[..., FlaskClient]) -> None:
+        client = serving(cors_origins=ORIGIN)
+        headers = {
+            "Origin": ORIGIN,
+            "Access-Control-Request-Method": "PUT",
+            "Access-Control-Request-Headers": "content-type,if-match",
+        }
+        answer = client.options(f"{URL}/1", headers=headers)
+        assert answer.status_code == 200
+        assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
+        assert "PUT" in answer.headers["Access-Control-Allow-Methods"].split(", ")
+        assert {"Content-Type", "If-Match"} <= set(
+            answer.headers["Access-Control-Allow-Headers"].split(", ")
+        )
+        assert answer.headers["Access-Control-Max-Age"] == "86400"
+
+    def test_is_on_304_too(self, serving: Callable[..., FlaskClient]) -> None:
+        client = serving(cors_origins=ORIGIN)
+        etag = client.get(URL).headers["ETag"]
+        again = client.get(URL, headers={"Origin": ORIGIN, "If-None-Match": etag})
+        assert again.status_code == 304
+        assert again.headers["Access-Control-Allow-Origin"] == ORIGIN

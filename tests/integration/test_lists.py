@@ -1,0 +1,214 @@
+"""Lists: sorted, filtered, counted on demand, with the members that are wanted."""
+
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import pytest
+from flask.testing import FlaskClient
+
+from tests.population import populate
+from tests.responses import fields_of, json_of, problem_of
+from user_service.web.services import Services
+
+URL = "/api/v1/users"
+
+
+def create(client: FlaskClient, username: str, email: str | None = None) -> Any:
+    body = {"username": username, "email": email or f"{username}@example.com"}
+    answer = client.post(URL, json=body)
+    assert answer.status_code == 201, answer.data
+    return json_of(answer)
+
+
+def names(client: FlaskClient, **query: object) -> list[str]:
+    answer = client.get(f"{URL}?{urlencode(query)}")
+    assert answer.status_code == 200, answer.data
+    return [user["username"] for user in json_of(answer)["users"]]
+
+
+def pagination(client: FlaskClient, **query: object) -> dict[str, Any]:
+    found: dict[str, Any] = json_of(client.get(f"{URL}?{urlencode(query)}"))["pagination"]
+    return found
+
+
+class TestSort:
+    @pytest.fixture(autouse=True)
+    def users(self, client: FlaskClient) -> None:
+        for name in ("bob", "Eve", "ada", "Dan", "carol"):
+            create(client, name)
+        client.patch(f"{URL}/2", json={"email": "second@example.com"})  # Eve is the last to change
+
+    @pytest.mark.parametrize(
+        ("sort", "expected"),
+        [
+            ("id", ["bob", "Eve", "ada", "Dan", "carol"]),
+            ("username", ["ada", "bob", "carol", "Dan", "Eve"]),  # by canonical form
+            ("created_at", ["bob", "Eve", "ada", "Dan", "carol"]),
+            ("updated_at", ["bob", "ada", "Dan", "carol", "Eve"]),
+        ],
+    )
+    def test_goes_both_ways(self, client: FlaskClient, sort: str, expected: list[str]) -> None:
+        assert names(client, sort=sort) == expected
+        assert names(client, sort=f"-{sort}") == expected[::-1]
+        assert names(client, sort=sort, page=2, per_page=2) == expected[2:4]
+
+    @pytest.mark.parametrize("sort", ["created_at", "updated_at"])
+    def test_breaks_ties_by_id(self, client: FlaskClient, services: Services, sort: str) -> None:
+        with services.database.transaction() as cursor:
+            cursor.execute("UPDATE users SET created_at = now(), updated_at = now()")
+        services.pages.invalidate()
+        assert names(client, sort=sort) == ["bob", "Eve", "ada", "Dan", "carol"]
+        assert names(client, sort=f"-{sort}") == ["carol", "Dan", "ada", "Eve", "bob"]
+
+
+class TestFields:
+    def test_are_the_members_of_each_user(self, client: FlaskClient) -> None:
+        create(client, "ada")
+        page = json_of(client.get(f"{URL}?fields=username,id"))
+        assert [list(user.items()) for user in page["users"]] == [[("id", 1), ("username", "ada")]]
+        assert page["pagination"]["total"] == 1
+
+    def test_are_part_of_what_is_cached(self, client: FlaskClient) -> None:
+        create(client, "ada")
+        assert "email" in client.get(f"{URL}?fields=id,email").text
+        assert "email" not in client.get(f"{URL}?fields=id").text
+
+
+class TestFilters:
+    @pytest.fixture(autouse=True)
+    def users(self, client: FlaskClient) -> None:
+        for name in ("Ada", "adam", "Grace", "straße", "ａｄａ１"):
+            create(client, name, f"{len(name)}{quote(name, safe='')[:3].strip('%')}@Example.com")
+
+    @pytest.mark.parametrize("name", ["Ada", "ADA", "ａｄａ", " ada "])
+    def test_username_is_exact_in_canonical_form(self, client: FlaskClient, name: str) -> None:
+        assert names(client, username=name) == ["Ada"]
+
+    @pytest.mark.parametrize("email", ["3Ada@example.com", "3ADA@EXAMPLE.COM"])
+    def test_email_is_exact_in_canonical_form(self, client: FlaskClient, email: str) -> None:
+        assert names(client, email=email) == ["Ada"]
+        assert names(client, email="nobody@example.com") == []
+
+    def test_ids_are_those_that_there_are(self, client: FlaskClient) -> None:
+        assert names(client, id="3,1,1,99") == ["Ada", "Grace"]
+        assert names(client, id=2**63 - 1) == []
+        hundred = ",".join(str(2**62 + n) for n in range(99)) + ",2"
+        assert names(client, id=hundred) == ["adam"]
+
+    @pytest.mark.parametrize(
+        ("q", "expected"),
+        [
+            ("ada", ["Ada", "adam", "ａｄａ１"]),
+            ("ADA", ["Ada", "adam", "ａｄａ１"]),
+            ("3", ["Ada"]),  # of the address
+            ("STRASS", ["straße"]),
+            ("a", ["Ada", "adam", "ａｄａ１"]),
+            ("%", []),
+            ("_da", []),
+            ("ada\\", []),
+            ("da", []),
+            ("\ufffd", []),
+        ],
+    )
+    def test_q_is_how_name_or_address_begins(
+        self, client: FlaskClient, q: str, expected: list[str]
+    ) -> None:
+        assert names(client, q=q) == expected
+
+    def test_times_are_since_and_before(self, client: FlaskClient) -> None:
+        third = json_of(client.get(f"{URL}/3"))["created_at"]
+        assert names(client, created_since=third) == ["Grace", "straße", "ａｄａ１"]
+        assert names(client, created_before=third) == ["Ada", "adam"]
+        client.patch(f"{URL}/1", json={"username": "ada"})
+        assert names(client, updated_since=third) == ["ada", "Grace", "straße", "ａｄａ１"]
+        assert names(client, updated_since=third, created_before=third) == ["ada"]
+
+    def test_time_may_be_in_any_zone_and_with_a_plus_that_was_not_escaped(
+        self, client: FlaskClient
+    ) -> None:
+        third = datetime.fromisoformat(json_of(client.get(f"{URL}/3"))["created_at"])
+        text = third.astimezone(UTC).isoformat()
+        assert text.endswith("+00:00")
+        answer = client.get(f"{URL}?created_since={text}")  # the "+" arrives as a space
+        assert len(json_of(answer)["users"]) == 3
+        assert len(names(client, created_since=text.replace("+00:00", "z"))) == 3
+        assert len(names(client, created_since="2020-01-01T00:00:00.123456789-23:59")) == 5
+
+    def test_are_combined_with_and(self, client: FlaskClient) -> None:
+        assert names(client, q="ada", id="1,3,5", sort="-id") == ["ａｄａ１", "Ada"]
+        assert names(client, q="ada", username="adam") == ["adam"]
+        assert names(client, username="adam", email="3ada@example.com") == []
+
+    def test_count_those_who_pass(self, client: FlaskClient) -> None:
+        assert pagination(client, q="ada", per_page=2)["total"] == 3
+        assert pagination(client, q="ada", per_page=2)["pages"] == 2
+
+
+class TestCount:
+    def test_is_exact_unless_said(self, client: FlaskClient, services: Services) -> None:
+        populate(services.database, 250)
+        assert pagination(client)["total"] == 250
+        assert pagination(client, count="exact") == pagination(client)
+
+    def test_is_left_out_on_demand(self, client: FlaskClient, services: Services) -> None:
+        populate(services.database, 250)
+        found = pagination(client, count="none")
+        assert found.keys() == {"page", "per_page", "next_cursor", "prev_cursor"}
+
+    def test_is_estimated_by_the_planner(self, client: FlaskClient, services: Services) -> None:
+        populate(services.database, 5000)
+        with services.database.read() as cursor:
+            cursor.execute("ANALYZE users")
+        assert pagination(client, count="estimated")["total"] == 5000  # exact is as cheap here
+        # 1 + 10 + 100 + 1000 and so on are exact; the planner knows only of shares.
+        assert 500 < pagination(client, count="estimated", q="user1")["total"] < 2500
+
+    def test_estimate_does_not_contradict_the_page(
+        self, client: FlaskClient, services: Services
+    ) -> None:
+        populate(services.database, 5000)  # and nobody has told the planner
+        assert pagination(client, count="estimated", q="user499")["total"] == 11
+        assert pagination(client, count="estimated", q="nobody")["total"] == 0
+        last = pagination(client, count="estimated", q="user499", page=2, per_page=10)
+        assert (last["total"], last["pages"]) == (11, 2)
+        assert pagination(client, count="estimated", q="user", page=40)["total"] >= 40 * 50
+
+    def test_of_a_cursor_is_none_unless_said(self, client: FlaskClient, services: Services) -> None:
+        populate(services.database, 250)
+        cursor = pagination(client)["next_cursor"]
+        assert pagination(client, cursor=cursor).keys() == {
+            *("per_page", "next_cursor", "prev_cursor")
+        }
+        assert pagination(client, cursor=cursor, count="exact")["total"] == 250
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "message"),
+    [
+        ("sort=email", "sort", "must be 'id', '-id', 'username'"),
+        ("count=all", "count", "must be 'exact', 'estimated' or 'none'"),
+        ("fields=id,password", "fields", "must be some of id, username, email"),
+        ("fields=", "fields", "must be some of"),
+        ("id=1,,2", "id", "must be ids, separated by commas"),
+        ("id=0x1", "id", "must be ids"),
+        (f"id={2**63}", "id", "must be ids"),
+        ("id=" + ",".join(map(str, range(101))), "id", "must be at most 100 ids"),
+        ("email=nowhere", "email", "must be an email address"),
+        ("username=ab", "username", "must have 3 to 50 characters"),
+        ("q=", "q", "must have 1 to 255 characters"),
+        ("q=a%00", "q", "must not contain control"),
+        ("created_since=2026-11-22", "created_since", "must be a time with its offset"),
+        ("created_since=2026-11-22T10:00:00", "created_since", "must be a time with its offset"),
+        ("updated_since=2026-02-30T10:00:00Z", "updated_since", "must be a time"),
+        ("created_before=0001-01-01T00:00:00%2B14:00", "created_before", "must be a time"),
+        ("cursor=", "cursor", "must be one that a page with the same sort and filters gave"),
+    ],
+)
+def test_what_a_parameter_takes_is_said(
+    client: FlaskClient, query: str, field: str, message: str
+) -> None:
+    refused = client.get(f"{URL}?{query}")
+    problem_of(refused, 400)
+    assert fields_of(refused) == {field}
+    assert json_of(refused)["errors"][0]["message"].startswith(message)

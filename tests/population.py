@@ -1,0 +1,21 @@
+"""Many users at once, for tests of lists."""
+
+from user_service.database.pool import Database
+
+# User n is "User<n>", n seconds after the first; by when they were changed their order is another.
+BEGINNING = "2026-01-01T00:00:00Z"
+_POPULATE = """
+    INSERT INTO users
+        (username, username_canonical, email, email_canonical, created_at, updated_at)
+    SELECT
+        'User' || n, 'user' || n, 'user' || n || '@example.com', 'user' || n || '@example.com',
+        %(beginning)s::timestamptz + n * interval '1 second',
+        %(beginning)s::timestamptz + (n * 7919 %% %(number)s) * interval '1 second'
+    FROM generate_series(1, %(number)s::int) AS n
+"""
+
+
+def populate(database: Database, number: int) -> None:
+    """Add ``number`` users to an empty table."""
+    with database.transaction() as cursor:
+        cursor.execute(_POPULATE, {"number": number, "beginning": BEGINNING})

@@ -1,0 +1,215 @@
+"""Opening a connection: to which addresses, in which order, and within which time."""
+
+import math
+import socket
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg2
+import pytest
+from psycopg2.extensions import parse_dsn
+
+from user_service.database.connect import CONNECT_TIMEOUT, connect
+from user_service.errors import ConnectionLost, DeadlineExceeded
+from user_service.resilience import deadline
+
+
+class Network:
+    """Stands in for the resolver and for ``psycopg2.connect``; ``failures`` are by address."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, list[str]] = {}
+        self.failures: dict[str, Exception] = {}
+        self.looked_up: list[str] = []
+        self.attempts: list[dict[str, str]] = []
+        self.times_left: list[float] = []
+
+    def addresses(self, name: str, _timeout: float) -> list[str]:
+        self.looked_up.append(name)
+        if name not in self.names:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return self.names[name]
+
+    def connect(self, dsn: str) -> SimpleNamespace:
+        parameters = parse_dsn(dsn)
+        self.attempts.append(parameters)
+        self.times_left.append(deadline.remaining())
+        failure = self.failures.get(parameters.get("hostaddr", ""))
+        if failure is not None:
+            raise failure
+        return SimpleNamespace(autocommit=False, parameters=parameters)
+
+    @property
+    def asked(self) -> list[tuple[str | None, str | None]]:
+        """Address and port of every attempt."""
+        return [(attempt.get("hostaddr"), attempt.get("port")) for attempt in self.attempts]
+
+
+@pytest.fixture
+def network(monkeypatch: pytest.MonkeyPatch) -> Network:
+    """Three hosts a, b and c, whose addresses end in 1, 2 and 3."""
+    network = Network()
+    network.names = {"a": ["10.0.0.1"], "b": ["10.0.0.2"], "c": ["10.0.0.3"]}
+    monkeypatch.setattr("psycopg2.connect", network.connect)
+    monkeypatch.setattr("user_service.resilience.resolve.addresses", network.addresses)
+    return network
+
+
+@pytest.fixture(autouse=True)
+def no_deadline() -> Iterator[None]:
+    yield
+    deadline.clear()
+
+
+REFUSED = psycopg2.OperationalError("connection refused")
+SILENT = DeadlineExceeded("the database did not answer")
+
+
+def opened(dsn: str) -> Any:
+    return connect(dsn)
+
+
+def test_connection_is_in_autocommit_mode(network: Network) -> None:
+    assert opened("host=a").autocommit is True
+
+
+def test_address_is_added_and_the_name_stays_for_tls_to_check(network: Network) -> None:
+    parameters = opened("host=a port=5433 dbname=d user=u password='p w' sslmode=verify-full")
+    assert parameters.parameters == {
+        "host": "a",
+        "hostaddr": "10.0.0.1",
+        "port": "5433",
+        "dbname": "d",
+        "user": "u",
+        "password": "p w",
+        "sslmode": "verify-full",
+    }
+
+
+def test_url_is_understood_like_a_dsn(network: Network) -> None:
+    parameters = opened("postgresql://u:p%40@a:1/d?application_name=x").parameters
+    assert (parameters["hostaddr"], parameters["password"]) == ("10.0.0.1", "p@")
+    assert parameters["application_name"] == "x"
+
+
+@pytest.mark.parametrize("dsn", ["dbname=d", "dbname=d host=/run/postgresql"])
+def test_socket_is_not_looked_up(network: Network, dsn: str) -> None:
+    assert opened(dsn).parameters == parse_dsn(dsn)
+    assert network.looked_up == []
+
+
+class TestHosts:
+    @pytest.mark.parametrize("failure", [REFUSED, SILENT], ids=["refuses", "is silent"])
+    def test_are_asked_in_their_order_until_one_serves(
+        self, network: Network, failure: Exception
+    ) -> None:
+        network.failures = {"10.0.0.1": failure}
+        assert opened("host=a,b,c port=1,2,3").parameters["host"] == "b"
+        assert network.asked == [("10.0.0.1", "1"), ("10.0.0.2", "2")]
+
+    def test_one_port_is_for_all(self, network: Network) -> None:
+        network.failures = {"10.0.0.1": REFUSED}
+        opened("host=a,b port=7")
+        assert network.asked == [("10.0.0.1", "7"), ("10.0.0.2", "7")]
+
+    def test_no_port_is_for_all(self, network: Network) -> None:
+        network.failures = {"10.0.0.1": REFUSED}
+        opened("host=a,b")
+        assert network.asked == [("10.0.0.1", None), ("10.0.0.2", None)]
+
+    def test_without_an_address_are_passed_over(self, network: Network) -> None:
+        del network.names["a"]
+        network.names["b"] = []
+        assert opened("host=a,b,c").parameters["host"] == "c"
+        assert network.looked_up == ["a", "b", "c"]
+
+    def test_after_the_one_that_serves_are_not_looked_up(self, network: Network) -> None:
+        opened("host=a,b,c")
+        assert network.looked_up == ["a"]
+
+    def test_folder_of_a_socket_may_be_among_them(self, network: Network) -> None:
+        network.failures = {"": REFUSED}
+        assert opened("host=/run/postgresql,b").parameters["hostaddr"] == "10.0.0.2"
+
+    def test_every_address_of_one_is_asked(self, network: Network) -> None:
+        network.names["a"] = ["10.1.0.1", "10.1.0.2"]
+        network.failures = {"10.1.0.1": REFUSED}
+        opened("host=a,b")
+        assert network.asked == [("10.1.0.1", None), ("10.1.0.2", None)]
+
+
+class TestNoneServes:
+    def test_is_a_lost_connection_with_its_cause(self, network: Network) -> None:
+        network.failures = {f"10.0.0.{n}": psycopg2.OperationalError(f"no {n}") for n in (1, 2, 3)}
+        with pytest.raises(ConnectionLost, match="cannot connect to the database: no 3") as raised:
+            connect("host=a,b,c")
+        assert raised.value.__cause__ is network.failures["10.0.0.3"]
+        assert len(network.attempts) == 3
+
+    @pytest.mark.parametrize(
+        ("break_it", "message"),
+        [
+            pytest.param(lambda n: n.names.clear(), "Name or service not known", id="unknown"),
+            pytest.param(lambda n: n.names.update(a=[]), "no address", id="no address"),
+            pytest.param(
+                lambda n: n.failures.update({"10.0.0.1": SILENT}), "did not answer", id="silent"
+            ),
+        ],
+    )
+    def test_is_one_whatever_the_cause(
+        self, network: Network, break_it: Callable[[Network], None], message: str
+    ) -> None:
+        break_it(network)
+        with pytest.raises(ConnectionLost, match=message):
+            connect("host=a")
+
+    def test_tells_no_password(self, network: Network) -> None:
+        network.failures = {"10.0.0.1": REFUSED}
+        with pytest.raises(ConnectionLost) as raised:
+            connect("postgresql://u:hunter2@a/d")
+        assert "hunter2" not in str(raised.value)
+
+    def test_fault_of_the_program_is_raised_as_it_is(self, network: Network) -> None:
+        network.failures = {"10.0.0.1": psycopg2.ProgrammingError("invalid connection option")}
+        with pytest.raises(psycopg2.ProgrammingError, match="invalid connection option"):
+            connect("host=a,b")
+
+
+class TestTime:
+    def test_of_each_host_is_two_seconds(self, network: Network) -> None:
+        network.failures = {"10.0.0.1": SILENT}
+        opened("host=a,b")
+        assert network.times_left == [
+            pytest.approx(CONNECT_TIMEOUT, abs=0.5),
+            pytest.approx(CONNECT_TIMEOUT, abs=0.5),
+        ]
+
+    def test_is_what_the_dsn_says(self, network: Network) -> None:
+        opened("host=a connect_timeout=77")
+        assert network.times_left == [pytest.approx(77, abs=0.5)]
+
+    def test_is_never_longer_than_the_deadline(self, network: Network) -> None:
+        with deadline.within(0.5):
+            opened("host=a")
+        assert network.times_left[0] <= 0.5
+
+    def test_is_given_back_afterwards(self, network: Network) -> None:
+        opened("host=a")
+        assert deadline.remaining() == math.inf
+        network.failures = {"10.0.0.1": REFUSED}
+        with pytest.raises(ConnectionLost):
+            connect("host=a")
+        assert deadline.remaining() == math.inf
+
+    def test_is_what_names_are_looked_up_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        limits: list[float] = []
+
+        def hang(_name: str, timeout: float) -> list[str]:
+            limits.append(timeout)
+            raise OSError("not resolved")
+
+        monkeypatch.setattr("user_service.resilience.resolve.addresses", hang)
+        with pytest.raises(ConnectionLost, match="not resolved"):
+            connect("host=a,b connect_timeout=9")
+        assert limits == [pytest.approx(9, abs=0.5)] * 2

@@ -1,0 +1,369 @@
+"""What the page cache keeps in Redis, on one that fails when a test says so."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from redis import ConnectionError as RedisConnectionError
+from redis import Redis, RedisError, ResponseError
+from redis import TimeoutError as RedisTimeoutError
+
+from user_service.cache.store import GENERATION_KEY, PREFIX, Found, PageStore, RedisFailure
+from user_service.resilience.breaker import State
+
+TTL, STALE_TTL = 60, 300
+PAGE_KEY = PREFIX + "1:50"
+
+
+class FakeRedis:
+    """What the store asks of Redis, in a dictionary. ``failing`` commands raise ``error``."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, bytes] = {}
+        self.expiries: dict[str, object] = {}
+        self.failing: set[str] = set()
+        self.error: RedisError = RedisConnectionError("away")
+        self.calls: list[str] = []
+        self.before: dict[str, Callable[[], None]] = {}
+        self.connection_pool = self
+        self.disconnected = False
+
+    def _called(self, command: str) -> None:
+        self.calls.append(command)
+        self.before.pop(command, lambda: None)()
+        if command in self.failing:
+            raise self.error
+
+    def mget(self, *keys: str) -> list[bytes | None]:
+        self._called("mget")
+        return [self.values.get(key) for key in keys]
+
+    def get(self, key: str) -> bytes | None:
+        self._called("get")
+        return self.values.get(key)
+
+    def set(
+        self, key: str, value: bytes, *, nx: bool = False, get: bool = False, px: int | None = None
+    ) -> bytes | bool | None:
+        self._called("set")
+        current = self.values.get(key)
+        if current is None or not nx:
+            self.values[key] = value
+            self.expiries[key] = px
+        if get:
+            return current
+        return None if nx and current is not None else True
+
+    def ping(self) -> bool:
+        self._called("ping")
+        return True
+
+    def disconnect(self) -> None:
+        self.disconnected = True
+
+    def register_script(self, _script: str) -> Callable[[list[str], list[Any]], int]:
+        def store_if_current(keys: list[str], arguments: list[Any]) -> int:
+            self._called("script")
+            generation, page, claim = keys
+            self.values.pop(claim, None)
+            if self.values.get(generation) != arguments[0]:
+                return 0
+            self.values[page] = b"".join(arguments[:3])
+            self.expiries[page] = arguments[3]
+            return 1
+
+        return store_if_current
+
+
+class Clock:
+    """Stands still until a test moves it on."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.5
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def redis() -> FakeRedis:
+    return FakeRedis()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(redis: FakeRedis, clock: Clock) -> PageStore:
+    return PageStore(cast("Redis", redis), ttl=TTL, stale_ttl=STALE_TTL, clock=clock)
+
+
+def generation_of(store: PageStore) -> bytes:
+    return store.look_up("any").generation
+
+
+def keep(store: PageStore, body: bytes = b"body", name: str = "1:50") -> bytes:
+    """Store ``body`` in the current generation, and return that."""
+    generation = generation_of(store)
+    assert store.store(name, generation, body)
+    return generation
+
+
+class TestLookUp:
+    def test_finds_what_was_stored_with_one_command(
+        self, store: PageStore, redis: FakeRedis
+    ) -> None:
+        generation = keep(store)
+        redis.calls.clear()
+        assert store.look_up("1:50") == Found(generation, b"body")
+        assert redis.calls == ["mget"]
+
+    @pytest.mark.parametrize("body", [b"", b"\0\xff\r\n", b"0" * 100])
+    def test_finds_the_same_bytes(self, store: PageStore, body: bytes) -> None:
+        keep(store, body)
+        assert store.look_up("1:50").body == body
+
+    @pytest.mark.parametrize("name", ["2:50", "1:5", "1:500", ""])
+    def test_every_name_has_an_entry_of_its_own(self, store: PageStore, name: str) -> None:
+        keep(store)
+        assert store.look_up(name).body is None
+
+    def test_begins_a_generation_where_there_is_none(
+        self, store: PageStore, redis: FakeRedis
+    ) -> None:
+        generation = generation_of(store)
+        assert redis.values == {GENERATION_KEY: generation}
+        assert generation_of(store) == generation
+
+    def test_takes_the_generation_that_another_began_meanwhile(
+        self, store: PageStore, redis: FakeRedis
+    ) -> None:
+        redis.before["set"] = lambda: redis.values.update({GENERATION_KEY: b"theirs"})
+        assert generation_of(store) == b"theirs"
+        assert redis.values[GENERATION_KEY] == b"theirs"
+
+    def test_generation_does_not_expire(self, store: PageStore, redis: FakeRedis) -> None:
+        generation_of(store)
+        store.move_on()
+        assert redis.expiries[GENERATION_KEY] is None
+
+    def test_generation_is_never_used_twice(self, store: PageStore, redis: FakeRedis) -> None:
+        seen = set()
+        for _ in range(100):
+            redis.values.clear()
+            seen.add(generation_of(store))
+            store.move_on()
+            seen.add(generation_of(store))
+        assert len(seen) == 200
+
+    def test_does_not_find_what_is_of_another_generation(self, store: PageStore) -> None:
+        before = keep(store)
+        store.move_on()
+        found = store.look_up("1:50")
+        assert found.body is None
+        assert found.generation != before
+
+    def test_finds_nothing_after_redis_lost_the_generation(
+        self, store: PageStore, redis: FakeRedis
+    ) -> None:
+        keep(store)
+        del redis.values[GENERATION_KEY]
+        assert store.look_up("1:50").body is None
+        assert store.look_up("1:50").body is None
+
+
+class TestFreshness:
+    @pytest.mark.parametrize(
+        ("seconds", "fresh"),
+        [(0, True), (TTL - 1.6, True), (TTL, False), (STALE_TTL, False), (-5, True)],
+    )
+    def test_is_a_matter_of_the_clock(
+        self, store: PageStore, clock: Clock, seconds: float, fresh: bool
+    ) -> None:
+        keep(store)
+        clock.now += seconds
+        assert (store.look_up("1:50").body is not None) is fresh
+
+    def test_is_not_prolonged_by_reading(self, store: PageStore, clock: Clock) -> None:
+        keep(store)
+        for _ in range(6):
+            clock.now += TTL / 6
+            found = store.look_up("1:50")
+        assert found.body is None
+
+    def test_begins_anew_when_the_page_is_stored_again(
+        self, store: PageStore, clock: Clock
+    ) -> None:
+        keep(store, b"first")
+        clock.now += TTL
+        keep(store, b"second")
+        clock.now += TTL - 2
+        assert store.look_up("1:50").body == b"second"
+
+    def test_of_an_old_page_is_not_its_generations_fault(
+        self, store: PageStore, clock: Clock
+    ) -> None:
+        generation = keep(store)
+        clock.now += TTL
+        assert store.look_up("1:50") == Found(generation, None)
+
+
+class TestStale:
+    def test_page_is_found_whatever_its_generation_and_age(
+        self, store: PageStore, clock: Clock
+    ) -> None:
+        keep(store)
+        clock.now += TTL + 1
+        store.move_on()
+        assert store.look_up_stale("1:50") == b"body"
+
+    def test_page_that_never_was_is_not_found(self, store: PageStore) -> None:
+        assert store.look_up_stale("1:50") is None
+
+    @pytest.mark.parametrize(("stale_ttl", "kept"), [(300, 300), (61, 61), (10, 60), (0, 60)])
+    def test_page_is_kept_for_the_longer_of_both_times(
+        self, redis: FakeRedis, stale_ttl: int, kept: int
+    ) -> None:
+        keep(PageStore(cast("Redis", redis), ttl=60, stale_ttl=stale_ttl))
+        assert redis.expiries[PAGE_KEY] == kept
+
+
+class TestStore:
+    def test_refuses_what_is_of_a_generation_that_is_over(self, store: PageStore) -> None:
+        before = generation_of(store)
+        store.move_on()
+        assert not store.store("1:50", before, b"old")
+        assert store.look_up("1:50").body is None
+
+    def test_late_page_does_not_displace_the_one_stored_meanwhile(self, store: PageStore) -> None:
+        before = generation_of(store)
+        store.move_on()
+        keep(store, b"new")
+        assert not store.store("1:50", before, b"old")
+        assert store.look_up("1:50").body == b"new"
+        assert store.look_up_stale("1:50") == b"new"
+
+
+class TestClaim:
+    def test_is_had_by_one(self, store: PageStore) -> None:
+        generation = generation_of(store)
+        assert [store.claim("1:50", generation, 2) for _ in range(3)] == [True, False, False]
+
+    def test_is_of_one_page_in_one_generation(self, store: PageStore) -> None:
+        first = generation_of(store)
+        store.move_on()
+        second = generation_of(store)
+        claims = [("1:50", first), ("2:50", first), ("1:50", second), ("2:50", second)]
+        assert all(store.claim(name, generation, 2) for name, generation in claims)
+
+    @pytest.mark.parametrize("over", [False, True])
+    def test_is_given_back_by_storing_also_in_vain(self, store: PageStore, over: bool) -> None:
+        generation = generation_of(store)
+        store.claim("1:50", generation, 2)
+        if over:
+            store.move_on()
+        assert store.store("1:50", generation, b"body") is not over
+        assert store.claim("1:50", generation, 2)
+
+    def test_runs_out_by_itself(self, store: PageStore, redis: FakeRedis) -> None:
+        store.claim("1:50", generation_of(store), 1.5)
+        (claim,) = redis.values.keys() - {GENERATION_KEY}
+        assert redis.expiries[claim] == 1500
+
+    def test_is_no_page(self, store: PageStore) -> None:
+        generation = generation_of(store)
+        store.claim("1:50", generation, 2)
+        assert store.look_up("1:50").body is None
+        assert store.look_up_stale("1:50") is None
+
+
+COMMANDS: dict[str, Callable[[PageStore], object]] = {
+    "look_up": lambda store: store.look_up("1:50"),
+    "look_up_stale": lambda store: store.look_up_stale("1:50"),
+    "store": lambda store: store.store("1:50", b"generation", b"body"),
+    "claim": lambda store: store.claim("1:50", b"generation", 2),
+    "move_on": lambda store: store.move_on(),
+}
+EVERYTHING = {"mget", "get", "set", "script", "ping"}
+
+
+class TestFailure:
+    @pytest.mark.parametrize("command", [*COMMANDS.values(), PageStore.ping], ids=repr)
+    @pytest.mark.parametrize(
+        "error",
+        [
+            RedisConnectionError("refused"),
+            RedisTimeoutError("too slow"),
+            ResponseError("MISCONF"),
+            ResponseError("OOM command not allowed"),
+        ],
+        ids=str,
+    )
+    def test_is_one_exception_with_its_cause(
+        self,
+        store: PageStore,
+        redis: FakeRedis,
+        error: RedisError,
+        command: Callable[[PageStore], object],
+    ) -> None:
+        redis.failing, redis.error = EVERYTHING, error
+        with pytest.raises(RedisFailure, match=str(error)) as raised:
+            command(store)
+        assert raised.value.__cause__ is error
+
+    def test_of_the_begin_of_a_generation_is_one_too(
+        self, store: PageStore, redis: FakeRedis
+    ) -> None:
+        redis.failing = {"set"}
+        with pytest.raises(RedisFailure):
+            store.look_up("1:50")
+
+
+class TestBreaker:
+    @pytest.mark.parametrize("error", [RedisConnectionError("refused"), RedisTimeoutError("slow")])
+    @pytest.mark.parametrize("name", COMMANDS)
+    def test_silence_opens_it_after_three_commands(
+        self, store: PageStore, redis: FakeRedis, name: str, error: RedisError
+    ) -> None:
+        redis.failing, redis.error = EVERYTHING, error
+        states = []
+        for _ in range(3):
+            with pytest.raises(RedisFailure):
+                COMMANDS[name](store)
+            states.append(store.breaker.state)
+        assert states == [State.CLOSED, State.CLOSED, State.OPEN]
+        redis.calls.clear()
+        with pytest.raises(RedisFailure, match="Redis did not answer lately"):
+            store.look_up("1:50")
+        assert redis.calls == []
+
+    def test_error_that_redis_answers_does_not_open_it(
+        self, store: PageStore, redis: FakeRedis
+    ) -> None:
+        redis.failing, redis.error = EVERYTHING, ResponseError("OOM command not allowed")
+        for _ in range(9):
+            with pytest.raises(RedisFailure, match="OOM"):
+                store.move_on()
+        assert store.breaker.state is State.CLOSED
+
+    def test_ping_is_asked_whatever_its_state_and_does_not_change_it(
+        self, store: PageStore, redis: FakeRedis
+    ) -> None:
+        redis.failing = EVERYTHING
+        for _ in range(9):
+            with pytest.raises(RedisFailure, match="away"):
+                store.ping()
+        for _ in range(3):
+            store.breaker.refuse_if_open()
+            with pytest.raises(RedisFailure):
+                store.look_up("1:50")
+        redis.failing = set()
+        store.ping()
+        assert store.breaker.state is State.OPEN
+
+
+def test_close_closes_the_connections(store: PageStore, redis: FakeRedis) -> None:
+    store.close()
+    assert redis.disconnected
