@@ -8,7 +8,7 @@ SERVICE := services/user-service
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run seed test test-unit lint format migrate lock clean
+.PHONY: help run seed test test-unit faults soak lint format migrate lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,12 @@ test: $(VENV)/dev.stamp ## Prove it: every test on real servers, in containers t
 
 test-unit: $(VENV)/dev.stamp ## Only the tests that need no server
 	@$(BIN)/python -m pytest tests/unit
+
+faults: $(VENV)/dev.stamp ## Provoke every fault on real servers and print the table (SECONDS=60, SEED= of the history)
+	@FAULT_SECONDS=$(or $(SECONDS),60) FAULT_SEED=$(SEED) $(BIN)/python -m pytest tests/faults -m "" -v
+
+soak: $(VENV)/dev.stamp ## Serve mixed load for MINUTES=10; memory, files, threads and pool must stay flat
+	@$(BIN)/python -m tests.faults.soak $(or $(MINUTES),10)
 
 lint: $(VENV)/dev.stamp ## ruff, mypy, hadolint, compose-lint, yamllint
 	@$(BIN)/ruff check .

@@ -1,0 +1,27 @@
+"""The mistake: a write whose outcome is unknown is tried again as if nothing had happened."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from psycopg2.extensions import cursor
+
+from app import app
+from user_service.errors import OutcomeUnknown, TransientFailure
+from user_service.web.services import services_of
+
+__all__ = ["app"]
+
+database = services_of(app).database
+transaction = database.transaction
+
+
+@contextmanager
+def transaction_retried_blindly() -> Iterator[cursor]:
+    try:
+        with transaction() as cursor:
+            yield cursor
+    except OutcomeUnknown as error:
+        raise TransientFailure(str(error)) from error
+
+
+database.transaction = transaction_retried_blindly  # type: ignore[method-assign]

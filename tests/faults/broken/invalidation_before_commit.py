@@ -1,0 +1,25 @@
+"""The mistake: pages are put out of date when a write begins, and not once it is committed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from psycopg2.extensions import cursor
+
+from app import app
+from user_service.web.services import services_of
+
+__all__ = ["app"]
+
+database, pages = services_of(app).database, services_of(app).pages
+transaction, invalidate = database.transaction, pages.invalidate
+
+
+@contextmanager
+def transaction_after_invalidation() -> Iterator[cursor]:
+    invalidate()
+    with transaction() as cursor:
+        yield cursor
+
+
+database.transaction = transaction_after_invalidation  # type: ignore[method-assign]
+pages.invalidate = lambda: None  # type: ignore[method-assign]

@@ -1,0 +1,61 @@
+"""A standby of a PostgreSQL server, by streaming replication, that can be promoted."""
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+
+from dev.servers import PostgresServer, _postgres
+from tests.waiting import eventually
+
+
+class Standby(PostgresServer):
+    """Copies ``primary`` when it is first started, and follows it."""
+
+    def __init__(self, data_dir: Path, primary: PostgresServer) -> None:
+        super().__init__(data_dir, durable=False)
+        self._primary = primary
+
+    def _make_cluster(self, folder: Path) -> None:
+        password = self._primary._dir.password()
+        self._dir.write("password", password)
+        line = f"127.0.0.1:{self._primary.port}:*:postgres:{password}\n"
+        passwords = self._dir.write("pgpass", line)
+        source = f"host=127.0.0.1 port={self._primary.port} user=postgres passfile={passwords}"
+        copy = ["-D", str(folder), "-d", source, "--write-recovery-conf", "--checkpoint=fast"]
+        self._run([_postgres("pg_basebackup"), *copy, "--no-sync"])
+
+
+def run(server: PostgresServer, *statements: str) -> Any:
+    """Run statements as a superuser, each for itself; return the last one's first value."""
+    with closing(psycopg2.connect(server.admin_url)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+            row = cursor.fetchone() if cursor.description else None
+            return row[0] if row else None
+
+
+def follow_synchronously(primary: PostgresServer) -> None:
+    """Have ``primary`` acknowledge only what its standby has too."""
+    run(primary, "ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
+    state = "SELECT sync_state FROM pg_stat_replication"
+    eventually(lambda: run(primary, state) == "sync")
+
+
+def switch_over(primary: PostgresServer, standby: PostgresServer) -> None:
+    """Make ``primary`` read-only, wait until ``standby`` has it all, and promote that.
+
+    The sessions on the old primary stay open, and find out by SQLSTATE 25006.
+    """
+    run(
+        primary,
+        "ALTER SYSTEM SET default_transaction_read_only = on",
+        "ALTER SYSTEM SET synchronous_standby_names = ''",
+        "SELECT pg_reload_conf()",
+    )
+    end = run(primary, "SELECT pg_sleep(0.3)", "SELECT pg_current_wal_lsn()")
+    eventually(lambda: run(standby, f"SELECT pg_last_wal_replay_lsn() >= '{end}'"))
+    run(standby, "SELECT pg_promote()")

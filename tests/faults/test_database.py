@@ -1,0 +1,303 @@
+"""Faults of PostgreSQL and of the way to it, while clients are at work."""
+
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import httpx
+import psycopg2
+import pytest
+
+from tests.faults.harness.clients import URL, Client, Mix
+from tests.faults.harness.figures import Row
+from tests.faults.harness.liveness import Liveness
+from tests.faults.harness.operations import Kind, Operation, Outcome
+from tests.faults.harness.stage import DEADLINE, Scene, Stage
+from tests.waiting import eventually
+
+ANSWERED = (Outcome.OK, Outcome.REFUSED)
+
+
+def reads(operations: list[Operation]) -> list[Operation]:
+    return [each for each in operations if each.kind in (Kind.READ, Kind.LIST)]
+
+
+@pytest.mark.row("PostgreSQL backend killed")
+def test_backends_killed_cost_no_read_and_no_acknowledged_write(stage: Stage, row: Row) -> None:
+    with stage.scene(row) as scene, scene.fault():
+        for _ in range(12):
+            stage.sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'users'"
+                " AND random() < 0.2"
+            )
+            scene.wait(0.2)
+    during = reads(scene.during())
+    assert len(during) > 20
+    assert [str(each) for each in during if each.outcome not in ANSWERED] == []
+
+
+@pytest.mark.row("PostgreSQL restarted")
+def test_restart_is_a_burst_of_503_at_most(stage: Stage, row: Row) -> None:
+    with stage.scene(row) as scene:
+        with scene.fault():
+            stage.postgres.restart()
+        scene.wait(1)
+        open_pool(scene)
+    # Two pools and the probe of health of each worker; none of them is from before the restart.
+    row.note("all connections of both pools replaced")
+
+
+def open_pool(scene: Scene) -> None:
+    """Wait until as many as the pool holds have worked at once, on connections that live."""
+    with closing(psycopg2.connect(scene.stage.postgres.admin_url)) as blocker:
+        blocker.cursor().execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+        with ThreadPoolExecutor(40) as threads:
+            url = f"{scene.service.url}{URL}/1"
+            asked = [threads.submit(httpx.get, url, timeout=20) for _ in range(40)]
+            eventually(lambda: scene.health()["pool"]["in_use"] == 10, timeout=2)
+            blocker.rollback()
+            assert {each.result().status_code for each in asked} <= {200, 404}
+
+
+@pytest.mark.row("PostgreSQL stopped (SIGSTOP) 4 s, deadline 2 s")
+def test_frozen_database_is_503_at_the_deadline(stage: Stage, row: Row) -> None:
+    freeze(stage, row, seconds=4, deadline="2")
+
+
+@pytest.mark.slow
+@pytest.mark.row("PostgreSQL stopped (SIGSTOP) 60 s")
+@pytest.mark.timeout(180)
+def test_database_frozen_for_a_minute_is_503_at_the_deadline(stage: Stage, row: Row) -> None:
+    freeze(stage, row, seconds=60)
+
+
+def freeze(stage: Stage, row: Row, *, seconds: float, deadline: str = "5") -> None:
+    environment = {"REQUEST_TIMEOUT": deadline}
+    with stage.scene(row, Mix(clients=16), after=3, environment=environment) as scene:
+        with scene.fault(), Liveness(scene.service.url) as live:
+            stage.postgres.freeze()
+            scene.wait(seconds)
+            stage.postgres.thaw()
+        row.note(f"/health/live answered within {live.longest:.3f} s")
+        assert live.statuses == {200}
+        assert live.longest < 1
+    assert any(each.outcome is Outcome.FAILED for each in scene.during())
+
+
+@pytest.mark.row("PostgreSQL stopped (SIGSTOP): pages")
+def test_cached_page_is_served_while_the_database_is_frozen(stage: Stage, row: Row) -> None:
+    with (
+        stage.service({"REQUEST_TIMEOUT": "2"}) as service,
+        closing(Client(service.url, deadline=2)) as client,
+    ):
+        created = [client.create(f"user{n}", f"user{n}@example.com") for n in range(3)]
+        eventually(lambda: client.list_users().cache == "HIT")
+        stage.postgres.freeze()
+        with ThreadPoolExecutor(30) as threads:
+            url = f"{service.url}{URL}/1"
+            hung = [threads.submit(httpx.get, url, timeout=20) for _ in range(30)]
+            pages = [client.list_users() for _ in range(50)]
+            statuses = {each.result().status_code for each in hung}
+        pages += [client.list_users() for _ in range(50)]
+        stage.postgres.thaw()
+    row.count([*created, *pages])
+    assert statuses == {503}
+    assert {(page.outcome, page.cache) for page in pages} == {(Outcome.OK, "HIT")}
+    assert row.longest < 1
+
+
+@pytest.mark.slow
+@pytest.mark.row("network black hole to PostgreSQL")
+def test_black_hole_ends_at_the_deadline_and_holds_up_nobody_else(stage: Stage, row: Row) -> None:
+    with stage.scene(row, Mix(clients=16), after=4) as scene:
+        with scene.fault(), Liveness(scene.service.url) as live:
+            stage.database_link.hold()
+            scene.wait(8)
+            stage.database_link.resume()
+        row.note(f"/health/live answered within {live.longest:.3f} s")
+        assert live.longest < 1
+    assert any(each.outcome is Outcome.FAILED for each in scene.during())
+
+
+@pytest.mark.slow
+@pytest.mark.row("network cut to PostgreSQL")
+def test_cut_connections_are_replaced(stage: Stage, row: Row) -> None:
+    with stage.scene(row) as scene, scene.fault():
+        for _ in range(5):
+            stage.database_link.cut()
+            scene.wait(0.4)
+
+
+@pytest.mark.slow
+@pytest.mark.row("latency +200 ms")
+def test_latency_makes_slower_and_calls_stay_parallel(stage: Stage, row: Row) -> None:
+    with (
+        stage.scene(row, Mix(clients=16), environment={"REQUEST_TIMEOUT": "10"}) as scene,
+        scene.fault(),
+    ):
+        stage.database_link.delay(0.2)
+        scene.wait(5)
+        stage.database_link.resume()
+    during = [each for each in scene.during() if each.started > scene.began + 0.5]
+    busy = sum(each.seconds for each in during) / 4.5
+    row.note(f"{busy:.1f} requests under way at a time, of 16 clients")
+    assert [str(each) for each in during if each.outcome not in ANSWERED] == []
+    singles = [each.seconds for each in during if each.kind is Kind.READ]
+    assert statistics.median(singles) < 0.2 * 2  # one round trip; two would be waiting in line
+    assert busy > 10
+
+
+@pytest.mark.slow
+@pytest.mark.row("latency +2 s")
+def test_great_latency_opens_the_breaker_and_is_not_amplified(stage: Stage, row: Row) -> None:
+    states = set()
+    link = stage.database_link
+    with stage.scene(row, Mix(clients=16), after=4) as scene, scene.fault():
+        link.watched = (b"FROM users", b"INSERT INTO users", b"UPDATE users")
+        link.seen.clear()
+        link.delay(2)
+        while time.monotonic() < scene.began + 14:
+            states.add(scene.health()["breakers"]["database"])
+            scene.wait(0.2)
+        attempts = link.seen.total()
+        link.resume()
+    row.note(f"{attempts} statements for {len(scene.during())} requests; breaker {sorted(states)}")
+    assert attempts <= 1.1 * len(scene.during()) + 20
+    assert "open" in states
+
+
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "not stored"])
+@pytest.mark.row("connection cut during COMMIT, with a key")
+def test_same_key_after_a_lost_commit_gives_the_original_answer(
+    stage: Stage, row: Row, stored: bool
+) -> None:
+    row.fault += ": stored" if stored else ": not stored"
+    key = {"Idempotency-Key": "the-same"}
+    body = {"username": "ada", "email": "ada@example.com"}
+    with (
+        stage.service() as service,
+        closing(Client(service.url, deadline=DEADLINE)) as client,
+    ):
+        stage.database_link.cut_commits(1, forward=stored)
+        first = client.ask("POST", URL, body, key)
+        again = client.ask("POST", URL, body, key)
+        third = client.ask("POST", URL, body, key)
+        row.note(f"first {first.status}, again {again.status}")
+        row.longest = max(first.ended - first.started, again.ended - again.started)
+        assert stage.database_link.commits_cut == 1
+        assert not first.complaint
+        assert first.status in (201, 503)
+        assert (again.status, third.status) == (201, 201)
+        assert again.body == third.body
+        assert again.headers["Location"] == third.headers["Location"]
+        assert third.headers["Idempotent-Replay"] == "true"
+        assert ("Idempotent-Replay" in again.headers) == (stored or first.status == 201)
+        assert stage.users() == {again.body["id"]: "ada@example.com"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stored", [True, False], ids=["stored", "not stored"])
+@pytest.mark.row("connection cut during COMMIT")
+def test_write_cut_at_commit_is_answered_as_unknown_or_resolved(
+    stage: Stage, row: Row, stored: bool
+) -> None:
+    row.fault += ": stored" if stored else ": not stored"
+    with stage.scene(row) as scene:
+        with scene.fault():
+            for _ in range(10):
+                stage.database_link.cut_commits(1, forward=stored)
+                scene.wait(0.3)
+        cut = stage.database_link.commits_cut
+    row.note(f"{cut} COMMITs cut")
+    assert cut >= 5
+    assert row.unknown <= cut
+
+
+@pytest.mark.row("pool exhausted")
+def test_exhausted_pool_refuses_in_time_and_health_answers(stage: Stage, row: Row) -> None:
+    mix = Mix(clients=16, list=0)
+    with stage.scene(
+        row, mix, environment={"DB_POOL_SIZE": "2", "DB_STATEMENT_TIMEOUT": "4"}
+    ) as scene:
+        with (
+            scene.fault(),
+            Liveness(scene.service.url) as live,
+            Liveness(scene.service.url, "/health/ready") as ready,
+            closing(psycopg2.connect(stage.postgres.admin_url)) as blocker,
+        ):
+            blocker.cursor().execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+            scene.wait(5)
+            blocker.rollback()
+        row.note(f"live within {live.longest:.3f} s, ready within {ready.longest:.3f} s")
+        assert live.statuses == ready.statuses == {200}
+        assert max(live.longest, ready.longest) < 1
+    refused = [each.seconds for each in scene.during() if each.outcome is Outcome.FAILED]
+    assert len(refused) > 10
+    assert statistics.median(refused) < 2 + 0.5  # DB_POOL_TIMEOUT's default
+
+
+@pytest.mark.row("100 creates of the same name at once")
+def test_hundred_creates_of_one_name_make_one_user(stage: Stage, row: Row) -> None:
+    def create(number: int) -> Operation:
+        with closing(Client(service.url, deadline=DEADLINE, number=number)) as client:
+            return client.create("ada", f"ada{number}@example.com")
+
+    with stage.service() as service, ThreadPoolExecutor(50) as threads:
+        done = list(threads.map(create, range(100)))
+    row.count(done)
+    assert [each.complaint for each in done if each.complaint] == []
+    assert sorted(each.status or 0 for each in done) == [201] + [409] * 99
+    assert len(stage.users()) == 1
+
+
+@pytest.mark.row("started with PostgreSQL away")
+def test_started_without_the_database_it_becomes_ready_by_itself(stage: Stage, row: Row) -> None:
+    stage.postgres.stop()
+    with (
+        stage.service(ready=False) as service,
+        closing(Client(service.url, deadline=DEADLINE)) as client,
+    ):
+        assert client.ask("GET", "/health/live").status == 200
+        assert client.ask("GET", "/health/ready").status == 503
+        away = [client.list_users(), client.create("ada", "ada@example.com")]
+        stage.postgres.start()
+        began = time.monotonic()
+        eventually(lambda: client.ask("GET", "/health/ready").status == 200)
+        eventually(lambda: client.list_users().outcome is Outcome.OK)
+        row.recovery = time.monotonic() - began
+        there = client.create("grace", "grace@example.com")
+    row.count([*away, there])
+    assert [each.complaint for each in away if each.complaint] == []
+    assert {each.outcome for each in away} == {Outcome.FAILED}
+    assert there.outcome is Outcome.OK
+    assert row.recovery < 5
+
+
+@pytest.mark.row("PostgreSQL away, page out of date: STALE")
+def test_page_is_served_stale_without_the_database_and_never_older_than_allowed(
+    stage: Stage, row: Row
+) -> None:
+    environment = {"CACHE_TTL": "1", "CACHE_STALE_TTL": "5", "REQUEST_TIMEOUT": "2"}
+    with stage.service(environment) as service, closing(Client(service.url, deadline=2)) as client:
+        row.count([client.create("ada", "ada@example.com")])
+        fresh = client.list_users()
+        stored = fresh.started
+        stage.postgres.stop()
+        pages = []
+        while time.monotonic() < stored + 8:
+            pages.append(client.list_users())
+            time.sleep(0.05)
+        stage.postgres.start()
+        eventually(lambda: client.list_users().cache in ("HIT", "MISS"))
+    row.count([fresh, *pages])
+    served = [each for each in pages if each.cache == "STALE"]
+    oldest = max((each.started - stored for each in served), default=0)
+    row.note(f"{len(served)} pages STALE, the oldest {oldest:.2f} s, CACHE_STALE_TTL 5 s")
+    assert [each.complaint for each in pages if each.complaint] == []
+    assert served
+    assert all(each.users == fresh.users for each in served)
+    assert oldest < 5 + 0.1
+    assert {each.outcome for each in pages if each.started > stored + 5.1} == {Outcome.FAILED}
+    between = [each for each in pages if stored + 2.1 < each.started < stored + 4.9]
+    assert {each.outcome for each in between} == {Outcome.OK}

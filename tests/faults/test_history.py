@@ -1,0 +1,245 @@
+"""Concurrent clients under faults at random, their history checked; and tests of the checker.
+
+FAULT_SECONDS says how long (10), FAULT_SEED which faults come when and what the clients ask for.
+"""
+
+import os
+import random
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.service import GUNICORN
+from tests.faults.harness.clients import Mix
+from tests.faults.harness.figures import Row
+from tests.faults.harness.nemesis import OF_PAGES, Nemesis
+from tests.faults.harness.operations import Kind, Operation, Outcome
+from tests.faults.harness.stage import Stage
+from tests.faults.history import PageRule, Verdict, check
+
+SECONDS = float(os.environ.get("FAULT_SECONDS", "10"))
+SEED = int(os.environ.get("FAULT_SEED") or random.randrange(10**6))
+REPOSITORY = Path(__file__).parents[2]
+
+# So short that faults outlast the deadline, and pages the bound of their age, often.
+TTL, STALE_TTL = 2, 10
+ENVIRONMENT = {
+    "REQUEST_TIMEOUT": "2",
+    "REDIS_TIMEOUT": "0.5",
+    "CACHE_TTL": str(TTL),
+    "CACHE_STALE_TTL": str(STALE_TTL),
+}
+# After a fault of Redis: the breaker asks again after 1 s, the repair after 0.2 s, and what was
+# cached in between lives for the TTL.
+SETTLING = TTL + 1.5
+
+
+def page_rule(nemesis: Nemesis) -> PageRule:
+    """Return when pages may be old: during faults of what invalidates them, and shortly after."""
+    excused = [(begin, end + SETTLING) for kind, begin, end in nemesis.spans if kind in OF_PAGES]
+    return PageRule(excused, bound=TTL + 1.5, stale_bound=STALE_TTL + 1.5)
+
+
+@pytest.mark.row("faults at random, history checked")
+@pytest.mark.timeout(120 + 2 * SECONDS)
+def test_no_answer_is_contradicted_whatever_fails(stage: Stage, row: Row) -> None:
+    row.note(f"FAULT_SEED={SEED} FAULT_SECONDS={SECONDS:.0f}")
+    mix = Mix(clients=10, keyed=0.5, seed=SEED)
+    with stage.scene(row, mix, environment=ENVIRONMENT, after=4) as scene:
+        scene.workers_may_change = True
+        nemesis = Nemesis(stage, scene.worker_pids, SEED)
+        with scene.fault():
+            nemesis.rage(SECONDS)
+        scene.pages = page_rule(nemesis)
+        row.note(", ".join(f"{kind} {times}" for kind, times in sorted(nemesis.provoked.items())))
+    pages = [each for each in scene.load.operations if each.users is not None]
+    strict = sum(scene.pages.allowance(page) == 0 for page in pages)
+    row.note(f"{len(pages)} pages, {strict} of them by the strict rule")
+    assert strict > 0
+
+
+def findings_on(build: str, stage: Stage, row: Row, mix: Mix, faults: tuple[str, ...]) -> Verdict:
+    """Play a broken build for some seconds and return what the checker finds."""
+    application = f"tests.faults.broken.{build}:app"
+    command = [*GUNICORN[:-1], "--pythonpath", str(REPOSITORY), application]
+    with stage.scene(row, mix, environment=ENVIRONMENT, command=command) as scene:
+        scene.checked = False
+        with scene.fault():
+            Nemesis(stage, scene.worker_pids, SEED, faults).rage(4)
+    verdict = check(scene.load.operations, stage.users())
+    row.note(f"FAULT_SEED={SEED}: {len(verdict.findings)} findings, such as")
+    row.notes += [f"  {line}" for line in verdict.findings[:2]]
+    return verdict
+
+
+@pytest.mark.row("broken build: invalidation before commit")
+def test_checker_finds_invalidation_before_commit(stage: Stage, row: Row) -> None:
+    mix = Mix(clients=10, list=40, seed=SEED)
+    faults = ("database delayed",)  # so that more happens between invalidation and COMMIT
+    assert findings_on("invalidation_before_commit", stage, row, mix, faults).stale_pages
+
+
+@pytest.mark.row("broken build: blind retry of POST")
+def test_checker_finds_blind_retry_of_post(stage: Stage, row: Row) -> None:
+    faults = ("COMMIT cut, stored", "COMMIT cut, not stored")
+    found = findings_on("blind_retry", stage, row, Mix(clients=10, seed=SEED), faults)
+    assert any("409" in line for line in found.ghosts)
+
+
+# Hand-written histories: times in seconds, values "a", "b", ...
+
+
+def create(
+    value: str,
+    at: tuple[float, float],
+    user_id: int | None = 1,
+    outcome: Outcome = Outcome.OK,
+    status: int = 201,
+) -> Operation:
+    return Operation(Kind.CREATE, outcome, *at, status, user_id, "ada", value)
+
+
+def update(value: str, at: tuple[float, float], outcome: Outcome = Outcome.OK) -> Operation:
+    return Operation(Kind.UPDATE, outcome, *at, 200, 1, "", value)
+
+
+def delete(at: tuple[float, float], outcome: Outcome = Outcome.OK) -> Operation:
+    return Operation(Kind.DELETE, outcome, *at, 204, 1)
+
+
+def read(value: str | None, at: tuple[float, float]) -> Operation:
+    if value is None:
+        return Operation(Kind.READ, Outcome.REFUSED, *at, 404, 1)
+    return Operation(Kind.READ, Outcome.OK, *at, 200, 1, "", value)
+
+
+def page(users: dict[int, str], at: tuple[float, float], cache: str = "HIT") -> Operation:
+    return Operation(Kind.LIST, Outcome.OK, *at, 200, users=users, cache=cache)
+
+
+A = create("a", (0, 1))
+UNKNOWN, FAILED, REFUSED = Outcome.UNKNOWN, Outcome.FAILED, Outcome.REFUSED
+
+SOUND = {
+    "nothing": ([], {}),
+    "written and read": ([A, read("a", (2, 3))], {1: "a"}),
+    "overwritten": ([A, update("b", (2, 3)), read("b", (4, 5))], {1: "b"}),
+    "read the old during a write": ([A, update("b", (2, 6)), read("a", (3, 4))], {1: "b"}),
+    "read the new during a write": ([A, update("b", (2, 6)), read("b", (3, 4))], {1: "b"}),
+    "writes at once, either wins": ([A, update("b", (2, 4)), update("c", (3, 5))], {1: "b"}),
+    "deleted": ([A, delete((2, 3)), read(None, (4, 5))], {}),
+    "unknown update that happened": ([A, update("b", (2, 3), UNKNOWN)], {1: "b"}),
+    "unknown update that did not": ([A, update("b", (2, 3), UNKNOWN)], {1: "a"}),
+    "unknown update that happened late": (
+        [A, update("b", (2, 3), UNKNOWN), read("a", (4, 5)), read("b", (6, 7))],
+        {1: "b"},
+    ),
+    "unknown create that happened": ([create("a", (0, 1), None, UNKNOWN)], {7: "a"}),
+    "unknown create that did not": ([create("a", (0, 1), None, UNKNOWN)], {}),
+    "unknown delete that happened": ([A, delete((2, 3), UNKNOWN), read(None, (5, 6))], {}),
+    "failed create that left nothing": ([create("a", (0, 1), None, FAILED, 503)], {}),
+    "409 while another has the name": ([A, create("b", (2, 3), None, REFUSED, 409)], {1: "a"}),
+    "409 for the sake of an unknown create": (
+        [create("a", (0, 1), None, UNKNOWN), create("b", (2, 3), None, REFUSED, 409)],
+        {},
+    ),
+    "fresh pages": (
+        [page({}, (0, 0.5)), A, page({1: "a"}, (2, 3)), delete((4, 5)), page({}, (6, 7))],
+        {},
+    ),
+    "old page during a write": ([A, update("b", (2, 6)), page({1: "a"}, (3, 4))], {1: "b"}),
+}
+UNSOUND = {
+    "lost create": ([A], {}, "lost"),
+    "lost update": ([A, update("b", (2, 3))], {1: "a"}, "lost"),
+    "lost delete": ([A, delete((2, 3))], {1: "a"}, "lost"),
+    "lost though read": ([A, update("b", (2, 3), UNKNOWN), read("b", (4, 5))], {1: "a"}, "lost"),
+    "stale read": ([A, update("b", (2, 3)), read("a", (4, 5))], {1: "b"}, "stale"),
+    "read after delete": ([A, delete((2, 3)), read("a", (4, 5))], {}, "stale"),
+    "new, then old": (
+        [A, update("b", (2, 9)), read("b", (3, 4)), read("a", (5, 6))],
+        {1: "b"},
+        "stale",
+    ),
+    "unknown, new, then old": (
+        [A, update("b", (2, 3), UNKNOWN), read("b", (4, 5)), read("a", (6, 7))],
+        {1: "b"},
+        "stale",
+    ),
+    "applied twice": (
+        [A, update("b", (2, 3)), update("c", (4, 5)), read("b", (6, 7)), read("c", (8, 9))],
+        {1: "c"},
+        "stale",
+    ),
+    "gone without a delete": ([A, read(None, (2, 3))], {1: "a"}, "lost"),
+    "failed create is there": ([create("a", (0, 1), None, FAILED, 503)], {1: "a"}, "ghosts"),
+    "refused create is there": ([create("a", (0, 1), None, REFUSED, 409)], {1: "a"}, "ghosts"),
+    "failed update is read": (
+        [A, update("b", (2, 3), FAILED), read("b", (4, 5))],
+        {1: "b"},
+        "ghosts",
+    ),
+    "value from nowhere": ([A, read("z", (2, 3))], {1: "a"}, "ghosts"),
+    "read before it was written": ([A, read("b", (2, 3)), update("b", (4, 5))], {1: "b"}, "ghosts"),
+    "created twice": ([create("a", (0, 1), None, UNKNOWN)], {1: "a", 2: "a"}, "twice"),
+    "created, and once more": ([A], {1: "a", 2: "a"}, "twice"),
+    "deleted twice": ([A, delete((2, 3)), delete((4, 5))], {}, "twice"),
+    "409 and nobody has the name": ([create("b", (2, 3), None, REFUSED, 409)], {}, "twice"),
+    "409 after the delete": (
+        [A, delete((2, 3)), create("b", (4, 5), None, REFUSED, 409)],
+        {},
+        "twice",
+    ),
+    "old page": ([A, update("b", (2, 3)), page({1: "a"}, (4, 5))], {1: "b"}, "stale_pages"),
+    "page without a user": ([A, page({}, (2, 3))], {1: "a"}, "stale_pages"),
+    "page with a deleted user": ([A, delete((2, 3)), page({1: "a"}, (4, 5))], {}, "stale_pages"),
+}
+
+
+@pytest.mark.parametrize("case", SOUND)
+def test_sound_history_passes(case: str) -> None:
+    operations, rows = SOUND[case]
+    assert check(operations, rows).findings == []
+
+
+@pytest.mark.parametrize("case", UNSOUND)
+def test_unsound_history_is_found_out(case: str) -> None:
+    operations, rows, kind = UNSOUND[case]
+    assert getattr(check(operations, rows), kind) != []
+
+
+def test_page_may_be_old_only_while_it_is_excused_and_only_so_old() -> None:
+    operations = [A, update("b", (2, 3)), page({1: "a"}, (4, 5))]
+    rows = {1: "b"}
+    assert check(operations, rows, PageRule([(2, 6)], bound=2)).findings == []
+    assert check(operations, rows, PageRule([(2, 6)], bound=0.5)).stale_pages
+    assert check(operations, rows, PageRule([(6, 7)], bound=2)).stale_pages
+
+
+def test_page_marked_stale_may_be_as_old_as_that_allows() -> None:
+    old = page({1: "a"}, (4, 5), cache="STALE")
+    operations = [A, update("b", (2, 3)), old]
+    assert check(operations, {1: "b"}, PageRule(stale_bound=2)).findings == []
+    assert check(
+        [*operations[:2], replace(old, cache="HIT")], {1: "b"}, PageRule(stale_bound=2)
+    ).findings
+
+
+def test_check_of_a_minute_takes_seconds() -> None:
+    operations, rows = [], {}
+    for number in range(3_000):
+        start = number * 0.02
+        operations.append(create(f"v{number}", (start, start + 0.01), number))
+        if number >= 30:
+            gone = number - 30
+            operations.append(
+                Operation(Kind.DELETE, Outcome.OK, start + 0.011, start + 0.012, 204, gone)
+            )
+        shown = {each: f"v{each}" for each in range(max(0, number - 29), number + 1)}
+        operations.append(page(shown, (start + 0.013, start + 0.015)))
+        rows = shown
+    began = time.monotonic()
+    assert check(operations, rows).findings == []
+    assert time.monotonic() - began < 10

@@ -1,0 +1,231 @@
+"""What clients send by mistake or malice, over real HTTP: refused, and nothing is written."""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+import httpx
+import orjson
+import pytest
+
+from tests.e2e.service import RunningService
+from tests.faults.harness.clients import URL, Client
+from tests.faults.harness.figures import Row
+from tests.faults.harness.processes import children, footprint
+from tests.faults.harness.raw import RawAnswer, chunked, exchange, head
+from tests.faults.harness.stage import DEADLINE, Stage
+from tests.integration.test_malformed import CORPUS, EMAILS, SAME, USERNAMES, Attempt
+from user_service.settings import Settings
+
+JSON_TYPE = ("Content-Type", "application/json")
+CLOSE = ("Connection", "close")
+
+
+@pytest.fixture
+def service(stage: Stage) -> Iterator[RunningService]:
+    with stage.service() as started:
+        yield started
+
+
+@pytest.fixture
+def client(service: RunningService) -> Iterator[Client]:
+    with closing(Client(service.url, deadline=DEADLINE)) as started:
+        yield started
+
+
+def send(service: RunningService, row: Row, *parts: bytes) -> list[RawAnswer]:
+    """Send by hand, and count it in the row's figures."""
+    began = time.monotonic()
+    found = exchange(service.port, *parts)
+    row.longest = max(row.longest, time.monotonic() - began)
+    row.sent += 1
+    row.acknowledged += bool(found)
+    return found
+
+
+def over_the_wire(attempt: Attempt) -> bytes:
+    """Return ``attempt`` as the bytes of a request."""
+    headers = [CLOSE]
+    if attempt.content_type:
+        headers.append(("Content-Type", attempt.content_type))
+    data = attempt.data
+    if attempt.chunked:
+        headers.append(("Transfer-Encoding", "chunked"))
+        data = chunked(data)
+    else:
+        length = attempt.environ.get("CONTENT_LENGTH", str(len(data)))
+        headers.append(("Content-Length", length))
+    path = attempt.path.replace(" ", "%20")
+    return head(attempt.method, path, headers) + data
+
+
+@pytest.mark.row("JSON, text, ids and pages, malformed")
+def test_corpus_of_malformed_requests_makes_no_500_and_writes_nothing(
+    stage: Stage, row: Row, service: RunningService, client: Client
+) -> None:
+    client.create("ada", "ada@example.com")
+    before = stage.users()
+
+    def complaint(attempt: Attempt) -> str:
+        found = send(service, row, over_the_wire(attempt))
+        statuses[found[0].status if found else 0] += 1
+        if len(found) != 1 or not 400 <= found[0].status < 500 or found[0].problem:
+            what = (
+                f"{attempt.group} {attempt.method[:20]} {attempt.path[:60]} {attempt.data[:60]!r}"
+            )
+            return f"{what} -> {[each.problem or each.status for each in found]}"
+        return ""
+
+    statuses: Counter[int] = Counter()
+    with ThreadPoolExecutor(4) as threads:
+        complaints = [each for each in threads.map(complaint, CORPUS) if each]
+    row.note(f"{len(CORPUS)} requests: {dict(sorted(statuses.items()))}")
+    assert complaints == []
+    assert stage.users() == before
+    assert httpx.get(f"{service.url}/health").json()["pool"]["in_use"] == 0
+
+
+@pytest.mark.row("text: unusual, and by the stated rules fine")
+def test_unusual_text_is_read_back_as_sent_and_unique_by_canonical_form(
+    row: Row, client: Client
+) -> None:
+    fields = [("username", text) for text in USERNAMES] + [("email", text) for text in EMAILS]
+    for number, (name, text) in enumerate(fields):
+        user = {"username": f"user{number}", "email": f"user{number}@example.com"} | {name: text}
+        created = client.ask("POST", URL, user)
+        assert created.status == 201, (text, created.body)
+        row.count([client.operation_of(created)])
+        assert client.ask("GET", created.headers["Location"]).body[name] == text
+    for number, (name, first, second) in enumerate(SAME):
+        others = {"username": f"same{number}", "email": f"same{number}@example.com"}
+        assert client.ask("POST", URL, others | {name: first}).status in (201, 409)
+        refused = client.ask("POST", URL, {**others, "username": "x" * 9, name: second})
+        row.count([client.operation_of(refused)])
+        assert refused.status == 409
+
+
+BIG = 65_537
+SMUGGLED = head("DELETE", f"{URL}/1")
+
+
+@pytest.mark.row("body over the limit")
+@pytest.mark.parametrize("how", ["Content-Length", "chunked"])
+def test_body_over_the_limit_is_413_and_the_connection_safe(
+    stage: Stage, row: Row, service: RunningService, client: Client, how: str
+) -> None:
+    row.fault += f", {how}"
+    client.create("ada", "ada@example.com")
+    workers = children(service.process.pid)
+    before = [footprint(pid, stage.ports).memory_mb for pid in workers]
+    data = SMUGGLED + b" " * (4_000_000 - len(SMUGGLED))
+    if how == "chunked":
+        start = head("POST", URL, [JSON_TYPE, ("Transfer-Encoding", "chunked")])
+        parts = [start, chunked(data, 60_000)]
+    else:
+        start = head("POST", URL, [JSON_TYPE, ("Content-Length", str(len(data)))])
+        parts = [start, data]
+    for _ in range(60):
+        found = send(service, row, *parts, head("GET", f"{URL}/1", [CLOSE]))
+        statuses = [each.status for each in found]
+        # The body is not taken for requests; what follows it is answered, or not at all. A reset
+        # may have thrown the answer away before we could read it.
+        assert statuses in ([413], [413, 200], [])
+    after = [footprint(pid, stage.ports).memory_mb for pid in workers]
+    row.note(f"memory {max(before):.0f} -> {max(after):.0f} MB")
+    assert row.acknowledged > 0
+    assert max(after) < max(before) + 10
+    assert stage.users() == {1: "ada@example.com"}
+
+
+@pytest.mark.row("body just over the limit")
+def test_limit_is_exact(row: Row, service: RunningService) -> None:
+    body = orjson.dumps({"username": "ada", "email": "ada@example.com"})
+    for size, status in ((BIG, 413), (BIG - 1, 201)):
+        start = head("POST", URL, [JSON_TYPE, CLOSE, ("Content-Length", str(size))])
+        (answer,) = send(service, row, start + body.ljust(size))
+        assert answer.status == status
+
+
+@pytest.mark.row("request id with CR LF, ANSI codes, 8 kB")
+def test_odd_request_id_is_replaced_and_the_log_has_one_line_a_request(
+    row: Row, service: RunningService
+) -> None:
+    odd = ["a\x1b[31mred", "a" * 8000, "a\x00b", "a b", "é", "%0d%0aforged", "", "a\rb", "a;b"]
+    folded = b"GET /health/live HTTP/1.1\r\nHost: x\r\nX-Request-ID: a\r\n forged\r\n\r\n"
+    sent = [head("GET", "/health/live", [("X-Request-ID", each), CLOSE]) for each in odd]
+    before = service.log.count("GET /health/live")
+    served = 0
+    for request in [*sent, folded]:
+        (answer,) = send(service, row, request)
+        assert answer.status in (200, 400, 431)
+        served += answer.status == 200
+        assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
+    log = service.log
+    assert log.count("GET /health/live") == before + served
+    assert "\x1b" not in log
+    assert "forged" not in log
+    assert all(re.match(r"\d{4}-\d\d-\d\d ", line) for line in log.splitlines())
+
+
+@pytest.mark.row("forged X-Forwarded-For")
+def test_forged_forwarded_for_does_not_lift_the_limit(stage: Stage, row: Row) -> None:
+    if "rate_limit" not in Settings.model_fields:
+        pytest.skip("the service has no rate limit yet")
+    with stage.service({"RATE_LIMIT": "20/minute"}) as service:
+        statuses = []
+        for number in range(60):
+            forged = [("X-Forwarded-For", f"10.0.0.{number}"), CLOSE]
+            (answer,) = send(service, row, head("GET", URL, forged))
+            statuses.append(answer.status)
+    assert statuses.count(429) >= 30
+
+
+@pytest.mark.row("same idempotency key")
+def test_same_key_replays_refuses_other_bodies_and_makes_one_row(
+    stage: Stage, row: Row, client: Client
+) -> None:
+    ada = {"username": "ada", "email": "ada@example.com"}
+    key = {"Idempotency-Key": "k-1"}
+    first = client.ask("POST", URL, ada, key)
+    again = client.ask("POST", URL, ada, key)
+    other = client.ask("POST", URL, ada | {"username": "grace"}, key)
+    malformed = client.ask("POST", URL, ada, {"Idempotency-Key": "x" * 300})
+    row.count(map(client.operation_of, (first, again, other, malformed)))
+    assert [each.complaint for each in (first, again, other, malformed) if each.complaint] == []
+    assert (first.status, again.status, other.status, malformed.status) == (201, 201, 422, 400)
+    assert again.body == first.body
+    assert again.headers["Location"] == first.headers["Location"]
+    assert again.headers["Idempotent-Replay"] == "true"
+    assert "Idempotent-Replay" not in first.headers
+    assert other.body["type"] == "urn:user-service:problem:idempotency-key-reused"
+    assert stage.users() == {1: "ada@example.com"}
+
+
+@pytest.mark.row("same idempotency key, at once")
+def test_same_key_at_once_makes_one_row(stage: Stage, row: Row, service: RunningService) -> None:
+    def create(number: int) -> list[tuple[int | None, str]]:
+        with closing(Client(service.url, deadline=DEADLINE, number=number)) as client:
+            answers = []
+            for key in range(10):
+                user = {"username": f"user{key}", "email": f"user{key}@example.com"}
+                answer = client.ask("POST", URL, user, {"Idempotency-Key": f"k-{key}"})
+                assert not answer.complaint
+                operations.append(client.operation_of(answer))
+                replay = answer.headers.get("Idempotent-Replay", "")
+                problem = answer.body["type"] if answer.status == 409 else ""
+                answers.append((answer.status, replay or problem))
+            return answers
+
+    operations: list = []  # type: ignore[type-arg]
+    with ThreadPoolExecutor(20) as threads:
+        each_client = list(threads.map(create, range(20)))
+    row.count(operations)
+    for number in range(10):
+        of_key = Counter(answers[number] for answers in each_client)
+        in_flight = (409, "urn:user-service:problem:idempotency-key-in-flight")
+        assert of_key[201, ""] == 1
+        assert of_key.total() == 1 + of_key[201, "true"] + of_key[in_flight]
+    assert len(stage.users()) == 10

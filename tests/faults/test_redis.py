@@ -1,0 +1,271 @@
+"""Faults of Redis: every status stays what it was, and pages stay fresh, or bounded by the TTL."""
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from functools import partial
+
+import pytest
+import redis as redis_py
+
+from tests.faults.harness.clients import Client
+from tests.faults.harness.figures import Row
+from tests.faults.harness.late_store import Cache
+from tests.faults.harness.operations import Kind, Operation, Outcome
+from tests.faults.harness.stage import DEADLINE, Scene, Stage, settles
+from tests.faults.history import PageRule
+from tests.waiting import eventually
+from user_service.cache.store import GENERATION_KEY
+
+ANSWERED = (Outcome.OK, Outcome.REFUSED)
+TTL = 2
+# Between the end of a fault of Redis and the end of what it may do to pages: the breaker asks
+# again after 1 s, the repair of an invalidation after 0.2 s.
+SETTLING = 2.5
+
+
+def excuse(scene: Scene) -> None:
+    """Let pages be as old as the TTL from the beginning of the fault until it has settled."""
+    scene.pages = PageRule([(scene.began, scene.ended + SETTLING)], bound=TTL + 1)
+
+
+def all_answered(operations: list[Operation]) -> None:
+    assert len(operations) > 50
+    assert [str(each) for each in operations if each.outcome not in ANSWERED] == []
+
+
+@pytest.mark.parametrize("fault", ["killed", "stopped (SIGSTOP)"])
+@pytest.mark.row("Redis")
+def test_without_redis_every_status_stays_and_requests_are_50_ms_slower_at_most(
+    stage: Stage, row: Row, fault: str
+) -> None:
+    row.fault += f" {fault}"
+    environment = {"REDIS_TIMEOUT": "0.05", "CACHE_TTL": str(TTL)}
+    with stage.scene(row, after=3, environment=environment) as scene:
+        calm = list(scene.load.operations)
+        with scene.fault():
+            made = stage.redis_link.connections_made
+            stage.redis.kill() if fault == "killed" else stage.redis.freeze()
+            scene.wait(3)
+            attempts = stage.redis_link.connections_made - made
+        stage.redis.start() if fault == "killed" else stage.redis.thaw()
+        excuse(scene)
+    during = scene.during()
+    all_answered(during)
+    slower = median_of_lists(during) - median_of_lists(calm)
+    row.note(
+        f"lists {slower * 1000:+.1f} ms in the median, {attempts} connections to Redis tried"
+        f" for {len(during)} requests"
+    )
+    assert slower < 0.05
+    assert attempts <= 30  # three failures and then one a second, in each of two processes
+    settled = [each for each in lists(during) if each.started > scene.began + 0.5]
+    assert {each.cache for each in settled} == {"BYPASS"}
+
+
+def lists(operations: list[Operation]) -> list[Operation]:
+    return [each for each in operations if each.kind is Kind.LIST]
+
+
+def median_of_lists(operations: list[Operation]) -> float:
+    return statistics.median(each.seconds for each in lists(operations))
+
+
+@pytest.mark.slow
+@pytest.mark.row("network cut and delay to Redis")
+def test_cut_and_slow_connections_to_redis_change_no_status(stage: Stage, row: Row) -> None:
+    environment = {"REDIS_TIMEOUT": "0.05", "CACHE_TTL": str(TTL)}
+    with stage.scene(row, after=3, environment=environment) as scene:
+        with scene.fault():
+            for _ in range(5):
+                stage.redis_link.cut()
+                scene.wait(0.3)
+            stage.redis_link.delay(0.2)
+            scene.wait(2)
+            stage.redis_link.resume()
+        excuse(scene)
+    all_answered(scene.during())
+
+
+@pytest.mark.row("Redis flushed under load")
+def test_flush_brings_no_generation_back_and_no_stale_page(stage: Stage, row: Row) -> None:
+    generations: list[bytes] = []
+    with stage.scene(row) as scene, scene.fault(), stage.redis_client() as client:
+        for _ in range(150):
+            client.flushall()
+            for _ in range(5):
+                generation = client.get(GENERATION_KEY)
+                if isinstance(generation, bytes) and generations[-1:] != [generation]:
+                    generations.append(generation)
+                time.sleep(0.004)
+    all_answered(scene.during())
+    again = [name for name, times in Counter(generations).items() if times > 1]
+    row.note(f"150 flushes, {len(generations)} generations seen, {len(again)} of them twice")
+    assert again == []
+
+
+@pytest.mark.row("Redis flushed: refills")
+def test_page_is_refilled_once_however_many_ask_for_it_at_once(stage: Stage, row: Row) -> None:
+    stage.database_link.watched = (b"count(*)",)
+    with stage.service() as service, ThreadPoolExecutor(24) as threads:
+        clients = [Client(service.url, deadline=DEADLINE, number=n) for n in range(24)]
+        clients[0].create("ada", "ada@example.com")
+        done = [each for client in clients for each in [client.list_users()]]
+        stage.database_link.delay(0.05)  # a refill takes a while, so that others meet it
+        stage.database_link.seen.clear()
+        with stage.redis_client() as redis:
+            for _ in range(20):
+                redis.flushall()
+                done += threads.map(Client.list_users, clients)
+        refills = stage.database_link.seen.total()
+        stage.database_link.resume()
+        for client in clients:
+            client.close()
+    row.count(done)
+    row.note(f"20 flushes, {refills} refills for {len(done) - 24} requests")
+    all_answered(done)
+    assert 20 <= refills <= 24  # two processes may begin two generations at one moment
+
+
+@contextmanager
+def refusing(stage: Stage, how: str) -> Iterator[None]:
+    """Have Redis answer and refuse every write for a block."""
+    with stage.redis_client() as redis:
+        if how == "out of memory":
+            redis.config_set("maxmemory-policy", "noeviction")
+            redis.config_set("maxmemory", "1")
+        elif how == "read-only":
+            redis.replicaof("127.0.0.1", "1")
+        else:
+            stage.dumps.rmdir()  # while it stands in there: it can write no dump
+            redis.config_set("save", "3600 1")
+            redis.bgsave()
+        eventually(lambda: refuses_writes(redis))
+        yield
+        redis.config_set("maxmemory", "0")
+        redis.config_set("save", "")
+        redis.replicaof("NO", "ONE")
+
+
+def refuses_writes(redis: redis_py.Redis) -> bool:
+    try:
+        redis.set("probe", "")
+    except redis_py.RedisError:
+        return True
+    return False
+
+
+REFUSALS = ["out of memory", "read-only", "MISCONF"]
+QUICK_AND_SLOW = [
+    REFUSALS[0],
+    *(pytest.param(each, marks=pytest.mark.slow) for each in REFUSALS[1:]),
+]
+
+
+@pytest.mark.parametrize("refusal", QUICK_AND_SLOW)
+@pytest.mark.row("Redis refuses writes:")
+def test_failed_invalidation_stops_this_process_from_reading_the_cache(
+    stage: Stage, row: Row, refusal: str
+) -> None:
+    row.fault += f" {refusal}, one process"
+    with (
+        stage.scene(row, after=1, environment={"WEB_CONCURRENCY": "1"}) as scene,
+        refusing(stage, refusal),
+        scene.fault(),
+    ):
+        scene.wait(3)
+    all_answered(scene.during())
+    settled = [each for each in lists(scene.during()) if each.started > scene.began + 0.5]
+    assert {each.cache for each in settled} == {"BYPASS"}
+    # One process, hence no excuse: the rule of pages is the strict one, all the time.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.row("Redis refuses writes:")
+def test_other_processes_serve_old_pages_for_the_ttl_at_most(
+    stage: Stage, row: Row, refusal: str
+) -> None:
+    row.fault += f" {refusal}, two processes"
+    with stage.scene(row, after=3, environment={"CACHE_TTL": str(TTL)}) as scene:
+        with refusing(stage, refusal), scene.fault():
+            scene.wait(6)
+        excuse(scene)
+    all_answered(scene.during())
+
+
+@pytest.mark.row("Redis refuses writes: how old is another replica's page")
+def test_page_of_another_replica_is_as_old_as_the_ttl_at_most(stage: Stage, row: Row) -> None:
+    """Two services on one Redis: the link of one of them is cut, and it writes."""
+    ages = []
+    with (
+        stage.service({"CACHE_TTL": str(TTL), "WEB_CONCURRENCY": "1"}) as cut_off,
+        stage.service(
+            {"CACHE_TTL": str(TTL), "WEB_CONCURRENCY": "1", "REDIS_URL": stage.redis.url}
+        ) as other,
+        closing(Client(cut_off.url, deadline=DEADLINE)) as writer,
+        closing(Client(other.url, deadline=DEADLINE)) as reader,
+    ):
+        writer.list_users()
+        stage.redis_link.refuse()
+        for number in range(2):
+            reader.list_users()
+            written = writer.create(f"user{number}", f"user{number}@example.com")
+            while number + 1 > len((page := reader.list_users()).users or {}):
+                time.sleep(0.02)
+            ages.append(page.ended - written.ended)
+            row.count([written, page])
+        own = writer.list_users()
+        stage.redis_link.resume()
+        assert (own.cache, len(own.users or {})) == ("BYPASS", 2)
+        assert settles(lambda: writer.list_users().cache == "HIT", seconds=5)
+    row.note(f"oldest page {max(ages):.2f} s behind, CACHE_TTL {TTL} s")
+    assert 0.1 < max(ages) < TTL + 1.1  # it is kept in whole seconds
+
+
+@pytest.mark.row("late store: 2,000 reads")
+def test_page_read_before_a_write_is_not_served_after_it(stage: Stage, row: Row) -> None:
+    late_stores(stage, row, reads=2_000)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.row("late store: 100,000 reads")
+def test_of_100_000_pages_read_before_a_write_none_is_served_after_it(
+    stage: Stage, row: Row
+) -> None:
+    late_stores(stage, row, reads=100_000)
+
+
+def late_stores(stage: Stage, row: Row, *, reads: int) -> None:
+    """Readers read the old rows and pause, a writer commits, and then they store their pages."""
+    late = 20
+    with Cache(stage) as cache:
+        for number in range(reads // late):
+            cache.invalidate()
+            cache.read_pause_and_store(late, partial(cache.write, number))
+            stale = [seen for seen in cache.read_all(late) if seen != number]
+            row.stale += len(stale)
+    row.sent = row.acknowledged = reads
+    assert row.stale == 0
+
+
+@pytest.mark.row("started with Redis away")
+def test_started_without_redis_it_is_ready_and_degraded(stage: Stage, row: Row) -> None:
+    stage.redis.stop()
+    with (
+        stage.service() as service,
+        closing(Client(service.url, deadline=DEADLINE)) as client,
+    ):
+        health = client.ask("GET", "/health")
+        assert (health.status, health.body["status"]) == (200, "degraded")
+        row.count([client.create("ada", "ada@example.com"), client.list_users()])
+        stage.redis.start()
+        began = time.monotonic()
+        eventually(lambda: client.list_users().cache == "HIT")
+        row.recovery = time.monotonic() - began
+    assert row.acknowledged == 2
+    assert row.recovery < 5
