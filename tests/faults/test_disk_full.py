@@ -58,6 +58,7 @@ def fill(stage: Stage) -> None:
             stage.sql(FILL)
 
 
+@pytest.mark.slow
 @pytest.mark.row("PostgreSQL disk full")
 def test_full_disk_refuses_writes_and_serves_reads(
     stage: Stage, row: Row, small_disk: Path

@@ -64,10 +64,10 @@ def findings_on(build: str, stage: Stage, row: Row, mix: Mix, faults: tuple[str,
     """Play a broken build for some seconds and return what the checker finds."""
     application = f"tests.faults.broken.{build}:app"
     command = [*GUNICORN[:-1], "--pythonpath", str(REPOSITORY), application]
-    with stage.scene(row, mix, environment=ENVIRONMENT, command=command) as scene:
+    with stage.scene(row, mix, environment=ENVIRONMENT, command=command, after=0.5) as scene:
         scene.checked = False
         with scene.fault():
-            Nemesis(stage, scene.worker_pids, SEED, faults).rage(4)
+            Nemesis(stage, scene.worker_pids, SEED, faults).rage(3)
     verdict = check(scene.load.operations, stage.users())
     row.note(f"FAULT_SEED={SEED}: {len(verdict.findings)} findings, such as")
     row.notes += [f"  {line}" for line in verdict.findings[:2]]

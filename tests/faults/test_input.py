@@ -46,6 +46,11 @@ def send(service: RunningService, row: Row, *parts: bytes) -> list[RawAnswer]:
     return found
 
 
+def is_itself_on_the_wire(attempt: Attempt) -> bool:
+    """Tell whether it stays what it is: a line break in a header would begin another header."""
+    return not any("\n" in str(value) for value in attempt.environ.values())
+
+
 def over_the_wire(attempt: Attempt) -> bytes:
     """Return ``attempt`` as the bytes of a request."""
     headers = [CLOSE]
@@ -58,6 +63,11 @@ def over_the_wire(attempt: Attempt) -> bytes:
     else:
         length = attempt.environ.get("CONTENT_LENGTH", str(len(data)))
         headers.append(("Content-Length", length))
+    headers += [
+        (name.removeprefix("HTTP_").replace("_", "-"), value)
+        for name, value in attempt.environ.items()
+        if name.startswith("HTTP_")
+    ]
     path = attempt.path.replace(" ", "%20")
     return head(attempt.method, path, headers) + data
 
@@ -80,9 +90,10 @@ def test_corpus_of_malformed_requests_makes_no_500_and_writes_nothing(
         return ""
 
     statuses: Counter[int] = Counter()
+    corpus = [attempt for attempt in CORPUS if is_itself_on_the_wire(attempt)]
     with ThreadPoolExecutor(4) as threads:
-        complaints = [each for each in threads.map(complaint, CORPUS) if each]
-    row.note(f"{len(CORPUS)} requests: {dict(sorted(statuses.items()))}")
+        complaints = [each for each in threads.map(complaint, corpus) if each]
+    row.note(f"{len(corpus)} requests: {dict(sorted(statuses.items()))}")
     assert complaints == []
     assert stage.users() == before
     assert httpx.get(f"{service.url}/health").json()["pool"]["in_use"] == 0
@@ -127,7 +138,7 @@ def test_body_over_the_limit_is_413_and_the_connection_safe(
     else:
         start = head("POST", URL, [JSON_TYPE, ("Content-Length", str(len(data)))])
         parts = [start, data]
-    for _ in range(60):
+    for _ in range(30):
         found = send(service, row, *parts, head("GET", f"{URL}/1", [CLOSE]))
         statuses = [each.status for each in found]
         # The body is not taken for requests; what follows it is answered, or not at all. A reset

@@ -37,7 +37,7 @@ def test_killed_worker_costs_its_requests_in_flight_and_is_replaced(stage: Stage
                 os.kill(scene.worker_pids()[number % 2], signal.SIGKILL)
                 scene.wait(1)
         # Killed between COMMIT and invalidation: nobody is left to make up for it.
-        scene.pages = PageRule([(scene.began, scene.ended + TTL)], bound=TTL + 1)
+        scene.pages = PageRule([(scene.began, scene.ended + TTL)], bound=TTL + 1, stale_bound=300)
         eventually(lambda: len(scene.worker_pids()) == 2, timeout=5)
         assert set(scene.worker_pids()) != set(scene.workers)
     row.note(f"{KILLS} kills, {row.unknown} requests without an answer")

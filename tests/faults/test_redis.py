@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -16,7 +17,6 @@ from tests.faults.harness.figures import Row
 from tests.faults.harness.late_store import Cache
 from tests.faults.harness.operations import Kind, Operation, Outcome
 from tests.faults.harness.stage import DEADLINE, Scene, Stage, settles
-from tests.faults.history import PageRule
 from tests.waiting import eventually
 from user_service.cache.store import GENERATION_KEY
 
@@ -29,7 +29,9 @@ SETTLING = 2.5
 
 def excuse(scene: Scene) -> None:
     """Let pages be as old as the TTL from the beginning of the fault until it has settled."""
-    scene.pages = PageRule([(scene.began, scene.ended + SETTLING)], bound=TTL + 1)
+    scene.pages = replace(
+        scene.pages, excused=[(scene.began, scene.ended + SETTLING)], bound=TTL + 1
+    )
 
 
 def all_answered(operations: list[Operation]) -> None:
@@ -37,7 +39,9 @@ def all_answered(operations: list[Operation]) -> None:
     assert [str(each) for each in operations if each.outcome not in ANSWERED] == []
 
 
-@pytest.mark.parametrize("fault", ["killed", "stopped (SIGSTOP)"])
+@pytest.mark.parametrize(
+    "fault", ["killed", pytest.param("stopped (SIGSTOP)", marks=pytest.mark.slow)]
+)
 @pytest.mark.row("Redis")
 def test_without_redis_every_status_stays_and_requests_are_50_ms_slower_at_most(
     stage: Stage, row: Row, fault: str
@@ -61,9 +65,15 @@ def test_without_redis_every_status_stays_and_requests_are_50_ms_slower_at_most(
         f" for {len(during)} requests"
     )
     assert slower < 0.05
-    assert attempts <= 30  # three failures and then one a second, in each of two processes
+    # Each write tells Redis once, since other processes may read from it; reads stop asking after
+    # three failures and try again once a second, in each of two processes.
+    assert attempts <= len(during) - len(reads(during)) + 30
     settled = [each for each in lists(during) if each.started > scene.began + 0.5]
     assert {each.cache for each in settled} == {"BYPASS"}
+
+
+def reads(operations: list[Operation]) -> list[Operation]:
+    return [each for each in operations if each.kind in (Kind.READ, Kind.LIST)]
 
 
 def lists(operations: list[Operation]) -> list[Operation]:
@@ -94,7 +104,7 @@ def test_cut_and_slow_connections_to_redis_change_no_status(stage: Stage, row: R
 def test_flush_brings_no_generation_back_and_no_stale_page(stage: Stage, row: Row) -> None:
     generations: list[bytes] = []
     with stage.scene(row) as scene, scene.fault(), stage.redis_client() as client:
-        for _ in range(150):
+        for _ in range(100):
             client.flushall()
             for _ in range(5):
                 generation = client.get(GENERATION_KEY)
@@ -103,13 +113,13 @@ def test_flush_brings_no_generation_back_and_no_stale_page(stage: Stage, row: Ro
                 time.sleep(0.004)
     all_answered(scene.during())
     again = [name for name, times in Counter(generations).items() if times > 1]
-    row.note(f"150 flushes, {len(generations)} generations seen, {len(again)} of them twice")
+    row.note(f"100 flushes, {len(generations)} generations seen, {len(again)} of them twice")
     assert again == []
 
 
 @pytest.mark.row("Redis flushed: refills")
 def test_page_is_refilled_once_however_many_ask_for_it_at_once(stage: Stage, row: Row) -> None:
-    stage.database_link.watched = (b"count(*)",)
+    stage.database_link.watched = (b"LIMIT",)
     with stage.service() as service, ThreadPoolExecutor(24) as threads:
         clients = [Client(service.url, deadline=DEADLINE, number=n) for n in range(24)]
         clients[0].create("ada", "ada@example.com")
@@ -197,6 +207,7 @@ def test_other_processes_serve_old_pages_for_the_ttl_at_most(
     all_answered(scene.during())
 
 
+@pytest.mark.slow
 @pytest.mark.row("Redis refuses writes: how old is another replica's page")
 def test_page_of_another_replica_is_as_old_as_the_ttl_at_most(stage: Stage, row: Row) -> None:
     """Two services on one Redis: the link of one of them is cut, and it writes."""

@@ -50,7 +50,7 @@ def exchange(port: int, *parts: bytes, timeout: float = 10) -> list[RawAnswer]:
             for part in parts:
                 connection.sendall(part)
             connection.shutdown(socket.SHUT_WR)
-        except (BrokenPipeError, ConnectionResetError):
+        except OSError:
             pass  # it has heard enough; what it said may still be there
         try:
             while data := connection.recv(65536):

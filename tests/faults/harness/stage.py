@@ -27,6 +27,7 @@ from tests.faults.harness.proxy import Proxy
 from tests.waiting import eventually
 
 DEADLINE = 5.0  # REQUEST_TIMEOUT's default
+STALE_TTL = 300.0  # CACHE_STALE_TTL's default
 RECOVERY = 5.0  # "back within 5 s without a restart"
 REDIS_CONNECTIONS = 32
 POOL_SIZE = 10
@@ -129,6 +130,9 @@ class Stage:
             scene = Scene(
                 self, row, service, Load(service.url, deadline=deadline, mix=mix or Mix())
             )
+            # What is marked STALE may be as old as that; all else is fresh unless a test says so.
+            stale_bound = float((environment or {}).get("CACHE_STALE_TTL", STALE_TTL))
+            scene.pages = history.PageRule(stale_bound=stale_bound)
             with scene.at_work():
                 scene.wait(1)
                 scene.workers = {pid: scene.footprint(pid) for pid in scene.worker_pids()}
