@@ -234,6 +234,7 @@ def test_probe_leaves_a_server_that_became_read_only(database_url: str, admin: c
 def test_exhausted_pool_is_a_problem_that_says_when_to_try_again(
     client: FlaskClient, services: Services
 ) -> None:
+    services.open()
     services.database._checkout_timeout = 0.05
     with every_connection_held(services.database):
         refused = client.get("/api/v1/users/1")

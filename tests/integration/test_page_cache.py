@@ -1,6 +1,7 @@
 """The page cache on a real Redis: hits, invalidation, and what must never be served."""
 
 import random
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import cycle, islice
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
 import redis as redis_py
@@ -495,12 +497,16 @@ class TestConnection:
     def test_server_given_by_name_is_looked_up_for_every_connection(
         self, servers: Servers, mocker: MockerFixture
     ) -> None:
-        look_up = mocker.spy(resolve, "addresses")
-        client = redis_client(servers.redis_url.replace("127.0.0.1", "localhost"), timeout=2)
+        host = urlsplit(servers.redis_url).hostname or ""
+        addresses = {"cache.internal": socket.gethostbyname(host)}
+        look_up = mocker.patch.object(
+            resolve, "addresses", side_effect=lambda name, _timeout: [addresses[name]]
+        )
+        client = redis_client(servers.redis_url.replace(host, "cache.internal"), timeout=2)
         for _ in range(2):
             assert client.ping()
             client.connection_pool.disconnect()
-        assert [call.args[0] for call in look_up.call_args_list] == ["localhost"] * 2
+        assert [call.args[0] for call in look_up.call_args_list] == ["cache.internal"] * 2
 
     def test_name_that_is_not_resolved_in_time_is_a_bypass(
         self, monkeypatch: pytest.MonkeyPatch

@@ -17,8 +17,10 @@ from user_service.resilience.breaker import State
 
 log = logging.getLogger(__name__)
 
-# Seconds between two attempts to make up for an invalidation that failed.
+# Seconds before the first attempt to make up for an invalidation that failed; each further pause
+# is twice as long, up to the second number.
 REPAIR_INTERVAL = 0.2
+REPAIR_INTERVAL_MAX = 2.0
 # Seconds for which a process may keep the others from refilling a page that it refills itself,
 # and the longest that they wait for it before they read the database too.
 CLAIM_SECONDS = 2.0
@@ -157,13 +159,15 @@ class PageCache:
             threading.Thread(target=self._repair, name="page-cache-repair", daemon=True).start()
 
     def _repair(self) -> None:
+        pause = REPAIR_INTERVAL
         try:
             while self._is_unrepaired():
-                if self._closed.wait(REPAIR_INTERVAL):
+                if self._closed.wait(pause):
                     return
+                pause = min(2 * pause, REPAIR_INTERVAL_MAX)
                 failed = self._failed_invalidations
                 try:
-                    self._store.move_on()
+                    self._store.insist_on_moving_on()
                 except RedisFailure:
                     continue
                 self._repaired_invalidations = failed

@@ -110,10 +110,15 @@ class PageStore:
             self._redis.delete(_claim_key(name, generation))
 
     def move_on(self) -> None:
-        """Begin a new generation, by which all pages so far are out of date.
+        """Begin a new generation, by which all pages so far are out of date."""
+        with self._asking():
+            self._redis.set(GENERATION_KEY, _new_generation())
 
-        Whatever the circuit breaker thinks: other processes may well be reading from a Redis that
-        did not answer this one.
+    def insist_on_moving_on(self) -> None:
+        """Do so whatever the circuit breaker thinks.
+
+        For making up for a failure: other processes may well be reading from a Redis that did
+        not answer this one.
         """
         try:
             self._redis.set(GENERATION_KEY, _new_generation())

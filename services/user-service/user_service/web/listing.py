@@ -47,9 +47,10 @@ def page_response(entry: bytes, status: CacheStatus) -> Response:
     headers = {
         "X-Cache": status.value,
         "ETag": f'"{tag}"',
-        "Link": links.decode(),
         "Cache-Control": CACHE_CONTROL,
     }
+    if links:
+        headers["Link"] = links.decode()
     if client_has(tag):
         return Response(status=304, headers=headers)
     return Response(body, mimetype=JSON, headers=headers)
