@@ -38,7 +38,10 @@ def containers() -> Iterator[Servers]:
     # The reaper is one more image to have; the blocks below end their containers themselves.
     testcontainers_config.ryuk_disabled = True
     with (
-        PostgresContainer("postgres:17", driver=None) as postgres,
+        # Without waiting for disks: what these databases hold is lost after each test anyway.
+        PostgresContainer("postgres:17", driver=None).with_command(
+            "postgres -c fsync=off"
+        ) as postgres,
         RedisContainer("redis:8") as redis,
     ):
         redis_url = f"redis://{redis.get_container_host_ip()}:{redis.get_exposed_port(6379)}/0"
