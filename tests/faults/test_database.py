@@ -86,6 +86,7 @@ def freeze(stage: Stage, row: Row, *, seconds: float, deadline: str = "5") -> No
     assert any(each.outcome is Outcome.FAILED for each in scene.during())
 
 
+@pytest.mark.slow
 @pytest.mark.row("PostgreSQL stopped (SIGSTOP): pages")
 def test_cached_page_is_served_while_the_database_is_frozen(stage: Stage, row: Row) -> None:
     with (
