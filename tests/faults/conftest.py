@@ -44,8 +44,7 @@ def row(request: pytest.FixtureRequest, say: Callable[[str], None]) -> Iterator[
     figures = Row(str(marker.args[0]), outcome="FAILED")
     request.config.stash[ROWS].append(figures)
     yield figures
-    if not getattr(request.node, "failed", True):
-        figures.outcome = "holds"
+    figures.outcome = getattr(request.node, "outcome", "FAILED")
     for line in table([figures])[1:]:
         say(line)
 
@@ -54,7 +53,8 @@ def row(request: pytest.FixtureRequest, say: Callable[[str], None]) -> Iterator[
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     report = yield
     if call.when == "call":
-        item.failed = report.failed  # type: ignore[attr-defined]
+        words = {"passed": "holds", "failed": "FAILED", "skipped": "skipped"}
+        item.outcome = words[report.outcome]  # type: ignore[attr-defined]
     return report
 
 

@@ -24,7 +24,7 @@ SEED = int(os.environ.get("FAULT_SEED") or random.randrange(10**6))
 REPOSITORY = Path(__file__).parents[2]
 
 # So short that faults outlast the deadline, and pages the bound of their age, often.
-TTL, STALE_TTL = 2, 10
+TTL, STALE_TTL = 1, 10
 ENVIRONMENT = {
     "REQUEST_TIMEOUT": "2",
     "REDIS_TIMEOUT": "0.5",
@@ -76,9 +76,9 @@ def findings_on(build: str, stage: Stage, row: Row, mix: Mix, faults: tuple[str,
 
 @pytest.mark.row("broken build: invalidation before commit")
 def test_checker_finds_invalidation_before_commit(stage: Stage, row: Row) -> None:
-    mix = Mix(clients=10, list=40, seed=SEED)
-    faults = ("database delayed",)  # so that more happens between invalidation and COMMIT
-    assert findings_on("invalidation_before_commit", stage, row, mix, faults).stale_pages
+    mix = Mix(clients=10, list=40, pause=0.005, seed=SEED)
+    stage.database_link.delay(0.02)  # so that more happens between invalidation and COMMIT
+    assert findings_on("invalidation_before_commit", stage, row, mix, ()).stale_pages
 
 
 @pytest.mark.row("broken build: blind retry of POST")

@@ -123,7 +123,7 @@ SMUGGLED = head("DELETE", f"{URL}/1")
 
 
 @pytest.mark.row("body over the limit")
-@pytest.mark.parametrize("how", ["Content-Length", "chunked"])
+@pytest.mark.parametrize("how", ["chunked", pytest.param("Content-Length", marks=pytest.mark.slow)])
 def test_body_over_the_limit_is_413_and_the_connection_safe(
     stage: Stage, row: Row, service: RunningService, client: Client, how: str
 ) -> None:

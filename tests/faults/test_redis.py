@@ -65,15 +65,10 @@ def test_without_redis_every_status_stays_and_requests_are_50_ms_slower_at_most(
         f" for {len(during)} requests"
     )
     assert slower < 0.05
-    # Each write tells Redis once, since other processes may read from it; reads stop asking after
-    # three failures and try again once a second, in each of two processes.
-    assert attempts <= len(during) - len(reads(during)) + 30
+    # Three failures, then one try a second, and the repair's: in each of two processes.
+    assert attempts <= 60
     settled = [each for each in lists(during) if each.started > scene.began + 0.5]
     assert {each.cache for each in settled} == {"BYPASS"}
-
-
-def reads(operations: list[Operation]) -> list[Operation]:
-    return [each for each in operations if each.kind in (Kind.READ, Kind.LIST)]
 
 
 def lists(operations: list[Operation]) -> list[Operation]:
@@ -169,13 +164,10 @@ def refuses_writes(redis: redis_py.Redis) -> bool:
 
 
 REFUSALS = ["out of memory", "read-only", "MISCONF"]
-QUICK_AND_SLOW = [
-    REFUSALS[0],
-    *(pytest.param(each, marks=pytest.mark.slow) for each in REFUSALS[1:]),
-]
 
 
-@pytest.mark.parametrize("refusal", QUICK_AND_SLOW)
+@pytest.mark.slow
+@pytest.mark.parametrize("refusal", REFUSALS)
 @pytest.mark.row("Redis refuses writes:")
 def test_failed_invalidation_stops_this_process_from_reading_the_cache(
     stage: Stage, row: Row, refusal: str
