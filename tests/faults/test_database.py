@@ -61,6 +61,7 @@ def open_pool(scene: Scene) -> None:
             assert statuses.count(503) <= 40 - 20, statuses  # those that found no connection
 
 
+@pytest.mark.slow
 @pytest.mark.row("PostgreSQL stopped (SIGSTOP) 4 s, deadline 2 s")
 def test_frozen_database_is_503_at_the_deadline(stage: Stage, row: Row) -> None:
     freeze(stage, row, seconds=4, deadline="2")
@@ -216,6 +217,7 @@ def test_write_cut_at_commit_is_answered_as_unknown_or_resolved(
     assert row.unknown <= cut
 
 
+@pytest.mark.slow
 @pytest.mark.row("pool exhausted")
 def test_exhausted_pool_refuses_in_time_and_health_answers(stage: Stage, row: Row) -> None:
     mix = Mix(clients=16, list=0)

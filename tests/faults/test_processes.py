@@ -224,6 +224,7 @@ def connected(port: int, start: bytes) -> Iterator[socket.socket]:
         yield client
 
 
+@pytest.mark.slow
 @pytest.mark.row("120 slow clients: header, body, reading slowly")
 def test_slow_clients_delay_nobody(stage: Stage, row: Row) -> None:
     mix = Mix(clients=4, list=0)

@@ -39,6 +39,7 @@ def all_answered(operations: list[Operation]) -> None:
     assert [str(each) for each in operations if each.outcome not in ANSWERED] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault", ["killed", pytest.param("stopped (SIGSTOP)", marks=pytest.mark.slow)]
 )
@@ -95,6 +96,7 @@ def test_cut_and_slow_connections_to_redis_change_no_status(stage: Stage, row: R
     all_answered(scene.during())
 
 
+@pytest.mark.slow
 @pytest.mark.row("Redis flushed under load")
 def test_flush_brings_no_generation_back_and_no_stale_page(stage: Stage, row: Row) -> None:
     generations: list[bytes] = []
