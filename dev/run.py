@@ -145,9 +145,11 @@ def watch(
     """Announce the service when it answers; return gunicorn's exit code, or raise Died."""
     announced = False
     while (code := gunicorn.poll()) is None:
-        for server in servers:
-            if not server.running:
+        for server in [each for each in servers if not each.running]:
+            if not isinstance(server, RedisServer):
                 raise Died(f"{server.title} died; its log is in {settings.data_dir}")
+            servers.remove(server)
+            _say(f"{server.title} ended; the service goes on without its cache")
         if not announced and not stop.received and is_live(settings.port):
             announced = True
             where = f"http://127.0.0.1:{settings.port}"

@@ -1,15 +1,17 @@
 """The servers of `make run` and of the tests: they keep data, recover, and leave nothing behind."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+import httpx
 import psycopg2
 import pytest
 import redis
@@ -45,6 +47,7 @@ def app(environ, start_response):
 """
 STUB_CONFIG = """
 import os
+import re
 bind = "127.0.0.1:" + os.environ["PORT"]
 control_socket_disable = True
 """
@@ -390,6 +393,31 @@ def test_run_ends_in_one_line_when_a_server_dies(launched: Launched) -> None:
         _, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == 1
     assert "make run: PostgreSQL 18 died" in errors.splitlines()[-1]
+
+
+def test_run_goes_on_without_redis(tmp_path: Path) -> None:
+    """The real service, from which Redis is taken: no user route may answer otherwise."""
+    port = free_port()
+    command = [sys.executable, "-m", "dev.run"]
+    environ = {**os.environ, "PORT": str(port), "DATA_DIR": str(tmp_path / "data")}
+    with subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, text=True) as run:
+        wait_for_line(run, "user service:")
+        users = f"http://127.0.0.1:{port}/api/v1/users"
+        addresses = (tmp_path / "data" / "addresses").read_text()
+        redis_url = next(word for word in re.split(r"[\s='\"]+", addresses) if "redis://" in word)
+        with redis.Redis.from_url(redis_url) as client, suppress(redis.RedisError):
+            client.shutdown(nosave=True)
+        wait_for_line(run, "Valkey ended; the service goes on")
+        ada = {"username": "ada", "email": "ada@example.com"}
+        assert httpx.post(users, json=ada).status_code == 201
+        assert httpx.post(users, json=ada).status_code == 409
+        assert httpx.get(users).status_code == 200
+        assert httpx.get(f"{users}/1").status_code == 200
+        assert httpx.patch(f"{users}/1", json={"username": "grace"}).status_code == 200
+        assert httpx.delete(f"{users}/1").status_code == 204
+        run.terminate()
+        run.communicate(timeout=SECONDS)
+    assert run.returncode == 0
 
 
 def test_run_ends_in_one_line_when_the_service_cannot_start(launched: Launched) -> None:
