@@ -8,6 +8,7 @@ from pytest_mock import MockerFixture
 from werkzeug.test import TestResponse
 
 from tests.responses import fields_of, json_of, problem_of
+from user_service.database import users as users_of_database
 
 URL = "/api/v1/users"
 
@@ -219,3 +220,13 @@ class TestProblems:
 def test_query_string_where_none_is_taken_is_refused(client: FlaskClient) -> None:
     create(client)
     problem_of(client.get(f"{URL}/1?verbose=1"), 400)
+
+
+def test_page_loads_no_row_that_it_does_not_return(
+    client: FlaskClient, mocker: MockerFixture
+) -> None:
+    create_many(client, 5)
+    page_of = mocker.spy(users_of_database, "page_of")
+    listed = json_of(client.get(f"{URL}?per_page=2"))
+    client.get(f"{URL}?cursor={listed['pagination']['next_cursor']}&per_page=2")
+    assert [len(call.args[0]) for call in page_of.call_args_list] == [2, 2]

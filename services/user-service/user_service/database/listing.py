@@ -132,14 +132,18 @@ _DESCENDING = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
 # last page, total and behind stand alone, beside a user of nothing but NULLs.
 _LIST = """
     SET LOCAL enable_seqscan = off;
-    SELECT {total} AS total, {behind} AS behind, listed.*
-    FROM (VALUES (true)) AS always
-    LEFT JOIN (
+    WITH looked_at AS (
         SELECT {value} AS value, id, username, email, created_at, updated_at, version
         FROM users
         WHERE {where}
         ORDER BY {scan}
         LIMIT %(limit)s + 1 OFFSET %(offset)s
+    )
+    SELECT {total} AS total, {behind} AS behind,
+           (SELECT count(*) > %(limit)s FROM looked_at) AS ahead, listed.*
+    FROM (VALUES (true)) AS always
+    LEFT JOIN (
+        SELECT * FROM looked_at ORDER BY {taken} LIMIT %(limit)s
     ) AS listed ON true
     ORDER BY {order}
 """
@@ -155,10 +159,11 @@ def list_statement(
 ) -> str:
     """Return the statement for a page of the list filtered by ``names``.
 
-    The page begins on ``side`` of a place, or at an offset if that is None. One row more than asked
-    for is read, to see whether the list goes on. What is bound is in ``binds``.
+    The page begins on ``side`` of a place, or at an offset if that is None. The database looks at
+    one row more, to say whether the list goes on, and keeps it. What is bound is in ``binds``.
     """
     forward = side is None or side.forward
+    downwards = order.descending is forward
     filters = [_FILTERS[name] for name in names]
     return _composed(
         _LIST,
@@ -166,7 +171,8 @@ def list_statement(
         behind=_behind(filters, order, side),
         value=_VALUE[order.by],
         where=_all_of([*filters, *_beside(order, side)]),
-        scan=_ORDER[order.by, order.descending is forward],
+        scan=_ORDER[order.by, downwards],
+        taken="value DESC, id DESC" if downwards else "value, id",
         order="listed.value DESC, listed.id DESC"
         if order.descending
         else "listed.value, listed.id",
@@ -187,13 +193,11 @@ def estimate_statement(names: tuple[str, ...]) -> str:
     return _composed(_ESTIMATE, where=_all_of([_FILTERS[name] for name in names]))
 
 
-def page_of(rows: Sequence[tuple[Any, ...]], position: Position | int, limit: int) -> Page:
+def page_of(rows: Sequence[tuple[Any, ...]], position: Position | int) -> Page:
     """Return the page that the rows of a ``list_statement`` make."""
-    total, behind = rows[0][:2]
-    found = [row[2:] for row in rows if row[3] is not None]
+    total, behind, ahead = rows[0][:3]
+    found = [row[3:] for row in rows if row[4] is not None]
     forward = isinstance(position, int) or position.side.forward
-    ahead = len(found) > limit
-    found = found[:limit] if forward else found[-limit:]
     if not found:
         return Page([], total, *_around_nobody(position, behind=behind))
     after, before = (ahead, behind) if forward else (behind, ahead)

@@ -98,7 +98,7 @@ class UserRepository:
         with self._database.read() as cursor:
             statement = list_statement(names, order, side, counted=counted)
             cursor.execute(statement, binds(filters, position, limit))
-            page = page_of(cursor.fetchall(), position, limit)
+            page = page_of(cursor.fetchall(), position)
             if count == "none" or counted:
                 return page
             cursor.execute(estimate_statement(names), binds(filters, position, limit))
