@@ -68,6 +68,7 @@ lock: $(BIN)/python ## Take the newest versions into requirements*.txt
 	@$(BIN)/$(LOCK) --upgrade requirements-dev.in -o requirements-dev.txt
 	@$(BIN)/$(LOCK) requirements-run.in -c requirements-dev.txt -o requirements-run.txt
 	@$(BIN)/$(LOCK) $(SERVICE)/requirements.in -c requirements-dev.txt -o $(SERVICE)/requirements.txt
+	@$(BIN)/$(LOCK) $(SERVICE)/requirements-tracing.in -c requirements-dev.txt -o $(SERVICE)/requirements-tracing.txt
 
 clean: ## Remove the virtual environment and caches; users under .data stay
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
