@@ -9,6 +9,7 @@ from flask import Flask
 
 from user_service.cache.connection import redis_client
 from user_service.cache.pages import PageCache
+from user_service.cache.rate_limiter import RateLimiter
 from user_service.cache.store import PageStore
 from user_service.database.migrate import migrate
 from user_service.database.pool import Database
@@ -18,11 +19,13 @@ from user_service.observability import logs
 from user_service.resilience.retry import RetryPolicy
 from user_service.settings import Settings, settings_or_exit
 from user_service.web import cli, health, users
+from user_service.web.clients import Clients
 from user_service.web.conditions import REQUIRE_IF_MATCH
 from user_service.web.converters import UserIdConverter
 from user_service.web.cors import register_cors
 from user_service.web.cursors import Cursors
 from user_service.web.hooks import register_hooks
+from user_service.web.limits import register_limits
 from user_service.web.problems import register_problems
 from user_service.web.services import Services, attach
 from user_service.web.validation import MAX_BODY_BYTES
@@ -48,6 +51,12 @@ def create_app(settings: Settings) -> Flask:
         request_timeout=settings.request_timeout,
         retry_policy=RetryPolicy(settings.retry_attempts, settings.retry_delay),
     )
+    register_limits(
+        app,
+        Clients(settings.proxy_networks, settings.rate_limit_subject_header),
+        default=settings.rate_limit,
+        writes=settings.rate_limit_writes,
+    )
     register_problems(app)
     register_cors(app, settings.allowed_origins)
     app.cli.add_command(cli.users)
@@ -68,13 +77,13 @@ def create_services(settings: Settings) -> Services:
     )
     repository = UserRepository(database)
     redis = redis_client(settings.redis_dsn, timeout=settings.redis_timeout)
+    store = PageStore(redis, ttl=settings.cache_ttl, stale_ttl=settings.cache_stale_ttl)
     return Services(
         database=database,
         probe=DatabaseProbe(database.dsn, on_loss=database.discard_idle),
         users=repository,
-        pages=PageCache(
-            PageStore(redis, ttl=settings.cache_ttl, stale_ttl=settings.cache_stale_ttl)
-        ),
+        pages=PageCache(store),
+        rate_limiter=RateLimiter(redis, store.breaker),
         cursors=Cursors(lambda: settings.cursor_key_bytes or repository.cursor_key()),
     )
 

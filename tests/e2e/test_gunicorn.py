@@ -322,3 +322,25 @@ def test_malformed_setting_stops_the_start_with_one_line(name: str, value: str) 
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1
     assert ended.stderr.startswith(f"user-service: {name}")
+
+
+def test_rate_limit_holds_for_all_processes_together(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    limit = {"RATE_LIMIT": "40/minute", "TRUSTED_PROXIES": "127.0.0.1", "WEB_CONCURRENCY": "2"}
+
+    def ask(n: int) -> int:
+        forwarded = {"X-Forwarded-For": f"198.51.100.{n}, 203.0.113.9"}
+        return httpx.get(service.url + URL, headers=forwarded, timeout=20).status_code
+
+    with running(tmp_path / "log", environment | limit) as service:
+        with ThreadPoolExecutor(16) as threads:
+            statuses = list(threads.map(ask, range(120)))
+        assert (statuses.count(200), statuses.count(429)) == (40, 80)
+        # Another client, and the same with a body that nobody wants to read.
+        other = httpx.get(service.url + URL, headers={"X-Forwarded-For": "203.0.113.8"})
+        assert other.headers["RateLimit"] == '"default";r=39;t=60'
+        with httpx.Client(base_url=service.url) as client:
+            for _ in range(3):
+                mine = {"X-Forwarded-For": "203.0.113.9"}
+                assert client.post(URL, content=b"x" * 60_000, headers=mine).status_code == 429

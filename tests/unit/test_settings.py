@@ -41,6 +41,11 @@ DEFAULTS: dict[str, Any] = {
     "cursor_key": None,
     "require_if_match": False,
     "cors_origins": None,
+    "rate_limit": None,
+    "rate_limit_writes": None,
+    "rate_limit_subject_header": None,
+    "trusted_proxies": None,
+    "security_contact": None,
     "request_timeout": 5.0,
     "drain_delay": 1.0,
     "retry_attempts": 2,
@@ -124,6 +129,25 @@ class TestMalformed:
             ("CORS_ORIGINS", "https://a.example,", "scheme, host and port"),
             ("CORS_ORIGINS", "null", "scheme, host and port"),
             ("CORS_ORIGINS", "https://*.example.com", "scheme, host and port"),
+            *(
+                ("RATE_LIMIT", text, "like `600/minute`")
+                for text in (
+                    "600",
+                    "0/minute",
+                    "-1/day",
+                    "600/fortnight",
+                    "1/minute;5/hour",
+                    "١/day",
+                )
+            ),
+            ("RATE_LIMIT_WRITES", "many", "POST, PUT, PATCH and DELETE"),
+            ("RATE_LIMIT_SUBJECT_HEADER", "X Subject", "like `X-Authenticated-Subject`"),
+            ("RATE_LIMIT_SUBJECT_HEADER", "X-Subject\n", "like `X-Authenticated-Subject`"),
+            ("TRUSTED_PROXIES", "gateway", "like `10.0.0.0/8`"),
+            ("TRUSTED_PROXIES", "10.0.0.1/8", "without host bits"),
+            ("TRUSTED_PROXIES", "10.0.0.1,", "addresses, or networks"),
+            ("SECURITY_CONTACT", "security@example.com", "mailto:security@example.com"),
+            ("SECURITY_CONTACT", "mailto:a@example.com\nExpires: x", "mailto:security@example.com"),
             ("REQUEST_TIMEOUT", "0", "seconds"),
             ("RETRY_ATTEMPTS", "11", "times"),
             ("RETRY_DELAY", "-1", "seconds"),
@@ -207,6 +231,13 @@ class TestMalformed:
     ) -> None:
         monkeypatch.setenv("LOG_LEVEL", given)
         assert Settings.from_environment().log_level == read
+
+
+def test_proxies_are_read_as_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.from_environment().proxy_networks == ()
+    monkeypatch.setenv("TRUSTED_PROXIES", "10.0.0.0/8, 192.0.2.1,2001:db8::/32")
+    networks = [str(network) for network in Settings.from_environment().proxy_networks]
+    assert networks == ["10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32"]
 
 
 class TestSecrets:

@@ -53,6 +53,15 @@ class PreconditionRequired(Exception):
     """The service is set to change a user only for those who send If-Match."""
 
 
+class RateLimited(Exception):
+    """The client has used up ``policy``; its next request passes in ``retry_after`` seconds."""
+
+    def __init__(self, policy: str, retry_after: int) -> None:
+        super().__init__(f"{policy} is used up for {retry_after} s")
+        self.policy = policy
+        self.retry_after = retry_after
+
+
 class Unavailable(Exception):
     """The service cannot answer now, and nothing was changed; trying again later may work."""
 

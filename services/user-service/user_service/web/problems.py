@@ -23,6 +23,7 @@ from user_service.errors import (
     OutcomeUnknown,
     PreconditionFailed,
     PreconditionRequired,
+    RateLimited,
     Unavailable,
     UserExists,
     UserNotFound,
@@ -60,6 +61,7 @@ PRECONDITION_FAILED = ProblemType(
 PRECONDITION_REQUIRED = ProblemType(
     "urn:user-service:problem:precondition-required", 428, "Precondition required"
 )
+RATE_LIMITED = ProblemType("urn:user-service:problem:rate-limited", 429, "Rate limited")
 UNAVAILABLE = ProblemType("urn:user-service:problem:unavailable", 503, "Service unavailable")
 OUTCOME_UNKNOWN = ProblemType(
     "urn:user-service:problem:outcome-unknown", 503, "Outcome of the write unknown"
@@ -76,6 +78,7 @@ def register_problems(app: Flask) -> None:
     app.register_error_handler(IdempotencyKeyReused, _key_reused)
     app.register_error_handler(PreconditionFailed, _precondition_failed)
     app.register_error_handler(PreconditionRequired, _precondition_required)
+    app.register_error_handler(RateLimited, _rate_limited)
     app.register_error_handler(Unavailable, _unavailable)
     app.register_error_handler(OutcomeUnknown, _outcome_unknown)
     app.register_error_handler(HTTPException, _http_exception)
@@ -152,6 +155,16 @@ def _precondition_failed(error: PreconditionFailed) -> Response:
 def _precondition_required(_error: PreconditionRequired) -> Response:
     return problem(
         PRECONDITION_REQUIRED, "Send If-Match with the ETag of the user that you have read"
+    )
+
+
+def _rate_limited(error: RateLimited) -> Response:
+    # The member is the IETF draft's (draft-ietf-httpapi-ratelimit-headers-11, section 5.1).
+    return problem(
+        RATE_LIMITED,
+        f"Too many requests; the next one is answered in {error.retry_after} s",
+        members={"violated-policies": [error.policy]},
+        headers={"Retry-After": str(error.retry_after)},
     )
 
 

@@ -7,6 +7,7 @@ from typing import cast
 from flask import Flask, current_app
 
 from user_service.cache.pages import PageCache
+from user_service.cache.rate_limiter import RateLimiter
 from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
 from user_service.database.users import UserRepository
@@ -26,6 +27,7 @@ class Services:
     probe: DatabaseProbe
     users: UserRepository
     pages: PageCache
+    rate_limiter: RateLimiter
     cursors: Cursors
     is_draining: Callable[[], bool] = lambda: False
 
