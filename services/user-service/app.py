@@ -21,12 +21,14 @@ from user_service.settings import Settings, settings_or_exit
 from user_service.web import cli, health, users
 from user_service.web.clients import Clients
 from user_service.web.conditions import REQUIRE_IF_MATCH
+from user_service.web.contact import register_contact
 from user_service.web.converters import UserIdConverter
 from user_service.web.cors import register_cors
 from user_service.web.cursors import Cursors
 from user_service.web.hooks import register_hooks
 from user_service.web.limits import register_limits
 from user_service.web.problems import register_problems
+from user_service.web.security import SecurityHeaders
 from user_service.web.services import Services, attach
 from user_service.web.validation import MAX_BODY_BYTES
 
@@ -59,6 +61,8 @@ def create_app(settings: Settings) -> Flask:
     )
     register_problems(app)
     register_cors(app, settings.allowed_origins)
+    register_contact(app, settings.security_contact)
+    app.wsgi_app = SecurityHeaders(app.wsgi_app)  # type: ignore[method-assign]
     app.cli.add_command(cli.users)
     app.cli.command("migrate", help="Apply pending migrations.")(
         lambda: print("\n".join(migrate(settings.database_dsn)) or "nothing to migrate")  # noqa: T201

@@ -36,6 +36,13 @@ class Project:
         compose = ("docker", "compose", "--project-name", self.name)
         return run(*compose, "exec", "--no-TTY", service, *command)
 
+    def address_of(self, service: str, network: str) -> str:
+        """Return the address of the container of ``service`` on ``network``."""
+        container = self.compose("ps", "--quiet", service).strip()
+        name = f"{self.name}_{network}"
+        template = f'{{{{(index .NetworkSettings.Networks "{name}").IPAddress}}}}'
+        return shell("docker", "inspect", container, "--format", template).strip()
+
     def health(self) -> dict[str, str]:
         """Return the health of each running container, by service."""
         lines = self.compose("ps", "--format", "json").splitlines()

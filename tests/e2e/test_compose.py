@@ -5,6 +5,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ import pytest
 
 from tests.e2e.compose import Project, obstacle, run, shell, started_project
 from tests.waiting import eventually
+from user_service.web import security
 
 pytestmark = pytest.mark.timeout(300)  # the first build and the pulls count too
 
@@ -128,6 +130,54 @@ def test_page_is_compressed_for_who_accepts_it(https: httpx.Client) -> None:
     assert https.get(URL).headers["Content-Encoding"] == "gzip"
     plain = https.get(URL, headers={"Accept-Encoding": "identity"})
     assert "Content-Encoding" not in plain.headers
+
+
+def test_headers_for_browsers_are_there_once_whoever_answers(https: httpx.Client) -> None:
+    answers = [https.get(URL), https.get("/nowhere"), https.post(URL, content=b"x" * 70_000)]
+    assert [each.status_code for each in answers] == [200, 404, 413]
+    for answer in answers:
+        for name, value in security.HEADERS:
+            assert answer.headers.get_list(name) == [value]
+        assert answer.headers["Server"] == "nginx"  # and no version
+        assert "Strict-Transport-Security" not in answer.headers  # on localhost
+        named = https.request(
+            answer.request.method, answer.request.url, headers={"Host": "users.example.com"}
+        )
+        assert named.headers.get_list("Strict-Transport-Security") == ["max-age=31536000"]
+
+
+def test_thousand_requests_pass_unlimited(https: httpx.Client) -> None:
+    """What `ab -n 1000 -c 10` sends: a new connection each."""
+
+    def ask(_: int) -> int:
+        return httpx.get(https.base_url.join(URL), verify=context, timeout=20).status_code
+
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with ThreadPoolExecutor(10) as threads:
+        assert set(threads.map(ask, range(1000))) == {200}
+    assert "RateLimit" not in https.get(URL).headers
+
+
+def test_rate_limit_counts_the_clients_of_the_gateway_whatever_they_claim(
+    project: Project, https: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RATE_LIMIT", "20/hour")
+    project.up()
+    try:
+        answers = [
+            https.get(URL, headers={"X-Forwarded-For": f"198.51.100.{n}"}) for n in range(30)
+        ]
+        assert [each.status_code for each in answers] == [200] * 20 + [429] * 10
+        problem_of(answers[-1], 429)
+        # Counted by the address that the gateway saw, and not by the gateway's own.
+        gateway = project.address_of("gateway", "front")
+        keys = project.execute("redis", "redis-cli", "keys", "users:limit:*").stdout.split()
+        assert len(keys) == 1
+        assert gateway not in keys[0]
+    finally:
+        monkeypatch.delenv("RATE_LIMIT")
+        project.up()
 
 
 @pytest.mark.parametrize("service", SERVICES)

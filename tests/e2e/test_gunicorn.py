@@ -23,6 +23,7 @@ from tests.e2e.service import (
     running,
 )
 from tests.waiting import eventually
+from user_service.web import security
 
 URL = "/api/v1/users"
 
@@ -292,9 +293,18 @@ def test_what_is_not_valid_http_is_answered_with_a_problem(
     head, body = answer.split(b"\r\n\r\n", 1)
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert b"Content-Type: application/problem+json" in head
+    lines = head.decode().split("\r\n")
+    for name, value in security.HEADERS:
+        assert lines.count(f"{name}: {value}") == 1
     problem = json.loads(body)
     assert problem["status"] == status
     assert problem["detail"] == problem["error"] == "The request is not valid HTTP"
+
+
+def test_server_does_not_tell_its_version(http: httpx.Client) -> None:
+    for answer in (http.get(URL), http.get("/nowhere"), http.get("/health")):
+        assert answer.headers["Server"] == "gunicorn"
+        assert "X-Powered-By" not in answer.headers
 
 
 def test_debug_is_off_under_gunicorn_whatever_flask_env_says(
