@@ -354,3 +354,25 @@ def test_rate_limit_holds_for_all_processes_together(
             for _ in range(3):
                 mine = {"X-Forwarded-For": "203.0.113.9"}
                 assert client.post(URL, content=b"x" * 60_000, headers=mine).status_code == 429
+
+
+def test_rate_limit_holds_in_each_process_while_redis_is_away(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    def ask(_: int) -> int:
+        return httpx.get(f"{service.url}/nowhere", timeout=20).status_code
+
+    with RedisServer(tmp_path / "redis") as redis:
+        limit = {"RATE_LIMIT": "20/hour", "WEB_CONCURRENCY": "2", "REDIS_URL": redis.url}
+        with running(tmp_path / "log", environment | limit) as service:
+            redis.stop()
+            with ThreadPoolExecutor(16) as threads:
+                statuses = list(threads.map(ask, range(120)))
+            assert 20 <= statuses.count(404) <= 40
+            assert statuses.count(404) + statuses.count(429) == 120
+            redis.start()
+            time.sleep(1.1)  # the breaker's pause
+            with ThreadPoolExecutor(16) as threads:
+                statuses = list(threads.map(ask, range(120)))
+            # Whatever a process's first call found out about Redis, from then on all share again.
+            assert 20 <= statuses.count(404) <= 22

@@ -13,7 +13,6 @@ get up to the number of processes times as much, which still holds a flood off t
 import logging
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple, Self, cast
 
 import limits
@@ -92,11 +91,9 @@ class RateLimiter:
         """``breaker`` is the one of Redis: once it is open, Redis costs nothing."""
         self._hit_and_read = redis.register_script(_HIT_AND_READ)
         self._breaker = breaker
-
-    @cached_property
-    def _local(self) -> MemoryStorage:
-        # Made when it is needed, since it comes with a thread.
-        return MemoryStorage()
+        # Made now, not by the first who needs it: it starts a thread, during which a second would
+        # make another one, and what is counted in the one is unknown in the other.
+        self._local = MemoryStorage()
 
     def hit(self, limit: Limit, client: str) -> Window:
         """Count a request of ``client``, and tell whether it passes; a refused one counts not."""
