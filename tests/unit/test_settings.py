@@ -45,6 +45,9 @@ DEFAULTS: dict[str, Any] = {
     "drain_delay": 1.0,
     "retry_attempts": 2,
     "retry_delay": 0.5,
+    "server_timing": False,
+    "prometheus_multiproc_dir": None,
+    "git_commit": "unknown",
 }
 
 
@@ -127,6 +130,8 @@ class TestMalformed:
             ("REQUEST_TIMEOUT", "0", "seconds"),
             ("RETRY_ATTEMPTS", "11", "times"),
             ("RETRY_DELAY", "-1", "seconds"),
+            ("SERVER_TIMING", "sometimes", "boolean"),
+            ("GIT_COMMIT", "a b", "built from"),
         ],
     )
     def test_value_is_one_line_with_its_name_and_what_it_takes(

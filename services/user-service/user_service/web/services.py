@@ -10,6 +10,7 @@ from user_service.cache.pages import PageCache
 from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
 from user_service.database.users import UserRepository
+from user_service.observability.metrics import Metrics
 from user_service.web.cursors import Cursors
 
 _NAME = "user_service"
@@ -19,6 +20,7 @@ _NAME = "user_service"
 class Services:
     """The parts that one application owns. ``open`` after a fork, ``close`` before the end.
 
+    ``commit`` says what the service was built from.
     ``is_draining`` is for the server to set: it tells whether it is about to stop.
     """
 
@@ -27,6 +29,8 @@ class Services:
     users: UserRepository
     pages: PageCache
     cursors: Cursors
+    metrics: Metrics
+    commit: str
     is_draining: Callable[[], bool] = lambda: False
 
     def open(self) -> None:
