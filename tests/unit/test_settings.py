@@ -81,6 +81,12 @@ def test_variable_is_the_name_of_the_field_in_capitals(monkeypatch: pytest.Monke
     assert Settings.from_environment().db_pool_size == 7
 
 
+@pytest.mark.parametrize(("text", "means"), [("on", True), ("off", False), ("true", True)])
+def test_switch(monkeypatch: pytest.MonkeyPatch, text: str, means: bool) -> None:
+    monkeypatch.setenv("SERVER_TIMING", text)
+    assert Settings.from_environment().server_timing is means
+
+
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_empty_variable_means_unset(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name.upper(), "")
