@@ -120,7 +120,8 @@ def run(settings: Settings, service: Path, stop: StopRequest) -> int:
             return 0
         stack.enter_context(_written(addresses, settings.data_dir / ADDRESSES))
         # No balancer asks for readiness here, so nobody needs time to see it change.
-        environ = {"DRAIN_DELAY": "0", **os.environ, "PORT": str(settings.port), **addresses}
+        defaults = {"DRAIN_DELAY": "0", "GIT_COMMIT": commit()}
+        environ = {**defaults, **os.environ, "PORT": str(settings.port), **addresses}
         # Ours alone: the service's own default is every address, as a container needs it.
         command = [*GUNICORN, "--bind", f"127.0.0.1:{settings.port}"]
         gunicorn = spawn(command, signal.SIGTERM, cwd=service, env=environ)
@@ -159,6 +160,16 @@ def watch(
         # A signal that came before gunicorn was ready for one ends it too, in its own way.
         return 0 if code == -signal.SIGTERM else code if code >= 0 else 128 - code
     raise Died(f"the service died with exit code {code}")
+
+
+def commit() -> str:
+    """Return what git says is checked out here, marked if it was changed since; or "unknown"."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        answer = subprocess.run(command, cwd=SERVICE, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return answer.stdout.strip()
 
 
 def is_live(port: int) -> bool:

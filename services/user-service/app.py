@@ -7,6 +7,7 @@ from functools import partial
 
 from flask import Flask
 
+from user_service import __version__
 from user_service.cache.connection import redis_client
 from user_service.cache.pages import PageCache
 from user_service.cache.rate_limiter import RateLimiter
@@ -16,19 +17,21 @@ from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
 from user_service.database.users import UserRepository
 from user_service.observability import logs
+from user_service.observability.metrics import Metrics
 from user_service.resilience.retry import RetryPolicy
 from user_service.settings import Settings, settings_or_exit
-from user_service.web import cli, health, users
+from user_service.web import cli, health, scrape, users
 from user_service.web.clients import Clients
 from user_service.web.conditions import REQUIRE_IF_MATCH
 from user_service.web.contact import register_contact
 from user_service.web.converters import UserIdConverter
 from user_service.web.cors import register_cors
 from user_service.web.cursors import Cursors
-from user_service.web.hooks import register_hooks
+from user_service.web.hooks import expect_failures, register_hooks
 from user_service.web.limits import register_limits
 from user_service.web.problems import register_problems
 from user_service.web.security import SecurityHeaders
+from user_service.web.server_timing import register_server_timing
 from user_service.web.services import Services, attach
 from user_service.web.validation import MAX_BODY_BYTES
 
@@ -40,18 +43,27 @@ def create_app(settings: Settings) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1
     app.config[REQUIRE_IF_MATCH] = settings.require_if_match
     app.debug = settings.flask_env == "development" and __name__ == "__main__"
-    attach(app, create_services(settings))
+    services = create_services(settings)
+    attach(app, services)
 
     app.url_map.converters["user_id"] = UserIdConverter
     # No redirects from "//": their Location would be made of whatever Host the client names.
     app.url_map.merge_slashes = False
     app.register_blueprint(users.blueprint)
     app.register_blueprint(health.blueprint)
+    app.register_blueprint(scrape.blueprint)
 
+    if settings.server_timing:
+        register_server_timing(app)
     register_hooks(
         app,
         request_timeout=settings.request_timeout,
-        retry_policy=RetryPolicy(settings.retry_attempts, settings.retry_delay),
+        retry_policy=RetryPolicy(
+            settings.retry_attempts,
+            settings.retry_delay,
+            on_end=services.metrics.resilience.count_retry,
+        ),
+        metrics=services.metrics.http,
     )
     register_limits(
         app,
@@ -59,6 +71,7 @@ def create_app(settings: Settings) -> Flask:
         default=settings.rate_limit,
         writes=settings.rate_limit_writes,
     )
+    expect_failures(app, services.metrics.http)
     register_problems(app)
     register_cors(app, settings.allowed_origins)
     register_contact(app, settings.security_contact)
@@ -72,23 +85,30 @@ def create_app(settings: Settings) -> Flask:
 
 def create_services(settings: Settings) -> Services:
     """Return what the routes work with, made for ``settings``."""
+    metrics = Metrics(settings.prometheus_multiproc_dir)
+    metrics.tell_build(__version__, settings.git_commit)
     database = Database(
         settings.database_dsn,
         size=settings.db_pool_size,
         checkout_timeout=settings.db_pool_timeout,
         statement_timeout=settings.db_statement_timeout,
         prepare=partial(migrate, settings.database_dsn) if settings.migrate_on_start else None,
+        metrics=metrics,
     )
     repository = UserRepository(database)
     redis = redis_client(settings.redis_dsn, timeout=settings.redis_timeout)
-    store = PageStore(redis, ttl=settings.cache_ttl, stale_ttl=settings.cache_stale_ttl)
+    store = PageStore(
+        redis, ttl=settings.cache_ttl, stale_ttl=settings.cache_stale_ttl, metrics=metrics
+    )
     return Services(
         database=database,
         probe=DatabaseProbe(database.dsn, on_loss=database.discard_idle),
         users=repository,
-        pages=PageCache(store),
+        pages=PageCache(store, metrics=metrics),
         rate_limiter=RateLimiter(redis, store.breaker),
         cursors=Cursors(lambda: settings.cursor_key_bytes or repository.cursor_key()),
+        metrics=metrics,
+        commit=settings.git_commit,
     )
 
 

@@ -7,6 +7,7 @@ from gunicorn.workers.base import Worker
 
 import gunicorn_worker
 from gunicorn_drain import Drain
+from gunicorn_metrics import metrics_directory
 from user_service.errors import Unavailable
 from user_service.observability.logs import logging_config
 from user_service.settings import settings_or_exit
@@ -37,8 +38,14 @@ control_socket_disable = True
 logconfig_dict = logging_config(settings.log_level, settings.log_format)
 accesslog = None  # one line a request is written by the service itself
 
-
+directory = metrics_directory(settings.prometheus_multiproc_dir)
+raw_env = [f"PROMETHEUS_MULTIPROC_DIR={directory.path}"]
 drain = Drain(settings.drain_delay)
+
+
+def on_starting(_server: Arbiter) -> None:
+    """Let all metrics begin with 0."""
+    directory.make()
 
 
 def when_ready(server: Arbiter) -> None:
@@ -58,6 +65,11 @@ def post_worker_init(worker: Worker) -> None:
 def worker_exit(_server: Arbiter, worker: Worker) -> None:
     """Close the pools, so that PostgreSQL and Redis see the connections end in good order."""
     _services(worker).close()
+
+
+def on_exit(_server: Arbiter) -> None:
+    """Leave nothing behind."""
+    directory.remove()
 
 
 def _services(worker: Worker) -> "Services":

@@ -47,7 +47,13 @@ def running(
         process = subprocess.Popen(
             command or GUNICORN,
             cwd=SERVICE,
-            env={**clean_environment(), "PORT": str(port), **environment},
+            # Killed at the end, it could not remove the directory that it would make by itself.
+            env={
+                **clean_environment(),
+                "PORT": str(port),
+                "PROMETHEUS_MULTIPROC_DIR": str(log_file.with_suffix(".metrics")),
+                **environment,
+            },
             stdout=log,
             stderr=log,
         )

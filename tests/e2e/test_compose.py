@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests.e2e.compose import Project, obstacle, run, shell, started_project
+from tests.e2e.service import free_port
 from tests.waiting import eventually
 from user_service.web import security
 
@@ -209,6 +210,43 @@ def test_image_says_the_version_of_the_service(project: Project, https: httpx.Cl
     version = '{{index .Config.Labels "org.opencontainers.image.version"}}'
     labelled = shell("docker", "image", "inspect", image, "--format", version).strip()
     assert labelled == https.get("/health").json()["version"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/metrics", "/metrics?", "//metrics", "/%6detrics", "/x/../metrics"]
+)
+def test_metrics_are_not_public(project: Project, https: httpx.Client, path: str) -> None:
+    request = https.build_request("GET", "/")
+    request.url = request.url.copy_with(raw_path=path.encode())
+    problem_of(https.send(request), 404)
+    inside = project.execute("gateway", "curl", "-fs", "http://user-service:5000/metrics")
+    assert "user_service_build_info{" in inside.stdout
+
+
+def test_prometheus_of_the_profile_finds_the_replica_up(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("PROMETHEUS_PORT", str(port))
+    profile = ("--profile", "observability")
+    api = f"http://127.0.0.1:{port}/api/v1"
+
+    def targets() -> dict[str, str]:
+        active = httpx.get(f"{api}/targets").json()["data"]["activeTargets"]
+        return {each["labels"]["job"]: each["health"] for each in active}
+
+    try:
+        project.compose(*profile, "up", "--wait", "--wait-timeout", "60", "prometheus")
+        eventually(lambda: targets() == {"user-service": "up", "prometheus": "up"}, timeout=60)
+        rules = httpx.get(f"{api}/rules").json()["data"]["groups"]
+        assert {rule["health"] for group in rules for rule in group["rules"]} <= {"ok", "unknown"}
+        published = project.compose(*profile, "port", "prometheus", "9090")
+        assert published.strip() == f"127.0.0.1:{port}"
+        status = project.execute("prometheus", "cat", "/proc/1/status").stdout
+        assert "CapEff:\t0000000000000000" in status
+        assert "Read-only file system" in project.execute("prometheus", "touch", "/x").stderr
+    finally:
+        project.compose(*profile, "rm", "--stop", "--force", "--volumes", "prometheus")
 
 
 def test_service_has_no_superuser_and_no_way_out(project: Project) -> None:

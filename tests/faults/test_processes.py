@@ -20,27 +20,38 @@ from tests.faults.harness.liveness import Liveness
 from tests.faults.harness.operations import Operation, Outcome
 from tests.faults.harness.processes import footprint
 from tests.faults.harness.raw import head
+from tests.faults.harness.scraper import Scraper, uncounted
 from tests.faults.harness.stage import DEADLINE, Scene, Stage
 from tests.faults.history import PageRule
 from tests.waiting import eventually
 
 TTL = 2
 KILLS = 3
+# Counters, histograms, three kinds of gauges and the lock of one worker.
+FILES_OF_METRICS = 6
 
 
 @pytest.mark.row("worker killed (-9)")
 def test_killed_worker_costs_its_requests_in_flight_and_is_replaced(stage: Stage, row: Row) -> None:
     with stage.scene(row, after=TTL, environment={"CACHE_TTL": str(TTL)}) as scene:
         scene.workers_may_change = True
-        with scene.fault():
+        with Scraper(scene.service.url) as scraper, scene.fault():
             for number in range(KILLS):
                 os.kill(scene.worker_pids()[number % 2], signal.SIGKILL)
                 scene.wait(1)
+        assert uncounted(scene.service.url, scene.load.operations) == 0
+        files = len(list((scene.service.log_file.with_suffix(".metrics")).iterdir()))
         # Killed between COMMIT and invalidation: nobody is left to make up for it.
         scene.pages = PageRule([(scene.began, scene.ended + TTL)], bound=TTL + 1, stale_bound=300)
         eventually(lambda: len(scene.worker_pids()) == 2, timeout=5)
         assert set(scene.worker_pids()) != set(scene.workers)
-    row.note(f"{KILLS} kills, {row.unknown} requests without an answer")
+    row.note(
+        f"{KILLS} kills, {row.unknown} requests without an answer, {scraper.scrapes} scrapes"
+        f" in which no counter went backwards, {files} files"
+    )
+    assert scraper.complaints == []
+    assert scraper.scrapes >= KILLS
+    assert files <= FILES_OF_METRICS * 3
     assert row.failed == 0
     assert row.unknown <= KILLS * scene.load.mix.clients
 

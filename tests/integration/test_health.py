@@ -36,6 +36,7 @@ def test_all_well(client: FlaskClient) -> None:
         "pool": {"size": 10, "in_use": 0, "waiting": 0},
         "breakers": {"database": "closed", "redis": "closed"},
         "version": "1.0.0",
+        "commit": "unknown",
     }
 
 

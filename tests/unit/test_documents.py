@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic_core import PydanticUndefined
 
+from user_service import __version__
 from user_service.database import failures
 from user_service.settings import Settings
 from user_service.web import problems
@@ -50,6 +51,13 @@ def test_readme_names_every_sqlstate_that_is_classified() -> None:
         assert f"`{code}`" in section
     for sqlclass in failures.TRANSIENT_CLASSES | failures.UNAVAILABLE_CLASSES:
         assert f"`{sqlclass}*`" in section
+
+
+def test_image_and_changelog_have_the_version_of_the_package() -> None:
+    dockerfile = ROOT / "services" / "user-service" / "Dockerfile"
+    assert f"\nARG VERSION={__version__}\n" in dockerfile.read_text(encoding="utf-8")
+    released = re.findall(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert released[0] == __version__
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)

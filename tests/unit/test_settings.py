@@ -50,6 +50,9 @@ DEFAULTS: dict[str, Any] = {
     "drain_delay": 1.0,
     "retry_attempts": 2,
     "retry_delay": 0.5,
+    "server_timing": False,
+    "prometheus_multiproc_dir": None,
+    "git_commit": "unknown",
 }
 
 
@@ -81,6 +84,12 @@ def test_default(name: str, value: object) -> None:
 def test_variable_is_the_name_of_the_field_in_capitals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DB_POOL_SIZE", "7")
     assert Settings.from_environment().db_pool_size == 7
+
+
+@pytest.mark.parametrize(("text", "means"), [("on", True), ("off", False), ("true", True)])
+def test_switch(monkeypatch: pytest.MonkeyPatch, text: str, means: bool) -> None:
+    monkeypatch.setenv("SERVER_TIMING", text)
+    assert Settings.from_environment().server_timing is means
 
 
 @pytest.mark.parametrize("name", DEFAULTS)
@@ -151,6 +160,8 @@ class TestMalformed:
             ("REQUEST_TIMEOUT", "0", "seconds"),
             ("RETRY_ATTEMPTS", "11", "times"),
             ("RETRY_DELAY", "-1", "seconds"),
+            ("SERVER_TIMING", "sometimes", "boolean"),
+            ("GIT_COMMIT", "a b", "built from"),
         ],
     )
     def test_value_is_one_line_with_its_name_and_what_it_takes(

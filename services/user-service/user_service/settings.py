@@ -186,6 +186,20 @@ class Settings(BaseSettings):
         description="seconds; before retry n a random time up to this x 2^(n-1)",
     )
 
+    server_timing: bool = Field(
+        default=False, description="tell in `Server-Timing` where the time of each response went"
+    )
+    prometheus_multiproc_dir: Path | None = Field(
+        default=None,
+        description="folder that the worker processes share for their metrics;"
+        " unset, gunicorn makes one in memory",
+    )
+    git_commit: str = Field(
+        default="unknown",
+        pattern=r"^[\w.-]{1,64}$",
+        description="what `/health` and `build_info` say it was built from; the image has it",
+    )
+
     @field_validator("database_url")
     @classmethod
     def _is_postgres_url(cls, url: SecretStr | None) -> SecretStr | None:

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from user_service.cache.single_flight import SingleFlight
 from user_service.cache.store import Found, PageStore, RedisFailure
+from user_service.observability.metrics import Metrics
 from user_service.resilience import deadline
 from user_service.resilience.breaker import State
 
@@ -45,8 +46,15 @@ class PageCache:
     write, for the store's ``ttl`` at most.
     """
 
-    def __init__(self, store: PageStore, *, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        store: PageStore,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        metrics: Metrics | None = None,
+    ) -> None:
         self._store = store
+        self._metrics = (metrics or Metrics()).cache
         self._sleep = sleep
         self._refills: SingleFlight[tuple[str, bytes], bytes] = SingleFlight()
         # Counted rather than flagged, so that a failure during a repair is not forgotten.
@@ -69,9 +77,12 @@ class PageCache:
         """
         found = self._look_up(name)
         if found is None:
+            self._metrics.bypass.inc()
             return produce(), CacheStatus.BYPASS
         if found.body is not None:
+            self._metrics.hit.inc()
             return found.body, CacheStatus.HIT
+        self._metrics.miss.inc()
         generation = found.generation
         body = self._refills.run(
             (name, generation), lambda: self._refill(name, generation, produce)
@@ -81,9 +92,12 @@ class PageCache:
     def stale(self, name: str) -> bytes | None:
         """Return the last body called ``name`` that is still kept, current or not."""
         try:
-            return self._store.look_up_stale(name)
+            body = self._store.look_up_stale(name)
         except RedisFailure:
             return None
+        if body is not None:
+            self._metrics.stale.inc()
+        return body
 
     def invalidate(self) -> None:
         """Put every cached page out of date. Call it when a write has been committed."""
@@ -91,6 +105,7 @@ class PageCache:
             self._store.move_on()
         except RedisFailure as error:
             self._failed_invalidations += 1
+            self._metrics.failed_invalidations.inc()
             log.warning("page cache not invalidated, reading it stops until it is: %s", error)
             self._repair_in_background()
 
@@ -147,6 +162,7 @@ class PageCache:
     def _keep(self, name: str, generation: bytes, body: bytes) -> None:
         try:
             if not self._store.store(name, generation, body):
+                self._metrics.refused.inc()
                 log.info("page cache refused a page that was read before a write")
         except RedisFailure as error:
             log.warning("page not stored in the cache: %s", error)

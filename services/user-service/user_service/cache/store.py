@@ -21,6 +21,8 @@ from redis import Redis, RedisError
 from redis import exceptions as redis_errors
 
 from user_service.errors import CircuitOpen
+from user_service.observability.metrics import Metrics
+from user_service.observability.timing import stage
 from user_service.resilience.breaker import CircuitBreaker
 
 # The braces keep all keys in one slot of a Redis Cluster, as one command on several keys needs;
@@ -58,7 +60,13 @@ class PageStore:
     """
 
     def __init__(
-        self, redis: Redis, *, ttl: int, stale_ttl: int, clock: Callable[[], float] = time.time
+        self,
+        redis: Redis,
+        *,
+        ttl: int,
+        stale_ttl: int,
+        clock: Callable[[], float] = time.time,
+        metrics: Metrics | None = None,
     ) -> None:
         self._redis = redis
         self._ttl = ttl
@@ -67,7 +75,10 @@ class PageStore:
         self._store_if_current = redis.register_script(_STORE_IF_CURRENT)
         # An error that Redis answers is an answer; only silence counts.
         self.breaker = CircuitBreaker(
-            "Redis", failures=(redis_errors.ConnectionError, redis_errors.TimeoutError), threshold=3
+            "Redis",
+            failures=(redis_errors.ConnectionError, redis_errors.TimeoutError),
+            threshold=3,
+            on_change=(metrics or Metrics()).resilience.breaker_listener("redis"),
         )
 
     def look_up(self, name: str) -> Found:
@@ -148,7 +159,7 @@ class PageStore:
     @contextmanager
     def _asking(self) -> Iterator[None]:
         try:
-            with self.breaker.calling():
+            with stage("cache"), self.breaker.calling():
                 yield
         except (RedisError, CircuitOpen) as error:
             raise RedisFailure(error) from error

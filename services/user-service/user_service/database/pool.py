@@ -32,6 +32,8 @@ from user_service.errors import (
     TransientFailure,
     Unavailable,
 )
+from user_service.observability.metrics import Metrics
+from user_service.observability.timing import stage
 from user_service.resilience import deadline
 from user_service.resilience.breaker import CircuitBreaker
 
@@ -58,7 +60,7 @@ class Database:
     or the first checkout, so the object may be made before a fork.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- by name only, each with its default
         self,
         dsn: str,
         *,
@@ -66,12 +68,18 @@ class Database:
         checkout_timeout: float = 2.0,
         statement_timeout: float = 3.0,
         prepare: Callable[[], object] | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """Take times in seconds."""
+        metrics = metrics or Metrics()
         self.dsn = with_session_defaults(dsn, statement_timeout)
         self.breaker = CircuitBreaker(
-            "the database", failures=(ConnectionLost, DeadlineExceeded, OutcomeUnknown)
+            "the database",
+            failures=(ConnectionLost, DeadlineExceeded, OutcomeUnknown),
+            on_change=metrics.resilience.breaker_listener("database"),
         )
+        self._metrics = metrics.pool
+        self._metrics.size.set(size)
         self._size = size
         self._checkout_timeout = checkout_timeout
         self._prepare = prepare
@@ -170,12 +178,11 @@ class Database:
     def _connection(self) -> Iterator[connection]:
         self.breaker.refuse_if_open()  # before waiting for a slot that would be of no use
         with self._slot(), self.breaker.calling():
-            if self._connections.closed:
-                raise Unavailable("the connection pool is closed")
-            self.ensure_prepared()
-            connection = self._idle_connection() or self._new_connection()
+            with stage("pool"):
+                connection = self._checked_out()
             try:
-                yield connection
+                with stage("sql"):
+                    yield connection
             except psycopg2.Error as error:
                 if error.pgcode in CONNECTION_IS_USELESS:
                     connection.close()
@@ -187,13 +194,22 @@ class Database:
             finally:
                 self._take_back(connection)
 
+    def _checked_out(self) -> connection:
+        if self._connections.closed:
+            raise Unavailable("the connection pool is closed")
+        self.ensure_prepared()
+        connection = self._idle_connection() or self._new_connection()
+        self._metrics.in_use.inc()
+        return connection
+
     @contextmanager
     def _slot(self) -> Iterator[None]:
         """Hold one of ``size`` slots, so that there are never more connections than that."""
-        if self._slots.acquire(blocking=False):
-            self._was_full = False
-        else:
-            self._wait_for_slot()
+        with stage("pool", self._metrics.checkout):
+            if self._slots.acquire(blocking=False):
+                self._was_full = False
+            else:
+                self._wait_for_slot()
         try:
             yield
         finally:
@@ -204,11 +220,14 @@ class Database:
             self._was_full = True
             log.warning("connection pool is full: all %d connections are in use", self._size)
         self._waiting += 1
+        self._metrics.waiting.inc()
         try:
             if not self._slots.acquire(timeout=min(self._checkout_timeout, deadline.remaining())):
+                self._metrics.timeouts.inc()
                 raise PoolTimeout(f"no connection came free, all {self._size} are in use")
         finally:
             self._waiting -= 1
+            self._metrics.waiting.dec()
 
     def _idle_connection(self) -> connection | None:
         while True:
@@ -225,6 +244,7 @@ class Database:
         return opened
 
     def _take_back(self, connection: connection) -> None:
+        self._metrics.in_use.dec()
         if connection.info.transaction_status == TRANSACTION_STATUS_IDLE:
             with self._lock:
                 self._connections.take_back(connection)
@@ -233,6 +253,7 @@ class Database:
 
     def _discard(self, connection: connection) -> None:
         log.warning("connection pool replaces a connection that broke")
+        self._metrics.replaced.inc()
         with self._lock:
             self._connections.take_back(connection, close=True)
 

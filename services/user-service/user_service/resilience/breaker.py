@@ -31,7 +31,7 @@ class CircuitBreaker:
     call, so calls stay parallel.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- by name only, each with its default
         self,
         name: str,
         *,
@@ -39,16 +39,19 @@ class CircuitBreaker:
         threshold: int = 5,
         open_seconds: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
+        on_change: Callable[[State], None] = lambda _: None,
     ) -> None:
         """``failures`` are the exceptions that count; others say that the dependency answered.
 
         Only the other kinds of Unavailable, and what ends a program, say nothing either way.
+        ``on_change`` is told of each new state, and of open again if the call that tried failed.
         """
         self.name = name
         self._failures = failures
         self._threshold = threshold
         self._open_seconds = open_seconds
         self._clock = clock
+        self._on_change = on_change
         self._lock = threading.Lock()
         self._failed_in_a_row = 0
         self._opened_at: float | None = None
@@ -94,6 +97,8 @@ class CircuitBreaker:
         with self._lock:
             self.refuse_if_open()
             self._probing = self._opened_at is not None
+            if self._probing:
+                self._on_change(State.HALF_OPEN)
             return self._period, self._probing
 
     def _failed(self, period: int, *, probing: bool) -> None:
@@ -106,6 +111,7 @@ class CircuitBreaker:
                 log.warning("circuit breaker of %s opens", self.name)
                 self._opened_at = self._clock()
                 self._period += not probing
+                self._on_change(State.OPEN)
 
     def _succeeded(self, period: int) -> None:
         with self._lock:
@@ -115,6 +121,7 @@ class CircuitBreaker:
                 log.info("circuit breaker of %s closes", self.name)
                 self._opened_at = None
                 self._period += 1
+                self._on_change(State.CLOSED)
             self._failed_in_a_row = 0
             self._probing = False
 

@@ -9,15 +9,25 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import ParamSpec, TypeVar
 
-from user_service.errors import TransientFailure
+from user_service.errors import TransientFailure, Unavailable
 from user_service.resilience import deadline
 
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Outcome(StrEnum):
+    """How a call ended that met a transient failure."""
+
+    RECOVERED = "recovered"  # the database answered in the end, be it with an error
+    FAILED = "failed"  # the retries were used up, or the database cannot be had for other reasons
+    NO_TIME = "no_time"
+    NO_BUDGET = "no_budget"
 
 
 class RetryBudget:
@@ -57,6 +67,7 @@ class RetryPolicy:
     budget: RetryBudget = field(default_factory=RetryBudget)
     sleep: Callable[[float], None] = time.sleep
     uniform: Callable[[float, float], float] = random.uniform
+    on_end: Callable[[Outcome], None] = lambda _: None
 
     def pause(self, retry: int) -> float:
         """Return the seconds to wait before retry number ``retry``, counted from 1."""
@@ -86,11 +97,18 @@ def retry_on_failure(
             policy.budget.pay_in()
             for retry in itertools.count(1):
                 try:
-                    return function(*args, **kwargs)
+                    result = function(*args, **kwargs)
                 except TransientFailure as failure:
-                    if retry > policy.retries:
-                        raise
                     _pause_before(retry, policy, failure)
+                except Exception as error:
+                    if retry > 1:
+                        unavailable = isinstance(error, Unavailable)
+                        policy.on_end(Outcome.FAILED if unavailable else Outcome.RECOVERED)
+                    raise
+                else:
+                    if retry > 1:
+                        policy.on_end(Outcome.RECOVERED)
+                    return result
             raise AssertionError("unreachable: count() does not end")
 
         return call
@@ -110,12 +128,17 @@ def _policy(retries: int | None, delay: float | None) -> RetryPolicy:
 
 
 def _pause_before(retry: int, policy: RetryPolicy, failure: TransientFailure) -> None:
+    if retry > policy.retries:
+        policy.on_end(Outcome.FAILED)
+        raise failure
     pause = policy.pause(retry)
     if pause >= deadline.remaining():
         log.warning("not retrying, the deadline is near: %s", failure)
+        policy.on_end(Outcome.NO_TIME)
         raise failure
     if not policy.budget.take_out():
         log.warning("not retrying, the process's retry budget is used up: %s", failure)
+        policy.on_end(Outcome.NO_BUDGET)
         raise failure
     log.warning("retry %d of %d in %.3f s after: %s", retry, policy.retries, pause, failure)
     policy.sleep(pause)

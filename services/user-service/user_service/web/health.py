@@ -32,6 +32,7 @@ def health() -> Response:
             "redis": services().pages.breaker_state,
         },
         version=__version__,
+        commit=services().commit,
     )
 
 
@@ -45,10 +46,11 @@ def live() -> Response:
 def ready() -> Response:
     """Tell whether to send requests here: the database can be used, and no stop has begun."""
     if services().is_draining():
-        return _answer(503, status="draining")
-    if _database_is_ready():
-        return _answer(200, status="ready")
-    return _answer(503, status="not ready")
+        status = "draining"
+    else:
+        status = "ready" if _database_is_ready() else "not ready"
+    services().metrics.ready.set(status == "ready")
+    return _answer(200 if status == "ready" else 503, status=status)
 
 
 def _database_is_ready() -> bool:

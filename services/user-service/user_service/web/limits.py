@@ -56,6 +56,7 @@ def is_exempt(path: str) -> bool:
 def refuse(limit: Limit, window: Window, client: str) -> None:
     """Raise RateLimited. The one place that every refused request passes."""
     log.info("rate limit %s used up by %s", limit.name, client)
+    services().metrics.http.count_rate_limited(limit.name)
     raise RateLimited(limit.name, window.seconds)
 
 

@@ -14,6 +14,7 @@ from flask import Response, url_for
 
 from user_service.cache.pages import CacheStatus
 from user_service.database.listing import Page, Position, Side
+from user_service.observability.timing import stage
 from user_service.web.conditions import client_has
 from user_service.web.representation import CACHE_CONTROL, members_of
 from user_service.web.schemas import ListQuery
@@ -34,10 +35,11 @@ def page_entry(query: ListQuery) -> bytes:
         filters=query.filters,
         count=query.count or ("exact" if query.cursor is None else "none"),
     )
-    users = [members_of(user, query.fields) for user in page.users]
-    body = orjson.dumps({"users": users, "pagination": _pagination(query, page)})
-    etag = hashlib.blake2b(body, digest_size=16).hexdigest()
-    return b"%b\n%b\n%b" % (etag.encode(), _links(query, page).encode(), body)
+    with stage("json"):
+        users = [members_of(user, query.fields) for user in page.users]
+        body = orjson.dumps({"users": users, "pagination": _pagination(query, page)})
+        etag = hashlib.blake2b(body, digest_size=16).hexdigest()
+        return b"%b\n%b\n%b" % (etag.encode(), _links(query, page).encode(), body)
 
 
 def page_response(entry: bytes, status: CacheStatus) -> Response:

@@ -11,6 +11,7 @@ from user_service.cache.rate_limiter import RateLimiter
 from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
 from user_service.database.users import UserRepository
+from user_service.observability.metrics import Metrics
 from user_service.web.cursors import Cursors
 
 _NAME = "user_service"
@@ -20,6 +21,7 @@ _NAME = "user_service"
 class Services:
     """The parts that one application owns. ``open`` after a fork, ``close`` before the end.
 
+    ``commit`` says what the service was built from.
     ``is_draining`` is for the server to set: it tells whether it is about to stop.
     """
 
@@ -29,6 +31,8 @@ class Services:
     pages: PageCache
     rate_limiter: RateLimiter
     cursors: Cursors
+    metrics: Metrics
+    commit: str
     is_draining: Callable[[], bool] = lambda: False
 
     def open(self) -> None:

@@ -9,6 +9,7 @@ from flask import Blueprint, Response, url_for
 from user_service.cache.pages import CacheStatus
 from user_service.errors import OutcomeUnknown, Unavailable
 from user_service.idempotency import StoredResponse
+from user_service.observability.timing import stage
 from user_service.resilience.retry import retry_on_failure
 from user_service.users import User
 from user_service.web.conditions import client_has_user, precondition_on
@@ -128,8 +129,13 @@ def delete_user(user_id: int) -> Response:
 def _created(user: User) -> StoredResponse:
     location = url_for("users.get_user", user_id=user.id)
     headers = entity_headers(user) | {"Location": location}
-    return StoredResponse(201, headers, orjson.dumps(members_of(user)))
+    return StoredResponse(201, headers, _json(user))
 
 
 def _user_response(user: User) -> Response:
-    return Response(orjson.dumps(members_of(user)), mimetype=JSON, headers=entity_headers(user))
+    return Response(_json(user), mimetype=JSON, headers=entity_headers(user))
+
+
+def _json(user: User) -> bytes:
+    with stage("json"):
+        return orjson.dumps(members_of(user))

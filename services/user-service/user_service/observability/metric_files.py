@@ -1,0 +1,79 @@
+"""Metrics of several processes: each keeps its own in files, and whoever is asked adds them up.
+
+prometheus_client names these files after process ids: every worker that is replaced would leave
+some behind, to be read at each scrape from then on. Here they are named after *slots*. A process
+takes the first slot that is free, and goes on counting where its predecessor stopped; so there
+are never more files than processes at one time, and no counter goes backwards. A slot is a lock on
+a file, which the kernel lets go when its holder ends, also when it is killed; so no server needs
+to tell which of its processes have died.
+"""
+
+import fcntl
+import itertools
+import os
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, values
+from prometheus_client.multiprocess import MultiProcessCollector
+
+
+def share(directory: Path) -> None:
+    """Keep all metrics that are made from now on in ``directory``, for its processes together.
+
+    prometheus_client itself must find it in PROMETHEUS_MULTIPROC_DIR.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    values.ValueClass = values.MultiProcessValue(  # type: ignore[no-untyped-call]
+        Slot(directory).name
+    )
+
+
+def registry_of(directory: Path) -> CollectorRegistry:
+    """Return what all processes of ``directory`` have counted, without gauges of the dead."""
+    for lock in directory.glob("*.lock"):
+        with lock.open("rb") as file:
+            if _locked(file.fileno()):
+                _forget_gauges(directory, lock.stem)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=str(directory))  # type: ignore[no-untyped-call]
+    return registry
+
+
+class Slot:
+    """The place of this process among those of ``directory``, held until the process ends."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._owner = 0
+        self._number = 0
+
+    def name(self) -> str:
+        """Return what to name the files of this process after; after a fork, another."""
+        if self._owner != os.getpid():
+            self._owner = os.getpid()
+            self._take()
+        return str(self._number)
+
+    def _take(self) -> None:
+        for self._number in itertools.count():
+            # Never closed: the lock is kept until then, that is until the process ends.
+            lock = os.open(self._directory / f"{self._number}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            if _locked(lock):
+                break
+            os.close(lock)
+        _forget_gauges(self._directory, str(self._number))
+
+
+def _locked(file: int) -> bool:
+    """Try to lock ``file``; return whether it was free."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _forget_gauges(directory: Path, slot: str) -> None:
+    """Remove what a process left that said how it is; what it counted stays."""
+    for file in directory.glob(f"gauge_live*_{slot}.db"):
+        file.unlink(missing_ok=True)

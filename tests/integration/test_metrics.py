@@ -1,0 +1,174 @@
+"""``/metrics``: what the pool, the cache and the breakers count on real servers."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+
+import psycopg2
+import pytest
+import redis as redis_py
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app import create_app
+from tests import scrapes
+from tests.waiting import eventually
+from user_service.cache.pages import PageCache
+from user_service.settings import Settings
+from user_service.web.services import services_of
+
+URL = "/api/v1/users"
+ADA = {"username": "ada", "email": "ada@example.com"}
+
+
+def value(client: FlaskClient, name: str, **labels: str) -> float:
+    return scrapes.value(client.get("/metrics").text, name, **labels)
+
+
+@contextmanager
+def serving(settings: Settings, **changes: object) -> Iterator[FlaskClient]:
+    app = create_app(settings.model_copy(update=changes))
+    yield app.test_client()
+    services_of(app).close()
+
+
+@contextmanager
+def users_locked(settings: Settings) -> Iterator[None]:
+    """Let nobody read users for a block."""
+    with closing(psycopg2.connect(settings.database_dsn)) as connection, connection:
+        connection.cursor().execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+        yield
+
+
+def test_is_text_for_prometheus(client: FlaskClient) -> None:
+    answer = client.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+    assert value(client, "http_requests_in_flight") == 1  # the scrape itself
+    asked = {"route": "/metrics", "method": "GET", "status": "200"}
+    assert value(client, "http_request_duration_seconds_count", **asked) == 2
+
+
+def test_build_info_says_what_health_says(settings: Settings) -> None:
+    with serving(settings, git_commit="abc123") as client:
+        health = client.get("/health").get_json()
+        assert health["commit"] == "abc123"
+        (labels,) = [
+            dict(labels)
+            for name, labels in scrapes.samples(client.get("/metrics").text)
+            if name == "user_service_build_info"
+        ]
+        assert (labels["commit"], labels["version"]) == (health["commit"], health["version"])
+
+
+def test_failures_of_the_api_are_series_before_any_has_happened(client: FlaskClient) -> None:
+    exposition = client.get("/metrics").text
+    for status in ("500", "503"):
+        for route, method in ((URL, "GET"), (URL, "POST"), (f"{URL}/<user_id:user_id>", "PUT")):
+            labels = {"route": route, "method": method, "status": status}
+            name = "http_request_duration_seconds_count"
+            assert scrapes.value(exposition, name, **labels) == 0
+
+
+def test_cache_counts_hits_and_misses(client: FlaskClient) -> None:
+    for _ in range(3):
+        client.get(URL)
+    assert value(client, "page_cache_requests_total", result="miss") == 1
+    assert value(client, "page_cache_requests_total", result="hit") == 2
+
+
+def test_cache_counts_what_it_does_without_redis(settings: Settings) -> None:
+    with serving(settings, redis_url=None, redis_host="127.0.0.1", redis_port=1) as client:
+        for _ in range(3):
+            client.get(URL)
+        assert client.post(URL, json=ADA).status_code == 201
+        assert value(client, "page_cache_requests_total", result="bypass") == 3
+        assert value(client, "page_cache_invalidation_failures_total") == 1
+        assert value(client, "circuit_breaker_state", dependency="redis") == 2
+        assert value(client, "circuit_breaker_openings_total", dependency="redis") == 1
+        assert value(client, "circuit_breaker_state", dependency="database") == 0
+
+
+def test_page_read_before_a_write_is_counted_as_refused(
+    app: Flask, client: FlaskClient, redis: redis_py.Redis
+) -> None:
+    pages: PageCache = services_of(app).pages
+
+    def read_slowly() -> bytes:
+        pages.invalidate()
+        return b"old"
+
+    pages.get_or_produce("page", read_slowly)
+    assert value(client, "page_cache_stores_refused_total") == 1
+
+
+def test_database_away_opens_the_breaker_and_serves_stale_pages(
+    settings: Settings, redis: redis_py.Redis
+) -> None:
+    nowhere = {"database_url": None, "db_host": "127.0.0.1", "db_port": 1, "retry_attempts": 0}
+    with serving(settings) as client:
+        client.get(URL)
+    redis.delete("users:page:{v1}:generation")
+    with serving(settings, **nowhere, migrate_on_start=False) as client:
+        for _ in range(6):
+            assert client.get(URL).headers["X-Cache"] == "STALE"
+        assert client.get("/metrics").status_code == 200
+        assert value(client, "page_cache_requests_total", result="stale") == 6
+        assert value(client, "circuit_breaker_state", dependency="database") == 2
+        assert value(client, "pool_connections_in_use") == 0
+        assert client.get("/health/ready").status_code == 503
+        assert value(client, "ready") == 0
+
+
+def test_pool_counts_who_waits_and_who_gave_up(settings: Settings) -> None:
+    with serving(settings, db_pool_size=1, db_pool_timeout=0.3) as client:
+        app = client.application
+        assert client.get(f"{URL}/1").status_code == 404
+        assert value(client, "pool_checkout_duration_seconds_count") == 1
+        with ThreadPoolExecutor(2) as threads:
+            with users_locked(settings):
+                asking = [threads.submit(app.test_client().get, f"{URL}/1") for _ in range(2)]
+                eventually(lambda: value(client, "pool_requests_waiting") == 1)
+                assert value(client, "pool_connections_in_use") == 1
+                assert value(client, "http_requests_in_flight") == 3
+                eventually(lambda: any(each.done() for each in asking))
+            assert sorted(each.result().status_code for each in asking) == [404, 503]
+        assert value(client, "pool_checkout_timeouts_total") == 1
+        assert value(client, "pool_requests_waiting") == 0
+        assert value(client, "pool_connections_in_use") == 0
+        assert value(client, "pool_connections_max") == 1
+        assert value(client, "pool_checkout_duration_seconds_count") == 3
+        assert value(client, "pool_checkout_duration_seconds_sum") > 0.3
+
+
+def test_connection_lost_in_a_query_is_replaced_and_the_call_recovers(settings: Settings) -> None:
+    with serving(settings, retry_delay=0) as client:
+        app, statuses = client.application, []
+        asking = threading.Thread(
+            target=lambda: statuses.append(app.test_client().get(f"{URL}/1").status_code)
+        )
+        with users_locked(settings):
+            asking.start()
+            eventually(lambda: terminated(settings) == 1)
+        asking.join()
+        assert statuses == [404]
+        assert value(client, "pool_connections_replaced_total") == 1
+        assert value(client, "retries_total", outcome="recovered") == 1
+
+
+def terminated(settings: Settings) -> int:
+    """End the connections that wait for a lock; return how many there were."""
+    with closing(psycopg2.connect(settings.database_dsn)) as connection:
+        cursor = connection.cursor()
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        )
+        return cursor.rowcount
+
+
+@pytest.mark.parametrize("secret", ["password", "redis://", "postgresql://"])
+def test_tells_no_secret(client: FlaskClient, settings: Settings, secret: str) -> None:
+    client.get(f"{URL}?{secret}={settings.database_dsn}")
+    client.get(f"/{secret}/{settings.database_dsn}")
+    assert secret not in client.get("/metrics").text

@@ -1,0 +1,358 @@
+"""Metrics: bounded labels, series that begin with 0, and files that several processes share."""
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from prometheus_client import CollectorRegistry, generate_latest, values
+
+from tests import scrapes
+from tests.e2e.service import SERVICE
+from tests.scrapes import Sample
+from user_service.errors import TransientFailure, Unavailable, UserExists
+from user_service.observability import metric_files
+from user_service.observability.metrics import Metrics
+from user_service.resilience import deadline
+from user_service.resilience.breaker import CircuitBreaker
+from user_service.resilience.retry import (
+    RetryBudget,
+    RetryPolicy,
+    policy_in_effect,
+    retry_on_failure,
+)
+from user_service.web.hooks import register_hooks
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    """Return one value; fail if there is none."""
+    return scrapes.value(metrics.exposition().decode(), name, **labels)
+
+
+def samples(metrics: Metrics) -> dict[Sample, float]:
+    return scrapes.samples(metrics.exposition().decode())
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+def test_counters_are_there_before_anything_was_counted(metrics: Metrics) -> None:
+    counted = samples(metrics)
+    totals = {name for name, _ in counted if name.endswith("_total")}
+    assert {f"user_service_{name}_total" for name in COUNTERS} == totals
+    assert {value for (name, _), value in counted.items() if name.endswith("_total")} == {0}
+
+
+COUNTERS = [
+    "rate_limited_requests",
+    "pool_checkout_timeouts",
+    "pool_connections_replaced",
+    "page_cache_requests",
+    "page_cache_stores_refused",
+    "page_cache_invalidation_failures",
+    "retries",
+    "circuit_breaker_openings",
+]
+
+
+class TestHttp:
+    @pytest.fixture
+    def app(self, metrics: Metrics) -> Flask:
+        """Return an application with one route, and hooks around it."""
+        app = Flask("test")
+        app.add_url_rule("/users/<int:user_id>", "user", "{user_id}".format)
+        policy = RetryPolicy()
+        register_hooks(app, request_timeout=1, retry_policy=policy, metrics=metrics.http)
+        return app
+
+    def test_request_is_counted_by_template_method_and_status(
+        self, app: Flask, metrics: Metrics
+    ) -> None:
+        for user_id in range(3):
+            app.test_client().get(f"/users/{user_id}")
+        labels = {"route": "/users/<int:user_id>", "method": "GET", "status": "200"}
+        assert value(metrics, "http_request_duration_seconds_count", **labels) == 3
+        assert 0 < value(metrics, "http_request_duration_seconds_sum", **labels) < 3
+        assert value(metrics, "http_request_duration_seconds_bucket", le="5.0", **labels) == 3
+
+    def test_hostile_methods_and_paths_make_no_new_series(
+        self, app: Flask, metrics: Metrics
+    ) -> None:
+        client = app.test_client()
+        hostile = ["FOO", "GETT", "X" * 5000, 'a"b\\c', "{}"]
+        client.open("/nowhere", method="FOO")
+        client.get("/nowhere")
+        before = len(samples(metrics))
+        for number, method in enumerate(hostile):
+            client.open("/nowhere" + "/x" * number, method=method)
+            client.open('/%00/"\n{}' + str(number))
+        assert len(samples(metrics)) == before
+        assert len(metrics.http._durations) == 2
+        labels = {"route": "unmatched", "method": "other", "status": "404"}
+        assert value(metrics, "http_request_duration_seconds_count", **labels) == 1 + len(hostile)
+
+    def test_request_is_in_flight_while_it_is_worked_on(self, metrics: Metrics) -> None:
+        app = Flask("test")
+        seen: list[float] = []
+
+        @app.get("/")
+        def view() -> str:
+            seen.append(value(metrics, "http_requests_in_flight"))
+            raise ZeroDivisionError
+
+        register_hooks(app, request_timeout=1, retry_policy=RetryPolicy(), metrics=metrics.http)
+        assert app.test_client().get("/").status_code == 500
+        assert seen == [1]
+        assert value(metrics, "http_requests_in_flight") == 0
+
+    def test_context_without_a_request_takes_nothing_out_of_flight(
+        self, app: Flask, metrics: Metrics
+    ) -> None:
+        with app.test_request_context("/"):
+            pass
+        assert value(metrics, "http_requests_in_flight") == 0
+
+    @pytest.mark.parametrize("limit", ["read", "write"])
+    def test_refused_requests_are_counted_by_limit(self, metrics: Metrics, limit: str) -> None:
+        metrics.http.count_rate_limited(limit)
+        assert value(metrics, "rate_limited_requests_total", limit=limit) == 1
+
+
+@pytest.mark.usefixtures("policy")
+class TestRetries:
+    @pytest.fixture
+    def policy(self, metrics: Metrics) -> Iterator[RetryPolicy]:
+        policy = RetryPolicy(retries=2, sleep=lambda _: None, on_end=metrics.resilience.count_retry)
+        token = policy_in_effect.set(policy)
+        yield policy
+        policy_in_effect.reset(token)
+        deadline.clear()
+
+    def ended(self, metrics: Metrics, *results: Exception | None) -> dict[str, float]:
+        """Return what is counted of a call that has ``results`` in turn; None is success."""
+        coming = list(results)
+
+        @retry_on_failure()
+        def work() -> None:
+            result = coming.pop(0)
+            if result is not None:
+                raise result
+
+        with suppress(TransientFailure, Unavailable, UserExists):
+            work()
+        assert not coming
+        outcomes = ("recovered", "failed", "no_time", "no_budget")
+        counted = {each: value(metrics, "retries_total", outcome=each) for each in outcomes}
+        return {outcome: number for outcome, number in counted.items() if number}
+
+    @pytest.mark.parametrize("error", [None, UserExists("email"), Unavailable("x")])
+    def test_call_that_met_no_transient_failure_is_not_counted(
+        self, metrics: Metrics, error: Exception | None
+    ) -> None:
+        assert self.ended(metrics, error) == {}
+
+    @pytest.mark.parametrize(
+        ("results", "outcome"),
+        [
+            ([None], "recovered"),
+            ([TransientFailure("again"), None], "recovered"),
+            ([UserExists("email")], "recovered"),
+            ([Unavailable("other")], "failed"),
+            ([TransientFailure("again"), TransientFailure("again")], "failed"),
+        ],
+    )
+    def test_call_is_counted_once_by_how_it_ended(
+        self,
+        metrics: Metrics,
+        results: list[Exception | None],
+        outcome: str,
+    ) -> None:
+        assert self.ended(metrics, TransientFailure("first"), *results) == {outcome: 1}
+
+    def test_no_time(self, metrics: Metrics) -> None:
+        deadline.start(0)
+        assert self.ended(metrics, TransientFailure("first")) == {"no_time": 1}
+
+    def test_no_budget(self, metrics: Metrics, policy: RetryPolicy) -> None:
+        spent = RetryPolicy(budget=RetryBudget(reserve=0.5), on_end=policy.on_end)
+        policy_in_effect.set(spent)
+        assert self.ended(metrics, TransientFailure("first")) == {"no_budget": 1}
+
+
+def test_breaker_shows_its_state_and_counts_its_openings(metrics: Metrics) -> None:
+    now = [0.0]
+    breaker = CircuitBreaker(
+        "it",
+        failures=(ConnectionError,),
+        threshold=1,
+        clock=lambda: now[0],
+        on_change=metrics.resilience.breaker_listener("redis"),
+    )
+
+    def shown() -> tuple[float, float]:
+        state = value(metrics, "circuit_breaker_state", dependency="redis")
+        return state, value(metrics, "circuit_breaker_openings_total", dependency="redis")
+
+    def call(error: Exception | None) -> list[tuple[float, float]]:
+        try:
+            with breaker.calling():
+                seen = [shown()]
+                if error is not None:
+                    raise error
+        except ConnectionError:
+            pass
+        return [*seen, shown()]
+
+    assert call(ConnectionError()) == [(0, 0), (2, 1)]
+    now[0] = 2
+    assert call(ConnectionError()) == [(1, 1), (2, 2)]
+    now[0] = 4
+    assert call(None) == [(1, 2), (0, 2)]
+    assert value(metrics, "circuit_breaker_state", dependency="database") == 0
+
+
+# A worker process: it tells its slot, does what it is told, and waits for its end.
+WORKER = """
+import sys
+from pathlib import Path
+from user_service.observability.metrics import Metrics
+metrics = Metrics(Path(sys.argv[1]))
+print("ready", flush=True)
+for line in sys.stdin:
+    exec(line)
+    print("done", flush=True)
+"""
+
+
+class Worker:
+    """A process that shares its metrics in ``directory``."""
+
+    def __init__(self, directory: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(directory)],
+            cwd=SERVICE,
+            env={**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(directory)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._expect("ready")
+
+    def _expect(self, word: str) -> None:
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == f"{word}\n"
+
+    def do(self, statement: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{statement}\n")
+        self.process.stdin.flush()
+        self._expect("done")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+class TestSeveralProcesses:
+    @pytest.fixture
+    def start(self, tmp_path: Path) -> Iterator[Callable[[], Worker]]:
+        started: list[Worker] = []
+
+        def start() -> Worker:
+            started.append(Worker(tmp_path))
+            return started[-1]
+
+        yield start
+        for worker in started:
+            worker.kill()
+
+    def scraped(self, directory: Path, name: str, **labels: str) -> float | None:
+        exposition = generate_latest(metric_files.registry_of(directory)).decode()
+        key = f"user_service_{name}", frozenset(labels.items())
+        return scrapes.samples(exposition).get(key)
+
+    def test_counts_of_all_are_added_up_and_survive_their_death(
+        self, tmp_path: Path, start: Callable[[], Worker]
+    ) -> None:
+        first, second = start(), start()
+        first.do("metrics.cache.hit.inc(3)")
+        second.do("metrics.cache.hit.inc(4)")
+        second.do("metrics.http.observe('/', 'GET', 200, 0.5)")
+        route = {"route": "/", "method": "GET", "status": "200"}
+        counts = [("page_cache_requests_total", {"result": "hit"}, 7.0)]
+        counts.append(("http_request_duration_seconds_count", route, 1.0))
+        for change in (lambda: None, first.kill, second.kill, start):
+            change()
+            for name, labels, expected in counts:
+                assert self.scraped(tmp_path, name, **labels) == expected
+
+    def test_gauges_of_the_dead_are_gone_at_the_next_scrape(
+        self, tmp_path: Path, start: Callable[[], Worker]
+    ) -> None:
+        first, second = start(), start()
+        first.do("metrics.pool.in_use.set(3)")
+        first.do("metrics.resilience.breaker_listener('redis')('open')")
+        second.do("metrics.pool.in_use.set(4)")
+        assert self.scraped(tmp_path, "pool_connections_in_use") == 7
+        assert self.scraped(tmp_path, "circuit_breaker_state", dependency="redis") == 2
+        first.kill()
+        assert self.scraped(tmp_path, "pool_connections_in_use") == 4
+        assert self.scraped(tmp_path, "circuit_breaker_state", dependency="redis") == 0
+
+    def test_gauges_of_a_predecessor_are_not_taken_over(
+        self, tmp_path: Path, start: Callable[[], Worker]
+    ) -> None:
+        first = start()
+        first.do("metrics.pool.waiting.inc()")
+        first.kill()
+        start()  # before any scrape
+        assert self.scraped(tmp_path, "pool_requests_waiting") == 0
+
+    def test_readiness_is_what_was_found_out_last(
+        self, tmp_path: Path, start: Callable[[], Worker]
+    ) -> None:
+        first, second = start(), start()
+        assert self.scraped(tmp_path, "ready") is None
+        for worker, ready in ((second, 1), (first, 0), (second, 1)):
+            worker.do(f"metrics.ready.set({ready})")
+            assert self.scraped(tmp_path, "ready") == ready
+
+    def test_files_do_not_grow_in_number_however_many_workers_are_replaced(
+        self, tmp_path: Path, start: Callable[[], Worker]
+    ) -> None:
+        start()
+        files = set()
+        for number in range(1, 6):
+            worker = start()
+            worker.do("metrics.cache.hit.inc()")
+            files.add(frozenset(path.name for path in tmp_path.iterdir()))
+            worker.kill()
+            assert self.scraped(tmp_path, "page_cache_requests_total", result="hit") == number
+        assert len(files) == 1
+
+    def test_slot_is_another_after_a_fork(self, tmp_path: Path) -> None:
+        slot = metric_files.Slot(tmp_path)
+        assert slot.name() == slot.name() == "0"
+        child = os.fork()
+        if child == 0:
+            os._exit(7 if slot.name() == "1" else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert slot.name() == "0"
+
+    def test_slot_that_is_looked_at_by_a_scrape_is_not_waited_for(self, tmp_path: Path) -> None:
+        with (tmp_path / "0.lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            assert metric_files.Slot(tmp_path).name() == "1"
+
+    def test_directory_is_made(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(values, "ValueClass", values.ValueClass)
+        metric_files.share(tmp_path / "a" / "b")
+        assert (tmp_path / "a" / "b").is_dir()
+        assert isinstance(metric_files.registry_of(tmp_path / "a" / "b"), CollectorRegistry)
