@@ -26,8 +26,9 @@ update() {
     now=$(ready)
     [ -n "$now" ] && [ "$now" != "$listed" ] || return 0
     for replica in $now; do
-        # For a second only: this script takes the longer view.
-        echo "server $replica max_fails=1 fail_timeout=1s;"
+        # nginx counts no failures: one that broke a connection is not one that is away, and when all
+        # have broken one it would refuse everything for a while. This script tells which are away.
+        echo "server $replica max_fails=0;"
     done >"$list.new"
     mv "$list.new" "$list"
     listed=$now

@@ -1,6 +1,6 @@
 """The gateway and the balancer of deploy/gateway under this machine's own nginx, without Docker.
 
-What is replaced are addresses, ports and folders, and what a nginx older than 1.25 writes differently.
+Replaced are addresses, ports and folders, and what a nginx older than 1.25 writes differently.
 """
 
 import os
@@ -51,7 +51,7 @@ class Replicas:
 
 @contextmanager
 def gateway(folder: Path, service_port: int, *, balanced: bool = False) -> Iterator[Gateway]:
-    """Start the gateway before ``service_port``: the service's, or with ``balanced`` the balancer's."""
+    """Start the gateway before a port: the service's, or with ``balanced`` the balancer's."""
     folder.mkdir()
     tls_port, plain_port = free_port(), free_port()
     changes = {
