@@ -50,13 +50,15 @@ faults: $(VENV)/dev.stamp ## Provoke every fault on real servers and print the t
 soak: $(VENV)/dev.stamp ## Serve mixed load for MINUTES=10; memory, files, threads and pool must stay flat
 	@$(BIN)/python -m tests.faults.soak $(or $(MINUTES),10)
 
-lint: $(VENV)/dev.stamp ## ruff, mypy, hadolint, compose-lint, yamllint
+lint: $(VENV)/dev.stamp ## ruff, mypy, hadolint, compose-lint, yamllint, kubernetes-validate
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/hadolint $(SERVICE)/Dockerfile
-	@$(BIN)/compose-lint docker-compose.yml
+	@$(BIN)/compose-lint docker-compose.yml docker-compose.scale.yml
 	@$(BIN)/yamllint --strict .
+	@set -o pipefail; for overlay in deploy/kubernetes/overlays/*; do \
+	  $(BIN)/python -m dev.kustomize $$overlay | $(BIN)/kubernetes-validate --strict --quiet /dev/stdin || exit 1; done
 
 format: $(VENV)/dev.stamp ## Let ruff write the code as it wants it
 	@$(BIN)/ruff check --fix .

@@ -12,7 +12,7 @@ from user_service.cache.connection import redis_client
 from user_service.cache.pages import PageCache
 from user_service.cache.rate_limiter import RateLimiter
 from user_service.cache.store import PageStore
-from user_service.database.migrate import migrate
+from user_service.database.migrate import migrate, require_migrated
 from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
 from user_service.database.users import UserRepository
@@ -92,7 +92,9 @@ def create_services(settings: Settings) -> Services:
         size=settings.db_pool_size,
         checkout_timeout=settings.db_pool_timeout,
         statement_timeout=settings.db_statement_timeout,
-        prepare=partial(migrate, settings.database_dsn) if settings.migrate_on_start else None,
+        prepare=partial(
+            migrate if settings.migrate_on_start else require_migrated, settings.database_dsn
+        ),
         metrics=metrics,
     )
     repository = UserRepository(database)

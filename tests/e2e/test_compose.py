@@ -311,3 +311,8 @@ def test_users_survive_down_and_up(project: Project, https: httpx.Client) -> Non
     assert run("docker", "container", "inspect", "user-service").returncode != 0
     project.up()
     assert https.get(URL).json()["users"] == [created]
+
+
+def test_migrations_run_by_themselves_as_a_job_runs_them(project: Project) -> None:
+    ended = project.execute("user-service", "flask", "--app", "app", "migrate")
+    assert (ended.returncode, ended.stdout) == (0, "nothing to migrate\n"), ended.stderr

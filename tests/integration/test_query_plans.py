@@ -144,3 +144,17 @@ def test_page_beside_a_place_reads_hardly_more_than_it_shows(planner: cursor) ->
         # 51 rows by the index, each on another page of the table at worst, and the way down.
         blocks = explained["Plan"]["Shared Hit Blocks"] + explained["Plan"]["Shared Read Blocks"]
         assert blocks < 80, (order, side)
+
+
+def test_list_is_not_compiled(database_url: str) -> None:
+    # However expensive PostgreSQL may hold what it was told not to do (17: 10^10, 18: nothing).
+    database = Database(database_url, size=1)
+    statement = list_statement((), Order("id", descending=False), None, counted=True)
+    setting, _, query = statement.rpartition(";")
+    with database.read() as cursor:
+        cursor.execute(f"{setting}; EXPLAIN (ANALYZE, FORMAT JSON) {query}", binds(Filters(), 0, 1))
+        ((explained,),) = cursor.fetchone() or ()
+        cursor.execute(f"{setting}; SHOW jit")
+        assert cursor.fetchone() == ("off",)
+    database.close()
+    assert "JIT" not in explained

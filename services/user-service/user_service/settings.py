@@ -104,7 +104,9 @@ class Settings(BaseSettings):
         default=3.0, gt=0, le=600, description="seconds after which PostgreSQL cancels a statement"
     )
     migrate_on_start: bool = Field(
-        default=True, description="apply pending migrations before the first connection is used"
+        default=True,
+        description="apply pending migrations before the first connection is used;"
+        " if not, answer 503 until somebody has",
     )
 
     redis_url: SecretStr | None = Field(
