@@ -17,7 +17,7 @@ from user_service.database.users import UserRepository
 from user_service.observability import logs
 from user_service.resilience.retry import RetryPolicy
 from user_service.settings import Settings, settings_or_exit
-from user_service.web import cli, health, users
+from user_service.web import cli, docs, health, users
 from user_service.web.conditions import REQUIRE_IF_MATCH
 from user_service.web.converters import UserIdConverter
 from user_service.web.cors import register_cors
@@ -42,6 +42,7 @@ def create_app(settings: Settings) -> Flask:
     app.url_map.merge_slashes = False
     app.register_blueprint(users.blueprint)
     app.register_blueprint(health.blueprint)
+    app.register_blueprint(docs.blueprint)
 
     register_hooks(
         app,
