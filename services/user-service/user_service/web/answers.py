@@ -41,7 +41,7 @@ class User(Body):
 
 
 class ListedUser(BaseModel):
-    """A user in a list: the members that ``fields`` asks for, all of them unless it is given."""
+    """A user in a list: the members that `fields` asks for, all of them unless it is given."""
 
     id: int | None = Field(default=None, ge=1, json_schema_extra={"format": "int64"})
     username: str | None = None
@@ -88,7 +88,7 @@ class FieldError(BaseModel):
 
 
 class Problem(BaseModel):
-    """An error (RFC 9457). Programs tell kinds of problems apart by ``type``."""
+    """An error (RFC 9457). Programs tell kinds of problems apart by `type`."""
 
     type: str = Field(description="URI of the kind; `about:blank`: the status says it all")
     title: str

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from werkzeug.exceptions import NotFound
 from werkzeug.routing import BaseConverter
 
-from user_service.web.schemas import BIGINT_MAX
+from user_service.web.fields import BIGINT_MAX
 
 
 class UserIdConverter(BaseConverter):

@@ -14,7 +14,7 @@ import orjson
 
 from user_service.database.listing import Position, Side
 from user_service.errors import InvalidInput
-from user_service.web.schemas import CURSOR_FORM
+from user_service.web.fields import CURSOR_FORM
 
 # Half of SHA-256's, as RFC 2104, section 5, allows: a cursor is part of an address.
 TAG_BYTES = 16

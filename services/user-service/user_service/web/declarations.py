@@ -8,7 +8,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from werkzeug.exceptions import InternalServerError, TooManyRequests
+from werkzeug.exceptions import (
+    InternalServerError,
+    RequestHeaderFieldsTooLarge,
+    TooManyRequests,
+)
 
 from user_service.cache.pages import CacheStatus
 from user_service.web.answers import Body
@@ -19,10 +23,13 @@ Schema = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A header that clients send or get."""
+    """A header that clients send or get.
+
+    Those that are sent have no example: Swagger UI would send it, and a condition would not be met.
+    """
 
     description: str
-    example: str | int
+    example: str | int | None = None
     schema: Schema = field(default_factory=lambda: {"type": "string"})
 
 
@@ -91,7 +98,7 @@ AT_TIMES: tuple[str, ...] = ()
 # Headers that are at times on the responses of the routes of a tag.
 AT_TIMES_BY_TAG: Mapping[str, tuple[str, ...]] = {"users": ("RateLimit", "RateLimit-Policy")}
 # What every route raises, and every route of a tag.
-RAISED_ALWAYS: tuple[type[Exception], ...] = (InternalServerError,)
+RAISED_ALWAYS: tuple[type[Exception], ...] = (InternalServerError, RequestHeaderFieldsTooLarge)
 RAISED_BY_TAG: Mapping[str, tuple[type[Exception], ...]] = {"users": (TooManyRequests,)}
 # Those of HTTP itself, of browsers, and of OPTIONS and 405, which are no operations.
 OUTSIDE: frozenset[str] = frozenset(
@@ -140,25 +147,18 @@ RESPONSE_HEADERS: Mapping[str, Header] = {
 REQUEST_HEADERS: Mapping[str, Header] = {
     "X-Request-ID": Header(
         "Id of the request, for its log lines; of another form than"
-        " `^[A-Za-z0-9_-]{1,64}$`, it is replaced",
-        "0d39070a45f14bf5bbc1f73cc8092f6e",
+        " `^[A-Za-z0-9_-]{1,64}$`, it is replaced"
     ),
     "Idempotency-Key": Header(
-        "Name of this write, unique to it, so that sending it again does it once; kept 24 hours",
-        "8e03978e-40d5-43e8-bc93-6894a57f9324",
-        {
+        "Name of this write, unique to it, so that sending it again does it once; a UUID, say."
+        " Kept 24 hours",
+        schema={
             "type": "string",
-            "format": "idempotency-key",
             "pattern": r'^([!#-\[\]-~]{1,255}|"[!#-\[\]-~]{1,255}")$',
         },
     ),
-    "If-Match": Header("Write only if the user still has this ETag; otherwise 412", '"1-1"'),
-    "If-None-Match": Header("Answer 304 if it still has this ETag", '"1-1"'),
-    "If-Modified-Since": Header(
-        "Answer 304 if it has not changed since", "Sun, 22 Nov 2026 19:41:06 GMT"
-    ),
-    "If-Unmodified-Since": Header(
-        "Write only if the user has not changed since; otherwise 412",
-        "Sun, 22 Nov 2026 19:41:06 GMT",
-    ),
+    "If-Match": Header('Write only if the user still has this ETag, like `"1-1"`; otherwise 412'),
+    "If-None-Match": Header("Do nothing if it still has this ETag: reads answer 304, writes 412"),
+    "If-Modified-Since": Header("Answer 304 if it has not changed since"),
+    "If-Unmodified-Since": Header("Write only if the user has not changed since; otherwise 412"),
 }

@@ -15,8 +15,9 @@ from flask import Response, url_for
 from user_service.cache.pages import CacheStatus
 from user_service.database.listing import Page, Position, Side
 from user_service.web.conditions import client_has
+from user_service.web.fields import BIGINT_MAX
 from user_service.web.representation import CACHE_CONTROL, members_of
-from user_service.web.schemas import BIGINT_MAX, ListQuery
+from user_service.web.schemas import ListQuery
 from user_service.web.services import services
 from user_service.web.validation import JSON
 

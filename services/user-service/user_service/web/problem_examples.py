@@ -13,6 +13,8 @@ from werkzeug.exceptions import (
     InternalServerError,
     NotFound,
     RequestEntityTooLarge,
+    RequestHeaderFieldsTooLarge,
+    RequestURITooLarge,
     TooManyRequests,
     UnsupportedMediaType,
 )
@@ -47,6 +49,8 @@ ERRORS: tuple[Exception, ...] = (
     OutcomeUnknown(),
     NotFound(),
     RequestEntityTooLarge(),
+    RequestURITooLarge(),
+    RequestHeaderFieldsTooLarge(),
     UnsupportedMediaType(),
     TooManyRequests(retry_after=1),
     InternalServerError(),
