@@ -20,7 +20,7 @@ from user_service.observability import logs
 from user_service.observability.metrics import Metrics
 from user_service.resilience.retry import RetryPolicy
 from user_service.settings import Settings, settings_or_exit
-from user_service.web import cli, health, scrape, users
+from user_service.web import cli, docs, health, scrape, users
 from user_service.web.clients import Clients
 from user_service.web.conditions import REQUIRE_IF_MATCH
 from user_service.web.contact import register_contact
@@ -52,6 +52,7 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(users.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(scrape.blueprint)
+    app.register_blueprint(docs.blueprint)
 
     if settings.server_timing:
         register_server_timing(app)

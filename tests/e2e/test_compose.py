@@ -1,6 +1,7 @@
 """`docker compose up`: the service behind its gateway, with its real neighbours, in containers."""
 
 import json
+import re
 import socket
 import ssl
 import time
@@ -87,6 +88,21 @@ def test_user_is_created_listed_refused_twice_and_deleted(https: httpx.Client) -
     assert conflict["error"] == "Username or email already exists"
     assert https.delete(created.headers["Location"]).status_code == 204
     assert https.get(URL).json()["users"] == []
+
+
+def test_document_and_swagger_ui_pass_the_gateway(https: httpx.Client) -> None:
+    page = https.get("/docs")
+    assert page.headers.get_list("Content-Security-Policy") != []
+    paths = re.findall(r'(?:src|href|data-document)="([^"]+)"', page.text)
+    assert len(paths) == 5
+    for path in paths:
+        whole = https.get(path)
+        assert whole.status_code == 200, path
+        # What is no larger than a packet or two is not compressed.
+        assert ("Content-Encoding" in whole.headers) == (len(whole.content) > 10_000), path
+        again = https.get(path, headers={"If-None-Match": whole.headers["ETag"]})
+        assert (again.status_code, again.content) == (304, b""), path
+    assert https.get("/openapi.json").json()["openapi"].startswith("3.1.")
 
 
 @pytest.mark.usefixtures("project")

@@ -8,14 +8,22 @@ from flask import Blueprint, Response
 
 from user_service import __version__
 from user_service.errors import Unavailable
+from user_service.web.answers import Health, Liveness, Readiness
+from user_service.web.declarations import Answer, documented
 from user_service.web.services import services
 from user_service.web.validation import JSON
 
 blueprint = Blueprint("health", __name__, url_prefix="/health")
 
+NO_STORE = ("Cache-Control",)
+
 
 @blueprint.get("")
-def health() -> Response:
+@documented(
+    Answer(200, "Healthy, or degraded: without Redis", Health, NO_STORE),
+    Answer(503, "Unhealthy: without the database", Health, (*NO_STORE, "Retry-After")),
+)
+def get_health() -> Response:
     """Return the state of the service and of what it depends on; 503 without the database."""
     database, redis = _database_is_ready(), services().pages.is_reachable()
     stats = services().database.stats()
@@ -37,13 +45,18 @@ def health() -> Response:
 
 
 @blueprint.get("/live")
-def live() -> Response:
+@documented(Answer(200, "The process serves", Liveness, NO_STORE))
+def get_liveness() -> Response:
     """Answer: the process serves. Touches nothing outside of it."""
     return _answer(200, status="alive")
 
 
 @blueprint.get("/ready")
-def ready() -> Response:
+@documented(
+    Answer(200, "Send requests here", Readiness, NO_STORE),
+    Answer(503, "Send none", Readiness, (*NO_STORE, "Retry-After")),
+)
+def get_readiness() -> Response:
     """Tell whether to send requests here: the database can be used, and no stop has begun."""
     if services().is_draining():
         status = "draining"

@@ -3,11 +3,13 @@
 ``error`` repeats ``detail`` for clients of the earlier API, which answered ``{"error": …}``.
 """
 
+import functools
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 import orjson
 from flask import Flask, Response
@@ -34,6 +36,9 @@ from user_service.web.representation import entity_headers, members_of
 log = logging.getLogger(__name__)
 
 RETRY_AFTER = {"Retry-After": "1"}
+PROBLEM_JSON = "application/problem+json"
+
+Handler = Callable[[Any], Response]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,7 @@ def problem(
     return Response(
         orjson.dumps(body),
         status=kind.status,
-        mimetype="application/problem+json",
+        mimetype=PROBLEM_JSON,
         headers=dict(headers or {}),
     )
 
@@ -168,8 +173,22 @@ def _rate_limited(error: RateLimited) -> Response:
     )
 
 
+def _logged(name: str) -> Callable[[Handler], Handler]:
+    """Have the errors that a handler answers in the log, as ``name``."""
+
+    def decorate(handler: Handler) -> Handler:
+        @functools.wraps(handler)
+        def call(error: Any) -> Response:  # noqa: ANN401 -- as the handler has it
+            log.error("%s: %s", name, error)
+            return handler(error)
+
+        return call
+
+    return decorate
+
+
+@_logged("unavailable")
 def _unavailable(error: Unavailable) -> Response:
-    log.error("unavailable: %s", error)
     detail = "The service cannot answer at the moment; nothing was changed, try again"
     if isinstance(error, DeadlineExceeded):
         detail = "The service could not answer in time; nothing was changed, try again"
@@ -177,8 +196,8 @@ def _unavailable(error: Unavailable) -> Response:
     return problem(UNAVAILABLE, detail, headers={"Retry-After": str(max(1, seconds))})
 
 
-def _outcome_unknown(error: OutcomeUnknown) -> Response:
-    log.error("outcome unknown: %s", error)
+@_logged("outcome unknown")
+def _outcome_unknown(_error: OutcomeUnknown) -> Response:
     detail = "The database was lost while it stored the change; read before you try again"
     return problem(OUTCOME_UNKNOWN, detail, headers=RETRY_AFTER)
 
