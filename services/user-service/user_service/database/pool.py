@@ -13,16 +13,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import psycopg2
-from psycopg2.extensions import (
-    TRANSACTION_STATUS_IDLE,
-    connection,
-    cursor,
-    make_dsn,
-    parse_dsn,
-)
-from psycopg2.pool import SimpleConnectionPool
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection, cursor
 
-from user_service.database.connect import connect
+from user_service.database.connect import connect, is_alive, with_session_defaults
+from user_service.database.connections import Connections
 from user_service.database.failures import CONNECTION_IS_USELESS, translated
 from user_service.errors import (
     ConnectionLost,
@@ -76,7 +70,7 @@ class Database:
         self._checkout_timeout = checkout_timeout
         self._prepare = prepare
         self._preparation: Future[object] | None = None
-        self._connections = _Connections(size)
+        self._connections = Connections(size)
         self._lock = threading.Lock()
         self._slots = threading.Semaphore(size)
         self._waiting = 0
@@ -214,7 +208,7 @@ class Database:
         while True:
             with self._lock:
                 idle = self._connections.take_idle()
-            if idle is None or _is_alive(idle):
+            if idle is None or is_alive(idle):
                 return idle
             self._discard(idle)
 
@@ -235,85 +229,6 @@ class Database:
         log.warning("connection pool replaces a connection that broke")
         with self._lock:
             self._connections.take_back(connection, close=True)
-
-
-class _Connections(SimpleConnectionPool):
-    """SimpleConnectionPool in steps between which its lock can be let go.
-
-    Its own ``getconn`` connects where it finds no idle connection, which may take as long as the
-    network likes. Here taking an idle connection and adding a new one are two steps, each under
-    the lock, and connecting happens in between, without it.
-    """
-
-    # Inherited, and the same since psycopg2 2.0; the stubs leave out what begins with a "_".
-    _pool: list[connection]
-    _used: dict[int, connection]
-    _rused: dict[int, int]
-    _getkey: Callable[[], int]
-
-    def __init__(self, size: int) -> None:
-        super().__init__(0, size)
-        # minconn is how many are kept when they come back: all, so that none is opened anew.
-        self.minconn = size
-
-    @property
-    def lent(self) -> int:
-        return len(self._used)
-
-    def take_idle(self) -> connection | None:
-        return self.getconn() if self._pool and not self.closed else None
-
-    def lend(self, opened: connection) -> None:
-        key = self._getkey()
-        self._used[key] = opened
-        self._rused[id(opened)] = key
-
-    def take_back(self, connection: connection, *, close: bool = False) -> None:
-        if self.closed:
-            connection.close()
-            del self._used[self._rused.pop(id(connection))]
-        else:
-            self.putconn(connection, close=close)
-
-    def close_idle(self) -> None:
-        """Do what closeall does, but leave what is lent to those who work with it."""
-        lent, self._used = self._used, {}
-        self.closeall()
-        self._used = lent
-
-
-def with_session_defaults(dsn: str, statement_timeout: float) -> str:
-    """Return ``dsn`` with our session and TCP settings wherever it says nothing itself.
-
-    Together they notice a server that vanished without a word after about 25 s of silence, or
-    after 10 s in which sent data was not acknowledged; until then the deadline speaks.
-    """
-    given = parse_dsn(dsn)
-    milliseconds = max(1, round(statement_timeout * 1000))  # 0 would mean no time-out at all
-    options = f"-c statement_timeout={milliseconds} -c timezone=UTC {given.pop('options', '')}"
-    defaults = {
-        "application_name": "user-service",
-        "keepalives": "1",
-        "keepalives_idle": "10",
-        "keepalives_interval": "5",
-        "keepalives_count": "3",
-        "tcp_user_timeout": "10000",
-    }
-    return str(make_dsn(**{**defaults, **given, "options": options.rstrip()}))
-
-
-def _is_alive(idle: connection) -> bool:
-    """Tell whether the server has closed ``idle``, without a round trip.
-
-    Reading what has arrived costs 0.2 us and no waiting. Twice, because libpq takes the server's
-    farewell with the first read and notices the end of the stream with the second.
-    """
-    try:
-        idle.poll()
-        idle.poll()
-    except psycopg2.Error:
-        return False
-    return not idle.closed
 
 
 def _commit(connection: connection, cursor: cursor) -> None:
