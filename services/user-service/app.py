@@ -13,6 +13,7 @@ from user_service.cache.store import PageStore
 from user_service.database.migrate import migrate
 from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
+from user_service.database.replica import Replica, note_lsn
 from user_service.database.users import UserRepository
 from user_service.observability import logs
 from user_service.resilience.retry import RetryPolicy
@@ -65,17 +66,33 @@ def create_services(settings: Settings) -> Services:
         checkout_timeout=settings.db_pool_timeout,
         statement_timeout=settings.db_statement_timeout,
         prepare=partial(migrate, settings.database_dsn) if settings.migrate_on_start else None,
+        after_commit=note_lsn if settings.database_replica_url else None,
     )
-    repository = UserRepository(database)
+    replica = create_replica(settings)
+    repository = UserRepository(database, replica)
     redis = redis_client(settings.redis_dsn, timeout=settings.redis_timeout)
     return Services(
         database=database,
         probe=DatabaseProbe(database.dsn, on_loss=database.discard_idle),
         users=repository,
         pages=PageCache(
-            PageStore(redis, ttl=settings.cache_ttl, stale_ttl=settings.cache_stale_ttl)
+            PageStore(redis, ttl=settings.cache_ttl, stale_ttl=settings.cache_stale_ttl),
+            current_lsn=repository.current_lsn if replica else None,
         ),
         cursors=Cursors(lambda: settings.cursor_key_bytes or repository.cursor_key()),
+        replica=replica,
+    )
+
+
+def create_replica(settings: Settings) -> Replica | None:
+    """Return where lists and gets may be read, if there is such a server."""
+    if settings.database_replica_url is None:
+        return None
+    return Replica(
+        settings.database_replica_url.get_secret_value(),
+        size=settings.db_pool_size,
+        checkout_timeout=settings.db_pool_timeout,
+        statement_timeout=settings.db_statement_timeout,
     )
 
 

@@ -52,7 +52,7 @@ class Database:
     or the first checkout, so the object may be made before a fork.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- all but one have a default
         self,
         dsn: str,
         *,
@@ -60,15 +60,18 @@ class Database:
         checkout_timeout: float = 2.0,
         statement_timeout: float = 3.0,
         prepare: Callable[[], object] | None = None,
+        after_commit: Callable[[cursor], None] | None = None,
+        breaker: CircuitBreaker | None = None,
     ) -> None:
-        """Take times in seconds."""
+        """Take times in seconds. ``after_commit`` is called on the connection of each commit."""
         self.dsn = with_session_defaults(dsn, statement_timeout)
-        self.breaker = CircuitBreaker(
+        self.breaker = breaker or CircuitBreaker(
             "the database", failures=(ConnectionLost, DeadlineExceeded, OutcomeUnknown)
         )
         self._size = size
         self._checkout_timeout = checkout_timeout
         self._prepare = prepare
+        self._after_commit = after_commit
         self._preparation: Future[object] | None = None
         self._connections = Connections(size)
         self._lock = threading.Lock()
@@ -159,6 +162,8 @@ class Database:
                         cursor.execute("ROLLBACK")
                 raise
             _commit(connection, cursor)
+            if self._after_commit is not None:
+                self._after_commit(cursor)
 
     @contextmanager
     def _connection(self) -> Iterator[connection]:

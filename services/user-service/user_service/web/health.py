@@ -18,8 +18,9 @@ blueprint = Blueprint("health", __name__, url_prefix="/health")
 def health() -> Response:
     """Return the state of the service and of what it depends on; 503 without the database."""
     database, redis = _database_is_ready(), services().pages.is_reachable()
-    stats = services().database.stats()
-    status = "unhealthy" if not database else "healthy" if redis else "degraded"
+    stats, replica = services().database.stats(), _replica()
+    complete = redis and (replica is None or replica["status"] == "connected")
+    status = "unhealthy" if not database else "healthy" if complete else "degraded"
     return _answer(
         200 if database else 503,
         status=status,
@@ -32,6 +33,7 @@ def health() -> Response:
             "redis": services().pages.breaker_state,
         },
         version=__version__,
+        **({} if replica is None else {"replica": replica}),
     )
 
 
@@ -49,6 +51,18 @@ def ready() -> Response:
     if _database_is_ready():
         return _answer(200, status="ready")
     return _answer(503, status="not ready")
+
+
+def _replica() -> dict[str, object] | None:
+    replica = services().replica
+    if replica is None:
+        return None
+    return {
+        "status": "connected" if replica.is_reachable() else "disconnected",
+        "breaker": replica.database.breaker.state,
+        "reads": replica.reads,
+        "fallbacks": replica.fallbacks,
+    }
 
 
 def _database_is_ready() -> bool:
