@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from app import create_app
 from dev.servers import PostgresServer, RedisServer
-from tests.faults.harness.standby import Standby, run
+from tests.faults.harness.standby import Standby, pause, resume, run
 from tests.responses import json_of
 from tests.waiting import eventually
 from user_service.cache.store import GENERATION_KEY
@@ -46,7 +46,7 @@ def standby(module_standby: Standby) -> Iterator[Standby]:
     yield module_standby
     module_standby.thaw()
     module_standby.start()
-    run(module_standby, "SELECT pg_wal_replay_resume()")
+    resume(module_standby)
 
 
 @pytest.fixture(scope="module")
@@ -112,13 +112,6 @@ def has_it_all(standby: PostgresServer, primary: PostgresServer) -> bool:
     return bool(run(standby, f"SELECT pg_last_wal_replay_lsn() >= '{end}'"))
 
 
-def pause(standby: Standby) -> None:
-    """Let ``standby`` lag from now on, for certain."""
-    run(standby, "SELECT pg_wal_replay_pause()")
-    state = "SELECT pg_get_wal_replay_pause_state()"
-    eventually(lambda: run(standby, state) == "paused")
-
-
 def replica_of(client: FlaskClient) -> Replica:
     replica = services_of(client.application).replica
     assert replica is not None
@@ -180,7 +173,7 @@ def test_page_of_a_lagging_replica_is_not_kept(
     create(client, "grace")
     filled = elsewhere.get(URL)
     assert filled.headers["X-Cache"] == "MISS"
-    run(standby, "SELECT pg_wal_replay_resume()")
+    resume(standby)
     kept = client.get(URL)
     assert kept.headers["X-Cache"] == "HIT"
     assert kept.data == filled.data
@@ -212,7 +205,7 @@ def test_replica_that_lags_is_left_alone_for_a_while_and_read_again(
         assert client.get(f"{URL}/{ada}").status_code == 200
     assert replica.database.breaker.state is State.OPEN
     assert replica.fallbacks == 10
-    run(standby, "SELECT pg_wal_replay_resume()")
+    resume(standby)
     eventually(lambda: client.get(f"{URL}/{ada}").status_code == 200 and replica.reads > 0)
 
 
@@ -285,7 +278,7 @@ def test_when_redis_has_lost_the_position_it_is_asked_of_the_primary(
     redis.flushall() if loss == "flushed" else redis.delete(GENERATION_KEY)
     assert json_of(client.get(f"{URL}/{ada}"))["username"] == "lovelace"
     assert names(client) == ["lovelace"]
-    run(standby, "SELECT pg_wal_replay_resume()")
+    resume(standby)
     eventually(lambda: has_it_all(standby, primary))
     replica = replica_of(client)
     before = replica.reads

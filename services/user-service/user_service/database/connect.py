@@ -52,6 +52,20 @@ def is_alive(idle: connection) -> bool:
     return not idle.closed
 
 
+def must_be_writable(dsn: str) -> bool:
+    """Tell whether ``dsn`` asks for a server that takes writes: of several hosts, the primary."""
+    return parse_dsn(dsn).get("target_session_attrs") in ("read-write", "primary")
+
+
+def has_become_read_only(connection: connection) -> bool:
+    """Tell whether its server takes no writes any more, by what came with its last answer.
+
+    PostgreSQL reports both settings by itself when they change, from version 14 on; no round trip.
+    """
+    reported = connection.info.parameter_status
+    return "on" in (reported("in_hot_standby"), reported("default_transaction_read_only"))
+
+
 def with_session_defaults(dsn: str, statement_timeout: float) -> str:
     """Return ``dsn`` with our session and TCP settings wherever it says nothing itself.
 

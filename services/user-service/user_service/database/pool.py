@@ -15,7 +15,13 @@ from dataclasses import dataclass
 import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection, cursor
 
-from user_service.database.connect import connect, is_alive, with_session_defaults
+from user_service.database.connect import (
+    connect,
+    has_become_read_only,
+    is_alive,
+    must_be_writable,
+    with_session_defaults,
+)
 from user_service.database.connections import Connections
 from user_service.database.failures import CONNECTION_IS_USELESS, translated
 from user_service.errors import (
@@ -68,6 +74,7 @@ class Database:
         self.breaker = breaker or CircuitBreaker(
             "the database", failures=(ConnectionLost, DeadlineExceeded, OutcomeUnknown)
         )
+        self._must_be_writable = must_be_writable(dsn)
         self._size = size
         self._checkout_timeout = checkout_timeout
         self._prepare = prepare
@@ -224,6 +231,11 @@ class Database:
         return opened
 
     def _take_back(self, connection: connection) -> None:
+        if self._must_be_writable and not connection.closed and has_become_read_only(connection):
+            # Reads alone would never find out that there has been a failover.
+            log.warning("the database has become read-only, looking for the one that is not")
+            connection.close()
+            self.discard_idle()
         if connection.info.transaction_status == TRANSACTION_STATUS_IDLE:
             with self._lock:
                 self._connections.take_back(connection)
