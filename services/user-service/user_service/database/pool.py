@@ -175,7 +175,7 @@ class Database:
     @contextmanager
     def _connection(self) -> Iterator[connection]:
         self.breaker.refuse_if_open()  # before waiting for a slot that would be of no use
-        with self._slot(), self.breaker.calling():
+        with self._slot() as in_time, self.breaker.calling(blaming=in_time):
             if self._connections.closed:
                 raise Unavailable("the connection pool is closed")
             self.ensure_prepared()
@@ -194,14 +194,19 @@ class Database:
                 self._take_back(connection)
 
     @contextmanager
-    def _slot(self) -> Iterator[None]:
-        """Hold one of ``size`` slots, so that there are never more connections than that."""
+    def _slot(self) -> Iterator[bool]:
+        """Hold one of ``size`` slots, so that there are never more connections than that.
+
+        Tell whether waiting for it took less than half of the request's time: if not, that the
+        rest was too short for the database says nothing of the database.
+        """
+        left = deadline.remaining()
         if self._slots.acquire(blocking=False):
             self._was_full = False
         else:
             self._wait_for_slot()
         try:
-            yield
+            yield deadline.remaining() >= left / 2
         finally:
             self._slots.release()
 
