@@ -15,6 +15,7 @@ from user_service.cache.store import PageStore
 from user_service.database.migrate import migrate, require_migrated
 from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
+from user_service.database.replica import Replica, note_lsn
 from user_service.database.users import UserRepository
 from user_service.observability import logs
 from user_service.observability.metrics import Metrics
@@ -96,9 +97,11 @@ def create_services(settings: Settings) -> Services:
         prepare=partial(
             migrate if settings.migrate_on_start else require_migrated, settings.database_dsn
         ),
+        after_commit=note_lsn if settings.database_replica_url else None,
         metrics=metrics,
     )
-    repository = UserRepository(database)
+    replica = create_replica(settings)
+    repository = UserRepository(database, replica)
     redis = redis_client(settings.redis_dsn, timeout=settings.redis_timeout)
     store = PageStore(
         redis, ttl=settings.cache_ttl, stale_ttl=settings.cache_stale_ttl, metrics=metrics
@@ -107,11 +110,26 @@ def create_services(settings: Settings) -> Services:
         database=database,
         probe=DatabaseProbe(database.dsn, on_loss=database.discard_idle),
         users=repository,
-        pages=PageCache(store, metrics=metrics),
+        pages=PageCache(
+            store, current_lsn=repository.current_lsn if replica else None, metrics=metrics
+        ),
         rate_limiter=RateLimiter(redis, store.breaker),
         cursors=Cursors(lambda: settings.cursor_key_bytes or repository.cursor_key()),
         metrics=metrics,
         commit=settings.git_commit,
+        replica=replica,
+    )
+
+
+def create_replica(settings: Settings) -> Replica | None:
+    """Return where lists and gets may be read, if there is such a server."""
+    if settings.database_replica_url is None:
+        return None
+    return Replica(
+        settings.database_replica_url.get_secret_value(),
+        size=settings.db_pool_size,
+        checkout_timeout=settings.db_pool_timeout,
+        statement_timeout=settings.db_statement_timeout,
     )
 
 

@@ -146,15 +146,11 @@ def test_page_beside_a_place_reads_hardly_more_than_it_shows(planner: cursor) ->
         assert blocks < 80, (order, side)
 
 
-def test_list_is_not_compiled(database_url: str) -> None:
-    # However expensive PostgreSQL may hold what it was told not to do (17: 10^10, 18: nothing).
-    database = Database(database_url, size=1)
-    statement = list_statement((), Order("id", descending=False), None, counted=True)
-    setting, _, query = statement.rpartition(";")
-    with database.read() as cursor:
-        cursor.execute(f"{setting}; EXPLAIN (ANALYZE, FORMAT JSON) {query}", binds(Filters(), 0, 1))
-        ((explained,),) = cursor.fetchone() or ()
-        cursor.execute(f"{setting}; SHOW jit")
-        assert cursor.fetchone() == ("off",)
-    database.close()
-    assert "JIT" not in explained
+def test_no_list_is_compiled_before_it_is_run(planner: cursor) -> None:
+    """Compiling takes longer than any page, where PostgreSQL has it (the container has)."""
+    for counted in (True, False):
+        setting, _, query = list_statement((), Order(), None, counted=counted).rpartition(";")
+        bound = binds(Filters(), 0, 50)
+        planner.execute(f"{setting}; EXPLAIN (ANALYZE, FORMAT JSON) {query}", bound)
+        ((explained,),) = planner.fetchone() or ()
+        assert "JIT" not in explained

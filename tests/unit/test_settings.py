@@ -9,7 +9,7 @@ from psycopg2.extensions import parse_dsn
 
 from user_service.settings import InvalidSettings, Settings, settings_or_exit
 
-SECRETS = ["DATABASE_URL", "DB_PASSWORD", "REDIS_URL", "CURSOR_KEY"]
+SECRETS = ["DATABASE_URL", "DATABASE_REPLICA_URL", "DB_PASSWORD", "REDIS_URL", "CURSOR_KEY"]
 SECRET = "hunter2"
 NO_URL = [
     *(SECRET, f"http://users:{SECRET}@host/", f"//users:{SECRET}@host/", f":{SECRET}@host"),
@@ -23,6 +23,7 @@ DEFAULTS: dict[str, Any] = {
     "log_level": "INFO",
     "log_format": "text",
     "database_url": None,
+    "database_replica_url": None,
     "db_host": "localhost",
     "db_port": 5432,
     "db_name": "users",
@@ -197,6 +198,7 @@ class TestMalformed:
             ("DATABASE_URL", f"redis://:{SECRET}@host:6379/0"),
             ("DATABASE_URL", f"mysql://users:{SECRET}@host/users"),
             ("DATABASE_URL", f"host=db user=users password={SECRET}"),
+            ("DATABASE_REPLICA_URL", f"host=db user=users password={SECRET}"),
             ("REDIS_URL", f"postgresql://users:{SECRET}@host/users"),
             ("REDIS_URL", f"unix:///run/redis.sock?password={SECRET}"),
         ],
@@ -209,7 +211,7 @@ class TestMalformed:
         assert message.endswith(f" ({Settings.model_fields[name.lower()].description})")
         assert SECRET not in message
 
-    @pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL"])
+    @pytest.mark.parametrize("name", ["DATABASE_URL", "DATABASE_REPLICA_URL", "REDIS_URL"])
     def test_url_in_a_file_is_not_told_back_either(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
     ) -> None:
@@ -259,6 +261,7 @@ class TestSecrets:
     ) -> None:
         secret = {
             "DATABASE_URL": f"postgresql://users:{SECRET}@db/users",
+            "DATABASE_REPLICA_URL": f"postgresql://users:{SECRET}@standby/users",
             "REDIS_URL": f"redis://:{SECRET}@cache/0",
         }.get(name, f" {SECRET} ö")
         (tmp_path / "secret").write_bytes(secret.encode() + ending.encode())

@@ -90,5 +90,9 @@ class DeadlineExceeded(Unavailable):
     """The request's time was used up before its work was done."""
 
 
+class ReplicaUnusable(Exception):
+    """The replica is away or behind; the primary is to be read instead."""
+
+
 class OutcomeUnknown(Unavailable):
     """The connection broke during COMMIT: the write may have happened, or not."""

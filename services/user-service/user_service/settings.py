@@ -103,6 +103,9 @@ class Settings(BaseSettings):
     db_statement_timeout: float = Field(
         default=3.0, gt=0, le=600, description="seconds after which PostgreSQL cancels a statement"
     )
+    database_replica_url: SecretStr | None = Field(
+        default=None, description="PostgreSQL URL of a replica that lists and gets are read from"
+    )
     migrate_on_start: bool = Field(
         default=True,
         description="apply pending migrations before the first connection is used;"
@@ -202,7 +205,7 @@ class Settings(BaseSettings):
         description="what `/health` and `build_info` say it was built from; the image has it",
     )
 
-    @field_validator("database_url")
+    @field_validator("database_url", "database_replica_url")
     @classmethod
     def _is_postgres_url(cls, url: SecretStr | None) -> SecretStr | None:
         return _checked_url(url, PostgresDsn, "postgresql://user:password@host:5432/database")

@@ -7,6 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 from flask import Flask, Response
 
+from user_service.web.declarations import undocumented
+
 # The RFC advises less than a year. From the start of the process: whoever deploys the service
 # vouches for the address, and one that nobody has deployed for long may be out of date.
 VALID = timedelta(days=180)
@@ -20,5 +22,6 @@ def register_contact(app: Flask, contact: str | None) -> None:
     text = f"Contact: {contact}\nExpires: {expires}\n"
 
     @app.get("/.well-known/security.txt")
+    @undocumented("RFC 9116 says what it is")
     def security_txt() -> Response:
         return Response(text, mimetype="text/plain")

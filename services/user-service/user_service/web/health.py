@@ -26,8 +26,9 @@ NO_STORE = ("Cache-Control",)
 def get_health() -> Response:
     """Return the state of the service and of what it depends on; 503 without the database."""
     database, redis = _database_is_ready(), services().pages.is_reachable()
-    stats = services().database.stats()
-    status = "unhealthy" if not database else "healthy" if redis else "degraded"
+    stats, replica = services().database.stats(), _replica()
+    complete = redis and (replica is None or replica["status"] == "connected")
+    status = "unhealthy" if not database else "healthy" if complete else "degraded"
     return _answer(
         200 if database else 503,
         status=status,
@@ -41,6 +42,7 @@ def get_health() -> Response:
         },
         version=__version__,
         commit=services().commit,
+        **({} if replica is None else {"replica": replica}),
     )
 
 
@@ -64,6 +66,18 @@ def get_readiness() -> Response:
         status = "ready" if _database_is_ready() else "not ready"
     services().metrics.ready.set(status == "ready")
     return _answer(200 if status == "ready" else 503, status=status)
+
+
+def _replica() -> dict[str, object] | None:
+    replica = services().replica
+    if replica is None:
+        return None
+    return {
+        "status": "connected" if replica.is_reachable() else "disconnected",
+        "breaker": replica.database.breaker.state,
+        "reads": replica.reads,
+        "fallbacks": replica.fallbacks,
+    }
 
 
 def _database_is_ready() -> bool:

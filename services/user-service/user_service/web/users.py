@@ -165,7 +165,8 @@ def create_user(body: UserWrite) -> Response:
 @retry_on_failure()
 def get_user(user_id: int) -> Response:
     """Return a user, or 304 to a client that has it."""
-    user = services().users.get(user_id)
+    with services().pages.reading_latest():
+        user = services().users.get(user_id)
     if client_has_user(user):
         return Response(status=304, headers=entity_headers(user))
     return _user_response(user)
