@@ -20,6 +20,10 @@ class Undocumented(AssertionError):
     """A response that the document does not tell of."""
 
 
+# Not for the clients of the API.
+UNDOCUMENTED = ("/docs", "/metrics", "/.well-known/")
+
+
 class DocumentChecker:
     """Checks responses against one document."""
 
@@ -70,7 +74,9 @@ class DocumentChecker:
     def _faults_of_no_operation(self, response: TestResponse) -> Iterator[str]:
         if response.status_code >= 400:
             yield from self._body_faults(response, PROBLEM)
-        elif response.request.method != "OPTIONS" and not response.request.path.startswith("/docs"):
+        elif response.request.method != "OPTIONS" and not response.request.path.startswith(
+            UNDOCUMENTED
+        ):
             yield "the operation is not documented"
 
     def _content_faults(self, response: TestResponse, content: dict[str, Any]) -> Iterator[str]:

@@ -97,6 +97,9 @@ class Problem(BaseModel):
     error: str = Field(description="the same as `detail`, for clients of the earlier API")
     request_id: str
     errors: list[FieldError] | None = Field(default=None, description="if fields are at fault")
+    violated_policies: list[str] | None = Field(
+        default=None, alias="violated-policies", description="with 429: the limits that are used up"
+    )
     user: User | None = Field(default=None, description="with 412: the user as it is now")
 
 
@@ -115,6 +118,15 @@ class Breakers(BaseModel):
     redis: State
 
 
+class ReplicaState(BaseModel):
+    """The replica that lists and gets are read from; numbers are of the process that answered."""
+
+    status: Literal["connected", "disconnected"]
+    breaker: State
+    reads: int = Field(ge=0)
+    fallbacks: int = Field(ge=0, description="reads that the primary had to answer")
+
+
 class Health(Body):
     """The state of the service and of what it depends on."""
 
@@ -126,6 +138,7 @@ class Health(Body):
         "pool": {"size": 10, "in_use": 0, "waiting": 0},
         "breakers": {"database": "closed", "redis": "closed"},
         "version": __version__,
+        "commit": "fb2bbbb",
     }
 
     status: Literal["healthy", "degraded", "unhealthy"]
@@ -134,7 +147,9 @@ class Health(Body):
     redis: Literal["connected", "disconnected"]
     pool: Connections
     breakers: Breakers
+    replica: ReplicaState | None = Field(default=None, description="if there is one")
     version: str
+    commit: str = Field(description="what this was built from, or `unknown`")
 
 
 class Liveness(Body):

@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 from werkzeug.exceptions import (
     InternalServerError,
     RequestHeaderFieldsTooLarge,
-    TooManyRequests,
 )
 
 from user_service.cache.pages import CacheStatus
+from user_service.errors import RateLimited
 from user_service.web.answers import Body
+from user_service.web.security import HEADERS as SECURITY_HEADERS
 
 V = TypeVar("V", bound=Callable[..., Any])
 Schema = Mapping[str, Any]
@@ -94,15 +95,16 @@ def undocumented(reason: str) -> Callable[[V], V]:
 # ---- What holds for many routes: what is new for all of them goes here ---------------------------
 # Headers on every response of every route, always and at times.
 ALWAYS: tuple[str, ...] = ("X-Request-ID",)
-AT_TIMES: tuple[str, ...] = ()
+AT_TIMES: tuple[str, ...] = ("Server-Timing",)
 # Headers that are at times on the responses of the routes of a tag.
 AT_TIMES_BY_TAG: Mapping[str, tuple[str, ...]] = {"users": ("RateLimit", "RateLimit-Policy")}
 # What every route raises, and every route of a tag.
 RAISED_ALWAYS: tuple[type[Exception], ...] = (InternalServerError, RequestHeaderFieldsTooLarge)
-RAISED_BY_TAG: Mapping[str, tuple[type[Exception], ...]] = {"users": (TooManyRequests,)}
+RAISED_BY_TAG: Mapping[str, tuple[type[Exception], ...]] = {"users": (RateLimited,)}
 # Those of HTTP itself, of browsers, and of OPTIONS and 405, which are no operations.
 OUTSIDE: frozenset[str] = frozenset(
     {"Allow", "Connection", "Content-Length", "Content-Type", "Date", "Server", "Vary"}
+    | {name for name, _ in SECURITY_HEADERS}
     | {f"Access-Control-{name}" for name in ("Allow-Origin", "Allow-Methods", "Allow-Headers")}
     | {f"Access-Control-{name}" for name in ("Expose-Headers", "Max-Age")}
 )
@@ -140,8 +142,9 @@ RESPONSE_HEADERS: Mapping[str, Header] = {
         {"type": "string", "const": "true"},
     ),
     "Retry-After": Header("Seconds after which to try again", 1, {"type": "integer", "minimum": 1}),
-    "RateLimit": Header("What is left of the quota, if there is one", '"read";r=599;t=60'),
-    "RateLimit-Policy": Header("The quota, if there is one", '"read";q=600;w=60'),
+    "Server-Timing": Header("Where the time went, in ms, if SERVER_TIMING is on", "total;dur=1.2"),
+    "RateLimit": Header("What is left of the quota, if there is one", '"default";r=599;t=60'),
+    "RateLimit-Policy": Header("The quota, if there is one", '"default";q=600;w=60'),
 }
 
 REQUEST_HEADERS: Mapping[str, Header] = {

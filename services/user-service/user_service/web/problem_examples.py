@@ -15,7 +15,6 @@ from werkzeug.exceptions import (
     RequestEntityTooLarge,
     RequestHeaderFieldsTooLarge,
     RequestURITooLarge,
-    TooManyRequests,
     UnsupportedMediaType,
 )
 
@@ -27,6 +26,7 @@ from user_service.errors import (
     OutcomeUnknown,
     PreconditionFailed,
     PreconditionRequired,
+    RateLimited,
     Unavailable,
     UserExists,
     UserNotFound,
@@ -52,7 +52,7 @@ ERRORS: tuple[Exception, ...] = (
     RequestURITooLarge(),
     RequestHeaderFieldsTooLarge(),
     UnsupportedMediaType(),
-    TooManyRequests(retry_after=1),
+    RateLimited("default", 42),
     InternalServerError(),
 )
 
