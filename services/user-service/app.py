@@ -64,6 +64,7 @@ def create_services(settings: Settings) -> Services:
         size=settings.db_pool_size,
         checkout_timeout=settings.db_pool_timeout,
         statement_timeout=settings.db_statement_timeout,
+        transaction_pooling=settings.db_transaction_pooling,
         prepare=partial(migrate, settings.database_dsn) if settings.migrate_on_start else None,
     )
     repository = UserRepository(database)

@@ -79,6 +79,10 @@ class Settings(BaseSettings):
     db_statement_timeout: float = Field(
         default=3.0, gt=0, le=600, description="seconds after which PostgreSQL cancels a statement"
     )
+    db_transaction_pooling: bool = Field(
+        default=False,
+        description="`true` behind PgBouncer in transaction mode: a session is set nothing",
+    )
     migrate_on_start: bool = Field(
         default=True, description="apply pending migrations before the first connection is used"
     )

@@ -22,6 +22,7 @@ from psycopg2.extensions import (
 )
 from psycopg2.pool import SimpleConnectionPool
 
+from user_service.database import session
 from user_service.database.connect import connect
 from user_service.database.failures import CONNECTION_IS_USELESS, translated
 from user_service.errors import (
@@ -65,10 +66,18 @@ class Database:
         size: int = 10,
         checkout_timeout: float = 2.0,
         statement_timeout: float = 3.0,
+        transaction_pooling: bool = False,
         prepare: Callable[[], object] | None = None,
     ) -> None:
-        """Take times in seconds."""
-        self.dsn = with_session_defaults(dsn, statement_timeout)
+        """Take times in seconds.
+
+        With ``transaction_pooling`` nothing is set for a session: it is another's with the next
+        transaction.
+        """
+        self.dsn = with_session_defaults(dsn, None if transaction_pooling else statement_timeout)
+        local = session.for_one_transaction(statement_timeout) if transaction_pooling else ""
+        self._begin = f"BEGIN; {local}" if local else "BEGIN"
+        self._reading = session.sending_along(local) if local else None
         self.breaker = CircuitBreaker(
             "the database", failures=(ConnectionLost, DeadlineExceeded, OutcomeUnknown)
         )
@@ -146,7 +155,10 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[cursor]:
         """Lend a cursor whose every statement is a transaction of its own."""
-        with self._connection() as connection, connection.cursor() as cursor:
+        with (
+            self._connection() as connection,
+            connection.cursor(cursor_factory=self._reading) as cursor,
+        ):
             yield cursor
 
     @contextmanager
@@ -157,7 +169,7 @@ class Database:
         """
         with self._connection() as connection, connection.cursor() as cursor:
             try:
-                cursor.execute("BEGIN")
+                cursor.execute(self._begin)
                 yield cursor
             except BaseException:
                 if not connection.closed:
@@ -282,15 +294,18 @@ class _Connections(SimpleConnectionPool):
         self._used = lent
 
 
-def with_session_defaults(dsn: str, statement_timeout: float) -> str:
+def with_session_defaults(dsn: str, statement_timeout: float | None) -> str:
     """Return ``dsn`` with our session and TCP settings wherever it says nothing itself.
 
-    Together they notice a server that vanished without a word after about 25 s of silence, or
-    after 10 s in which sent data was not acknowledged; until then the deadline speaks.
+    Without a time-out, in seconds, nothing is set for the session. The TCP settings together
+    notice a server that vanished without a word after about 25 s of silence, or after 10 s in
+    which sent data was not acknowledged; until then the deadline speaks.
     """
     given = parse_dsn(dsn)
-    milliseconds = max(1, round(statement_timeout * 1000))  # 0 would mean no time-out at all
-    options = f"-c statement_timeout={milliseconds} -c timezone=UTC {given.pop('options', '')}"
+    if statement_timeout is not None:
+        ours = session.settings_for(statement_timeout).items()
+        options = "".join(f"-c {name}={value} " for name, value in ours)
+        given["options"] = (options + given.get("options", "")).rstrip()
     defaults = {
         "application_name": "user-service",
         "keepalives": "1",
@@ -299,7 +314,7 @@ def with_session_defaults(dsn: str, statement_timeout: float) -> str:
         "keepalives_count": "3",
         "tcp_user_timeout": "10000",
     }
-    return str(make_dsn(**{**defaults, **given, "options": options.rstrip()}))
+    return str(make_dsn(**{**defaults, **given}))
 
 
 def _is_alive(idle: connection) -> bool:
