@@ -59,7 +59,7 @@ class Database:
     or the first checkout, so the object may be made before a fork.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- each a setting of its own, and named at the call
         self,
         dsn: str,
         *,
