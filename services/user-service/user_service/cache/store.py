@@ -8,6 +8,12 @@ is overwritten by the next reader or runs into its TTL.
 
 A generation is random, not counted up: a counter would start again at 1 after a FLUSHALL or an
 eviction, and a slow reader could then store an old page under a number that has come back.
+
+What Redis has acknowledged it may still lose: replication is asynchronous, so a promoted replica
+may hold the generation before the last, and so may a server that comes back with an older dump.
+Such a server has begun a new *history* (its replication id). Beside the generation stands the
+history that it belongs to; whenever another server than before may answer, a reader compares that
+with the server's own, and begins a new generation where they differ.
 """
 
 import time
@@ -17,9 +23,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
-from redis import Redis, RedisError
+from redis import RedisError
 from redis import exceptions as redis_errors
 
+from user_service.cache.client import RedisClient
 from user_service.errors import CircuitOpen
 from user_service.resilience.breaker import CircuitBreaker
 
@@ -27,6 +34,7 @@ from user_service.resilience.breaker import CircuitBreaker
 # the version is moved on with the format of entries, so that no release serves another's pages.
 PREFIX = "users:page:{v1}:"
 GENERATION_KEY = PREFIX + "generation"
+HISTORY_KEY = PREFIX + "history"
 GENERATION_LENGTH = 32
 TIME_LENGTH = 10
 
@@ -35,6 +43,15 @@ redis.call('DEL', KEYS[3])
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[2], ARGV[1] .. ARGV[2] .. ARGV[3], 'EX', ARGV[4])
 return 1
+"""
+
+_CONFIRM_HISTORY = """
+local history = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+if redis.call('GET', KEYS[1]) ~= history then
+  redis.call('SET', KEYS[1], history)
+  redis.call('DEL', KEYS[2])
+end
+return history
 """
 
 
@@ -58,13 +75,21 @@ class PageStore:
     """
 
     def __init__(
-        self, redis: Redis, *, ttl: int, stale_ttl: int, clock: Callable[[], float] = time.time
+        self,
+        redis: RedisClient,
+        *,
+        ttl: int,
+        stale_ttl: int,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._redis = redis
         self._ttl = ttl
         self._stale_ttl = stale_ttl
         self._clock = clock
         self._store_if_current = redis.register_script(_STORE_IF_CURRENT)
+        self._confirm_history = redis.register_script(_CONFIRM_HISTORY)
+        # The history that the server had, and when that was, in changes of the server.
+        self._confirmed: tuple[int, bytes] = (-1, b"")
         # An error that Redis answers is an answer; only silence counts.
         self.breaker = CircuitBreaker(
             "Redis", failures=(redis_errors.ConnectionError, redis_errors.TimeoutError), threshold=3
@@ -74,9 +99,9 @@ class PageStore:
         """Return the generation, begun if there was none, and the page. One round trip."""
         with self._asking():
             # redis-py's types know neither decode_responses=False nor how many keys were asked for.
-            found = self._redis.mget(GENERATION_KEY, PREFIX + name)
-            generation, entry = cast("tuple[bytes | None, bytes | None]", found)
-            if generation is None:
+            found = self._redis.mget(HISTORY_KEY, GENERATION_KEY, PREFIX + name)
+            history, generation, entry = cast("tuple[bytes | None, ...]", found)
+            if not self._is_of_the_server(history) or generation is None:
                 return Found(self._begin_generation(), None)
         if entry is None or not entry.startswith(generation) or self._age(entry) >= self._ttl:
             return Found(generation, None)
@@ -126,15 +151,27 @@ class PageStore:
             raise RedisFailure(error) from error
 
     def ping(self) -> None:
-        """Ask Redis for a sign of life, whatever the circuit breaker thinks."""
+        """Ask Redis for a sign of life, whatever the circuit breaker thinks.
+
+        Not with PING: in a cluster, the node that is asked is the one that has our keys.
+        """
         try:
-            self._redis.ping()
+            self._redis.get(GENERATION_KEY)
         except RedisError as error:
             raise RedisFailure(error) from error
 
     def close(self) -> None:
         """Close the connections to Redis."""
-        self._redis.connection_pool.disconnect()
+        self._redis.disconnect()
+
+    def _is_of_the_server(self, history: bytes | None) -> bool:
+        """Tell whether ``history`` is that of the server; if not, the generation was ended."""
+        changes = self._redis.changes
+        if (changes, history) == self._confirmed:
+            return True
+        confirmed = cast("bytes", self._confirm_history([HISTORY_KEY, GENERATION_KEY]))
+        self._confirmed = (changes, confirmed)
+        return history == confirmed
 
     def _begin_generation(self) -> bytes:
         """Set a generation where there is none, and return the one that is then current."""
