@@ -3,6 +3,7 @@
 ``gunicorn -c gunicorn.conf.py app:app`` serves it; ``python app.py`` serves it for development.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 from flask import Flask
@@ -24,7 +25,7 @@ from user_service.web.cors import register_cors
 from user_service.web.cursors import Cursors
 from user_service.web.hooks import register_hooks
 from user_service.web.problems import register_problems
-from user_service.web.services import Services, attach
+from user_service.web.services import Services, attach, services_of
 from user_service.web.validation import MAX_BODY_BYTES
 
 
@@ -36,6 +37,8 @@ def create_app(settings: Settings) -> Flask:
     app.config[REQUIRE_IF_MATCH] = settings.require_if_match
     app.debug = settings.flask_env == "development" and __name__ == "__main__"
     attach(app, create_services(settings))
+    if settings.traces_exporter is not None:
+        services_of(app).stop_tracing = start_tracing(app, settings.traces_exporter)
 
     app.url_map.converters["user_id"] = UserIdConverter
     # No redirects from "//": their Location would be made of whatever Host the client names.
@@ -55,6 +58,14 @@ def create_app(settings: Settings) -> Flask:
         lambda: print("\n".join(migrate(settings.database_dsn)) or "nothing to migrate")  # noqa: T201
     )
     return app
+
+
+def start_tracing(app: Flask, exporter: str) -> Callable[[], None]:
+    """Trace ``app`` and return what ends that. Without it, nothing of OpenTelemetry is loaded."""
+    from user_service.observability import tracing  # noqa: PLC0415
+
+    logs.identify_spans_by(tracing.current_ids)
+    return tracing.start(app, exporter)
 
 
 def create_services(settings: Settings) -> Services:

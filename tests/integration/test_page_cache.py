@@ -376,9 +376,7 @@ class TestSingleFlight:
         assert 0 < redis.pttl(claim) <= CLAIM_SECONDS * 1000
         assert waiting.get_or_produce("1:50", lambda: b"ours") == (b"ours", MISS)
 
-    def test_no_claim_is_left(
-        self, process: MakeProcess, redis: redis_py.Redis
-    ) -> None:
+    def test_no_claim_is_left(self, process: MakeProcess, redis: redis_py.Redis) -> None:
         process().get_or_produce("1:50", lambda: b"body")
         left = {GENERATION_KEY, HISTORY_KEY, f"{PREFIX}1:50"}
         assert set(redis.keys()) == {key.encode() for key in left}

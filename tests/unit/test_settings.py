@@ -46,6 +46,11 @@ DEFAULTS: dict[str, Any] = {
     "drain_delay": 1.0,
     "retry_attempts": 2,
     "retry_delay": 0.5,
+    "otel_traces_exporter": None,
+    "otel_exporter_otlp_endpoint": None,
+    "otel_exporter_otlp_traces_endpoint": None,
+    "otel_exporter_otlp_protocol": "http/protobuf",
+    "otel_sdk_disabled": False,
 }
 
 

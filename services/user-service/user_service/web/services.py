@@ -28,6 +28,7 @@ class Services:
     pages: PageCache
     cursors: Cursors
     is_draining: Callable[[], bool] = lambda: False
+    stop_tracing: Callable[[], None] = lambda: None
 
     def open(self) -> None:
         """Connect to the database; raise Unavailable if it is away (requests then try again)."""
@@ -38,6 +39,7 @@ class Services:
         self.database.close()
         self.probe.close()
         self.pages.close()
+        self.stop_tracing()
 
 
 def attach(app: Flask, services: Services) -> None:
