@@ -9,10 +9,17 @@ from tests.e2e.service import RunningService, running
 from tests.servers import Servers
 
 
-@pytest.fixture
-def environment(servers: Servers, database_url: str, redis: redis_py.Redis) -> dict[str, str]:
+@pytest.fixture(params=["gunicorn", "granian"])
+def environment(
+    request: pytest.FixtureRequest, servers: Servers, database_url: str, redis: redis_py.Redis
+) -> dict[str, str]:
     """Return the environment of a service on the session's servers, which hold nothing."""
-    return {"DATABASE_URL": database_url, "REDIS_URL": servers.redis_url, "REDIS_TIMEOUT": "2"}
+    return {
+        "DATABASE_URL": database_url,
+        "REDIS_URL": servers.redis_url,
+        "REDIS_TIMEOUT": "2",
+        "SERVER": request.param,
+    }
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import httpx
 from tests.waiting import eventually
 
 SERVICE = Path(__file__).resolve().parents[2] / "services" / "user-service"
-GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:app"]
+GUNICORN = [sys.executable, "serve.py"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,7 +53,13 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     port: int = Field(default=5000, ge=1, le=65535, description="TCP port to serve on")
+    server: Literal["gunicorn", "granian"] = Field(
+        default="gunicorn", description="`gunicorn` or `granian`"
+    )
     web_concurrency: int = Field(default=2, ge=1, le=256, description="worker processes")
+    threads: int = Field(
+        default=16, ge=1, le=1000, description="threads of each worker process, under granian only"
+    )
     flask_env: Literal["production", "development"] = Field(
         default="production",
         description="`development` turns debug on, and only under `python app.py`",

@@ -1,6 +1,6 @@
 """Stopping without failing a request: first readiness, then new connections, then the rest.
 
-gunicorn begins a stop by telling the workers to end. The last of them to close the listening
+A server begins a stop by telling its workers to end. The last of them to close the listening
 socket makes the kernel reset every connection that it had already established for it. Here the
 master says "not ready" first, so that balancers stop sending, and then lets the kernel ignore
 requests for new connections, until the workers have accepted those that were there.
@@ -11,10 +11,8 @@ import mmap
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
 from contextlib import suppress
-
-from gunicorn.arbiter import Arbiter
 
 # In seconds: what a worker needs to accept the connections that are established already.
 SETTLE = 0.2
@@ -36,20 +34,13 @@ class Drain:
         """Tell whether the master has begun to stop."""
         return self._shared[0] != 0
 
-    def before_stop_of(self, server: Arbiter) -> None:
-        """Have ``server`` drain whenever it stops gracefully; it has no hook for this."""
-        stop: Callable[[bool], None] = server.stop
-
-        def drain_and_stop(graceful: bool = True) -> None:  # noqa: FBT001, FBT002 -- gunicorn's
-            if graceful and server.LISTENERS:
-                self._shared[0] = 1
-                time.sleep(self._delay)
-                for listener in server.LISTENERS:
-                    ignore_new_connections(listener.sock)
-                time.sleep(SETTLE)
-            stop(graceful)
-
-        server.stop = drain_and_stop
+    def run(self, listening: Iterable[socket.socket]) -> None:
+        """Begin, and return when the workers may be told to end."""
+        self._shared[0] = 1
+        time.sleep(self._delay)
+        for each in listening:
+            ignore_new_connections(each)
+        time.sleep(SETTLE)
 
 
 def ignore_new_connections(listening: socket.socket) -> None:
