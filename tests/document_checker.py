@@ -72,7 +72,6 @@ class DocumentChecker:
         yield from self._content_faults(response, documented.get("content", {}))
 
     def _faults_of_no_operation(self, response: TestResponse) -> Iterator[str]:
-        path = response.request.path
         if response.status_code >= 400:
             yield from self._body_faults(response, PROBLEM)
         elif response.request.method != "OPTIONS" and not response.request.path.startswith(
