@@ -21,6 +21,7 @@ from tests.e2e.service import RunningService, free_port
 from tests.faults.harness.raw import RawAnswer, answers
 from tests.programs import program
 from tests.waiting import eventually
+from user_service.web.security import HEADERS as SECURITY_HEADERS
 
 URL = "/api/v1/users"
 
@@ -170,7 +171,8 @@ def assert_is_problem(answer: RawAnswer, status: int) -> None:
     assert answer.body["title"] not in ("", "Error")
     assert answer.body["type"] == "about:blank"
     assert answer.body["request_id"] == answer.headers["x-request-id"] != ""
-    assert answer.headers["x-content-type-options"] == "nosniff"
+    for name, value in SECURITY_HEADERS:
+        assert answer.headers[name.lower()] == value
     assert "server" not in answer.headers or answer.headers["server"] == "nginx"
 
 
@@ -347,7 +349,7 @@ def test_http_2_is_spoken(direct: Gateway) -> None:
 
 @pytest.mark.parametrize(
     ("host", "policy"),
-    [("users.example.com", "max-age=63072000"), ("localhost", None), ("127.0.0.1", None)],
+    [("users.example.com", "max-age=31536000"), ("localhost", None), ("127.0.0.1", None)],
 )
 def test_browsers_are_held_to_https_for_names_but_localhost(
     direct: Gateway, host: str, policy: str | None
