@@ -138,10 +138,9 @@ def test_images_have_a_version_that_does_not_move(overlay: list[Resource]) -> No
 
 
 def test_settings_are_ones_that_the_service_knows(overlay: list[Resource]) -> None:
-    pending = {"DATABASE_REPLICA_URL"}  # until there is such a setting
     for name, value in one(overlay, "ConfigMap")["data"].items():
         setting = name.removesuffix("_FILE")
-        assert setting.lower() in Settings.model_fields or setting in pending, name
+        assert setting.lower() in Settings.model_fields, name
         assert "password" not in value or name.endswith("_FILE")
     assert one(overlay, "ConfigMap")["data"]["MIGRATE_ON_START"] == "false"
 
