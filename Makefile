@@ -8,7 +8,7 @@ SERVICE := services/user-service
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run seed test test-unit faults soak lint format migrate lock clean
+.PHONY: help run seed test test-unit faults soak screenshot lint format migrate lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,13 +50,18 @@ faults: $(VENV)/dev.stamp ## Provoke every fault on real servers and print the t
 soak: $(VENV)/dev.stamp ## Serve mixed load for MINUTES=10; memory, files, threads and pool must stay flat
 	@$(BIN)/python -m tests.faults.soak $(or $(MINUTES),10)
 
-lint: $(VENV)/dev.stamp ## ruff, mypy, hadolint, compose-lint, yamllint
+screenshot: $(VENV)/dev.stamp ## Take docs/swagger-ui.png anew (needs chromium)
+	@SCREENSHOT=$(CURDIR)/docs/swagger-ui.png $(BIN)/python -m pytest tests/e2e/test_docs.py -k creates_a_user
+
+lint: $(VENV)/dev.stamp ## ruff, mypy, hadolint, compose-lint, yamllint, kubernetes-validate
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/hadolint $(SERVICE)/Dockerfile
-	@$(BIN)/compose-lint docker-compose.yml
+	@$(BIN)/compose-lint docker-compose.yml docker-compose.scale.yml
 	@$(BIN)/yamllint --strict .
+	@set -o pipefail; for overlay in deploy/kubernetes/overlays/*; do \
+	  $(BIN)/python -m dev.kustomize $$overlay | $(BIN)/kubernetes-validate --strict --quiet /dev/stdin || exit 1; done
 
 format: $(VENV)/dev.stamp ## Let ruff write the code as it wants it
 	@$(BIN)/ruff check --fix .

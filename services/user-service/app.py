@@ -10,22 +10,28 @@ from flask import Flask
 from user_service import __version__
 from user_service.cache.connection import redis_client
 from user_service.cache.pages import PageCache
+from user_service.cache.rate_limiter import RateLimiter
 from user_service.cache.store import PageStore
-from user_service.database.migrate import migrate
+from user_service.database.migrate import migrate, require_migrated
 from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
+from user_service.database.replica import Replica, note_lsn
 from user_service.database.users import UserRepository
 from user_service.observability import logs
 from user_service.observability.metrics import Metrics
 from user_service.resilience.retry import RetryPolicy
 from user_service.settings import Settings, settings_or_exit
-from user_service.web import cli, health, scrape, users
+from user_service.web import cli, docs, health, scrape, users
+from user_service.web.clients import Clients
 from user_service.web.conditions import REQUIRE_IF_MATCH
+from user_service.web.contact import register_contact
 from user_service.web.converters import UserIdConverter
 from user_service.web.cors import register_cors
 from user_service.web.cursors import Cursors
 from user_service.web.hooks import expect_failures, register_hooks
+from user_service.web.limits import register_limits
 from user_service.web.problems import register_problems
+from user_service.web.security import SecurityHeaders
 from user_service.web.server_timing import register_server_timing
 from user_service.web.services import Services, attach
 from user_service.web.validation import MAX_BODY_BYTES
@@ -47,6 +53,7 @@ def create_app(settings: Settings) -> Flask:
     app.register_blueprint(users.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(scrape.blueprint)
+    app.register_blueprint(docs.blueprint)
 
     if settings.server_timing:
         register_server_timing(app)
@@ -60,9 +67,17 @@ def create_app(settings: Settings) -> Flask:
         ),
         metrics=services.metrics.http,
     )
+    register_limits(
+        app,
+        Clients(settings.proxy_networks, settings.rate_limit_subject_header),
+        default=settings.rate_limit,
+        writes=settings.rate_limit_writes,
+    )
     expect_failures(app, services.metrics.http)
     register_problems(app)
     register_cors(app, settings.allowed_origins)
+    register_contact(app, settings.security_contact)
+    app.wsgi_app = SecurityHeaders(app.wsgi_app)  # type: ignore[method-assign]
     app.cli.add_command(cli.users)
     app.cli.command("migrate", help="Apply pending migrations.")(
         lambda: print("\n".join(migrate(settings.database_dsn)) or "nothing to migrate")  # noqa: T201
@@ -79,24 +94,42 @@ def create_services(settings: Settings) -> Services:
         size=settings.db_pool_size,
         checkout_timeout=settings.db_pool_timeout,
         statement_timeout=settings.db_statement_timeout,
-        prepare=partial(migrate, settings.database_dsn) if settings.migrate_on_start else None,
+        prepare=partial(
+            migrate if settings.migrate_on_start else require_migrated, settings.database_dsn
+        ),
+        after_commit=note_lsn if settings.database_replica_url else None,
         metrics=metrics,
     )
-    repository = UserRepository(database)
+    replica = create_replica(settings)
+    repository = UserRepository(database, replica)
     redis = redis_client(settings.redis_dsn, timeout=settings.redis_timeout)
+    store = PageStore(
+        redis, ttl=settings.cache_ttl, stale_ttl=settings.cache_stale_ttl, metrics=metrics
+    )
     return Services(
         database=database,
         probe=DatabaseProbe(database.dsn, on_loss=database.discard_idle),
         users=repository,
         pages=PageCache(
-            PageStore(
-                redis, ttl=settings.cache_ttl, stale_ttl=settings.cache_stale_ttl, metrics=metrics
-            ),
-            metrics=metrics,
+            store, current_lsn=repository.current_lsn if replica else None, metrics=metrics
         ),
+        rate_limiter=RateLimiter(redis, store.breaker),
         cursors=Cursors(lambda: settings.cursor_key_bytes or repository.cursor_key()),
         metrics=metrics,
         commit=settings.git_commit,
+        replica=replica,
+    )
+
+
+def create_replica(settings: Settings) -> Replica | None:
+    """Return where lists and gets may be read, if there is such a server."""
+    if settings.database_replica_url is None:
+        return None
+    return Replica(
+        settings.database_replica_url.get_secret_value(),
+        size=settings.db_pool_size,
+        checkout_timeout=settings.db_pool_timeout,
+        statement_timeout=settings.db_statement_timeout,
     )
 
 

@@ -12,7 +12,6 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 from gunicorn.arbiter import Arbiter
 
@@ -44,23 +43,28 @@ class Drain:
             if graceful and server.LISTENERS:
                 self._shared[0] = 1
                 time.sleep(self._delay)
-                for listener in server.LISTENERS:
-                    ignore_new_connections(listener.sock)
+                if not all(ignore_new_connections(each.sock) for each in server.LISTENERS):
+                    server.log.info("new connections are taken until the end: no filter is allowed")
                 time.sleep(SETTLE)
             stop(graceful)
 
         server.stop = drain_and_stop
 
 
-def ignore_new_connections(listening: socket.socket) -> None:
+def ignore_new_connections(listening: socket.socket) -> bool:
     """Let a client that connects from now on try again until nobody listens: then it is refused.
 
-    Where the system has no such filters, new connections go on being taken.
+    Return False where the system has no such filters, or has them for CAP_NET_ADMIN only, as some
+    kernels do: new connections then go on being taken. Behind a balancer that goes by readiness, or
+    in Kubernetes after preStop, none come by then, so no container is given that capability.
     """
     program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *op) for op in _DROP_SYN))
-    with suppress(OSError):
+    try:
         listening.setsockopt(
             socket.SOL_SOCKET,
             _SO_ATTACH_FILTER,
             struct.pack("HL", len(_DROP_SYN), ctypes.addressof(program)),
         )
+    except OSError:
+        return False
+    return True

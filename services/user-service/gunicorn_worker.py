@@ -17,9 +17,13 @@ import orjson
 from gunicorn import util
 from gunicorn.workers.ggevent import GeventWorker
 
+from user_service.web import security
+
 # How long a worker that stops keeps idle connections open, in seconds: a client may be sending
 # its next request at that moment. It is answered with "Connection: close" (RFC 9112, section 9.6).
 LINGER = 1.0
+
+SECURITY_HEADERS = "".join(f"{name}: {value}\r\n" for name, value in security.HEADERS)
 
 
 class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn carries no types
@@ -98,7 +102,8 @@ def write_problem(sock: socket.socket, status_int: int, reason: str, mesg: str) 
         "Connection: close\r\n"
         "Content-Type: application/problem+json\r\n"
         f"Content-Length: {len(body)}\r\n"
-        f"X-Request-ID: {request_id}\r\n\r\n"
+        f"X-Request-ID: {request_id}\r\n"
+        f"{SECURITY_HEADERS}\r\n"
     )
     util.write_nonblock(sock, head.encode("ascii") + body)
 

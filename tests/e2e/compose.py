@@ -1,4 +1,4 @@
-"""docker-compose.yml as it is, in a project of its own."""
+"""docker-compose.yml as it is, or with files that are laid over it, in a project of its own."""
 
 import json
 import os
@@ -22,10 +22,16 @@ class Project:
     """A Compose project with its own containers, networks, volumes and image."""
 
     name: str
+    files: tuple[str, ...] = ("docker-compose.yml",)
+
+    @property
+    def _compose(self) -> tuple[str, ...]:
+        files = (part for file in self.files for part in ("--file", file))
+        return ("docker", "compose", "--project-name", self.name, *files)
 
     def compose(self, *arguments: str) -> str:
         """Run ``docker compose`` on the project and return what it says."""
-        return shell("docker", "compose", "--project-name", self.name, *arguments)
+        return shell(*self._compose, *arguments)
 
     def up(self) -> None:
         """Start what is not running and wait until everything is healthy."""
@@ -33,8 +39,14 @@ class Project:
 
     def execute(self, service: str, *command: str) -> subprocess.CompletedProcess[str]:
         """Run ``command`` in the container of ``service``, whether it succeeds or not."""
-        compose = ("docker", "compose", "--project-name", self.name)
-        return run(*compose, "exec", "--no-TTY", service, *command)
+        return run(*self._compose, "exec", "--no-TTY", service, *command)
+
+    def address_of(self, service: str, network: str) -> str:
+        """Return the address of the container of ``service`` on ``network``."""
+        container = self.compose("ps", "--quiet", service).strip()
+        name = f"{self.name}_{network}"
+        template = f'{{{{(index .NetworkSettings.Networks "{name}").IPAddress}}}}'
+        return shell("docker", "inspect", container, "--format", template).strip()
 
     def health(self) -> dict[str, str]:
         """Return the health of each running container, by service."""
@@ -44,9 +56,10 @@ class Project:
 
 
 @contextmanager
-def started_project() -> Iterator[Project]:
+def started_project(*overlays: str) -> Iterator[Project]:
     """Bring the project up; remove it afterwards with all that it made."""
-    project = Project(f"user-service-test-{os.getpid()}")
+    files = ("docker-compose.yml", *overlays)
+    project = Project(f"user-service-test-{os.getpid()}", files)
     try:
         project.up()
         yield project

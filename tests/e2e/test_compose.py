@@ -1,10 +1,12 @@
 """`docker compose up`: the service behind its gateway, with its real neighbours, in containers."""
 
 import json
+import re
 import socket
 import ssl
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -13,6 +15,7 @@ import pytest
 from tests.e2e.compose import Project, obstacle, run, shell, started_project
 from tests.e2e.service import free_port
 from tests.waiting import eventually
+from user_service.web import security
 
 pytestmark = pytest.mark.timeout(300)  # the first build and the pulls count too
 
@@ -87,6 +90,21 @@ def test_user_is_created_listed_refused_twice_and_deleted(https: httpx.Client) -
     assert https.get(URL).json()["users"] == []
 
 
+def test_document_and_swagger_ui_pass_the_gateway(https: httpx.Client) -> None:
+    page = https.get("/docs")
+    assert page.headers.get_list("Content-Security-Policy") != []
+    paths = re.findall(r'(?:src|href|data-document)="([^"]+)"', page.text)
+    assert len(paths) == 5
+    for path in paths:
+        whole = https.get(path)
+        assert whole.status_code == 200, path
+        # What is no larger than a packet or two is not compressed.
+        assert ("Content-Encoding" in whole.headers) == (len(whole.content) > 10_000), path
+        again = https.get(path, headers={"If-None-Match": whole.headers["ETag"]})
+        assert (again.status_code, again.content) == (304, b""), path
+    assert https.get("/openapi.json").json()["openapi"].startswith("3.1.")
+
+
 @pytest.mark.usefixtures("project")
 def test_plain_http_is_sent_to_https() -> None:
     answer = httpx.get("http://localhost/api/v1/users?page=2")
@@ -129,6 +147,56 @@ def test_page_is_compressed_for_who_accepts_it(https: httpx.Client) -> None:
     assert https.get(URL).headers["Content-Encoding"] == "gzip"
     plain = https.get(URL, headers={"Accept-Encoding": "identity"})
     assert "Content-Encoding" not in plain.headers
+
+
+def test_headers_for_browsers_are_there_once_whoever_answers(https: httpx.Client) -> None:
+    answers = [https.get(URL), https.get("/nowhere"), https.post(URL, content=b"x" * 70_000)]
+    assert [each.status_code for each in answers] == [200, 404, 413]
+    for answer in answers:
+        for name, value in security.HEADERS:
+            assert answer.headers.get_list(name) == [value]
+        assert answer.headers["Server"] == "nginx"  # and no version
+        assert "Strict-Transport-Security" not in answer.headers  # on localhost
+        named = https.request(
+            answer.request.method, answer.request.url, headers={"Host": "users.example.com"}
+        )
+        assert named.headers.get_list("Strict-Transport-Security") == ["max-age=31536000"]
+
+
+def test_thousand_requests_pass_unlimited(https: httpx.Client) -> None:
+    """What `ab -n 1000 -c 10` sends: a new connection each."""
+
+    def ask(_: int) -> int:
+        return httpx.get(https.base_url.join(URL), verify=context, timeout=20).status_code
+
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with ThreadPoolExecutor(10) as threads:
+        assert set(threads.map(ask, range(1000))) == {200}
+    assert "RateLimit" not in https.get(URL).headers
+
+
+def test_rate_limit_counts_the_clients_of_the_gateway_whatever_they_claim(
+    project: Project, https: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RATE_LIMIT", "10/hour")
+    project.up()
+    try:
+        answers = [
+            https.get(URL, headers={"X-Forwarded-For": f"198.51.100.{n}"}) for n in range(50)
+        ]
+        refused = [each for each in answers if each.status_code == 429]
+        # Not to the number: on a busy machine Redis may miss its 50 ms, and a process counts alone.
+        assert len(refused) >= 20
+        problem_of(refused[0], 429)
+        # Counted by the address that the gateway saw, and not by the gateway's own.
+        gateway = project.address_of("gateway", "front")
+        keys = project.execute("redis", "redis-cli", "keys", "users:limit:*").stdout.split()
+        assert len(keys) == 1
+        assert gateway not in keys[0]
+    finally:
+        monkeypatch.delenv("RATE_LIMIT")
+        project.up()
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -259,3 +327,8 @@ def test_users_survive_down_and_up(project: Project, https: httpx.Client) -> Non
     assert run("docker", "container", "inspect", "user-service").returncode != 0
     project.up()
     assert https.get(URL).json()["users"] == [created]
+
+
+def test_migrations_run_by_themselves_as_a_job_runs_them(project: Project) -> None:
+    ended = project.execute("user-service", "flask", "--app", "app", "migrate")
+    assert (ended.returncode, ended.stdout) == (0, "nothing to migrate\n"), ended.stderr

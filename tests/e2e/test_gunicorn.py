@@ -23,6 +23,7 @@ from tests.e2e.service import (
     running,
 )
 from tests.waiting import eventually
+from user_service.web import security
 
 URL = "/api/v1/users"
 
@@ -292,9 +293,18 @@ def test_what_is_not_valid_http_is_answered_with_a_problem(
     head, body = answer.split(b"\r\n\r\n", 1)
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert b"Content-Type: application/problem+json" in head
+    lines = head.decode().split("\r\n")
+    for name, value in security.HEADERS:
+        assert lines.count(f"{name}: {value}") == 1
     problem = json.loads(body)
     assert problem["status"] == status
     assert problem["detail"] == problem["error"] == "The request is not valid HTTP"
+
+
+def test_server_does_not_tell_its_version(http: httpx.Client) -> None:
+    for answer in (http.get(URL), http.get("/nowhere"), http.get("/health")):
+        assert answer.headers["Server"] == "gunicorn"
+        assert "X-Powered-By" not in answer.headers
 
 
 def test_debug_is_off_under_gunicorn_whatever_flask_env_says(
@@ -322,3 +332,47 @@ def test_malformed_setting_stops_the_start_with_one_line(name: str, value: str) 
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1
     assert ended.stderr.startswith(f"user-service: {name}")
+
+
+def test_rate_limit_holds_for_all_processes_together(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    limit = {"RATE_LIMIT": "40/minute", "TRUSTED_PROXIES": "127.0.0.1", "WEB_CONCURRENCY": "2"}
+
+    def ask(n: int) -> int:
+        forwarded = {"X-Forwarded-For": f"198.51.100.{n}, 203.0.113.9"}
+        return httpx.get(service.url + URL, headers=forwarded, timeout=20).status_code
+
+    with running(tmp_path / "log", environment | limit) as service:
+        with ThreadPoolExecutor(16) as threads:
+            statuses = list(threads.map(ask, range(120)))
+        assert (statuses.count(200), statuses.count(429)) == (40, 80)
+        # Another client, and the same with a body that nobody wants to read.
+        other = httpx.get(service.url + URL, headers={"X-Forwarded-For": "203.0.113.8"})
+        assert other.headers["RateLimit"] == '"default";r=39;t=60'
+        with httpx.Client(base_url=service.url) as client:
+            for _ in range(3):
+                mine = {"X-Forwarded-For": "203.0.113.9"}
+                assert client.post(URL, content=b"x" * 60_000, headers=mine).status_code == 429
+
+
+def test_rate_limit_holds_in_each_process_while_redis_is_away(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    def ask(_: int) -> int:
+        return httpx.get(f"{service.url}/nowhere", timeout=20).status_code
+
+    with RedisServer(tmp_path / "redis") as redis:
+        limit = {"RATE_LIMIT": "20/hour", "WEB_CONCURRENCY": "2", "REDIS_URL": redis.url}
+        with running(tmp_path / "log", environment | limit) as service:
+            redis.stop()
+            with ThreadPoolExecutor(16) as threads:
+                statuses = list(threads.map(ask, range(120)))
+            assert 20 <= statuses.count(404) <= 40
+            assert statuses.count(404) + statuses.count(429) == 120
+            redis.start()
+            time.sleep(1.1)  # the breaker's pause
+            with ThreadPoolExecutor(16) as threads:
+                statuses = list(threads.map(ask, range(120)))
+            # Whatever a process's first call found out about Redis, from then on all share again.
+            assert 20 <= statuses.count(404) <= 22

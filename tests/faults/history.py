@@ -23,6 +23,9 @@ Pages come from a cache, so their rule is the contract's, not more: what a page 
 was not overwritten by a write acknowledged before the page was asked for. While Redis is at fault
 (or a worker was killed between commit and invalidation) a page may be as old as the cache's TTL:
 ``PageRule`` says from when to when, and how old.
+
+With a replica single reads are held to the rule of pages, since that is their contract then: a
+write that is not acknowledged yet may be seen by one read and not by the next.
 """
 
 import math
@@ -42,12 +45,13 @@ class PageRule:
     """How old a page may be: fresh, but for ``bound`` seconds in ``excused`` spans of time.
 
     A page that is marked STALE, which is only served without the database, may always be
-    ``stale_bound`` seconds old.
+    ``stale_bound`` seconds old. With ``reads_too`` all of it goes for reads of a single user, too.
     """
 
     excused: Sequence[tuple[float, float]] = ()
     bound: float = 0.0
     stale_bound: float = 0.0
+    reads_too: bool = False
 
     def allowance(self, page: Operation) -> float:
         """Return by how many seconds ``page`` may be behind the acknowledged writes."""
@@ -89,6 +93,7 @@ class _Value:
 
     writes: list[Operation] = field(default_factory=list)
     reads: list[Operation] = field(default_factory=list)
+    seen: list[Operation] = field(default_factory=list)  # by reads under the rule of pages
     at_end: float | None = None
 
     @property
@@ -99,7 +104,7 @@ class _Value:
     def until(self) -> float:
         """By when it was certainly written."""
         ends = [write.ended for write in self.writes if write.outcome is Outcome.OK]
-        ends += [read.ended for read in self.reads]
+        ends += [read.ended for read in (*self.reads, *self.seen)]
         return min([*ends, math.inf if self.at_end is None else self.at_end])
 
     @property
@@ -107,6 +112,7 @@ class _Value:
         """When it was certainly not overwritten yet."""
         starts = [write.started for write in self.writes if write.outcome is Outcome.OK]
         starts += [read.started for read in self.reads]
+        starts += [self.began for _ in self.seen[:1]]  # it has happened, and that is all
         return max([*starts, -math.inf if self.at_end is None else self.at_end])
 
 
@@ -156,6 +162,7 @@ class _Check:
         for user in self.users.values():
             self._check_deletes(user)
             self._check_order(user)
+            self._check_seen(user)
         self._check_conflicts()
         self._check_pages()
 
@@ -200,12 +207,17 @@ class _Check:
             user.values[operation.value].writes.append(operation)
 
     def _gather_read(self, operation: Operation, user_id: int) -> None:
+        by_page_rule = self.page_rule.reads_too and operation.kind is Kind.READ
         if operation.status == 404:
-            self._user(user_id).values[ABSENT].reads.append(operation)
+            facts = self._user(user_id).values[ABSENT]
         elif operation.kind is Kind.READ and operation.outcome is Outcome.OK:
             assert operation.value is not None
-            if self._attribute(user_id, operation.value, str(operation)):
-                self.users[user_id].values[operation.value].reads.append(operation)
+            if not self._attribute(user_id, operation.value, str(operation)):
+                return
+            facts = self.users[user_id].values[operation.value]
+        else:
+            return
+        (facts.seen if by_page_rule else facts.reads).append(operation)
 
     def _attribute(self, user_id: int, value: str, seen_by: str) -> bool:
         """Tell whether ``value`` may be seen on the user, and note what that teaches."""
@@ -244,7 +256,7 @@ class _Check:
         known = {
             value: facts
             for value, facts in user.values.items()
-            if facts.reads or facts.at_end is not None or facts.until < math.inf
+            if facts.reads or facts.seen or facts.at_end is not None or facts.until < math.inf
         }
         for value, facts in known.items():
             self._check_beginning(user, value, facts)
@@ -258,10 +270,18 @@ class _Check:
         if facts.began <= facts.until:
             return
         if value is ABSENT:
-            seen_by = min(facts.reads, key=lambda each: each.ended, default=None) or END
+            reads = (*facts.reads, *facts.seen)
+            seen_by = min(reads, key=lambda each: each.ended, default=None) or END
             self.verdict.lost.append(f"nobody deleted user {user.user_id}, absent in: {seen_by}")
         else:
             self.verdict.ghosts.append(f"{value} was read before its write began")
+
+    def _check_seen(self, user: _User) -> None:
+        for value, facts in list(user.values.items()):
+            for read in facts.seen if value is not ABSENT else ():
+                before = read.started - self.page_rule.allowance(read)
+                if line := _outdated_in(read, value, user, before):
+                    self.verdict.stale.append(line)
 
     def _report_order(
         self, user: _User, one: tuple[str | None, _Value], two: tuple[str | None, _Value]
@@ -351,7 +371,7 @@ def _stale_in(
     return [f"{line}, {allowed}" for line in (*missing, *outdated) if line]
 
 
-def _outdated_in(page: Operation, shown: str, user: _User, before: float) -> str:
+def _outdated_in(page: Operation, shown: str | None, user: _User, before: float) -> str:
     """Return what was acknowledged ``before`` and makes what ``page`` shows out of date."""
     for write in user.acknowledged:
         # A delete is the end, whatever else went on at its time.

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from app import create_app
 from dev.servers import PostgresServer
 from tests.faults.harness.figures import Row
 from tests.faults.harness.stage import Stage
 from tests.faults.harness.standby import Standby, follow_synchronously, run, switch_over
+from user_service.settings import Settings
+from user_service.web.services import services_of
 
 OURS = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'users'"
 WHAT = "SELECT string_agg(query, '; ') FROM pg_stat_activity WHERE usename = 'users'"
@@ -25,6 +28,13 @@ def pair(tmp_path: Path) -> Iterator[tuple[PostgresServer, Standby]]:
         yield primary, standby
 
 
+def url_of(*servers: PostgresServer) -> str:
+    """Return the URL of whichever of ``servers`` is the primary."""
+    hosts = ",".join(f"127.0.0.1:{server.port}" for server in servers)
+    url = servers[0].url.replace(f"@127.0.0.1:{servers[0].port}/", f"@{hosts}/")
+    return f"{url}?target_session_attrs=read-write"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["old primary read-only (25006)", "old primary killed"])
 @pytest.mark.row("failover:")
@@ -33,9 +43,7 @@ def test_promoted_standby_is_followed(
 ) -> None:
     row.fault += f" {how}"
     primary, standby = pair
-    hosts = f"@127.0.0.1:{primary.port},127.0.0.1:{standby.port}/users"
-    url = primary.url.replace(f"@127.0.0.1:{primary.port}/users", hosts)
-    environment = {"DATABASE_URL": f"{url}?target_session_attrs=read-write"}
+    environment = {"DATABASE_URL": url_of(primary, standby)}
     with stage.scene(row, after=1, environment=environment) as scene:
         scene.stage = replace(stage, postgres=standby)
         with scene.fault():
@@ -51,3 +59,17 @@ def test_promoted_standby_is_followed(
     if primary.running:
         row.note(f"kept to the old one, by their last statement: {kept or 'none'}")
     assert kept is None
+
+
+def test_reads_alone_leave_the_old_primary(pair: tuple[PostgresServer, Standby]) -> None:
+    primary, standby = pair
+    app = create_app(Settings.model_validate({"database_url": url_of(primary, standby)}))
+    try:
+        services_of(app).open()
+        switch_over(primary, standby)
+        for _ in range(2):  # the first one is told by the answer that it gets
+            assert app.test_client().get("/api/v1/users/1").status_code == 404
+        assert run(primary, WHAT) is None
+        assert run(standby, OURS) == 1
+    finally:
+        services_of(app).close()

@@ -36,10 +36,14 @@ ENVIRONMENT = {
 SETTLING = TTL + 1.5
 
 
-def page_rule(nemesis: Nemesis) -> PageRule:
-    """Return when pages may be old: during faults of what invalidates them, and shortly after."""
+def page_rule(nemesis: Nemesis, *, lag: float | None = None) -> PageRule:
+    """Return when pages may be old: during faults of what invalidates them, and shortly after.
+
+    With a replica, ``lag`` is how many seconds later it may show a commit.
+    """
     excused = [(begin, end + SETTLING) for kind, begin, end in nemesis.spans if kind in OF_PAGES]
-    return PageRule(excused, bound=TTL + 1.5, stale_bound=STALE_TTL + 1.5)
+    bound = TTL + 1.5 + (lag or 0)
+    return PageRule(excused, bound, STALE_TTL + 1.5, reads_too=lag is not None)
 
 
 @pytest.mark.row("faults at random, history checked")
@@ -204,6 +208,21 @@ def test_sound_history_passes(case: str) -> None:
     assert check(operations, rows).findings == []
 
 
+@pytest.mark.parametrize("case", SOUND)
+def test_sound_history_passes_with_a_replica(case: str) -> None:
+    operations, rows = SOUND[case]
+    assert check(operations, rows, PageRule(reads_too=True)).findings == []
+
+
+ONLY_WITHOUT_REPLICA = {"new, then old", "unknown, new, then old"}
+
+
+@pytest.mark.parametrize("case", sorted(UNSOUND.keys() - ONLY_WITHOUT_REPLICA))
+def test_unsound_history_is_found_out_with_a_replica(case: str) -> None:
+    operations, rows, kind = UNSOUND[case]
+    assert getattr(check(operations, rows, PageRule(reads_too=True)), kind) != []
+
+
 @pytest.mark.parametrize("case", UNSOUND)
 def test_unsound_history_is_found_out(case: str) -> None:
     operations, rows, kind = UNSOUND[case]
@@ -225,6 +244,25 @@ def test_page_marked_stale_may_be_as_old_as_that_allows() -> None:
     assert check(
         [*operations[:2], replace(old, cache="HIT")], {1: "b"}, PageRule(stale_bound=2)
     ).findings
+
+
+@pytest.mark.parametrize("old", ["a", None])
+def test_reads_of_a_replica_may_flicker_until_the_write_is_acknowledged(old: str | None) -> None:
+    rule = PageRule(reads_too=True)
+    writes = [A, update("b", (2, 9))] if old else [A, delete((2, 9))]
+    new, rows = ("b", {1: "b"}) if old else (None, {})
+    flicker = [read(new, (3, 4)), read("a", (5, 6)), read(new, (7, 8))]
+    assert check([*writes, *flicker], rows, rule).findings == []
+    assert check([*writes, *flicker], rows).stale
+    assert check([*writes, read("a", (10, 11))], rows, rule).stale
+
+
+def test_reads_of_a_replica_may_be_old_only_while_that_is_excused() -> None:
+    operations = [A, update("b", (2, 3)), read("a", (4, 5))]
+    excused = PageRule([(2, 6)], bound=2, reads_too=True)
+    assert check(operations, {1: "b"}, excused).findings == []
+    assert check(operations, {1: "b"}, replace(excused, bound=0.5)).stale
+    assert check(operations, {1: "b"}, PageRule([(2, 6)], bound=2)).stale
 
 
 def test_check_of_a_minute_takes_seconds() -> None:

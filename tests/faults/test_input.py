@@ -18,7 +18,6 @@ from tests.faults.harness.processes import children, footprint
 from tests.faults.harness.raw import RawAnswer, chunked, exchange, head
 from tests.faults.harness.stage import DEADLINE, Stage
 from tests.integration.test_malformed import CORPUS, EMAILS, SAME, USERNAMES, Attempt
-from user_service.settings import Settings
 
 JSON_TYPE = ("Content-Type", "application/json")
 CLOSE = ("Connection", "close")
@@ -183,8 +182,6 @@ def test_odd_request_id_is_replaced_and_the_log_has_one_line_a_request(
 
 @pytest.mark.row("forged X-Forwarded-For")
 def test_forged_forwarded_for_does_not_lift_the_limit(stage: Stage, row: Row) -> None:
-    if "rate_limit" not in Settings.model_fields:
-        pytest.skip("the service has no rate limit yet")
     with stage.service({"RATE_LIMIT": "20/minute"}) as service:
         statuses = []
         for number in range(60):

@@ -1,6 +1,7 @@
 """The pool on a real PostgreSQL: lost connections, time-outs, transactions."""
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
@@ -11,6 +12,7 @@ from flask.testing import FlaskClient
 from psycopg2.extensions import cursor, make_dsn
 
 from tests.responses import json_of, problem_of
+from tests.waiting import eventually
 from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
 from user_service.errors import (
@@ -20,6 +22,7 @@ from user_service.errors import (
     Unavailable,
 )
 from user_service.resilience import deadline
+from user_service.resilience.breaker import State
 from user_service.resilience.retry import RetryPolicy, policy_in_effect, retry_on_failure
 from user_service.web.services import Services
 
@@ -193,6 +196,32 @@ def test_checkout_waits_and_then_gives_up(database: Database) -> None:
     assert database.stats().in_use == 0
     with database.read() as cursor:
         assert value(cursor, "SELECT 1") == 1
+
+
+def test_full_pool_does_not_open_the_breaker_of_a_server_that_is_well(database_url: str) -> None:
+    """REQUEST_TIMEOUT < DB_POOL_TIMEOUT: who waited for a slot has no time left for the answer."""
+    database = Database(database_url, size=1, checkout_timeout=5)
+    for _ in range(6):
+        with ThreadPoolExecutor(1) as threads, ExitStack() as holding:
+            holding.enter_context(database.read())
+            late = threads.submit(sleep_within, database, 0.3)
+            eventually(lambda: database.stats().waiting == 1)
+            time.sleep(0.2)
+            holding.close()
+            with pytest.raises(DeadlineExceeded):
+                late.result(5)
+        assert database.breaker.state is State.CLOSED
+    for _ in range(5):
+        with pytest.raises(DeadlineExceeded):
+            sleep_within(database, 0.05)
+    assert database.breaker.state is State.OPEN
+    database.close()
+
+
+def sleep_within(database: Database, seconds: float) -> None:
+    """Ask for something that takes a second."""
+    with deadline.within(seconds), database.read() as cursor:
+        cursor.execute("SELECT pg_sleep(1)")
 
 
 def test_health_answers_while_the_pool_is_exhausted(

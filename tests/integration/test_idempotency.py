@@ -6,6 +6,7 @@ from contextlib import closing, contextmanager
 from datetime import timedelta
 from typing import Any
 
+import orjson
 import psycopg2
 import pytest
 from flask.testing import FlaskClient
@@ -25,6 +26,18 @@ ADA = {"username": "ada", "email": "ada@example.com"}
 GRACE = {"username": "grace", "email": "grace@example.com"}
 IN_FLIGHT = "urn:user-service:problem:idempotency-key-in-flight"
 REUSED = "urn:user-service:problem:idempotency-key-reused"
+NOW = "2026-11-22T19:41:06.123456+00:00"
+# What another process has answered and stored.
+STORED = StoredResponse(
+    201,
+    {
+        "ETag": '"77-1"',
+        "Last-Modified": "Sun, 22 Nov 2026 19:41:06 GMT",
+        "Cache-Control": "private, no-cache",
+        "Location": f"{URL}/77",
+    },
+    orjson.dumps({"id": 77, **ADA, "created_at": NOW, "updated_at": NOW}),
+)
 
 
 @pytest.fixture
@@ -140,11 +153,10 @@ class TestReplay:
         self, client: FlaskClient, other: cursor
     ) -> None:
         assert idempotency.begin(other, keyed(ADA)) is None
-        stored = StoredResponse(201, {"Location": f"{URL}/77"}, b'{"id":77}')
-        idempotency.remember(other, keyed(ADA), stored)
+        idempotency.remember(other, keyed(ADA), STORED)
         other.connection.commit()
         replayed = post(client)
-        assert (replayed.status_code, replayed.data) == (201, b'{"id":77}')
+        assert (replayed.status_code, replayed.data) == (201, STORED.body)
         assert replayed.headers["Location"] == f"{URL}/77"
 
     def test_other_methods_do_not_read_the_header(self, client: FlaskClient) -> None:
@@ -214,11 +226,11 @@ class TestInFlight:
         self, client: FlaskClient, other: cursor
     ) -> None:
         assert idempotency.begin(other, keyed(ADA)) is None
-        idempotency.remember(other, keyed(ADA), StoredResponse(201, {"Location": "/x"}, b"{}"))
+        idempotency.remember(other, keyed(ADA), STORED)
         for body in (ADA, GRACE):
             assert problem_of(post(client, body=body), 409)["type"] == IN_FLIGHT
         other.connection.commit()
-        assert post(client).data == b"{}"
+        assert post(client).data == STORED.body
 
     def test_other_keys_do_not_wait_for_it(self, client: FlaskClient, other: cursor) -> None:
         assert idempotency.begin(other, keyed(ADA)) is None

@@ -201,7 +201,7 @@ class TestCount:
         ("created_since=2026-11-22", "created_since", "must be a time with its offset"),
         ("created_since=2026-11-22T10:00:00", "created_since", "must be a time with its offset"),
         ("updated_since=2026-02-30T10:00:00Z", "updated_since", "must be a time"),
-        ("created_before=0001-01-01T00:00:00%2B14:00", "created_before", "must be a time"),
+        ("created_before=0000-01-01T00:00:00%2B14:00", "created_before", "must be a time"),
         ("cursor=", "cursor", "must be one that a page with the same sort and filters gave"),
     ],
 )

@@ -15,6 +15,7 @@ from app import create_app
 from tests import scrapes
 from tests.waiting import eventually
 from user_service.cache.pages import PageCache
+from user_service.cache.store import GENERATION_KEY
 from user_service.settings import Settings
 from user_service.web.services import services_of
 
@@ -109,7 +110,7 @@ def test_database_away_opens_the_breaker_and_serves_stale_pages(
     nowhere = {"database_url": None, "db_host": "127.0.0.1", "db_port": 1, "retry_attempts": 0}
     with serving(settings) as client:
         client.get(URL)
-    redis.delete("users:page:{v1}:generation")
+    redis.delete(GENERATION_KEY)
     with serving(settings, **nowhere, migrate_on_start=False) as client:
         for _ in range(6):
             assert client.get(URL).headers["X-Cache"] == "STALE"

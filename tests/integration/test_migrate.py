@@ -14,9 +14,12 @@ import psycopg2
 import pytest
 from psycopg2 import sql
 from psycopg2.extensions import make_dsn, parse_dsn
+from pydantic import SecretStr
 
 from tests.servers import Servers
-from user_service.database.migrate import ADVISORY_LOCK, MIGRATIONS, migrate
+from user_service.database.migrate import ADVISORY_LOCK, MIGRATIONS, migrate, require_migrated
+from user_service.errors import Unavailable
+from user_service.settings import Settings
 
 OURS = sorted(file.stem for file in MIGRATIONS.glob("*.sql"))
 
@@ -200,3 +203,37 @@ class TestAnyMigrations:
         migrate(dsn, folder)
         assert query(dsn, "SELECT pg_try_advisory_xact_lock(%s)", ADVISORY_LOCK) == [True]
         assert query(dsn, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [0]
+
+
+def test_service_that_does_not_migrate_waits_for_who_does(dsn: str, settings: Settings) -> None:
+    from app import create_app
+    from user_service.web.services import services_of
+
+    given = {"migrate_on_start": False, "database_url": SecretStr(as_url(dsn))}
+    app = create_app(settings.model_copy(update=given))
+    client = app.test_client()
+    try:
+        for url in ("/health/ready", "/health", "/api/v1/users/1"):
+            assert client.get(url).status_code == 503
+        assert client.post("/api/v1/users", json={}).status_code == 400
+        assert tables(dsn) == set()
+        migrate(dsn)
+        assert client.get("/health/ready").status_code == 200
+        assert client.get("/api/v1/users/1").status_code == 404
+    finally:
+        services_of(app).close()
+
+
+def test_database_that_is_behind_or_ahead(dsn: str, folder: Path) -> None:
+    migrate(dsn, folder)
+    write(folder, "0003_moon", "INSERT INTO planets VALUES ('Moon')")
+    with pytest.raises(Unavailable, match="0003_moon"):
+        require_migrated(dsn, folder)
+    migrate(dsn, folder)
+    (folder / "0003_moon.sql").unlink()
+    require_migrated(dsn, folder)
+
+
+def as_url(dsn: str) -> str:
+    parts = parse_dsn(dsn)
+    return "postgresql://{user}:{password}@{host}:{port}/{dbname}".format(**parts)

@@ -24,7 +24,7 @@ from user_service.cache.connection import redis_client
 from user_service.cache.pages import CLAIM_SECONDS, CacheStatus, PageCache
 from user_service.cache.store import GENERATION_KEY, PREFIX, PageStore
 from user_service.errors import Unavailable
-from user_service.resilience import deadline, resolve
+from user_service.resilience import consistency, deadline, resolve
 from user_service.resilience.breaker import State
 from user_service.settings import Settings
 from user_service.web.services import Services, services_of
@@ -530,3 +530,109 @@ class TestConnection:
             assert pages.get_or_produce("1:50", lambda: b"body") == (b"body", BYPASS)
         assert pages.breaker_state is State.OPEN
         assert pages.stale("1:50") is None
+
+
+class TestPosition:
+    """What a replica must have replayed to be read from, kept in the generation."""
+
+    @pytest.fixture
+    def store(self, redis: redis_py.Redis) -> PageStore:
+        return PageStore(redis, ttl=TTL, stale_ttl=STALE_TTL)
+
+    def test_is_unknown_until_somebody_has_asked_the_primary(self, store: PageStore) -> None:
+        begun = store.current()
+        assert begun.lsn is None
+        assert store.settle(begun.generation, 0x1_2345_6789).lsn == 0x1_2345_6789
+        assert store.current().lsn == 0x1_2345_6789
+        assert store.look_up("1:50").generation == store.current().generation
+
+    def test_only_grows_in_whatever_order_writes_end(self, store: PageStore) -> None:
+        store.settle(store.current().generation, 0)
+        before = store.current().generation
+        for lsn in (2**40, 9, 10, 2**63):
+            store.move_on(lsn)
+        assert store.current().lsn == 2**63
+        store.move_on(1)
+        assert store.current().lsn == 2**63
+        assert store.current().generation != before
+
+    def test_write_does_not_make_known_what_redis_has_lost(
+        self, store: PageStore, redis: redis_py.Redis
+    ) -> None:
+        """Another write, further on in the log, may have been acknowledged before the loss."""
+        redis.flushall()
+        store.move_on(10)
+        assert store.current().lsn is None
+        store.move_on(20)
+        assert store.current().lsn is None
+
+    def test_of_a_write_that_does_not_know_its_own_is_unknown(self, store: PageStore) -> None:
+        store.settle(store.current().generation, 10)
+        store.move_on(None)
+        assert store.current().lsn is None
+
+    def test_asked_for_before_a_write_does_not_replace_that_of_the_write(
+        self, store: PageStore
+    ) -> None:
+        begun = store.current().generation
+        store.settle(begun, 10)
+        store.move_on(20)
+        assert store.settle(begun, 15).lsn == 20
+
+    def test_moves_every_page_out_of_date(self, store: PageStore) -> None:
+        pages = PageCache(store, current_lsn=lambda: 10)
+        assert pages.get_or_produce("1:50", lambda: b"old") == (b"old", MISS)
+        assert pages.get_or_produce("1:50", never) == (b"old", HIT)
+        consistency.note_write(20)
+        pages.invalidate()
+        assert pages.get_or_produce("1:50", lambda: b"new") == (b"new", MISS)
+
+    def test_is_what_reads_are_told(self, store: PageStore) -> None:
+        pages = PageCache(store, current_lsn=lambda: 10)
+        told = []
+
+        def produce() -> bytes:
+            told.append(consistency.required())
+            return b""
+
+        pages.get_or_produce("1:50", produce)
+        consistency.note_write(30)
+        pages.invalidate()
+        pages.get_or_produce("1:50", produce)
+        with pages.reading_latest():
+            told.append(consistency.required())
+        assert told == [10, 30, 30]
+        assert consistency.required() is None
+
+    def test_is_unknown_while_the_primary_does_not_say(self, store: PageStore) -> None:
+        def fail() -> int:
+            raise Unavailable("down")
+
+        pages = PageCache(store, current_lsn=fail)
+        with pages.reading_latest():
+            assert consistency.required() is None
+
+    def test_is_unknown_to_a_process_whose_invalidation_failed(self, store: PageStore) -> None:
+        away = PageStore(
+            redis_client("redis://127.0.0.1:1/0", timeout=0.1), ttl=TTL, stale_ttl=STALE_TTL
+        )
+        pages = PageCache(store, current_lsn=lambda: 10)
+        with pages.reading_latest():
+            assert consistency.required() == 10
+        pages._store = away
+        consistency.note_write(20)
+        pages.invalidate()
+        pages._store = store
+        with pages.reading_latest():
+            assert consistency.required() is None
+        eventually(lambda: store.current().lsn is None)  # made up for, and settled by a reader
+        pages.close()
+
+    def test_costs_nothing_where_there_is_no_replica(
+        self, redis: redis_py.Redis, store: PageStore
+    ) -> None:
+        pages = PageCache(store)
+        before = redis.info("stats")["total_commands_processed"]
+        with pages.reading_latest():
+            assert consistency.required() is None
+        assert redis.info("stats")["total_commands_processed"] == before + 1  # the INFO

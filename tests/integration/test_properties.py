@@ -161,12 +161,8 @@ def stories(app: Flask, settings: Settings) -> Iterator[type[UserStories]]:
 
 
 @pytest.mark.timeout(300)
-def test_service_answers_as_a_dict_would(
-    stories: type[UserStories], pytestconfig: pytest.Config
-) -> None:
-    # The network of containers is slow for many small steps; the stories are the same ones.
-    examples = 20 if pytestconfig.getoption("--servers") == "containers" else 60
+def test_service_answers_as_a_dict_would(stories: type[UserStories]) -> None:
     run_state_machine_as_test(
         stories,
-        settings=hypothesis.settings(max_examples=examples, stateful_step_count=40, deadline=None),
+        settings=hypothesis.settings(max_examples=60, stateful_step_count=40, deadline=None),
     )

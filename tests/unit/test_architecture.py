@@ -34,6 +34,7 @@ LIBRARIES = {
     "werkzeug": {"app", "web"},
     "psycopg2": {"database"},
     "redis": {"cache"},
+    "limits": {"cache"},
 }
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.getenvb"}
 

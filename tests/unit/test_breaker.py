@@ -133,6 +133,19 @@ class TestClosed:
                 raise ConnectionResetError
         assert state_of(breaker) is State.OPEN
 
+    def test_failure_that_is_not_blamed_neither_opens_it_nor_ends_the_row(
+        self, breaker: CircuitBreaker
+    ) -> None:
+        for _ in range(9):
+            with pytest.raises(ConnectionError), breaker.calling(blaming=False):
+                raise ConnectionError
+        assert state_of(breaker) is State.CLOSED
+        fail(breaker, 2)
+        with pytest.raises(ConnectionError), breaker.calling(blaming=False):
+            raise ConnectionError
+        fail(breaker)
+        assert state_of(breaker) is State.OPEN
+
     def test_calls_are_parallel(self, breaker: CircuitBreaker) -> None:
         together = threading.Barrier(8, timeout=LONG)
 

@@ -10,7 +10,12 @@ import psycopg2
 import pytest
 from psycopg2.extensions import parse_dsn
 
-from user_service.database.connect import CONNECT_TIMEOUT, connect
+from user_service.database.connect import (
+    CONNECT_TIMEOUT,
+    connect,
+    has_become_read_only,
+    must_be_writable,
+)
 from user_service.errors import ConnectionLost, DeadlineExceeded
 from user_service.resilience import deadline
 
@@ -213,3 +218,27 @@ class TestTime:
         with pytest.raises(ConnectionLost, match="not resolved"):
             connect("host=a,b connect_timeout=9")
         assert limits == [pytest.approx(9, abs=0.5)] * 2
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [("", False), ("any", False), ("standby", False), ("read-write", True), ("primary", True)],
+)
+def test_server_that_takes_writes_is_asked_for_by_the_dsn(attributes: str, expected: bool) -> None:
+    dsn = "postgresql://u@a:1,b:2/users"
+    dsn += f"?target_session_attrs={attributes}" if attributes else ""
+    assert must_be_writable(dsn) is expected
+
+
+@pytest.mark.parametrize(
+    ("reported", "expected"),
+    [
+        ({}, False),  # PostgreSQL 13 and PgBouncer do not say
+        ({"in_hot_standby": "off", "default_transaction_read_only": "off"}, False),
+        ({"in_hot_standby": "on", "default_transaction_read_only": "off"}, True),
+        ({"in_hot_standby": "off", "default_transaction_read_only": "on"}, True),
+    ],
+)
+def test_server_says_when_it_takes_no_writes(reported: dict[str, str], expected: bool) -> None:
+    connection: Any = SimpleNamespace(info=SimpleNamespace(parameter_status=reported.get))
+    assert has_become_read_only(connection) is expected

@@ -1,6 +1,7 @@
 """The documents say what the code says."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from user_service.web import problems
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = ["README.md", "REVIEW.md", "CHANGELOG.md", "CONTRIBUTING.md"]
+DOCUMENTS = [
+    path.relative_to(ROOT) for folder in (".", "docs") for path in (ROOT / folder).glob("*.md")
+]
 
 
 def configuration_table() -> str:
@@ -57,11 +60,22 @@ def test_image_and_changelog_have_the_version_of_the_package() -> None:
     assert released[0] == __version__
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_within_the_project_lead_somewhere(document: str) -> None:
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_links_within_the_project_lead_somewhere(document: Path) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)(?:#[^)]*)?\)", text):
-        assert (ROOT / target).exists(), target
+        assert (ROOT / document).parent.joinpath(target).exists(), target
+
+
+def test_make_help_lists_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (phony,) = re.findall(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
+    told = subprocess.run(
+        ["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert set(re.findall(r"^  make (\S+) ", told, re.MULTILINE)) == set(phony.split())
+    rules = set(re.findall(r"^([a-z][a-z-]*):(?!=)", makefile, re.MULTILINE))
+    assert rules == set(phony.split())
 
 
 def test_review_names_only_tests_that_exist() -> None:

@@ -121,7 +121,7 @@ class TestHttp:
 
     @pytest.mark.parametrize("limit", ["read", "write"])
     def test_refused_requests_are_counted_by_limit(self, metrics: Metrics, limit: str) -> None:
-        metrics.http.count_rate_limited(limit)  # type: ignore[arg-type]
+        metrics.http.count_rate_limited(limit)
         assert value(metrics, "rate_limited_requests_total", limit=limit) == 1
 
 

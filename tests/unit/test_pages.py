@@ -71,11 +71,15 @@ class FakeStore:
     def insist_on_moving_on(self) -> None:
         self.move_on()
 
+    def current(self) -> Found:
+        self._called("current")
+        return Found(self.generation)
+
     def give_back(self, name: str, generation: bytes) -> None:
         self._called("give_back")
         self.claims.discard((name, generation))
 
-    def move_on(self) -> None:
+    def move_on(self, _lsn: int | None = None) -> None:
         self._called("move_on")
         self.generation = b"%d" % (int(self.generation) + 1)
 

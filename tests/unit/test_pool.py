@@ -19,7 +19,8 @@ from psycopg2.extensions import (
 )
 from pytest_mock import MockerFixture
 
-from user_service.database.pool import Database, PoolStats, with_session_defaults
+from user_service.database.connect import with_session_defaults
+from user_service.database.pool import Database, PoolStats
 from user_service.errors import (
     CircuitOpen,
     ConnectionLost,

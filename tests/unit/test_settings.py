@@ -9,7 +9,7 @@ from psycopg2.extensions import parse_dsn
 
 from user_service.settings import InvalidSettings, Settings, settings_or_exit
 
-SECRETS = ["DATABASE_URL", "DB_PASSWORD", "REDIS_URL", "CURSOR_KEY"]
+SECRETS = ["DATABASE_URL", "DATABASE_REPLICA_URL", "DB_PASSWORD", "REDIS_URL", "CURSOR_KEY"]
 SECRET = "hunter2"
 NO_URL = [
     *(SECRET, f"http://users:{SECRET}@host/", f"//users:{SECRET}@host/", f":{SECRET}@host"),
@@ -23,6 +23,7 @@ DEFAULTS: dict[str, Any] = {
     "log_level": "INFO",
     "log_format": "text",
     "database_url": None,
+    "database_replica_url": None,
     "db_host": "localhost",
     "db_port": 5432,
     "db_name": "users",
@@ -41,6 +42,11 @@ DEFAULTS: dict[str, Any] = {
     "cursor_key": None,
     "require_if_match": False,
     "cors_origins": None,
+    "rate_limit": None,
+    "rate_limit_writes": None,
+    "rate_limit_subject_header": None,
+    "trusted_proxies": None,
+    "security_contact": None,
     "request_timeout": 5.0,
     "drain_delay": 1.0,
     "retry_attempts": 2,
@@ -133,6 +139,25 @@ class TestMalformed:
             ("CORS_ORIGINS", "https://a.example,", "scheme, host and port"),
             ("CORS_ORIGINS", "null", "scheme, host and port"),
             ("CORS_ORIGINS", "https://*.example.com", "scheme, host and port"),
+            *(
+                ("RATE_LIMIT", text, "like `600/minute`")
+                for text in (
+                    "600",
+                    "0/minute",
+                    "-1/day",
+                    "600/fortnight",
+                    "1/minute;5/hour",
+                    "١/day",
+                )
+            ),
+            ("RATE_LIMIT_WRITES", "many", "POST, PUT, PATCH and DELETE"),
+            ("RATE_LIMIT_SUBJECT_HEADER", "X Subject", "like `X-Authenticated-Subject`"),
+            ("RATE_LIMIT_SUBJECT_HEADER", "X-Subject\n", "like `X-Authenticated-Subject`"),
+            ("TRUSTED_PROXIES", "gateway", "like `10.0.0.0/8`"),
+            ("TRUSTED_PROXIES", "10.0.0.1/8", "without host bits"),
+            ("TRUSTED_PROXIES", "10.0.0.1,", "addresses, or networks"),
+            ("SECURITY_CONTACT", "security@example.com", "mailto:security@example.com"),
+            ("SECURITY_CONTACT", "mailto:a@example.com\nExpires: x", "mailto:security@example.com"),
             ("REQUEST_TIMEOUT", "0", "seconds"),
             ("RETRY_ATTEMPTS", "11", "times"),
             ("RETRY_DELAY", "-1", "seconds"),
@@ -173,6 +198,7 @@ class TestMalformed:
             ("DATABASE_URL", f"redis://:{SECRET}@host:6379/0"),
             ("DATABASE_URL", f"mysql://users:{SECRET}@host/users"),
             ("DATABASE_URL", f"host=db user=users password={SECRET}"),
+            ("DATABASE_REPLICA_URL", f"host=db user=users password={SECRET}"),
             ("REDIS_URL", f"postgresql://users:{SECRET}@host/users"),
             ("REDIS_URL", f"unix:///run/redis.sock?password={SECRET}"),
         ],
@@ -185,7 +211,7 @@ class TestMalformed:
         assert message.endswith(f" ({Settings.model_fields[name.lower()].description})")
         assert SECRET not in message
 
-    @pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL"])
+    @pytest.mark.parametrize("name", ["DATABASE_URL", "DATABASE_REPLICA_URL", "REDIS_URL"])
     def test_url_in_a_file_is_not_told_back_either(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
     ) -> None:
@@ -220,6 +246,13 @@ class TestMalformed:
         assert Settings.from_environment().log_level == read
 
 
+def test_proxies_are_read_as_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings.from_environment().proxy_networks == ()
+    monkeypatch.setenv("TRUSTED_PROXIES", "10.0.0.0/8, 192.0.2.1,2001:db8::/32")
+    networks = [str(network) for network in Settings.from_environment().proxy_networks]
+    assert networks == ["10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32"]
+
+
 class TestSecrets:
     @pytest.mark.parametrize("name", SECRETS)
     @pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
@@ -228,6 +261,7 @@ class TestSecrets:
     ) -> None:
         secret = {
             "DATABASE_URL": f"postgresql://users:{SECRET}@db/users",
+            "DATABASE_REPLICA_URL": f"postgresql://users:{SECRET}@standby/users",
             "REDIS_URL": f"redis://:{SECRET}@cache/0",
         }.get(name, f" {SECRET} ö")
         (tmp_path / "secret").write_bytes(secret.encode() + ending.encode())

@@ -8,7 +8,17 @@ from redis import ConnectionError as RedisConnectionError
 from redis import Redis, RedisError, ResponseError
 from redis import TimeoutError as RedisTimeoutError
 
-from user_service.cache.store import GENERATION_KEY, PREFIX, Found, PageStore, RedisFailure
+from user_service.cache.store import (
+    _MOVE_ON_FROM,
+    _REPLACE_IF_CURRENT,
+    GENERATION_KEY,
+    LSN_LENGTH,
+    PREFIX,
+    UNKNOWN_LSN,
+    Found,
+    PageStore,
+    RedisFailure,
+)
 from user_service.resilience.breaker import State
 
 TTL, STALE_TTL = 60, 300
@@ -61,7 +71,20 @@ class FakeRedis:
     def disconnect(self) -> None:
         self.disconnected = True
 
-    def register_script(self, _script: str) -> Callable[[list[str], list[Any]], int]:
+    def register_script(self, script: str) -> Callable[[list[str], list[Any]], Any]:
+        def move_on_from(keys: list[str], arguments: list[bytes]) -> None:
+            self._called("script")
+            lsn, rest = arguments
+            current = self.values.get(keys[0], UNKNOWN_LSN)[:LSN_LENGTH]
+            self.values[keys[0]] = max(current, lsn) + rest
+
+        def replace_if_current(keys: list[str], arguments: list[bytes]) -> bytes | None:
+            self._called("script")
+            old, new = arguments
+            if self.values.get(keys[0]) == old:
+                self.values[keys[0]] = new
+            return self.values.get(keys[0])
+
         def store_if_current(keys: list[str], arguments: list[Any]) -> int:
             self._called("script")
             generation, page, claim = keys
@@ -72,7 +95,8 @@ class FakeRedis:
             self.expiries[page] = arguments[3]
             return 1
 
-        return store_if_current
+        scripts = {_MOVE_ON_FROM: move_on_from, _REPLACE_IF_CURRENT: replace_if_current}
+        return scripts.get(script, store_if_current)
 
 
 class Clock:

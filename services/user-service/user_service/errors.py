@@ -53,6 +53,15 @@ class PreconditionRequired(Exception):
     """The service is set to change a user only for those who send If-Match."""
 
 
+class RateLimited(Exception):
+    """The client has used up ``policy``; its next request passes in ``retry_after`` seconds."""
+
+    def __init__(self, policy: str, retry_after: int) -> None:
+        super().__init__(f"{policy} is used up for {retry_after} s")
+        self.policy = policy
+        self.retry_after = retry_after
+
+
 class Unavailable(Exception):
     """The service cannot answer now, and nothing was changed; trying again later may work."""
 
@@ -79,6 +88,10 @@ class PoolTimeout(Unavailable):
 
 class DeadlineExceeded(Unavailable):
     """The request's time was used up before its work was done."""
+
+
+class ReplicaUnusable(Exception):
+    """The replica is away or behind; the primary is to be read instead."""
 
 
 class OutcomeUnknown(Unavailable):

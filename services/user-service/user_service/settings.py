@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
@@ -37,6 +38,29 @@ def _origins(text: str) -> str:
 # As browsers send it (RFC 6454, section 6.1): in small letters, without a default port or a path.
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 CorsOrigins = Annotated[str, AfterValidator(_origins)]
+
+
+def _limit(text: str) -> str:
+    if not _LIMIT.fullmatch(text):
+        raise ValueError("must be a number, a slash and second, minute, hour or day")
+    return text
+
+
+# Up to a thousand million: Redis counts in Lua's numbers, which are exact far beyond that.
+_LIMIT = re.compile(r"[1-9][0-9]{0,9}/(second|minute|hour|day)", re.ASCII)
+RateLimit = Annotated[str, AfterValidator(_limit)]
+
+
+def _networks(text: str) -> str:
+    for network in text.split(","):
+        try:
+            ip_network(network.strip())
+        except ValueError:
+            raise ValueError("must be addresses, or networks without host bits") from None
+    return text
+
+
+Networks = Annotated[str, AfterValidator(_networks)]
 
 
 class InvalidSettings(Exception):
@@ -79,8 +103,13 @@ class Settings(BaseSettings):
     db_statement_timeout: float = Field(
         default=3.0, gt=0, le=600, description="seconds after which PostgreSQL cancels a statement"
     )
+    database_replica_url: SecretStr | None = Field(
+        default=None, description="PostgreSQL URL of a replica that lists and gets are read from"
+    )
     migrate_on_start: bool = Field(
-        default=True, description="apply pending migrations before the first connection is used"
+        default=True,
+        description="apply pending migrations before the first connection is used;"
+        " if not, answer 503 until somebody has",
     )
 
     redis_url: SecretStr | None = Field(
@@ -118,6 +147,31 @@ class Settings(BaseSettings):
         description="origins whose scripts may call, like `https://app.example.com`,"
         " separated by commas; or `*`",
     )
+    rate_limit: RateLimit | None = Field(
+        default=None,
+        description="requests that a client may make, like `600/minute`; unset, there is no limit",
+    )
+    rate_limit_writes: RateLimit | None = Field(
+        default=None,
+        description="the same for POST, PUT, PATCH and DELETE, which are then counted separately",
+    )
+    rate_limit_subject_header: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$",
+        description="header in which a trusted proxy that authenticates clients names them,"
+        " like `X-Authenticated-Subject`",
+    )
+    trusted_proxies: Networks | None = Field(
+        default=None,
+        description="addresses and networks whose `X-Forwarded-For` is believed,"
+        " like `10.0.0.0/8`, separated by commas",
+    )
+    security_contact: str | None = Field(
+        default=None,
+        pattern=r"^(https://|mailto:|tel:)[!-~]+$",
+        description="URI for reports of vulnerabilities, like `mailto:security@example.com`;"
+        " served in `/.well-known/security.txt`",
+    )
     request_timeout: float = Field(
         default=5.0, gt=0, le=600, description="seconds within which a request is answered"
     )
@@ -151,7 +205,7 @@ class Settings(BaseSettings):
         description="what `/health` and `build_info` say it was built from; the image has it",
     )
 
-    @field_validator("database_url")
+    @field_validator("database_url", "database_replica_url")
     @classmethod
     def _is_postgres_url(cls, url: SecretStr | None) -> SecretStr | None:
         return _checked_url(url, PostgresDsn, "postgresql://user:password@host:5432/database")
@@ -192,6 +246,12 @@ class Settings(BaseSettings):
             if self.cors_origins
             else frozenset()
         )
+
+    @property
+    def proxy_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """The networks of TRUSTED_PROXIES."""
+        networks = self.trusted_proxies.split(",") if self.trusted_proxies else ()
+        return tuple(ip_network(network.strip()) for network in networks)
 
     @property
     def redis_dsn(self) -> str:

@@ -38,6 +38,24 @@ def run(server: PostgresServer, *statements: str) -> Any:
             return row[0] if row else None
 
 
+def pause(standby: Standby) -> None:
+    """Let ``standby`` lag from now on, for certain."""
+    run(standby, "SELECT pg_wal_replay_pause()")
+    state = "SELECT pg_get_wal_replay_pause_state()"
+    eventually(lambda: run(standby, state) == "paused")
+
+
+def resume(standby: Standby) -> None:
+    """Let ``standby`` replay again."""
+    run(standby, "SELECT pg_wal_replay_resume()")
+
+
+def lag(standby: Standby, seconds: float) -> None:
+    """Let ``standby`` show commits so much later than they were."""
+    setting = f"ALTER SYSTEM SET recovery_min_apply_delay = '{seconds * 1000:.0f}ms'"
+    run(standby, setting, "SELECT pg_reload_conf()")
+
+
 def follow_synchronously(primary: PostgresServer) -> None:
     """Have ``primary`` acknowledge only what its standby has too."""
     run(primary, "ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")

@@ -6,14 +6,15 @@ It fails open: whatever goes wrong with Redis, the page is read from the databas
 import logging
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 
 from user_service.cache.single_flight import SingleFlight
 from user_service.cache.store import Found, PageStore, RedisFailure
+from user_service.errors import Unavailable
 from user_service.observability.metrics import Metrics
-from user_service.resilience import deadline
+from user_service.resilience import consistency, deadline
 from user_service.resilience.breaker import State
 
 log = logging.getLogger(__name__)
@@ -50,11 +51,14 @@ class PageCache:
         self,
         store: PageStore,
         *,
+        current_lsn: Callable[[], int] | None = None,
         sleep: Callable[[float], None] = time.sleep,
         metrics: Metrics | None = None,
     ) -> None:
+        """``current_lsn`` asks the primary how far it is; it is for those who have a replica."""
         self._store = store
         self._metrics = (metrics or Metrics()).cache
+        self._current_lsn = current_lsn
         self._sleep = sleep
         self._refills: SingleFlight[tuple[str, bytes], bytes] = SingleFlight()
         # Counted rather than flagged, so that a failure during a repair is not forgotten.
@@ -84,10 +88,24 @@ class PageCache:
             return found.body, CacheStatus.HIT
         self._metrics.miss.inc()
         generation = found.generation
-        body = self._refills.run(
-            (name, generation), lambda: self._refill(name, generation, produce)
-        )
+        with consistency.reading_after(found.lsn):
+            body = self._refills.run(
+                (name, generation), lambda: self._refill(name, generation, produce)
+            )
         return body, CacheStatus.MISS
+
+    @contextmanager
+    def reading_latest(self) -> Iterator[None]:
+        """Let the reads of a block go to a replica, if it has replayed every write until now.
+
+        One round trip, where there is a replica; without Redis nothing is known of others' writes.
+        """
+        found = None
+        if self._current_lsn is not None:
+            with suppress(RedisFailure):
+                found = None if self._is_unrepaired() else self._settled(self._store.current())
+        with consistency.reading_after(found.lsn if found else None):
+            yield
 
     def stale(self, name: str) -> bytes | None:
         """Return the last body called ``name`` that is still kept, current or not."""
@@ -102,7 +120,7 @@ class PageCache:
     def invalidate(self) -> None:
         """Put every cached page out of date. Call it when a write has been committed."""
         try:
-            self._store.move_on()
+            self._store.move_on(consistency.take_write())
         except RedisFailure as error:
             self._failed_invalidations += 1
             self._metrics.failed_invalidations.inc()
@@ -126,10 +144,21 @@ class PageCache:
         if self._is_unrepaired():
             return None
         try:
-            return self._store.look_up(name)
+            found = self._store.look_up(name)
+            return found if found.body is not None else self._settled(found)
         except RedisFailure as error:
             log.warning("page cache bypassed: %s", error)
             return None
+
+    def _settled(self, found: Found) -> Found:
+        """Return ``found`` with its position known, where that is wanted and can be had."""
+        if self._current_lsn is None or found.lsn is not None:
+            return found
+        try:
+            lsn = self._current_lsn()
+        except Unavailable:
+            return found
+        return self._store.settle(found.generation, lsn)
 
     def _refill(self, name: str, generation: bytes, produce: Callable[[], bytes]) -> bytes:
         try:

@@ -8,6 +8,11 @@ is overwritten by the next reader or runs into its TTL.
 
 A generation is random, not counted up: a counter would start again at 1 after a FLUSHALL or an
 eviction, and a slow reader could then store an old page under a number that has come back.
+
+Where there is a replica of the database, a generation begins with the position in the log (LSN)
+that a replica must have replayed to show all writes up to now. Writes that finish at once move a
+generation on in any order, so the position only ever grows; where Redis has lost it, it is not
+known, which is more than every position, until a reader has asked the primary.
 """
 
 import time
@@ -27,16 +32,33 @@ from user_service.resilience.breaker import CircuitBreaker
 
 # The braces keep all keys in one slot of a Redis Cluster, as one command on several keys needs;
 # the version is moved on with the format of entries, so that no release serves another's pages.
-PREFIX = "users:page:{v1}:"
+PREFIX = "users:page:{v2}:"
 GENERATION_KEY = PREFIX + "generation"
-GENERATION_LENGTH = 32
+LSN_LENGTH = 16
+GENERATION_LENGTH = LSN_LENGTH + 32
 TIME_LENGTH = 10
+UNKNOWN_LSN = b"f" * LSN_LENGTH
 
 _STORE_IF_CURRENT = """
 redis.call('DEL', KEYS[3])
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[2], ARGV[1] .. ARGV[2] .. ARGV[3], 'EX', ARGV[4])
 return 1
+"""
+
+# Hexadecimal digits of one length compare as the numbers do.
+_MOVE_ON_FROM = f"""
+local current = redis.call('GET', KEYS[1])
+local lsn = current and string.sub(current, 1, {LSN_LENGTH}) or '{UNKNOWN_LSN.decode()}'
+if lsn < ARGV[1] then lsn = ARGV[1] end
+redis.call('SET', KEYS[1], lsn .. ARGV[2])
+"""
+
+_REPLACE_IF_CURRENT = """
+local current = redis.call('GET', KEYS[1])
+if current ~= ARGV[1] then return current end
+redis.call('SET', KEYS[1], ARGV[2])
+return ARGV[2]
 """
 
 
@@ -49,7 +71,13 @@ class Found:
     """The current generation, and the body that is current and fresh, if there is one."""
 
     generation: bytes
-    body: bytes | None
+    body: bytes | None = None
+
+    @property
+    def lsn(self) -> int | None:
+        """What a replica must have replayed to show what the generation stands for, if known."""
+        lsn = self.generation[:LSN_LENGTH]
+        return None if lsn == UNKNOWN_LSN else int(lsn, 16)
 
 
 class PageStore:
@@ -73,6 +101,8 @@ class PageStore:
         self._stale_ttl = stale_ttl
         self._clock = clock
         self._store_if_current = redis.register_script(_STORE_IF_CURRENT)
+        self._move_on_from = redis.register_script(_MOVE_ON_FROM)
+        self._replace_if_current = redis.register_script(_REPLACE_IF_CURRENT)
         # An error that Redis answers is an answer; only silence counts.
         self.breaker = CircuitBreaker(
             "Redis",
@@ -92,6 +122,23 @@ class PageStore:
         if entry is None or not entry.startswith(generation) or self._age(entry) >= self._ttl:
             return Found(generation, None)
         return Found(generation, entry[GENERATION_LENGTH + TIME_LENGTH :])
+
+    def current(self) -> Found:
+        """Return the generation alone, begun if there was none. One round trip."""
+        with self._asking():
+            generation = cast("bytes | None", self._redis.get(GENERATION_KEY))
+            return Found(generation or self._begin_generation())
+
+    def settle(self, generation: bytes, lsn: int) -> Found:
+        """Return the generation with its position known to be ``lsn``, or that after it.
+
+        ``lsn`` must have been asked for after ``generation`` was read: then all writes that were
+        over before that are before it, and one that ends later has replaced the generation.
+        """
+        settled = b"%0*x" % (LSN_LENGTH, lsn) + generation[LSN_LENGTH:]
+        with self._asking():
+            current = self._replace_if_current([GENERATION_KEY], [generation, settled])
+            return Found(cast("bytes | None", current) or self._begin_generation())
 
     def look_up_stale(self, name: str) -> bytes | None:
         """Return the body that is kept, of whatever generation; at most ``stale_ttl`` s old."""
@@ -120,10 +167,17 @@ class PageStore:
         with self._asking():
             self._redis.delete(_claim_key(name, generation))
 
-    def move_on(self) -> None:
-        """Begin a new generation, by which all pages so far are out of date."""
+    def move_on(self, lsn: int | None = None) -> None:
+        """Begin a new generation, by which all pages so far are out of date.
+
+        With ``lsn``, what a replica must have replayed from now on is that, if it is not more.
+        """
         with self._asking():
-            self._redis.set(GENERATION_KEY, _new_generation())
+            if lsn is None:
+                self._redis.set(GENERATION_KEY, _new_generation())
+            else:
+                new = b"%0*x" % (LSN_LENGTH, lsn)
+                self._move_on_from([GENERATION_KEY], [new, _new_generation()[LSN_LENGTH:]])
 
     def insist_on_moving_on(self) -> None:
         """Do so whatever the circuit breaker thinks.
@@ -170,4 +224,4 @@ def _claim_key(name: str, generation: bytes) -> str:
 
 
 def _new_generation() -> bytes:
-    return uuid.uuid4().hex.encode()
+    return UNKNOWN_LSN + uuid.uuid4().hex.encode()

@@ -16,6 +16,7 @@ from pathlib import Path
 from psycopg2.extensions import cursor, make_dsn
 
 from user_service.database.connect import connect
+from user_service.errors import Unavailable
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -42,14 +43,34 @@ def migrate(dsn: str, folder: Path = MIGRATIONS) -> list[str]:
         return applied
 
 
+def require_migrated(dsn: str, folder: Path = MIGRATIONS) -> None:
+    """Raise Unavailable while something is pending, which somebody else applies.
+
+    More than ours may be applied: in a rollout, the release after this one comes first.
+    """
+    with closing(connect(dsn)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass('schema_migrations') IS NOT NULL")
+        applied = _applied(cursor) if cursor.fetchone() == (True,) else set()
+    if pending := [file.stem for file in _files(folder) if file.stem not in applied]:
+        raise Unavailable(f"migrations are pending: {', '.join(pending)}")
+
+
 def _pending(cursor: cursor, folder: Path) -> list[Path]:
     cursor.execute(
         "CREATE TABLE IF NOT EXISTS schema_migrations ("
         " name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
     )
+    applied = _applied(cursor)
+    return [file for file in _files(folder) if file.stem not in applied]
+
+
+def _applied(cursor: cursor) -> set[str]:
     cursor.execute("SELECT name FROM schema_migrations")
-    applied = {name for (name,) in cursor}
-    return [file for file in sorted(folder.glob("*.sql")) if file.stem not in applied]
+    return {name for (name,) in cursor}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.sql"))
 
 
 def _apply(cursor: cursor, file: Path) -> str:

@@ -13,16 +13,16 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import psycopg2
-from psycopg2.extensions import (
-    TRANSACTION_STATUS_IDLE,
-    connection,
-    cursor,
-    make_dsn,
-    parse_dsn,
-)
-from psycopg2.pool import SimpleConnectionPool
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection, cursor
 
-from user_service.database.connect import connect
+from user_service.database.connect import (
+    connect,
+    has_become_read_only,
+    is_alive,
+    must_be_writable,
+    with_session_defaults,
+)
+from user_service.database.connections import Connections
 from user_service.database.failures import CONNECTION_IS_USELESS, translated
 from user_service.errors import (
     ConnectionLost,
@@ -60,7 +60,7 @@ class Database:
     or the first checkout, so the object may be made before a fork.
     """
 
-    def __init__(  # noqa: PLR0913 -- by name only, each with its default
+    def __init__(  # noqa: PLR0913 -- all but one have a default
         self,
         dsn: str,
         *,
@@ -68,23 +68,27 @@ class Database:
         checkout_timeout: float = 2.0,
         statement_timeout: float = 3.0,
         prepare: Callable[[], object] | None = None,
+        after_commit: Callable[[cursor], None] | None = None,
+        breaker: CircuitBreaker | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        """Take times in seconds."""
+        """Take times in seconds. ``after_commit`` is called on the connection of each commit."""
         metrics = metrics or Metrics()
         self.dsn = with_session_defaults(dsn, statement_timeout)
-        self.breaker = CircuitBreaker(
+        self.breaker = breaker or CircuitBreaker(
             "the database",
             failures=(ConnectionLost, DeadlineExceeded, OutcomeUnknown),
             on_change=metrics.resilience.breaker_listener("database"),
         )
+        self._must_be_writable = must_be_writable(dsn)
         self._metrics = metrics.pool
         self._metrics.size.set(size)
         self._size = size
         self._checkout_timeout = checkout_timeout
         self._prepare = prepare
+        self._after_commit = after_commit
         self._preparation: Future[object] | None = None
-        self._connections = _Connections(size)
+        self._connections = Connections(size)
         self._lock = threading.Lock()
         self._slots = threading.Semaphore(size)
         self._waiting = 0
@@ -173,11 +177,13 @@ class Database:
                         cursor.execute("ROLLBACK")
                 raise
             _commit(connection, cursor)
+            if self._after_commit is not None:
+                self._after_commit(cursor)
 
     @contextmanager
     def _connection(self) -> Iterator[connection]:
         self.breaker.refuse_if_open()  # before waiting for a slot that would be of no use
-        with self._slot(), self.breaker.calling():
+        with self._slot() as in_time, self.breaker.calling(blaming=in_time):
             with stage("pool"):
                 connection = self._checked_out()
             try:
@@ -203,15 +209,20 @@ class Database:
         return connection
 
     @contextmanager
-    def _slot(self) -> Iterator[None]:
-        """Hold one of ``size`` slots, so that there are never more connections than that."""
+    def _slot(self) -> Iterator[bool]:
+        """Hold one of ``size`` slots, so that there are never more connections than that.
+
+        Tell whether waiting for it took less than half of the request's time: if not, that the
+        rest was too short for the database says nothing of the database.
+        """
+        left = deadline.remaining()
         with stage("pool", self._metrics.checkout):
             if self._slots.acquire(blocking=False):
                 self._was_full = False
             else:
                 self._wait_for_slot()
         try:
-            yield
+            yield deadline.remaining() >= left / 2
         finally:
             self._slots.release()
 
@@ -233,7 +244,7 @@ class Database:
         while True:
             with self._lock:
                 idle = self._connections.take_idle()
-            if idle is None or _is_alive(idle):
+            if idle is None or is_alive(idle):
                 return idle
             self._discard(idle)
 
@@ -245,6 +256,11 @@ class Database:
 
     def _take_back(self, connection: connection) -> None:
         self._metrics.in_use.dec()
+        if self._must_be_writable and not connection.closed and has_become_read_only(connection):
+            # Reads alone would never find out that there has been a failover.
+            log.warning("the database has become read-only, looking for the one that is not")
+            connection.close()
+            self.discard_idle()
         if connection.info.transaction_status == TRANSACTION_STATUS_IDLE:
             with self._lock:
                 self._connections.take_back(connection)
@@ -256,85 +272,6 @@ class Database:
         self._metrics.replaced.inc()
         with self._lock:
             self._connections.take_back(connection, close=True)
-
-
-class _Connections(SimpleConnectionPool):
-    """SimpleConnectionPool in steps between which its lock can be let go.
-
-    Its own ``getconn`` connects where it finds no idle connection, which may take as long as the
-    network likes. Here taking an idle connection and adding a new one are two steps, each under
-    the lock, and connecting happens in between, without it.
-    """
-
-    # Inherited, and the same since psycopg2 2.0; the stubs leave out what begins with a "_".
-    _pool: list[connection]
-    _used: dict[int, connection]
-    _rused: dict[int, int]
-    _getkey: Callable[[], int]
-
-    def __init__(self, size: int) -> None:
-        super().__init__(0, size)
-        # minconn is how many are kept when they come back: all, so that none is opened anew.
-        self.minconn = size
-
-    @property
-    def lent(self) -> int:
-        return len(self._used)
-
-    def take_idle(self) -> connection | None:
-        return self.getconn() if self._pool and not self.closed else None
-
-    def lend(self, opened: connection) -> None:
-        key = self._getkey()
-        self._used[key] = opened
-        self._rused[id(opened)] = key
-
-    def take_back(self, connection: connection, *, close: bool = False) -> None:
-        if self.closed:
-            connection.close()
-            del self._used[self._rused.pop(id(connection))]
-        else:
-            self.putconn(connection, close=close)
-
-    def close_idle(self) -> None:
-        """Do what closeall does, but leave what is lent to those who work with it."""
-        lent, self._used = self._used, {}
-        self.closeall()
-        self._used = lent
-
-
-def with_session_defaults(dsn: str, statement_timeout: float) -> str:
-    """Return ``dsn`` with our session and TCP settings wherever it says nothing itself.
-
-    Together they notice a server that vanished without a word after about 25 s of silence, or
-    after 10 s in which sent data was not acknowledged; until then the deadline speaks.
-    """
-    given = parse_dsn(dsn)
-    milliseconds = max(1, round(statement_timeout * 1000))  # 0 would mean no time-out at all
-    options = f"-c statement_timeout={milliseconds} -c timezone=UTC {given.pop('options', '')}"
-    defaults = {
-        "application_name": "user-service",
-        "keepalives": "1",
-        "keepalives_idle": "10",
-        "keepalives_interval": "5",
-        "keepalives_count": "3",
-        "tcp_user_timeout": "10000",
-    }
-    return str(make_dsn(**{**defaults, **given, "options": options.rstrip()}))
-
-
-def _is_alive(idle: connection) -> bool:
-    """Tell whether the server has closed ``idle``, without a round trip.
-
-    Reading what has arrived costs 0.2 us and no waiting. Twice, because libpq takes the server's
-    farewell with the first read and notices the end of the stream with the second.
-    """
-    try:
-        idle.poll()
-        idle.poll()
-    except psycopg2.Error:
-        return False
-    return not idle.closed
 
 
 def _commit(connection: connection, cursor: cursor) -> None:

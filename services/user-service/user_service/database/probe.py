@@ -5,14 +5,11 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import psycopg2
-from psycopg2.extensions import connection, parse_dsn
+from psycopg2.extensions import connection
 
-from user_service.database.connect import connect
+from user_service.database.connect import connect, must_be_writable
 from user_service.errors import Unavailable
 from user_service.resilience import deadline
-
-# What DATABASE_URL says where it names several hosts of which one is the primary.
-_WRITABLE = ("read-write", "primary")
 
 
 class DatabaseProbe:
@@ -27,7 +24,7 @@ class DatabaseProbe:
     ) -> None:
         """``timeout`` is the longest that a ping takes, in seconds."""
         self._dsn = dsn
-        self._must_be_writable = parse_dsn(dsn).get("target_session_attrs") in _WRITABLE
+        self._must_be_writable = must_be_writable(dsn)
         self._on_loss = on_loss
         self._timeout = timeout
         self._lock = threading.Lock()

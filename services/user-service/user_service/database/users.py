@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+import psycopg2
 from psycopg2 import errors as sql_errors
 from psycopg2.extensions import cursor
 from psycopg2.extras import execute_values
@@ -24,15 +25,19 @@ from user_service.database.listing import (
     with_estimate,
 )
 from user_service.database.pool import Database
+from user_service.database.replica import Replica, current_lsn
 from user_service.errors import (
     OutcomeUnknown,
     PreconditionFailed,
+    ReplicaUnusable,
     Unavailable,
     UserExists,
     UserNotFound,
 )
 from user_service.idempotency import KeyedRequest, StoredResponse
 from user_service.users import User, canonical_email, canonical_username
+
+T = TypeVar("T")
 
 BIGINT_MAX = 2**63 - 1
 BY_ID = Order()
@@ -74,10 +79,15 @@ class NewUser(NamedTuple):
 
 
 class UserRepository:
-    """Users in PostgreSQL. Methods raise Unavailable (or a subclass) when it cannot be had."""
+    """Users in PostgreSQL. Methods raise Unavailable (or a subclass) when it cannot be had.
 
-    def __init__(self, database: Database) -> None:
+    ``page`` and ``get`` read from ``replica``, if there is one and it has replayed what
+    ``consistency.required`` says; everything else is done on ``database``.
+    """
+
+    def __init__(self, database: Database, replica: Replica | None = None) -> None:
         self._database = database
+        self._replica = replica
 
     def page(
         self,
@@ -95,7 +105,8 @@ class UserRepository:
         names = filters.names
         side = position.side if isinstance(position, Position) else None
         counted = count == "exact" or (count == "estimated" and not names)  # then exact is as cheap
-        with self._database.read() as cursor:
+
+        def read_page(cursor: cursor) -> Page:
             statement = list_statement(names, order, side, counted=counted)
             cursor.execute(statement, binds(filters, position, limit))
             page = page_of(cursor.fetchall(), position)
@@ -103,6 +114,16 @@ class UserRepository:
                 return page
             cursor.execute(estimate_statement(names), binds(filters, position, limit))
             return with_estimate(page, cursor.fetchone(), position)
+
+        return self._read(read_page)
+
+    def current_lsn(self) -> int:
+        """Return a position in the log after all that is committed; raise Unavailable."""
+        try:
+            with self._database.read() as cursor:
+                return current_lsn(cursor)
+        except psycopg2.Error as error:
+            raise Unavailable("the primary does not say how far it is") from error
 
     def cursor_key(self) -> bytes:
         """Return the key that all replicas sign cursors with, unless they are given one."""
@@ -137,7 +158,8 @@ class UserRepository:
 
     def get(self, user_id: int) -> User:
         """Return the user; raise UserNotFound."""
-        with self._database.read() as cursor:
+
+        def read_user(cursor: cursor) -> User:
             cursor.execute(
                 """
                 SELECT id, username, email, created_at, updated_at, version
@@ -146,6 +168,8 @@ class UserRepository:
                 {"id": user_id},
             )
             return _one_user(cursor)
+
+        return self._read(read_user)
 
     def create(
         self,
@@ -226,6 +250,13 @@ class UserRepository:
             )
             if cursor.rowcount == 0:
                 raise _why_untouched(cursor, user_id)
+
+    def _read(self, work: Callable[[cursor], T]) -> T:
+        if self._replica is not None:
+            with suppress(ReplicaUnusable):
+                return self._replica.read(work)
+        with self._database.read() as cursor:
+            return work(cursor)
 
 
 def _why_untouched(cursor: cursor, user_id: int) -> Exception:

@@ -9,7 +9,6 @@ what each has found out (readiness).
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -49,7 +48,7 @@ class HttpMetrics:
             ["limit"],
             registry=registry,
         )
-        for limit in ("read", "write"):
+        for limit in ("default", "writes"):
             self.rate_limited.labels(limit)
         # prometheus_client's labels() takes longer than all the rest of counting a request.
         self._durations: dict[tuple[str | None, str, int], Histogram] = {}
@@ -66,7 +65,7 @@ class HttpMetrics:
         duration = self._duration.labels(route or UNMATCHED, method, status)
         return self._durations.setdefault((route, method, status), duration)
 
-    def count_rate_limited(self, limit: Literal["read", "write"]) -> None:
+    def count_rate_limited(self, limit: str) -> None:
         """Count a request that was refused with 429."""
         self.rate_limited.labels(limit).inc()
 

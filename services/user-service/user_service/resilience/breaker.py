@@ -72,13 +72,19 @@ class CircuitBreaker:
             raise CircuitOpen(f"{self.name} did not answer lately", self._seconds_left())
 
     @contextmanager
-    def calling(self) -> Iterator[None]:
-        """Count how the call in the block ends; raise CircuitOpen instead of beginning it."""
+    def calling(self, *, blaming: bool = True) -> Iterator[None]:
+        """Count how the call in the block ends; raise CircuitOpen instead of beginning it.
+
+        Without ``blaming`` its failure is not counted: it was given too little time to tell.
+        """
         period, probing = self._begin()
         try:
             yield
         except self._failures:
-            self._failed(period, probing=probing)
+            if blaming:
+                self._failed(period, probing=probing)
+            else:
+                self._broken_off(probing=probing)
             raise
         except BaseException as error:
             if isinstance(error, Unavailable) or not isinstance(error, Exception):

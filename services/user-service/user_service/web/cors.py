@@ -7,7 +7,10 @@ Flask-CORS: no patterns, no options per route, no cookies; the methods come from
 from flask import Flask, Response, request
 
 # What scripts may read beside the few headers that they always may.
-EXPOSED = "ETag, Link, Location, Retry-After, X-Cache, X-Request-ID"
+EXPOSED = (
+    "Deprecation, ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After, Sunset, X-Cache, "
+    "X-Request-ID"
+)
 # What scripts may send beside the few headers that they always may.
 ALLOWED = (
     "Content-Type, Idempotency-Key, If-Match, If-Modified-Since, If-None-Match, "

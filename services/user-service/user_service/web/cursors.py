@@ -14,11 +14,12 @@ import orjson
 
 from user_service.database.listing import Position, Side
 from user_service.errors import InvalidInput
+from user_service.web.fields import CURSOR_FORM
 
 # Half of SHA-256's, as RFC 2104, section 5, allows: a cursor is part of an address.
 TAG_BYTES = 16
 
-_FORM = re.compile(r"[A-Za-z0-9_-]{24,6000}")
+_FORM = re.compile(CURSOR_FORM)
 _TIMES = {"created_at", "-created_at", "updated_at", "-updated_at"}
 
 

@@ -8,18 +8,27 @@ from flask import Blueprint, Response
 
 from user_service import __version__
 from user_service.errors import Unavailable
+from user_service.web.answers import Health, Liveness, Readiness
+from user_service.web.declarations import Answer, documented
 from user_service.web.services import services
 from user_service.web.validation import JSON
 
 blueprint = Blueprint("health", __name__, url_prefix="/health")
 
+NO_STORE = ("Cache-Control",)
+
 
 @blueprint.get("")
-def health() -> Response:
+@documented(
+    Answer(200, "Healthy, or degraded: without Redis", Health, NO_STORE),
+    Answer(503, "Unhealthy: without the database", Health, (*NO_STORE, "Retry-After")),
+)
+def get_health() -> Response:
     """Return the state of the service and of what it depends on; 503 without the database."""
     database, redis = _database_is_ready(), services().pages.is_reachable()
-    stats = services().database.stats()
-    status = "unhealthy" if not database else "healthy" if redis else "degraded"
+    stats, replica = services().database.stats(), _replica()
+    complete = redis and (replica is None or replica["status"] == "connected")
+    status = "unhealthy" if not database else "healthy" if complete else "degraded"
     return _answer(
         200 if database else 503,
         status=status,
@@ -33,17 +42,23 @@ def health() -> Response:
         },
         version=__version__,
         commit=services().commit,
+        **({} if replica is None else {"replica": replica}),
     )
 
 
 @blueprint.get("/live")
-def live() -> Response:
+@documented(Answer(200, "The process serves", Liveness, NO_STORE))
+def get_liveness() -> Response:
     """Answer: the process serves. Touches nothing outside of it."""
     return _answer(200, status="alive")
 
 
 @blueprint.get("/ready")
-def ready() -> Response:
+@documented(
+    Answer(200, "Send requests here", Readiness, NO_STORE),
+    Answer(503, "Send none", Readiness, (*NO_STORE, "Retry-After")),
+)
+def get_readiness() -> Response:
     """Tell whether to send requests here: the database can be used, and no stop has begun."""
     if services().is_draining():
         status = "draining"
@@ -51,6 +66,18 @@ def ready() -> Response:
         status = "ready" if _database_is_ready() else "not ready"
     services().metrics.ready.set(status == "ready")
     return _answer(200 if status == "ready" else 503, status=status)
+
+
+def _replica() -> dict[str, object] | None:
+    replica = services().replica
+    if replica is None:
+        return None
+    return {
+        "status": "connected" if replica.is_reachable() else "disconnected",
+        "breaker": replica.database.breaker.state,
+        "reads": replica.reads,
+        "fallbacks": replica.fallbacks,
+    }
 
 
 def _database_is_ready() -> bool:

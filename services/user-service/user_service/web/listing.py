@@ -16,6 +16,7 @@ from user_service.cache.pages import CacheStatus
 from user_service.database.listing import Page, Position, Side
 from user_service.observability.timing import stage
 from user_service.web.conditions import client_has
+from user_service.web.fields import BIGINT_MAX
 from user_service.web.representation import CACHE_CONTROL, members_of
 from user_service.web.schemas import ListQuery
 from user_service.web.services import services
@@ -60,7 +61,8 @@ def page_response(entry: bytes, status: CacheStatus) -> Response:
 
 def _position(query: ListQuery) -> Position | int:
     if query.cursor is None:
-        return (query.page - 1) * query.per_page
+        # Past the largest offset that PostgreSQL takes there is as little as at it.
+        return min((query.page - 1) * query.per_page, BIGINT_MAX)
     return services().cursors.read(query.cursor, query.list_name, query.sort)
 
 

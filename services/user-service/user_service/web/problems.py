@@ -3,11 +3,13 @@
 ``error`` repeats ``detail`` for clients of the earlier API, which answered ``{"error": …}``.
 """
 
+import functools
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 import orjson
 from flask import Flask, Response
@@ -23,6 +25,7 @@ from user_service.errors import (
     OutcomeUnknown,
     PreconditionFailed,
     PreconditionRequired,
+    RateLimited,
     Unavailable,
     UserExists,
     UserNotFound,
@@ -33,6 +36,9 @@ from user_service.web.representation import entity_headers, members_of
 log = logging.getLogger(__name__)
 
 RETRY_AFTER = {"Retry-After": "1"}
+PROBLEM_JSON = "application/problem+json"
+
+Handler = Callable[[Any], Response]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,7 @@ PRECONDITION_FAILED = ProblemType(
 PRECONDITION_REQUIRED = ProblemType(
     "urn:user-service:problem:precondition-required", 428, "Precondition required"
 )
+RATE_LIMITED = ProblemType("urn:user-service:problem:rate-limited", 429, "Rate limited")
 UNAVAILABLE = ProblemType("urn:user-service:problem:unavailable", 503, "Service unavailable")
 OUTCOME_UNKNOWN = ProblemType(
     "urn:user-service:problem:outcome-unknown", 503, "Outcome of the write unknown"
@@ -76,6 +83,7 @@ def register_problems(app: Flask) -> None:
     app.register_error_handler(IdempotencyKeyReused, _key_reused)
     app.register_error_handler(PreconditionFailed, _precondition_failed)
     app.register_error_handler(PreconditionRequired, _precondition_required)
+    app.register_error_handler(RateLimited, _rate_limited)
     app.register_error_handler(Unavailable, _unavailable)
     app.register_error_handler(OutcomeUnknown, _outcome_unknown)
     app.register_error_handler(HTTPException, _http_exception)
@@ -109,7 +117,7 @@ def problem(
     return Response(
         orjson.dumps(body),
         status=kind.status,
-        mimetype="application/problem+json",
+        mimetype=PROBLEM_JSON,
         headers=dict(headers or {}),
     )
 
@@ -155,8 +163,32 @@ def _precondition_required(_error: PreconditionRequired) -> Response:
     )
 
 
+def _rate_limited(error: RateLimited) -> Response:
+    # The member is the IETF draft's (draft-ietf-httpapi-ratelimit-headers-11, section 5.1).
+    return problem(
+        RATE_LIMITED,
+        f"Too many requests; the next one is answered in {error.retry_after} s",
+        members={"violated-policies": [error.policy]},
+        headers={"Retry-After": str(error.retry_after)},
+    )
+
+
+def _logged(name: str) -> Callable[[Handler], Handler]:
+    """Have the errors that a handler answers in the log, as ``name``."""
+
+    def decorate(handler: Handler) -> Handler:
+        @functools.wraps(handler)
+        def call(error: Any) -> Response:  # noqa: ANN401 -- as the handler has it
+            log.error("%s: %s", name, error)
+            return handler(error)
+
+        return call
+
+    return decorate
+
+
+@_logged("unavailable")
 def _unavailable(error: Unavailable) -> Response:
-    log.error("unavailable: %s", error)
     detail = "The service cannot answer at the moment; nothing was changed, try again"
     if isinstance(error, DeadlineExceeded):
         detail = "The service could not answer in time; nothing was changed, try again"
@@ -164,8 +196,8 @@ def _unavailable(error: Unavailable) -> Response:
     return problem(UNAVAILABLE, detail, headers={"Retry-After": str(max(1, seconds))})
 
 
-def _outcome_unknown(error: OutcomeUnknown) -> Response:
-    log.error("outcome unknown: %s", error)
+@_logged("outcome unknown")
+def _outcome_unknown(_error: OutcomeUnknown) -> Response:
     detail = "The database was lost while it stored the change; read before you try again"
     return problem(OUTCOME_UNKNOWN, detail, headers=RETRY_AFTER)
 

@@ -1,85 +1,40 @@
 """What clients may send: one model for each body and each query string."""
 
 import hashlib
-import re
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
-from typing import Annotated, Literal, cast
+from typing import Annotated, cast
 from urllib.parse import urlencode
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from user_service.database.listing import Count, Filters, Order, SortColumn
 from user_service.errors import InvalidInput
 from user_service.users import (
+    EMAIL_MAX_LENGTH,
     USER_MEMBERS,
+    USERNAME_MAX_LENGTH,
+    USERNAME_MIN_LENGTH,
     canonical_email,
     canonical_prefix,
     canonical_username,
-    valid_email,
-    valid_prefix,
-    valid_username,
+)
+from user_service.web.fields import (
+    SORT_NAMES,
+    Cursor,
+    Email,
+    Ids,
+    Members,
+    Page,
+    PositiveWholeNumber,
+    Prefix,
+    Sort,
+    Time,
+    Username,
 )
 
 MAX_PER_PAGE = 100
-MAX_IDS = 100
 LONGEST_NAME = 200
-BIGINT_MAX = 2**63 - 1
-
-Username = Annotated[str, AfterValidator(valid_username)]
-Email = Annotated[str, AfterValidator(valid_email)]
-Sort = Literal[
-    "id", "-id", "username", "-username", "created_at", "-created_at", "updated_at", "-updated_at"
-]
-
-
-def _positive_whole_number(text: object) -> int:
-    # Python would also take "1_000", " 1" and digits of other scripts.
-    if not isinstance(text, str) or not re.fullmatch(r"-?[0-9]{1,1000}", text):
-        raise ValueError("must be a whole number")
-    number = int(text)
-    if number < 1:
-        raise ValueError("must be at least 1")
-    return number
-
-
-def _ids(text: object) -> object:
-    if not isinstance(text, str) or not re.fullmatch(r"[0-9]{1,19}(,[0-9]{1,19})*", text):
-        raise ValueError("must be ids, separated by commas")
-    ids = sorted({int(part) for part in text.split(",")})
-    if len(ids) > MAX_IDS:
-        raise ValueError(f"must be at most {MAX_IDS} ids")
-    if ids[-1] > BIGINT_MAX:
-        raise ValueError("must be ids, separated by commas")
-    return tuple(ids)
-
-
-def _members(text: object) -> object:
-    asked = text.split(",") if isinstance(text, str) else []
-    if not asked or not set(asked) <= set(USER_MEMBERS):
-        raise ValueError(f"must be some of {', '.join(USER_MEMBERS)}, separated by commas")
-    return tuple(name for name in USER_MEMBERS if name in asked)
-
-
-def _time(text: object) -> object:
-    # RFC 3339, section 5.6. A "+" that was not escaped arrives as a space: what a client has read
-    # from a user and put into an address as it is.
-    if not isinstance(text, str) or not _RFC_3339.fullmatch(text):
-        raise ValueError(_NO_TIME)
-    try:
-        return datetime.fromisoformat(text.upper().replace(" ", "+")).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise ValueError(_NO_TIME) from None
-
-
-_RFC_3339 = re.compile(
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
-    r"([Zz]|[-+ ][0-9]{2}:[0-9]{2})"
-)
-_NO_TIME = "must be a time with its offset from UTC, like 2026-11-22T19:41:06Z"
-
-Time = Annotated[datetime, BeforeValidator(_time)]
-PositiveWholeNumber = Annotated[int, BeforeValidator(_positive_whole_number)]
 
 
 class _Schema(BaseModel):
@@ -89,33 +44,76 @@ class _Schema(BaseModel):
 class UserWrite(_Schema):
     """A whole user, for POST and PUT."""
 
-    username: Username
-    email: Email
+    username: Username = Field(
+        description=f"{USERNAME_MIN_LENGTH} to {USERNAME_MAX_LENGTH} visible characters after"
+        " trimming; unique by canonical form, so without regard to case",
+        examples=["ada"],
+    )
+    email: Email = Field(
+        description=f"at most {EMAIL_MAX_LENGTH} characters; unique by canonical form",
+        examples=["ada@example.com"],
+    )
 
 
 class UserPatch(_Schema):
-    """A JSON merge patch (RFC 7396) of a user. Both members are required, so none can be null."""
+    """A JSON merge patch (RFC 7396) of a user: what is left out stays; no member can be null."""
 
-    username: Username = None  # type: ignore[assignment]  # absent; a null sent is refused
-    email: Email = None  # type: ignore[assignment]
+    # None stands for absent; a null sent is refused.
+    username: Username = Field(default=None, description="the new username")  # type: ignore[assignment]
+    email: Email = Field(
+        default=None,  # type: ignore[assignment]
+        description="the new address",
+        examples=["countess@example.com"],
+    )
+
+
+def _without_default(schema: dict[str, JsonValue]) -> None:
+    # Generated clients send defaults, and this one would be sent together with a cursor.
+    del schema["default"]
 
 
 class ListQuery(_Schema):
     """Which users to list, and how. More than MAX_PER_PAGE on a page are served as MAX_PER_PAGE."""
 
-    page: PositiveWholeNumber = 1
-    per_page: Annotated[PositiveWholeNumber, AfterValidator(lambda n: min(n, MAX_PER_PAGE))] = 50
-    cursor: str | None = None
-    count: Count | None = None
-    sort: Sort = "id"
-    fields: Annotated[tuple[str, ...], BeforeValidator(_members)] = USER_MEMBERS
-    id: Annotated[tuple[int, ...] | None, BeforeValidator(_ids)] = None
-    username: Username | None = None
-    email: Email | None = None
-    q: Annotated[str, AfterValidator(valid_prefix)] | None = None
-    created_since: Time | None = None
-    created_before: Time | None = None
-    updated_since: Time | None = None
+    page: Page = Field(
+        default=1,
+        description="number of the page, the first unless given; not together with `cursor`",
+        json_schema_extra=_without_default,
+    )
+    per_page: Annotated[PositiveWholeNumber, AfterValidator(lambda n: min(n, MAX_PER_PAGE))] = (
+        Field(
+            default=50,
+            description=f"users on a page; more than {MAX_PER_PAGE} is served as {MAX_PER_PAGE}",
+        )
+    )
+    cursor: Cursor | None = Field(
+        default=None,
+        description="`next_cursor` or `prev_cursor` of a page with the same `sort` and filters;"
+        " not together with `page`",
+    )
+    count: Count | None = Field(
+        default=None,
+        description="how `total` is made; `exact` by page number and `none` by cursor, unless said",
+    )
+    sort: Sort = Field(
+        default="id",
+        description="order, with a `-` descending; ties by id",
+        json_schema_extra={"x-enum-varnames": cast("list[JsonValue]", SORT_NAMES)},
+    )
+    fields: Members = Field(default=USER_MEMBERS, description="the members of each user")
+    id: Ids | None = Field(default=None, description="only those of these that there are")
+    username: Username | None = Field(default=None, description="only who is called so")
+    email: Email | None = Field(default=None, description="only who has this address")
+    q: Prefix | None = Field(
+        default=None, description="only whose username or address begins so, in canonical form"
+    )
+    created_since: Time | None = Field(
+        default=None, description="only who was created then or later"
+    )
+    created_before: Time | None = Field(default=None, description="only who was created earlier")
+    updated_since: Time | None = Field(
+        default=None, description="only who was changed then or later"
+    )
 
     @model_validator(mode="after")
     def _where_must_be_said_once(self) -> "ListQuery":
@@ -123,8 +121,6 @@ class ListQuery(_Schema):
             raise InvalidInput(
                 {"page": "must not be given with cursor", "cursor": "must not be given with page"}
             )
-        if self.page * self.per_page > BIGINT_MAX:
-            raise InvalidInput({"page": "is too large"})
         return self
 
     @property

@@ -7,8 +7,10 @@ from typing import cast
 from flask import Flask, current_app
 
 from user_service.cache.pages import PageCache
+from user_service.cache.rate_limiter import RateLimiter
 from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
+from user_service.database.replica import Replica
 from user_service.database.users import UserRepository
 from user_service.observability.metrics import Metrics
 from user_service.web.cursors import Cursors
@@ -28,19 +30,25 @@ class Services:
     probe: DatabaseProbe
     users: UserRepository
     pages: PageCache
+    rate_limiter: RateLimiter
     cursors: Cursors
     metrics: Metrics
     commit: str
+    replica: Replica | None = None
     is_draining: Callable[[], bool] = lambda: False
 
     def open(self) -> None:
         """Connect to the database; raise Unavailable if it is away (requests then try again)."""
+        if self.replica is not None:
+            self.replica.open()
         self.database.open()
 
     def close(self) -> None:
         """Close every connection."""
         self.database.close()
         self.probe.close()
+        if self.replica is not None:
+            self.replica.close()
         self.pages.close()
 
 

@@ -7,20 +7,45 @@ import orjson
 from flask import Blueprint, Response, url_for
 
 from user_service.cache.pages import CacheStatus
-from user_service.errors import OutcomeUnknown, Unavailable
+from user_service.errors import (
+    IdempotencyKeyInFlight,
+    IdempotencyKeyReused,
+    InvalidInput,
+    OutcomeUnknown,
+    PreconditionFailed,
+    PreconditionRequired,
+    Unavailable,
+    UserExists,
+    UserNotFound,
+)
 from user_service.idempotency import StoredResponse
 from user_service.observability.timing import stage
 from user_service.resilience.retry import retry_on_failure
 from user_service.users import User
+from user_service.web import answers
 from user_service.web.conditions import client_has_user, precondition_on
+from user_service.web.declarations import Answer, Link, documented
 from user_service.web.idempotency import keyed_request
 from user_service.web.listing import page_entry, page_response
 from user_service.web.representation import entity_headers, members_of
-from user_service.web.schemas import ListQuery, UserPatch, UserWrite
+from user_service.web.schemas import PER_PAGE, ListQuery, UserPatch, UserWrite
 from user_service.web.services import services
 from user_service.web.validation import JSON, validated
 
 blueprint = Blueprint("users", __name__, url_prefix="/api/v1/users")
+
+# For the OpenAPI document.
+ENTITY = ("ETag", "Last-Modified", "Cache-Control")
+PAGE = ("ETag", "Cache-Control", "X-Cache")
+READS = (InvalidInput, Unavailable)
+WRITES = (*READS, OutcomeUnknown)
+CHANGES = (*WRITES, UserNotFound, PreconditionFailed, PreconditionRequired)
+CONDITIONS = ("If-Match", "If-None-Match", "If-Unmodified-Since")
+NEW_ID = {"user_id": "$response.body#/id"}
+THIS_VERSION = {"user_id": "$request.path.user_id", "If-Match": "$response.header.ETag"}
+SAME_LIST = {
+    name: f"$request.query.{name}" for name in ListQuery.model_fields if name not in PER_PAGE
+}
 
 
 def invalidates_pages(view: Callable[..., Response]) -> Callable[..., Response]:
@@ -56,6 +81,28 @@ def stale_if_unavailable(view: Callable[..., Response]) -> Callable[..., Respons
 
 
 @blueprint.get("")
+@documented(
+    Answer(
+        200,
+        "A page of users",
+        answers.UserPage,
+        PAGE,
+        ("Link",),
+        {
+            "first_user": Link(
+                "get_user", {"user_id": "$response.body#/users/0/id"}, "The first user on it"
+            ),
+            "next_page": Link(
+                "list_users",
+                {"cursor": "$response.body#/pagination/next_cursor", **SAME_LIST},
+                "The page after it, if there is one",
+            ),
+        },
+    ),
+    Answer(304, "The client has this page", headers=PAGE, may_have=("Link",)),
+    raises=READS,
+    reads=("If-None-Match",),
+)
 @validated
 @stale_if_unavailable
 @retry_on_failure()
@@ -66,6 +113,23 @@ def list_users(query: ListQuery) -> Response:
 
 
 @blueprint.post("")
+@documented(
+    Answer(
+        201,
+        "The new user",
+        answers.User,
+        (*ENTITY, "Location"),
+        ("Idempotent-Replay",),
+        {
+            "get": Link("get_user", NEW_ID, "Read the user"),
+            "replace": Link("replace_user", NEW_ID, "Replace both names"),
+            "change": Link("change_user", NEW_ID, "Change one name or both"),
+            "delete": Link("delete_user", NEW_ID, "Delete the user"),
+        },
+    ),
+    raises=(*WRITES, UserExists, IdempotencyKeyInFlight, IdempotencyKeyReused),
+    reads=("Idempotency-Key",),
+)
 @validated
 @retry_on_failure()
 @invalidates_pages
@@ -82,17 +146,38 @@ def create_user(body: UserWrite) -> Response:
 
 
 @blueprint.get("/<user_id:user_id>")
+@documented(
+    Answer(
+        200,
+        "The user",
+        answers.User,
+        ENTITY,
+        links={
+            "change_this_version": Link("change_user", THIS_VERSION, "Change what was read"),
+            "delete_this_version": Link("delete_user", THIS_VERSION, "Delete what was read"),
+        },
+    ),
+    Answer(304, "The client has this version", headers=("ETag", "Cache-Control")),
+    raises=(*READS, UserNotFound),
+    reads=("If-None-Match", "If-Modified-Since"),
+)
 @validated
 @retry_on_failure()
 def get_user(user_id: int) -> Response:
     """Return a user, or 304 to a client that has it."""
-    user = services().users.get(user_id)
+    with services().pages.reading_latest():
+        user = services().users.get(user_id)
     if client_has_user(user):
         return Response(status=304, headers=entity_headers(user))
     return _user_response(user)
 
 
 @blueprint.put("/<user_id:user_id>")
+@documented(
+    Answer(200, "The user as it is now", answers.User, ENTITY),
+    raises=(*CHANGES, UserExists),
+    reads=CONDITIONS,
+)
 @validated
 @retry_on_failure()
 @invalidates_pages
@@ -104,6 +189,11 @@ def replace_user(user_id: int, body: UserWrite) -> Response:
 
 
 @blueprint.patch("/<user_id:user_id>")
+@documented(
+    Answer(200, "The user as it is now", answers.User, ENTITY),
+    raises=(*CHANGES, UserExists),
+    reads=CONDITIONS,
+)
 @validated
 @retry_on_failure()
 @invalidates_pages
@@ -115,6 +205,7 @@ def change_user(user_id: int, body: UserPatch) -> Response:
 
 
 @blueprint.delete("/<user_id:user_id>")
+@documented(Answer(204, "The user is gone"), raises=CHANGES, reads=CONDITIONS)
 @validated
 @retry_on_failure()
 @invalidates_pages

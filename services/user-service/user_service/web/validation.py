@@ -19,6 +19,8 @@ M = TypeVar("M", bound=BaseModel)
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
+# What a body may be sent as.
+BODY_TYPES = {"POST": (JSON,), "PUT": (JSON,), "PATCH": (MERGE_PATCH, JSON)}
 # Far above any user, and low enough to be held in memory for every request at once.
 MAX_BODY_BYTES = 64 * 1024
 
@@ -101,7 +103,7 @@ def parse_body(model: type[M], method: str, mimetype: str) -> M:
     Raise UnsupportedMediaType, RequestEntityTooLarge, MalformedBody, or InvalidInput naming the
     fields at fault.
     """
-    if mimetype != JSON and not (method == "PATCH" and mimetype == MERGE_PATCH):
+    if mimetype not in BODY_TYPES[method]:
         raise UnsupportedMediaType
     return _valid(model, json_object(limited_body()))
 

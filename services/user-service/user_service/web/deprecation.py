@@ -1,0 +1,82 @@
+"""Telling clients that a route will go: ``Deprecation`` (RFC 9745) and ``Sunset`` (RFC 8594).
+
+docs/VERSIONING.md says when. Nothing is deprecated now; what is not pays nothing for this.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar, cast
+
+from flask import Blueprint, Flask, Response, after_this_request
+from werkzeug.http import http_date
+
+Deprecated = TypeVar("Deprecated", bound=Callable[..., object] | Blueprint)
+
+
+@dataclass(frozen=True, slots=True)
+class Deprecation:
+    """Since when not to build on something, from when on it may be gone, and where to read why.
+
+    Both times need an offset; ``sunset`` must not be before ``since``. ``link`` is a URL.
+    """
+
+    since: datetime
+    sunset: datetime | None = None
+    link: str | None = None
+
+    def __post_init__(self) -> None:
+        times = [time for time in (self.since, self.sunset) if time is not None]
+        if any(time.tzinfo is None for time in times):
+            raise ValueError("the times of a deprecation need an offset")
+        if times != sorted(times):
+            raise ValueError("nothing can be gone before it is deprecated")
+
+    def announce(self, response: Response) -> Response:
+        """Add the headers to ``response``."""
+        response.headers["Deprecation"] = f"@{int(self.since.timestamp())}"
+        if self.sunset:
+            response.headers["Sunset"] = http_date(self.sunset)
+        if self.link:
+            # A header of its own, since the response may have links already.
+            relations = "deprecation sunset" if self.sunset else "deprecation"
+            response.headers.add("Link", f'<{self.link}>; rel="{relations}"; type="text/html"')
+        return response
+
+
+def deprecated(
+    *, since: datetime, sunset: datetime | None = None, link: str | None = None
+) -> Callable[[Deprecated], Deprecated]:
+    """Mark a view as deprecated, or all of a blueprint, on its problems and redirects too."""
+    deprecation = Deprecation(since, sunset, link)
+
+    def mark(target: Deprecated) -> Deprecated:
+        if isinstance(target, Blueprint):
+            target.after_request(deprecation.announce)
+            marked: object = target
+        else:
+            marked = _announcing(target, deprecation)
+        marked.deprecation = deprecation  # type: ignore[attr-defined]
+        return cast("Deprecated", marked)
+
+    return mark
+
+
+def deprecation_of(app: Flask, endpoint: str) -> Deprecation | None:
+    """Return the deprecation of a route's view or of its blueprint, or None if it may be used."""
+    blueprint = app.blueprints.get(endpoint.rpartition(".")[0])
+    for marked in (app.view_functions[endpoint], blueprint):
+        deprecation = getattr(marked, "deprecation", None)
+        if deprecation is not None:
+            return cast("Deprecation", deprecation)
+    return None
+
+
+def _announcing(view: Callable[..., object], deprecation: Deprecation) -> Callable[..., object]:
+    @functools.wraps(view)
+    def call(**arguments: object) -> object:
+        after_this_request(deprecation.announce)
+        return view(**arguments)
+
+    return call

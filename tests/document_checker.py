@@ -1,0 +1,136 @@
+"""Holds responses against the OpenAPI document: it must name whatever a client sees.
+
+Stricter than a client has to be: members that the document does not name are faults here.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema_rs
+import orjson
+from werkzeug.test import TestResponse
+
+from user_service.web.declarations import OUTSIDE
+
+PROBLEM = {"$ref": "#/components/schemas/Problem"}
+
+
+class Undocumented(AssertionError):
+    """A response that the document does not tell of."""
+
+
+# Not for the clients of the API.
+UNDOCUMENTED = ("/docs", "/metrics", "/.well-known/")
+
+
+class DocumentChecker:
+    """Checks responses against one document."""
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        self._components = _closed(document["components"])
+        self._operations = {
+            (re.compile(re.sub(r"\{\w+\}", "[^/]+", path)), method.upper()): operation
+            for path, operations in document["paths"].items()
+            for method, operation in operations.items()
+        }
+        self._validators: dict[bytes, jsonschema_rs.Validator] = {}
+
+    def check(self, response: TestResponse) -> None:
+        """Raise Undocumented with every way in which the document does not tell of it."""
+        request = response.request
+        method = "GET" if request.method == "HEAD" else request.method
+        operations = [
+            operation
+            for (path, of_method), operation in self._operations.items()
+            if of_method == method and path.fullmatch(request.path)
+        ]
+        faults = list(
+            self._faults(response, operations[0])
+            if operations
+            else self._faults_of_no_operation(response)
+        )
+        if faults:
+            raise Undocumented(
+                f"{request.method} {request.full_path} {response.status_code}: {'; '.join(faults)}"
+            )
+
+    def _faults(self, response: TestResponse, operation: dict[str, Any]) -> Iterator[str]:
+        documented = operation["responses"].get(str(response.status_code))
+        if documented is None:
+            yield "the status is not documented"
+            return
+        headers = {name: self._resolved(header) for name, header in documented["headers"].items()}
+        for name, header in headers.items():
+            if header.get("required") and name not in response.headers:
+                yield f"{name} is missing"
+        for name, value in response.headers:
+            if name in headers:
+                yield from self._header_faults(name, value, headers[name])
+            elif name not in OUTSIDE:
+                yield f"the header {name} is not documented"
+        yield from self._content_faults(response, documented.get("content", {}))
+
+    def _faults_of_no_operation(self, response: TestResponse) -> Iterator[str]:
+        if response.status_code >= 400:
+            yield from self._body_faults(response, PROBLEM)
+        elif response.request.method != "OPTIONS" and not response.request.path.startswith(
+            UNDOCUMENTED
+        ):
+            yield "the operation is not documented"
+
+    def _content_faults(self, response: TestResponse, content: dict[str, Any]) -> Iterator[str]:
+        if not content:
+            if response.data or "Content-Type" in response.headers:
+                yield "no body is documented"
+            return
+        if response.mimetype not in content:
+            yield f"the content type {response.mimetype} is not documented"
+            return
+        documented = content[response.mimetype]
+        yield from self._body_faults(response, documented["schema"])
+        if response.mimetype == "application/problem+json" and response.data:
+            kinds = [self._resolved(kind)["value"] for kind in documented["examples"].values()]
+            problem = orjson.loads(response.data)
+            if (problem["type"], problem["title"]) not in [(k["type"], k["title"]) for k in kinds]:
+                yield f"problems of type {problem['type']} are not documented"
+
+    def _body_faults(self, response: TestResponse, schema: dict[str, Any]) -> Iterator[str]:
+        if response.request.method == "HEAD":
+            if response.data:
+                yield "HEAD has a body"
+            return
+        for error in self._validator(schema).iter_errors(orjson.loads(response.data)):
+            yield f"{error.message} at {error.instance_path}"
+
+    def _header_faults(self, name: str, value: str, header: dict[str, Any]) -> Iterator[str]:
+        schema = header["schema"]
+        typed = int(value) if schema["type"] == "integer" and value.isdigit() else value
+        for error in self._validator(schema).iter_errors(typed):
+            yield f"{name}: {error.message}"
+
+    def _validator(self, schema: dict[str, Any]) -> jsonschema_rs.Validator:
+        key = orjson.dumps(schema)
+        if key not in self._validators:
+            whole = {**_closed(schema), "components": self._components}
+            self._validators[key] = jsonschema_rs.Draft202012Validator(whole, validate_formats=True)
+        return self._validators[key]
+
+    def _resolved(self, thing: dict[str, Any]) -> dict[str, Any]:
+        if "$ref" not in thing:
+            return thing
+        kind, name = thing["$ref"].split("/")[-2:]
+        resolved: dict[str, Any] = self._components[kind][name]
+        return resolved
+
+
+def _closed(schema: Any) -> Any:
+    """Return the schema with every object that names its members refusing others."""
+    if isinstance(schema, list):
+        return [_closed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {name: _closed(part) for name, part in schema.items()}
+    if schema.get("type") == "object" and "properties" in schema:
+        closed["additionalProperties"] = False
+    return closed

@@ -1,0 +1,420 @@
+"""What deploy/gateway promises, on this machine's own nginx."""
+
+import json
+import re
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.gateway import SOURCE, Gateway, Replicas, balancer, gateway
+from tests.e2e.service import RunningService, free_port
+from tests.faults.harness.raw import RawAnswer, answers
+from tests.programs import program
+from tests.waiting import eventually
+
+URL = "/api/v1/users"
+
+
+class Recorder(ThreadingHTTPServer):
+    """Stands for a replica: writes every request down, then answers it or, if told, hangs up."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.hangs_up = False
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of the last request, by their names in small letters."""
+        return self.requests[-1][2]
+
+    @property
+    def methods(self) -> list[str]:
+        return [method for method, *_ in self.requests]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Recorder
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path != "/health/ready":
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            self.server.requests.append((self.command, self.path, headers, body))
+            if self.server.hangs_up:
+                self.close_connection = True
+                return
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.send_header("Content-Type", "application/json")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(b"{}")
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def recorder() -> Iterator[Recorder]:
+    with Recorder() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def replica() -> Iterator[Recorder]:
+    with recorder() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def direct(tmp_path_factory: pytest.TempPathFactory, replica: Recorder) -> Iterator[Gateway]:
+    """The gateway of docker-compose.yml, before one replica."""
+    folder = tmp_path_factory.mktemp("direct") / "gateway"
+    with gateway(folder, replica.server_port) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def others(replica: Recorder) -> Iterator[list[Recorder]]:
+    """The two replicas behind the balancer."""
+    with recorder() as second:
+        yield [replica, second]
+
+
+@pytest.fixture(scope="module")
+def balanced(tmp_path_factory: pytest.TempPathFactory, others: list[Recorder]) -> Iterator[Gateway]:
+    """The gateway of docker-compose.scale.yml, before the balancer of two replicas."""
+    folder = tmp_path_factory.mktemp("balanced")
+    names = Replicas(folder / "names")
+    names.set(*(each.server_port for each in others))
+    with (
+        balancer(folder / "balancer", names) as port,
+        gateway(folder / "gateway", port, balanced=True) as started,
+    ):
+        yield started
+
+
+@pytest.fixture(params=["direct", "balanced"])
+def either(request: pytest.FixtureRequest) -> Gateway:
+    chosen: Gateway = request.getfixturevalue(request.param)
+    return chosen
+
+
+@contextmanager
+def client(gateway: Gateway, **options: Any) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=gateway.url, verify=False, timeout=20, **options) as http:
+        yield http
+
+
+def insecure() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+@contextmanager
+def tls(gateway: Gateway, context: ssl.SSLContext) -> Iterator[ssl.SSLSocket]:
+    with (
+        socket.create_connection(("127.0.0.1", gateway.port), timeout=15) as plain,
+        context.wrap_socket(plain) as secured,
+    ):
+        yield secured
+
+
+def exchange(gateway: Gateway, request: bytes) -> RawAnswer:
+    with tls(gateway, insecure()) as connection:
+        connection.sendall(request)
+        return answers(received_by(connection))[0]
+
+
+def received_by(connection: socket.socket) -> bytes:
+    """Return one whole response: nginx may wait for us to close after it has refused a body."""
+    received = b""
+    while not is_whole(received) and (data := connection.recv(65536)):
+        received += data
+    return received
+
+
+def is_whole(received: bytes) -> bool:
+    head, end, body = received.partition(b"\r\n\r\n")
+    length = re.search(rb"\r\nContent-Length: (\d+)", head)
+    return bool(end) and length is not None and len(body) >= int(length[1])
+
+
+def assert_is_problem(answer: RawAnswer, status: int) -> None:
+    assert (answer.status, answer.problem) == (status, "")
+    assert answer.body["title"] not in ("", "Error")
+    assert answer.body["type"] == "about:blank"
+    assert answer.body["request_id"] == answer.headers["x-request-id"] != ""
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "server" not in answer.headers or answer.headers["server"] == "nginx"
+
+
+CLOSE = b"Host: x\r\nConnection: close\r\n"
+
+
+@pytest.mark.parametrize(
+    ("request_line", "headers", "status"),
+    [
+        (b"GET / HTTP/1.1", b"Connection: close\r\n", 400),
+        (b"GET / HTTP/1.1", CLOSE + b"Content-Length: x\r\n", 400),
+        (b"GET /metrics HTTP/1.1", CLOSE, 404),
+        (b"GET //%6detrics HTTP/1.1", CLOSE, 404),
+        (b"GET /.gateway/problem HTTP/1.1", CLOSE, 404),
+        (b"TRACE / HTTP/1.1", CLOSE, 405),
+        (b"POST / HTTP/1.1", CLOSE + b"Content-Length: 65537\r\n", 413),
+        (b"GET /" + b"a" * 5000 + b" HTTP/1.1", CLOSE, 414),
+        (b"GET / HTTP/1.1", CLOSE + b"A: " + b"a" * 5000 + b"\r\n", 431),
+        (b"GET / HTTP/9.9", CLOSE, 505),
+    ],
+)
+def test_what_the_gateway_refuses_itself_is_a_problem(
+    direct: Gateway, request_line: bytes, headers: bytes, status: int
+) -> None:
+    answer = exchange(direct, b"%b\r\n%b\r\n" % (request_line, headers))
+    assert_is_problem(answer, status)
+    assert "retry-after" not in answer.headers
+
+
+def test_plain_http_on_the_tls_port_is_a_problem(direct: Gateway) -> None:
+    with socket.create_connection(("127.0.0.1", direct.port), timeout=15) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\n%b\r\n" % CLOSE)
+        assert_is_problem(answers(received_by(connection))[0], 400)
+
+
+@pytest.mark.parametrize("behind_balancer", [False, True])
+def test_service_that_is_away_is_a_problem_with_the_request_s_id(
+    tmp_path: Path, behind_balancer: bool
+) -> None:
+    with gateway(tmp_path / "gateway", free_port(), balanced=behind_balancer) as started:
+        request = b"GET %b HTTP/1.1\r\n%bX-Request-ID: mine\r\n\r\n" % (URL.encode(), CLOSE)
+        answer = exchange(started, request)
+    assert_is_problem(answer, 503)
+    assert answer.body["request_id"] == "mine"
+    assert answer.headers["retry-after"] == "5"
+
+
+def test_forwarded_headers_are_set_and_never_appended_to(
+    either: Gateway, replica: Recorder, others: list[Recorder]
+) -> None:
+    forged = {
+        "X-Forwarded-For": "1.2.3.4",
+        "X-Forwarded-Proto": "gopher",
+        "X-Forwarded-Host": "evil.example",
+        "X-Forwarded-Port": "1",
+        "X-Forwarded-Prefix": "/evil",
+        "X-Real-IP": "1.2.3.4",
+        "Forwarded": "for=1.2.3.4",
+        "X-Original-Method": "DELETE",
+    }
+    for each in others:
+        each.requests.clear()
+    with client(either) as http:
+        http.get("/", headers=forged)
+    (method, _, headers, _) = next(request for each in others for request in each.requests)
+    assert method == "GET"
+    assert headers["x-forwarded-for"] == "127.0.0.1"
+    assert headers["x-forwarded-proto"] == "https"
+    assert headers["x-forwarded-host"] == "127.0.0.1"
+    assert not {"x-forwarded-port", "x-forwarded-prefix", "x-real-ip", "forwarded"} & set(headers)
+
+
+@pytest.mark.parametrize("sent", ["mine-1", "not allowed", "x" * 65])
+def test_one_request_id_is_in_the_service_and_in_the_log(
+    direct: Gateway, replica: Recorder, sent: str
+) -> None:
+    with client(direct) as http:
+        http.get("/id?secret=1", headers={"X-Request-ID": sent})
+    passed = replica.headers["x-request-id"]
+    assert (passed == sent) == (sent == "mine-1")
+    eventually(lambda: f'"{passed}"' in direct.log)
+    line = json.loads(next(each for each in direct.log.splitlines() if passed in each))
+    assert (line["method"], line["path"], line["status"]) == ("GET", "/id", "200")
+    assert float(line["upstream_s"]) >= 0
+    assert line["upstream"] == f"127.0.0.1:{replica.server_port}"
+    assert "secret" not in direct.log
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
+def test_method_path_and_body_arrive_as_they_were_sent(
+    either: Gateway, others: list[Recorder], method: str
+) -> None:
+    for each in others:
+        each.requests.clear()
+    body = b"" if method in ("GET", "HEAD", "DELETE") else b'{"a": 1}'
+    with client(either) as http:
+        answer = http.request(method, "/a%2Fb//c?d=%20e", content=body)
+    assert answer.status_code == 200
+    arrived = [request for each in others for request in each.requests]
+    assert [(line, path, sent) for line, path, _, sent in arrived] == [
+        (method, "/a%2Fb//c?d=%20e", body)
+    ]
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+def test_write_that_was_sent_is_never_sent_again(
+    either: Gateway, others: list[Recorder], method: str
+) -> None:
+    with client(either) as http:
+        for _ in range(8):  # so that there are kept connections: nginx repeats what breaks on those
+            http.get("/")
+        assert tried(http, others, method) == [method]
+
+
+def test_read_whose_answer_broke_gets_the_next_replica_s(
+    balanced: Gateway, others: list[Recorder]
+) -> None:
+    with client(balanced) as http:
+        assert set(tried(http, others, "GET")) == {"GET"}
+    assert all("GET" in each.methods for each in others)
+
+
+def tried(http: httpx.Client, others: list[Recorder], method: str) -> list[str]:
+    """Send one request while every replica hangs up; return the requests that they got."""
+    for each in others:
+        each.requests.clear()
+        each.hangs_up = True
+    try:
+        answer = http.request(method, URL)
+        assert answer.status_code == 503
+        assert answer.headers["Content-Type"] == "application/problem+json"
+    finally:
+        for each in others:
+            each.hangs_up = False
+    return [line for each in others for line in each.methods]
+
+
+def test_client_that_trickles_its_header_is_cut_off(direct: Gateway) -> None:
+    began = time.monotonic()
+    with tls(direct, insecure()) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+        with pytest.raises(OSError, match=r"reset|EOF|closed|Broken|aborted|Success"):
+            while time.monotonic() < began + 10:
+                connection.sendall(b"x")
+                time.sleep(0.1)
+    assert 4 < time.monotonic() - began < 8
+
+
+def test_only_modern_tls_is_spoken_and_no_session_tickets_are_given(direct: Gateway) -> None:
+    context = insecure()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with tls(direct, context) as connection:
+        assert connection.version() == "TLSv1.2"
+        assert connection.cipher()[0].startswith("ECDHE-")  # type: ignore[index]
+        session = connection.session
+        assert session is not None
+        assert not session.has_ticket
+    context.set_ciphers("AES256-SHA:@SECLEVEL=0")
+    with pytest.raises(ssl.SSLError), tls(direct, context):
+        pass
+    old = ["openssl", "s_client", "-connect", f"127.0.0.1:{direct.port}", "-tls1_1"]
+    refused = subprocess.run(
+        [*old, "-cipher", "ALL:@SECLEVEL=0"], input="", capture_output=True, text=True, check=False
+    )
+    assert "Cipher is (NONE)" in refused.stdout
+
+
+def test_http_2_is_spoken(direct: Gateway) -> None:
+    context = insecure()
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    with tls(direct, context) as connection:
+        assert connection.selected_alpn_protocol() == "h2"
+
+
+@pytest.mark.parametrize(
+    ("host", "policy"),
+    [("users.example.com", "max-age=63072000"), ("localhost", None), ("127.0.0.1", None)],
+)
+def test_browsers_are_held_to_https_for_names_but_localhost(
+    direct: Gateway, host: str, policy: str | None
+) -> None:
+    with client(direct) as http:
+        for path in ("/", "/metrics"):
+            answer = http.get(path, headers={"Host": host})
+            assert answer.headers.get("Strict-Transport-Security") == policy
+            assert answer.headers.get_list("X-Content-Type-Options") == ["nosniff"]
+
+
+def test_nginx_finds_nothing_to_complain_of(direct: Gateway) -> None:
+    configuration = direct.log_file.with_name("nginx.conf")
+    checked = subprocess.run(
+        [program("nginx"), "-t", "-q", "-c", str(configuration)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_limits_of_the_body_are_the_services() -> None:
+    from user_service.web.validation import MAX_BODY_BYTES
+
+    common = (SOURCE / "common.conf").read_text(encoding="utf-8")
+    assert MAX_BODY_BYTES == 64 * 1024
+    assert "client_max_body_size 64k;" in common
+    assert "client_body_buffer_size 64k;" in common
+
+
+@pytest.fixture
+def real(tmp_path: Path, service: RunningService) -> Iterator[httpx.Client]:
+    """A client that takes gzip, on the gateway before the real service."""
+    with (
+        gateway(tmp_path / "gateway", service.port) as started,
+        client(started, headers={"Accept-Encoding": "gzip"}) as http,
+    ):
+        yield http
+
+
+# The largest user there can be: what is sent is kept, and four bytes a character is the most.
+LARGEST = {"username": "𐍈" * 50, "email": f"{'𐍈' * 16}@{'x' * 60}.{'y' * 60}.example.com"}
+
+
+def test_etag_that_came_through_the_gateway_serves_if_match(real: httpx.Client) -> None:
+    created = real.post(URL, json=LARGEST)
+    assert created.status_code == 201, created.text
+    user = real.get(created.headers["Location"])
+    assert not user.headers["ETag"].startswith("W/")
+    changed = {"username": "ada", "email": "ada@example.com"}
+    headers = {"If-Match": user.headers["ETag"]}
+    assert real.put(created.headers["Location"], json=changed, headers=headers).status_code == 200
+    again = real.put(created.headers["Location"], json=changed, headers=headers)
+    assert again.status_code == 412
+    assert not again.headers["ETag"].startswith("W/")
+
+
+def test_etag_of_a_compressed_page_serves_if_none_match(real: httpx.Client) -> None:
+    for n in range(20):
+        real.post(URL, json={"username": f"user{n}", "email": f"user{n}@example.com"})
+    page = real.get(URL)
+    assert page.headers["Content-Encoding"] == "gzip"
+    assert page.headers["Vary"] == "Accept-Encoding"
+    assert page.headers["ETag"].startswith("W/")
+    unchanged = real.get(URL, headers={"If-None-Match": page.headers["ETag"]})
+    assert unchanged.status_code == 304
+    real.delete(f"{URL}/{page.json()['users'][0]['id']}")
+    changed = real.get(URL, headers={"If-None-Match": page.headers["ETag"]})
+    assert changed.status_code == 200

@@ -1,0 +1,15 @@
+"""The mistake: whatever the replica has is good enough, however far behind it is."""
+
+from psycopg2.extensions import cursor
+
+from app import app
+from user_service.database import replica
+
+__all__ = ["app"]
+
+
+def require_nothing(lsn: int, cursor: cursor) -> None:
+    pass
+
+
+replica._require = require_nothing

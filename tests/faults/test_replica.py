@@ -1,0 +1,329 @@
+"""Lists and gets from a real streaming replica: nobody misses a write that was acknowledged."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redis as redis_py
+from flask import Flask
+from flask.testing import FlaskClient
+from pydantic import SecretStr
+
+from app import create_app
+from dev.servers import PostgresServer, RedisServer
+from tests.faults.harness.standby import Standby, pause, resume, run
+from tests.responses import json_of
+from tests.waiting import eventually
+from user_service.cache.store import GENERATION_KEY
+from user_service.database.replica import PATIENCE, Replica
+from user_service.resilience.breaker import State
+from user_service.settings import Settings
+from user_service.web.services import services_of
+
+URL = "/api/v1/users"
+
+
+@pytest.fixture(scope="module")
+def primary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    with PostgresServer(tmp_path_factory.mktemp("primary"), durable=False) as primary:
+        yield primary
+
+
+@pytest.fixture(scope="module")
+def module_standby(
+    tmp_path_factory: pytest.TempPathFactory, primary: PostgresServer
+) -> Iterator[Standby]:
+    with Standby(tmp_path_factory.mktemp("standby"), primary) as standby:
+        yield standby
+
+
+@pytest.fixture
+def standby(module_standby: Standby) -> Iterator[Standby]:
+    """A standby that replays."""
+    yield module_standby
+    module_standby.thaw()
+    module_standby.start()
+    resume(module_standby)
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def settings(primary: PostgresServer, standby: Standby, redis_server: RedisServer) -> Settings:
+    return Settings.model_validate(
+        {
+            "database_url": primary.url,
+            "database_replica_url": standby.url,
+            "redis_url": redis_server.url,
+            "redis_timeout": 1,
+        }
+    )
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> Iterator[redis_py.Redis]:
+    redis_server.start()
+    with redis_py.Redis.from_url(redis_server.url) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def app(
+    settings: Settings, primary: PostgresServer, standby: Standby, redis: redis_py.Redis
+) -> Iterator[Flask]:
+    with serving(settings) as app:
+        app.test_client().get("/health/ready")  # migrates
+        run(primary, "TRUNCATE users RESTART IDENTITY")
+        eventually(lambda: has_it_all(standby, primary))
+        yield app
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+@pytest.fixture
+def elsewhere(app: Flask, settings: Settings) -> Iterator[FlaskClient]:
+    """Another process of the service."""
+    with serving(settings) as other:
+        yield other.test_client()
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[Flask]:
+    app = create_app(settings)
+    try:
+        yield app
+    finally:
+        services_of(app).close()
+
+
+def has_it_all(standby: PostgresServer, primary: PostgresServer) -> bool:
+    end = run(primary, "SELECT pg_current_wal_insert_lsn()")
+    return bool(run(standby, f"SELECT pg_last_wal_replay_lsn() >= '{end}'"))
+
+
+def replica_of(client: FlaskClient) -> Replica:
+    replica = services_of(client.application).replica
+    assert replica is not None
+    return replica
+
+
+def create(client: FlaskClient, name: str) -> int:
+    body = {"username": name, "email": f"{name}@example.com"}
+    answer = client.post(URL, json=body)
+    assert answer.status_code == 201
+    return int(json_of(answer)["id"])
+
+
+def names(client: FlaskClient) -> list[str]:
+    return [user["username"] for user in json_of(client.get(URL))["users"]]
+
+
+def test_reads_go_to_the_replica_that_has_replayed_them(
+    client: FlaskClient, primary: PostgresServer, standby: Standby
+) -> None:
+    ada = create(client, "ada")
+    eventually(lambda: has_it_all(standby, primary))
+    client.get(URL)
+    fallbacks = replica_of(client).fallbacks
+    assert json_of(client.get(f"{URL}/{ada}"))["username"] == "ada"
+    assert names(client) == ["ada"]
+    assert client.get(f"{URL}/999").status_code == 404
+    assert replica_of(client).reads >= 2
+    assert replica_of(client).fallbacks == fallbacks
+
+
+def test_writer_reads_its_write_through_any_process_while_the_replica_lags(
+    client: FlaskClient, elsewhere: FlaskClient, primary: PostgresServer, standby: Standby
+) -> None:
+    ada = create(client, "ada")
+    eventually(lambda: has_it_all(standby, primary))
+    assert names(elsewhere) == ["ada"]
+    pause(standby)
+    for number in range(10):
+        name = f"countess{number}"
+        change = client.patch(f"{URL}/{ada}", json={"username": name})
+        assert change.status_code == 200
+        for reader in (client, elsewhere):
+            assert json_of(reader.get(f"{URL}/{ada}"))["username"] == name
+            assert names(reader) == [name]
+    assert client.delete(f"{URL}/{ada}").status_code == 204
+    for reader in (client, elsewhere):
+        assert reader.get(f"{URL}/{ada}").status_code == 404
+        assert names(reader) == []
+    assert run(standby, "SELECT username FROM users") == "ada"  # it did lag
+
+
+def test_page_of_a_lagging_replica_is_not_kept(
+    client: FlaskClient, elsewhere: FlaskClient, primary: PostgresServer, standby: Standby
+) -> None:
+    create(client, "ada")
+    eventually(lambda: has_it_all(standby, primary))
+    pause(standby)
+    create(client, "grace")
+    filled = elsewhere.get(URL)
+    assert filled.headers["X-Cache"] == "MISS"
+    resume(standby)
+    kept = client.get(URL)
+    assert kept.headers["X-Cache"] == "HIT"
+    assert kept.data == filled.data
+    assert names(client) == ["ada", "grace"]
+
+
+def test_conditions_and_conflicts_are_decided_by_the_primary(
+    client: FlaskClient, standby: Standby
+) -> None:
+    ada = create(client, "ada")
+    pause(standby)
+    current = client.patch(f"{URL}/{ada}", json={"username": "lovelace"}).headers["ETag"]
+    refused = client.patch(f"{URL}/{ada}", json={"email": "x@y.org"}, headers={"If-Match": '"1-1"'})
+    assert refused.status_code == 412
+    assert json_of(refused)["user"]["username"] == "lovelace"
+    body = {"username": "Lovelace", "email": "other@example.com"}
+    assert client.post(URL, json=body).status_code == 409
+    assert client.get(f"{URL}/{ada}", headers={"If-None-Match": current}).status_code == 304
+
+
+def test_replica_that_lags_is_left_alone_for_a_while_and_read_again(
+    client: FlaskClient, primary: PostgresServer, standby: Standby
+) -> None:
+    ada = create(client, "ada")
+    pause(standby)
+    create(client, "grace")
+    replica = replica_of(client)
+    for _ in range(10):
+        assert client.get(f"{URL}/{ada}").status_code == 200
+    assert replica.database.breaker.state is State.OPEN
+    assert replica.fallbacks == 10
+    resume(standby)
+    eventually(lambda: client.get(f"{URL}/{ada}").status_code == 200 and replica.reads > 0)
+
+
+def test_reads_go_on_when_the_replica_is_killed_and_come_back_to_it(
+    client: FlaskClient, primary: PostgresServer, standby: Standby
+) -> None:
+    ada = create(client, "ada")
+    eventually(lambda: has_it_all(standby, primary))
+    replica = replica_of(client)
+    client.get(f"{URL}/{ada}")
+    standby.kill()
+    for _ in range(10):
+        assert client.get(f"{URL}/{ada}").status_code == 200
+    create(client, "grace")
+    assert names(client) == ["ada", "grace"]
+    health = client.get("/health")
+    assert (health.status_code, json_of(health)["status"]) == (200, "degraded")
+    assert json_of(health)["replica"]["status"] == "disconnected"
+    assert client.get("/health/ready").status_code == 200
+    before = replica.reads
+    standby.start()
+    eventually(lambda: client.get(f"{URL}/{ada}").status_code == 200 and replica.reads > before)
+    assert json_of(client.get("/health"))["status"] == "healthy"
+
+
+def test_frozen_replica_costs_a_read_its_patience_and_then_nothing(
+    client: FlaskClient, primary: PostgresServer, standby: Standby
+) -> None:
+    ada = create(client, "ada")
+    eventually(lambda: has_it_all(standby, primary))
+    client.get(f"{URL}/{ada}")
+    standby.freeze()
+
+    def timed_read(_number: int) -> float:
+        began = time.monotonic()
+        assert client.application.test_client().get(f"{URL}/{ada}").status_code == 200
+        return time.monotonic() - began
+
+    with ThreadPoolExecutor(8) as threads:
+        assert PATIENCE - 0.1 < max(threads.map(timed_read, range(8))) < PATIENCE + 0.5
+    assert replica_of(client).database.breaker.state is State.OPEN
+    assert timed_read(0) < 0.3
+
+
+def test_reads_go_on_while_the_primary_is_away(
+    client: FlaskClient, primary: PostgresServer, standby: Standby
+) -> None:
+    ada = create(client, "ada")
+    eventually(lambda: has_it_all(standby, primary))
+    client.get(f"{URL}/{ada}")
+    primary.freeze()
+    try:
+        assert json_of(client.get(f"{URL}/{ada}"))["username"] == "ada"
+        assert names(client) == ["ada"]
+    finally:
+        primary.thaw()
+
+
+@pytest.mark.parametrize("loss", ["flushed", "key evicted"])
+def test_when_redis_has_lost_the_position_it_is_asked_of_the_primary(
+    client: FlaskClient,
+    primary: PostgresServer,
+    standby: Standby,
+    redis: redis_py.Redis,
+    loss: str,
+) -> None:
+    ada = create(client, "ada")
+    pause(standby)
+    client.patch(f"{URL}/{ada}", json={"username": "lovelace"})
+    redis.flushall() if loss == "flushed" else redis.delete(GENERATION_KEY)
+    assert json_of(client.get(f"{URL}/{ada}"))["username"] == "lovelace"
+    assert names(client) == ["lovelace"]
+    resume(standby)
+    eventually(lambda: has_it_all(standby, primary))
+    replica = replica_of(client)
+    before = replica.reads
+    eventually(lambda: client.get(f"{URL}/{ada}").status_code == 200 and replica.reads > before)
+
+
+def test_without_redis_the_primary_is_read(
+    client: FlaskClient, primary: PostgresServer, standby: Standby, redis_server: RedisServer
+) -> None:
+    ada = create(client, "ada")
+    eventually(lambda: has_it_all(standby, primary))
+    redis_server.kill()
+    pause(standby)
+    before = replica_of(client).reads
+    client.patch(f"{URL}/{ada}", json={"username": "lovelace"})
+    assert json_of(client.get(f"{URL}/{ada}"))["username"] == "lovelace"
+    assert names(client) == ["lovelace"]
+    assert replica_of(client).reads == before
+
+
+def test_server_that_follows_nobody_is_not_read(
+    settings: Settings, primary: PostgresServer, app: Flask
+) -> None:
+    alone = settings.model_copy(update={"database_replica_url": SecretStr(primary.url)})
+    with serving(alone) as other:
+        client = other.test_client()
+        ada = create(client, "ada")
+        assert client.get(f"{URL}/{ada}").status_code == 200
+        assert replica_of(client).reads == 0
+
+
+def test_promoted_replica_is_not_read_for_what_was_written_elsewhere(
+    tmp_path: Path, settings: Settings, primary: PostgresServer, app: Flask
+) -> None:
+    """Two primaries for a moment: what was a replica has rows of its own, and the same ids."""
+    with Standby(tmp_path / "promoted", primary) as promoted:
+        url = SecretStr(promoted.url)
+        with serving(settings.model_copy(update={"database_replica_url": url})) as other:
+            client = other.test_client()
+            ada = create(client, "ada")
+            eventually(lambda: has_it_all(promoted, primary))
+            client.get(f"{URL}/{ada}")
+            assert replica_of(client).reads == 1
+            run(promoted, "SELECT pg_promote()")
+            run(promoted, "UPDATE users SET username = 'somebody else'", "SELECT pg_switch_wal()")
+            client.patch(f"{URL}/{ada}", json={"username": "lovelace"})
+            assert json_of(client.get(f"{URL}/{ada}"))["username"] == "lovelace"
+            assert names(client) == ["lovelace"]

@@ -1,0 +1,343 @@
+"""Rate limits on a real Redis: what clients are told, who is refused, Redis coming and going."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import redis as redis_py
+from flask import Flask
+from flask.testing import FlaskClient
+from pytest_mock import MockerFixture
+
+from app import create_app
+from dev.servers import RedisServer
+from tests.responses import problem_of
+from user_service.cache import rate_limiter
+from user_service.settings import Settings
+from user_service.web.services import services_of
+
+URL = "/api/v1/users"
+ADA = {"username": "ada", "email": "ada@example.com"}
+Serve = Callable[..., FlaskClient]
+
+
+@pytest.fixture
+def serving(settings: Settings) -> Iterator[Serve]:
+    """Return a function that makes a client of a service with settings of its own."""
+    apps: list[Flask] = []
+
+    def serve(**changed: object) -> FlaskClient:
+        given = settings.model_dump(exclude_unset=True)
+        apps.append(create_app(Settings.model_validate({**given, **changed})))
+        return apps[-1].test_client()
+
+    yield serve
+    for app in apps:
+        services_of(app).close()
+
+
+def statuses(client: FlaskClient, number: int, path: str = "/nowhere", peer: str = "") -> Counter:  # type: ignore[type-arg]
+    """Ask ``number`` times and count the statuses."""
+    environ = {"REMOTE_ADDR": peer or "203.0.113.9"}
+    return Counter(client.get(path, environ_base=environ).status_code for _ in range(number))
+
+
+def windows_in(redis: redis_py.Redis) -> set[bytes]:
+    return set(redis.scan_iter(rate_limiter.PREFIX + "*"))
+
+
+def test_is_off_by_default(client: FlaskClient, serving: Serve, redis: redis_py.Redis) -> None:
+    answer = client.get(URL)
+    assert not {"RateLimit", "RateLimit-Policy"} & set(answer.headers.keys())
+    assert not windows_in(redis)
+    hooks = [len(client.application.before_request_funcs[None])]
+    hooks.append(len(serving(rate_limit="9/day").application.before_request_funcs[None]))
+    assert hooks[1] == hooks[0] + 1
+
+
+class TestHeaders:
+    def test_tell_the_policy_what_remains_and_for_how_long(self, serving: Serve) -> None:
+        client = serving(rate_limit="600/minute")
+        for n in range(1, 4):
+            answer = client.get(URL)
+            assert answer.headers["RateLimit-Policy"] == '"default";q=600;w=60'
+            assert answer.headers["RateLimit"] == f'"default";r={600 - n};t=60'
+
+    def test_are_on_every_response_that_counts(self, serving: Serve) -> None:
+        client = serving(rate_limit="100/minute")
+        etag = client.get(URL).headers["ETag"]
+        answers = [
+            (client.get(URL, headers={"If-None-Match": etag}), 304),
+            (client.head(URL), 200),
+            (client.options(URL), 200),
+            (client.post(URL, json=ADA), 201),
+            (client.post(URL, data="{"), 415),
+            (client.get(f"{URL}?page=0"), 400),
+            (client.get("/nowhere"), 404),
+            (client.put(URL), 405),
+        ]
+        for n, (answer, status) in enumerate(answers, start=2):
+            assert answer.status_code == status
+            assert answer.headers["RateLimit"].startswith(f'"default";r={100 - n};t=')
+
+    def test_may_be_read_by_scripts_of_other_origins(self, serving: Serve) -> None:
+        client = serving(rate_limit="100/minute", cors_origins="*")
+        exposed = client.get(URL, headers={"Origin": "https://a.example"}).headers[
+            "Access-Control-Expose-Headers"
+        ]
+        assert {"RateLimit", "RateLimit-Policy", "Retry-After"} <= set(exposed.split(", "))
+
+
+class TestRefusal:
+    def test_is_a_problem_that_says_when_to_come_back(self, serving: Serve) -> None:
+        client = serving(rate_limit="2/minute")
+        assert statuses(client, 2) == {404: 2}
+        refused = client.get(URL, environ_base={"REMOTE_ADDR": "203.0.113.9"})
+        problem = problem_of(refused, 429)
+        assert problem["type"] == "urn:user-service:problem:rate-limited"
+        assert problem["violated-policies"] == ["default"]
+        wait = int(refused.headers["Retry-After"])
+        assert 1 <= wait <= 61
+        assert refused.headers["RateLimit"] == f'"default";r=0;t={wait}'
+
+    def test_comes_before_validation_database_and_body(
+        self, serving: Serve, mocker: MockerFixture
+    ) -> None:
+        client = serving(rate_limit="1/minute")
+        assert client.get("/nowhere").status_code == 404
+        database = services_of(client.application).database
+        for name in ("read", "transaction", "_connection"):
+            mocker.patch.object(database, name, side_effect=AssertionError("SQL"))
+        body = mocker.Mock(read=mocker.Mock(side_effect=AssertionError("read")))
+        for method, path in (("POST", URL), ("PATCH", f"{URL}/x"), ("GET", f"{URL}?page=x")):
+            answer = client.open(
+                path,
+                method=method,
+                content_type="application/json",
+                environ_overrides={"wsgi.input": body, "CONTENT_LENGTH": "10"},
+            )
+            problem_of(answer, 429)
+        assert services_of(client.application).pages.is_reachable()
+
+    def test_is_of_one_client_only(self, serving: Serve) -> None:
+        client = serving(rate_limit="2/minute")
+        assert statuses(client, 3, peer="203.0.113.1") == {404: 2, 429: 1}
+        assert statuses(client, 3, peer="203.0.113.2") == {404: 2, 429: 1}
+        assert statuses(client, 3, peer="2001:db8::1") == {404: 2, 429: 1}
+        assert statuses(client, 3, peer="2001:db8::2") == {429: 3}
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/health",
+            "/health/live",
+            "/health/ready",
+            "/metrics",
+            "/docs",
+            "/docs/x.css",
+            "/openapi.json",
+        ],
+    )
+    def test_never_hits_probes_metrics_and_documentation(self, serving: Serve, path: str) -> None:
+        client = serving(rate_limit="1/hour")
+        for _ in range(3):
+            answer = client.get(path)
+            assert answer.status_code in (200, 404)
+            assert "RateLimit" not in answer.headers
+        assert statuses(client, 2) == {404: 1, 429: 1}
+
+    @pytest.mark.parametrize(
+        "path", ["/healthy", "/docsx", "/openapi.json.bak", "/x/health", "//health"]
+    )
+    def test_is_not_evaded_by_paths_that_look_like_those(self, serving: Serve, path: str) -> None:
+        assert statuses(serving(rate_limit="1/hour"), 2, path) == {404: 1, 429: 1}
+
+
+class TestWrites:
+    def test_have_a_window_of_their_own(self, serving: Serve) -> None:
+        client = serving(rate_limit="4/minute", rate_limit_writes="2/minute")
+        for method in ("POST", "PUT", "PATCH", "DELETE"):
+            client.open(f"{URL}/1", method=method)
+        problem = problem_of(client.post(URL, json=ADA), 429)
+        assert problem["violated-policies"] == ["writes"]
+        for method in ("GET", "HEAD", "OPTIONS", "GET"):
+            assert client.open(URL, method=method).status_code == 200
+        assert problem_of(client.get(URL), 429)["violated-policies"] == ["default"]
+
+    def test_count_with_the_rest_unless_they_have(self, serving: Serve) -> None:
+        client = serving(rate_limit="2/minute")
+        client.get(URL)
+        assert client.post(URL, json=ADA).status_code == 201
+        assert client.post(URL, json=ADA).status_code == 429
+
+    def test_may_be_all_that_is_limited(self, serving: Serve) -> None:
+        client = serving(rate_limit_writes="1/minute")
+        assert client.post(URL, json=ADA).status_code == 201
+        assert client.post(URL, json=ADA).status_code == 429
+        assert statuses(client, 5, URL) == {200: 5}
+        assert "RateLimit" not in client.get(URL).headers
+
+
+class TestWhoIsAsking:
+    def test_is_not_what_a_client_claims(self, serving: Serve) -> None:
+        for trusted in (None, "10.0.0.0/8"):
+            client = serving(
+                rate_limit="5/minute",
+                trusted_proxies=trusted,
+                rate_limit_subject_header="X-Subject",
+            )
+            redis_forget(client)
+            answers = Counter(
+                client.get(
+                    "/nowhere",
+                    headers={"X-Forwarded-For": f"198.51.100.{n}", "X-Subject": f"s{n}"},
+                    environ_base={"REMOTE_ADDR": "203.0.113.9"},
+                ).status_code
+                for n in range(20)
+            )
+            assert answers == {404: 5, 429: 15}
+
+    def test_is_what_a_trusted_proxy_says(self, serving: Serve) -> None:
+        client = serving(rate_limit="5/minute", trusted_proxies="10.0.0.0/8")
+        for each in ("198.51.100.1", "198.51.100.2"):
+            answers = Counter(
+                client.get(
+                    "/nowhere",
+                    headers={"X-Forwarded-For": f"192.0.2.{n}, {each}"},
+                    environ_base={"REMOTE_ADDR": "10.0.0.1"},
+                ).status_code
+                for n in range(8)
+            )
+            assert answers == {404: 5, 429: 3}
+
+    def test_is_the_subject_where_a_trusted_proxy_names_one(self, serving: Serve) -> None:
+        client = serving(
+            rate_limit="5/minute",
+            trusted_proxies="10.0.0.0/8",
+            rate_limit_subject_header="X-Subject",
+        )
+        for subject in ("ada", "grace"):
+            answers = Counter(
+                client.get(
+                    "/nowhere",
+                    headers={"X-Forwarded-For": f"192.0.2.{n}", "X-Subject": subject},
+                    environ_base={"REMOTE_ADDR": "10.0.0.1"},
+                ).status_code
+                for n in range(8)
+            )
+            assert answers == {404: 5, 429: 3}
+
+
+def redis_forget(client: FlaskClient) -> None:
+    services_of(client.application).pages._store._redis.flushall()
+
+
+class TestSharing:
+    def test_lets_exactly_as_many_pass_as_the_limit_says(
+        self, serving: Serve, redis: redis_py.Redis
+    ) -> None:
+        apps = [serving(rate_limit="50/minute").application for _ in range(2)]
+
+        def ask(n: int) -> int:
+            return apps[n % 2].test_client().get("/nowhere").status_code
+
+        with ThreadPoolExecutor(16) as threads:
+            assert Counter(threads.map(ask, range(200))) == {404: 50, 429: 150}
+        (key,) = windows_in(redis)
+        assert 60 < redis.ttl(key) <= 120  # nothing stays for longer than two windows
+
+    def test_ends_with_the_window(self, serving: Serve) -> None:
+        client = serving(rate_limit="5/second")
+        assert statuses(client, 6) == {404: 5, 429: 1}
+        time.sleep(2.01)
+        assert statuses(client, 6) == {404: 5, 429: 1}
+
+    def test_lets_who_waits_as_told_pass_and_nobody_make_two_windows_of_one(
+        self, serving: Serve
+    ) -> None:
+        client = serving(rate_limit="5/second")
+        passed, began = 0, time.monotonic()
+        for _ in range(2):
+            answer = client.get("/nowhere")
+            while answer.status_code == 404:
+                passed += 1
+                answer = client.get("/nowhere")
+            time.sleep(int(answer.headers["Retry-After"]))
+            assert client.get("/nowhere").status_code == 404
+            passed += 1
+        assert passed <= 5 * (time.monotonic() - began + 1) + 1
+
+    def test_survives_that_redis_forgets_the_script(
+        self, serving: Serve, redis: redis_py.Redis
+    ) -> None:
+        client = serving(rate_limit="3/minute")
+        assert statuses(client, 2) == {404: 2}
+        redis.script_flush()
+        assert statuses(client, 2) == {404: 1, 429: 1}
+
+
+class TestWithoutRedis:
+    @pytest.fixture
+    def own_redis(self, tmp_path: Path) -> Iterator[RedisServer]:
+        with RedisServer(tmp_path / "redis") as server:
+            yield server
+
+    def test_each_process_limits_by_itself_until_it_is_back(
+        self, serving: Serve, own_redis: RedisServer
+    ) -> None:
+        a, b = (serving(rate_limit="10/hour", redis_url=own_redis.url) for _ in range(2))
+        assert statuses(a, 4) == {404: 4}
+        own_redis.stop()
+        for each in (a, b):
+            assert statuses(each, 12) == {404: 10, 429: 2}
+        own_redis.start()  # it is a cache: what it had counted is gone with it
+        time.sleep(1.1)  # the breaker's pause
+        assert statuses(a, 5) == {404: 5}
+        assert statuses(b, 7) == {404: 5, 429: 2}
+
+    def test_it_costs_nothing_once_the_breaker_is_open(
+        self, serving: Serve, own_redis: RedisServer
+    ) -> None:
+        client = serving(rate_limit="500/hour", redis_url=own_redis.url, redis_timeout=0.2)
+        own_redis.freeze()
+        try:
+            began = time.monotonic()
+            assert statuses(client, 100) == {404: 100}
+            # Three time-outs open the breaker; one probe a second comes after.
+            assert time.monotonic() - began < 1.5
+        finally:
+            own_redis.thaw()
+
+    def test_redis_that_refuses_to_write_refuses_nobody_and_limits_stay(
+        self, serving: Serve, own_redis: RedisServer
+    ) -> None:
+        client = serving(rate_limit="5/hour", redis_url=own_redis.url)
+        with redis_py.Redis.from_url(own_redis.url) as redis:
+            redis.config_set("maxmemory", "1")
+            assert statuses(client, 8) == {404: 5, 429: 3}
+            redis.config_set("maxmemory", "0")
+            redis.flushall()
+            assert statuses(client, 8) == {404: 5, 429: 3}
+
+    def test_what_one_process_remembers_is_bounded(
+        self, serving: Serve, own_redis: RedisServer, mocker: MockerFixture
+    ) -> None:
+        mocker.patch.object(rate_limiter, "MOST_LOCAL_WINDOWS", 10)
+        client = serving(rate_limit="5/hour", redis_url=own_redis.url)
+        own_redis.stop()
+        for n in range(40):
+            statuses(client, 1, peer=f"203.0.113.{n}")
+            limiter = services_of(client.application).rate_limiter
+            assert len(limiter._local.storage) <= 11
+
+    def test_database_and_redis_away_is_no_500(self, serving: Serve) -> None:
+        client = serving(
+            rate_limit="3/minute",
+            redis_url="redis://127.0.0.1:1",
+            database_url="postgresql://users@127.0.0.1:1/users",
+            retry_attempts=0,
+        )
+        assert statuses(client, 5, f"{URL}/1") == {503: 3, 429: 2}

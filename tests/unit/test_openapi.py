@@ -1,0 +1,212 @@
+"""The OpenAPI document is valid, whole and made of the routes; a route cannot forget it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jsonschema_rs
+import pytest
+from flask import Flask, Response
+from openapi_spec_validator import validate
+
+from tests.document_checker import DocumentChecker, Undocumented
+from user_service.settings import Settings
+from user_service.web import problems
+from user_service.web.declarations import Answer, documented, undocumented
+from user_service.web.openapi import UndeclaredView, document
+from user_service.web.problem_examples import ERRORS
+from user_service.web.schemas import ListQuery
+
+README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+PATHS = {
+    "/api/v1/users": {"get", "post"},
+    "/api/v1/users/{user_id}": {"get", "put", "patch", "delete"},
+    "/health": {"get"},
+    "/health/live": {"get"},
+    "/health/ready": {"get"},
+    "/openapi.json": {"get"},
+}
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> Flask:
+    """An application whose servers are never asked for anything."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@localhost/nothing")
+    from app import create_app
+
+    return create_app(Settings.from_environment())
+
+
+@pytest.fixture
+def built(app: Flask) -> dict[str, Any]:
+    return document(app)
+
+
+def operations(built: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for methods in built["paths"].values():
+        yield from methods.values()
+
+
+def test_is_valid(built: dict[str, Any]) -> None:
+    validate(built)
+
+
+def test_names_every_route_and_method(built: dict[str, Any]) -> None:
+    named = {path: set(methods) for path, methods in built["paths"].items()}
+    assert named.items() >= PATHS.items()
+
+
+def test_operations_have_names_words_and_examples(built: dict[str, Any]) -> None:
+    names = [operation["operationId"] for operation in operations(built)]
+    assert len(names) == len(set(names))
+    assert {"list_users", "create_user", "get_user", "replace_user"} <= set(names)
+    for operation in operations(built):
+        assert operation["summary"]
+        assert set(operation["tags"]) <= {tag["name"] for tag in built["tags"]}
+        bodies = [operation.get("requestBody", {}), *operation["responses"].values()]
+        for content in (body.get("content", {}) for body in bodies):
+            for media in content.values():
+                assert {"example", "examples"} & media.keys() or "title" in media["schema"]
+
+
+def test_examples_are_what_the_schemas_say(built: dict[str, Any]) -> None:
+    checked = 0
+    for operation in operations(built):
+        bodies = [operation.get("requestBody", {}), *operation["responses"].values()]
+        for media in (media for body in bodies for media in body.get("content", {}).values()):
+            validator = jsonschema_rs.Draft202012Validator(
+                {**media["schema"], "components": built["components"]}, validate_formats=True
+            )
+            named = media.get("examples", {})
+            examples = [built["components"]["examples"][name]["value"] for name in named]
+            for example in [*examples, *([media["example"]] if "example" in media else [])]:
+                validator.validate(example)
+                checked += 1
+    assert checked > 40
+
+
+def test_every_kind_of_problem_has_an_example(built: dict[str, Any]) -> None:
+    kinds = [kind for kind in vars(problems).values() if isinstance(kind, problems.ProblemType)]
+    examples = [each["value"] for each in built["components"]["examples"].values()]
+    told = {(each["type"], each["status"], each["title"]) for each in examples}
+    assert kinds
+    assert {(kind.type, kind.status, kind.title) for kind in kinds} <= told
+    used = {
+        name
+        for operation in operations(built)
+        for response in operation["responses"].values()
+        for media in response.get("content", {}).values()
+        for name in media.get("examples", {})
+    }
+    assert used == built["components"]["examples"].keys()
+
+
+def test_every_error_that_is_handled_has_an_example(app: Flask) -> None:
+    handled = app.error_handler_spec[None][None].keys() - {Exception}
+    for error in handled:
+        assert any(isinstance(example, error) for example in ERRORS), error
+
+
+def test_making_examples_writes_nothing_into_the_log(
+    app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    document(app)
+    assert not caplog.records
+
+
+def test_links_lead_to_operations_and_their_parameters(built: dict[str, Any]) -> None:
+    parameters = {
+        operation["operationId"]: {
+            parameter.get("name") or parameter["$ref"].rpartition("/")[2]
+            for parameter in operation["parameters"]
+        }
+        for operation in operations(built)
+    }
+    links = [
+        link
+        for operation in operations(built)
+        for response in operation["responses"].values()
+        for link in response.get("links", {}).values()
+    ]
+    assert len(links) >= 8
+    for link in links:
+        assert link["parameters"].keys() <= parameters[link["operationId"]]
+
+
+def test_parameters_of_lists_are_those_of_the_model_and_of_the_readme(
+    built: dict[str, Any],
+) -> None:
+    listed = built["paths"]["/api/v1/users"]["get"]["parameters"]
+    named = {parameter["name"] for parameter in listed if parameter.get("in") == "query"}
+    assert named == ListQuery.model_fields.keys()
+    table = README.split("### Lists", 1)[1].split("\n\n")[2]
+    for name in named:
+        assert f"`{name}`" in table
+
+
+def forgotten() -> Response:
+    return Response()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_route_without_a_declaration_is_refused(app: Flask, method: str) -> None:
+    app.add_url_rule("/forgotten", "forgotten", forgotten, methods=[method])
+    with pytest.raises(UndeclaredView, match=f"{method} /forgotten"):
+        document(app)
+
+
+def test_a_route_may_be_left_out_for_a_reason(app: Flask) -> None:
+    @undocumented("for nobody")
+    def view() -> Response:
+        return Response()
+
+    app.add_url_rule("/hidden", "hidden", view)
+    assert "/hidden" not in document(app)["paths"]
+
+
+class TestChecker:
+    """The checker that the integration tests use finds each kind of untruth."""
+
+    BODY: ClassVar = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+
+    def check(self, app: Flask, response: Response, method: str = "GET") -> None:
+        declared = documented(Answer(200, "n", self.BODY, ("ETag",), ("X-Cache",)))
+        app.add_url_rule("/n", "docs.n", declared(lambda: response))
+        checker = DocumentChecker(document(app))
+        checker.check(app.test_client().open("/n", method=method))
+
+    def ok(self, body: str = '{"n": 1}', **headers: str) -> Response:
+        return Response(body, mimetype="application/json", headers={"ETag": '"1"', **headers})
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT"])
+    def test_finds_nothing_in_what_is_true(self, app: Flask, method: str) -> None:
+        self.check(app, self.ok(**{"X-Cache": "HIT"}), method)
+
+    @pytest.mark.parametrize(
+        ("changed", "fault"),
+        [
+            ({"status_code": 202}, "status is not documented"),
+            ({"data": '{"n": "1"}'}, "is not of type"),
+            ({"data": "{}"}, "is a required property"),
+            ({"data": '{"n": 1, "m": 2}'}, "Additional properties"),
+            ({"mimetype": "text/plain"}, "content type text/plain"),
+            (
+                {"headers": {"ETag": '"1"', "Content-Type": "application/json", "X-New": "1"}},
+                "X-New",
+            ),
+            ({"headers": {"Content-Type": "application/json"}}, "ETag is missing"),
+            ({"headers": {"ETag": "1", "Content-Type": "application/json"}}, "ETag: "),
+        ],
+    )
+    def test_finds_what_is_not_documented(
+        self, app: Flask, changed: dict[str, Any], fault: str
+    ) -> None:
+        response = self.ok()
+        for name, value in changed.items():
+            if name == "headers":
+                response.headers.clear()
+                response.headers.update(value)
+            else:
+                setattr(response, name, value)
+        with pytest.raises(Undocumented, match=fault):
+            self.check(app, response)

@@ -1,0 +1,71 @@
+"""What is told of a window: how many requests remain, and how long until the next one passes."""
+
+import math
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from user_service.cache.rate_limiter import ROUNDING, Counts, Limit, window
+
+
+@pytest.mark.parametrize(
+    ("text", "amount", "seconds"),
+    [("600/minute", 600, 60), ("10/second", 10, 1), ("5/hour", 5, 3600), ("1/day", 1, 86400)],
+)
+def test_limit_is_read(text: str, amount: int, seconds: int) -> None:
+    assert Limit.parsed("default", text) == Limit("default", amount, seconds)
+
+
+def passes(limit: Limit, counts: Counts) -> bool:
+    """Tell what the sliding window counter says to one request more."""
+    before = math.floor(counts.previous * counts.previous_seconds / limit.seconds)
+    return before + counts.current + 1 <= limit.amount
+
+
+def later(limit: Limit, counts: Counts, seconds: float) -> Counts:
+    """Return the counts of somebody who has asked nothing for ``seconds``."""
+    ends_in = counts.current_seconds - limit.seconds
+    if seconds < ends_in:
+        return counts._replace(
+            previous_seconds=max(0.0, counts.previous_seconds - seconds),
+            current_seconds=counts.current_seconds - seconds,
+        )
+    left = max(0.0, counts.current_seconds - seconds)
+    return Counts(counts.current, left, 0, left + limit.seconds)
+
+
+@st.composite
+def situations(draw: st.DrawFn, *, full: bool) -> tuple[Limit, Counts]:
+    limit = Limit("default", draw(st.integers(1, 1000)), draw(st.sampled_from([1, 60, 3600])))
+    ends_in = draw(st.integers(1, limit.seconds * 1000)) / 1000
+    previous = draw(st.integers(0, limit.amount))
+    previous_seconds = ends_in if previous else 0.0
+    free = limit.amount - math.floor(previous * previous_seconds / limit.seconds)
+    assume(full or free > 0)
+    current = draw(st.integers(free, limit.amount) if full else st.integers(0, free - 1))
+    return limit, Counts(previous, previous_seconds, current, ends_in + limit.seconds)
+
+
+@given(situations(full=True))
+def test_who_waits_as_long_as_told_passes_and_is_not_told_much_too_long(
+    situation: tuple[Limit, Counts],
+) -> None:
+    limit, counts = situation
+    assert not passes(limit, counts)
+    told = window(limit, False, counts)
+    assert told.remaining == 0
+    assert passes(limit, later(limit, counts, told.seconds))
+    assert not passes(limit, later(limit, counts, told.seconds - 1 - 2 * ROUNDING))
+
+
+@given(situations(full=False))
+def test_who_asks_no_more_than_remains_is_not_refused(situation: tuple[Limit, Counts]) -> None:
+    limit, counts = situation
+    assert passes(limit, counts)
+    told = window(limit, True, counts)
+    assert told.remaining >= 1
+    assert told.seconds >= 1
+    last = counts._replace(current=counts.current + told.remaining - 1)
+    assert passes(limit, last)
+    assert not passes(limit, last._replace(current=last.current + 1))
