@@ -44,24 +44,28 @@ class Slot:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._owner = 0
-        self._number = 0
+        self._name: str | None = None
+        os.register_at_fork(after_in_child=self._leave)
 
     def name(self) -> str:
         """Return what to name the files of this process after; after a fork, another."""
-        if self._owner != os.getpid():
-            self._owner = os.getpid()
-            self._take()
-        return str(self._number)
+        # Asked for whenever something is counted, hence no look at the process id here.
+        if self._name is None:
+            self._name = self._take()
+        return self._name
 
-    def _take(self) -> None:
-        for self._number in itertools.count():
+    def _leave(self) -> None:
+        self._name = None
+
+    def _take(self) -> str:
+        for number in itertools.count():
             # Never closed: the lock is kept until then, that is until the process ends.
-            lock = os.open(self._directory / f"{self._number}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+            lock = os.open(self._directory / f"{number}.lock", os.O_RDWR | os.O_CREAT, 0o600)
             if _locked(lock):
                 break
             os.close(lock)
-        _forget_gauges(self._directory, str(self._number))
+        _forget_gauges(self._directory, str(number))
+        return str(number)
 
 
 def _locked(file: int) -> bool:
