@@ -67,7 +67,7 @@ format: $(VENV)/dev.stamp ## Let ruff write the code as it wants it
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --custom-compile-command 'make lock'
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --custom-compile-command 'make lock'
 lock: $(BIN)/python ## Take the newest versions into requirements*.txt
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet uv
 	@$(BIN)/$(LOCK) --upgrade requirements-dev.in -o requirements-dev.txt
