@@ -94,6 +94,7 @@ def create_services(settings: Settings) -> Services:
         size=settings.db_pool_size,
         checkout_timeout=settings.db_pool_timeout,
         statement_timeout=settings.db_statement_timeout,
+        transaction_pooling=settings.db_transaction_pooling,
         prepare=partial(
             migrate if settings.migrate_on_start else require_migrated, settings.database_dsn
         ),

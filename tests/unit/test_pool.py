@@ -49,7 +49,7 @@ class FakeConnection:
         self.answers: dict[str, str] = {}
         self.loses: set[str] = set()
 
-    def cursor(self) -> "FakeCursor":
+    def cursor(self, cursor_factory: None = None) -> "FakeCursor":
         return FakeCursor(self)
 
     def run(self, statement: str) -> str:
@@ -773,6 +773,11 @@ class TestSessionDefaults:
         assert options == (
             "-c statement_timeout=3000 -c timezone=UTC -c work_mem=8MB -c statement_timeout=7s"
         )
+
+    def test_of_a_session_are_left_out_where_it_is_shared(self) -> None:
+        dsn = parse_dsn(with_session_defaults("host=h", None))
+        assert "options" not in dsn
+        assert dsn["keepalives"] == "1"
 
     @pytest.mark.parametrize("password", ["it's", "back\\slash", "two words", "ü"])
     def test_keep_a_password_of_any_characters(self, password: str) -> None:

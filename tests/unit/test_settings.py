@@ -32,6 +32,7 @@ DEFAULTS: dict[str, Any] = {
     "db_pool_size": 10,
     "db_pool_timeout": 2.0,
     "db_statement_timeout": 3.0,
+    "db_transaction_pooling": False,
     "migrate_on_start": True,
     "redis_url": None,
     "redis_host": "localhost",

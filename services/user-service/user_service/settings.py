@@ -103,6 +103,10 @@ class Settings(BaseSettings):
     db_statement_timeout: float = Field(
         default=3.0, gt=0, le=600, description="seconds after which PostgreSQL cancels a statement"
     )
+    db_transaction_pooling: bool = Field(
+        default=False,
+        description="`true` behind PgBouncer in transaction mode: a session is set nothing",
+    )
     database_replica_url: SecretStr | None = Field(
         default=None, description="PostgreSQL URL of a replica that lists and gets are read from"
     )
