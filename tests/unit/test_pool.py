@@ -50,6 +50,7 @@ class FakeConnection:
         self.loses: set[str] = set()
 
     def cursor(self, cursor_factory: None = None) -> "FakeCursor":
+        assert cursor_factory is None
         return FakeCursor(self)
 
     def run(self, statement: str) -> str:
