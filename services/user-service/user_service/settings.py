@@ -63,6 +63,17 @@ def _networks(text: str) -> str:
 Networks = Annotated[str, AfterValidator(_networks)]
 
 
+# The schemes are those of `limits`; RedisDsn knows one server only.
+_REDIS_HOST = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
+_REDIS_PORT = r"(?:[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
+_REDIS_HOSTS = rf"{_REDIS_HOST}(?::{_REDIS_PORT})?(?:,{_REDIS_HOST}(?::{_REDIS_PORT})?)*"
+_REDIS_FORMS = re.compile(
+    rf"rediss?\+sentinel://(?:[^@/?#\s]*@)?{_REDIS_HOSTS}/[^/?#\s]+(?:/\d{{1,3}})?(?:\?[^#\s]*)?"
+    rf"|rediss?\+cluster://(?:[^@/?#\s]*@)?{_REDIS_HOSTS}(?:/0?)?(?:\?[^#\s]*)?"
+    r"|unix://(?:[^@/?#\s]*@)?/[^?#\s]+(?:\?[^#\s]*)?"
+)
+
+
 class InvalidSettings(Exception):
     """The environment cannot be used; the message is one line that names each variable."""
 
@@ -117,7 +128,9 @@ class Settings(BaseSettings):
     )
 
     redis_url: SecretStr | None = Field(
-        default=None, description="Redis URL; takes precedence over the two parts below"
+        default=None,
+        description="Redis URL, also of Sentinel or a Cluster (see below); takes precedence over"
+        " the two parts below",
     )
     redis_host: str = Field(default="localhost", description="host name or address")
     redis_port: int = Field(default=6379, ge=1, le=65535, description="port")
@@ -217,7 +230,14 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _is_redis_url(cls, url: SecretStr | None) -> SecretStr | None:
-        return _checked_url(url, RedisDsn, "redis://:password@host:6379/0")
+        if url is not None and _REDIS_FORMS.fullmatch(url.get_secret_value()):
+            return url
+        return _checked_url(
+            url,
+            RedisDsn,
+            "redis://:password@host:6379/0, redis+sentinel://host:26379,host:26379/service/0"
+            " or redis+cluster://host:6379,host:6379",
+        )
 
     @classmethod
     def from_environment(cls) -> Self:
