@@ -49,8 +49,7 @@ class FakeConnection:
         self.answers: dict[str, str] = {}
         self.loses: set[str] = set()
 
-    def cursor(self, cursor_factory: None = None) -> "FakeCursor":
-        assert cursor_factory is None
+    def cursor(self) -> "FakeCursor":
         return FakeCursor(self)
 
     def run(self, statement: str) -> str:

@@ -55,6 +55,11 @@ DEFAULTS: dict[str, Any] = {
     "server_timing": False,
     "prometheus_multiproc_dir": None,
     "git_commit": "unknown",
+    "otel_traces_exporter": None,
+    "otel_exporter_otlp_endpoint": None,
+    "otel_exporter_otlp_traces_endpoint": None,
+    "otel_exporter_otlp_protocol": "http/protobuf",
+    "otel_sdk_disabled": False,
 }
 
 

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from importlib.util import find_spec
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -222,6 +223,22 @@ class Settings(BaseSettings):
         description="what `/health` and `build_info` say it was built from; the image has it",
     )
 
+    otel_traces_exporter: Literal["otlp", "console", "none"] | None = Field(
+        default=None, description="`otlp`, `console` or `none`: where traces go, if anywhere"
+    )
+    otel_exporter_otlp_endpoint: str | None = Field(
+        default=None, description="URL of a collector of traces; switches tracing on by itself"
+    )
+    otel_exporter_otlp_traces_endpoint: str | None = Field(
+        default=None, description="the same, with the path for traces in it"
+    )
+    otel_exporter_otlp_protocol: Literal["http/protobuf"] = Field(
+        default="http/protobuf", description="`http/protobuf`, the one that is installed"
+    )
+    otel_sdk_disabled: bool = Field(
+        default=False, description="no tracing, whatever the others say"
+    )
+
     @field_validator("database_url", "database_replica_url")
     @classmethod
     def _is_postgres_url(cls, url: SecretStr | None) -> SecretStr | None:
@@ -243,9 +260,22 @@ class Settings(BaseSettings):
     def from_environment(cls) -> Self:
         """Read the environment; raise InvalidSettings with one line if it cannot be used."""
         try:
-            return cls()
+            settings = cls()
         except ValidationError as error:
             raise InvalidSettings(_one_line(cls, error)) from None
+        if settings.traces_exporter is not None and not _can_trace():
+            raise InvalidSettings(
+                "OTEL_* asks for traces, for which packages are missing: install"
+                " requirements-tracing.txt, or build the image with --build-arg TRACING=on"
+            )
+        return settings
+
+    @property
+    def traces_exporter(self) -> Literal["otlp", "console"] | None:
+        """Where traces go; None for no tracing."""
+        endpoint = self.otel_exporter_otlp_traces_endpoint or self.otel_exporter_otlp_endpoint
+        exporter = self.otel_traces_exporter or ("otlp" if endpoint else "none")
+        return None if self.otel_sdk_disabled or exporter == "none" else exporter
 
     @property
     def database_dsn(self) -> str:
@@ -318,6 +348,17 @@ class _SecretFiles(PydanticBaseSettingsSource):
         fields = self.settings_cls.model_fields
         values = {name: self.get_field_value(field, name)[0] for name, field in fields.items()}
         return {name: value for name, value in values.items() if value is not None}
+
+
+def _can_trace() -> bool:
+    wanted = ("sdk", "exporter.otlp.proto.http", *(f"instrumentation.{it}" for it in _TRACED))
+    try:
+        return all(find_spec(f"opentelemetry.{name}") for name in wanted)
+    except ModuleNotFoundError:  # of a parent
+        return False
+
+
+_TRACED = ("flask", "psycopg2", "redis")
 
 
 def _checked_url(url: SecretStr | None, kind: type, example: str) -> SecretStr | None:

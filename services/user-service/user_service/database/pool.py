@@ -83,7 +83,7 @@ class Database:
         self.dsn = with_session_defaults(dsn, None if transaction_pooling else statement_timeout)
         local = session.for_one_transaction(statement_timeout) if transaction_pooling else ""
         self._begin = f"BEGIN; {local}" if local else "BEGIN"
-        self._reading = session.sending_along(local) if local else None
+        self._sent_along = local
         self.breaker = breaker or CircuitBreaker(
             "the database",
             failures=(ConnectionLost, DeadlineExceeded, OutcomeUnknown),
@@ -167,11 +167,14 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[cursor]:
         """Lend a cursor whose every statement is a transaction of its own."""
-        with (
-            self._connection() as connection,
-            connection.cursor(cursor_factory=self._reading) as cursor,
-        ):
+        with self._connection() as connection, self._reading_cursor(connection) as cursor:
             yield cursor
+
+    def _reading_cursor(self, connection: connection) -> cursor:
+        if not self._sent_along:
+            return connection.cursor()
+        kind = session.sending_along(self._sent_along, connection.cursor_factory)
+        return connection.cursor(cursor_factory=kind)
 
     @contextmanager
     def transaction(self) -> Iterator[cursor]:

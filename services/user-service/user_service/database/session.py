@@ -5,6 +5,7 @@ the session would stay with whoever has it next, and what a client asks for when
 refused. There, it is sent along with each transaction and ends with it.
 """
 
+from functools import lru_cache
 from typing import Any
 
 from psycopg2.extensions import cursor
@@ -22,14 +23,15 @@ def for_one_transaction(statement_timeout: float) -> str:
     return "".join(f"SET LOCAL {name} = '{value}'; " for name, value in settings)
 
 
-def sending_along(prefix: str) -> type[cursor]:
-    """Return a kind of cursor that sends ``prefix`` with each statement, in one round trip.
+@lru_cache(maxsize=1024)
+def sending_along(prefix: str, kind: type[cursor] | None) -> type[cursor]:
+    """Return a ``kind`` of cursor that sends ``prefix`` with each statement, in one round trip.
 
     In autocommit mode what is sent together is one transaction, and each statement in it gets the
     time-out that holds when it begins.
     """
 
-    class PrefixingCursor(cursor):
+    class PrefixingCursor(kind or cursor):  # type: ignore[misc]  # of the connection: traced, say
         def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002, ANN401 -- psycopg2's
             super().execute(prefix + query, vars)
 
