@@ -28,7 +28,7 @@ from opentelemetry.sdk.trace.export import (
     SpanExporter,
     SpanExportResult,
 )
-from opentelemetry.trace import Status
+from opentelemetry.trace import SpanKind, Status
 
 SERVICE_NAME = "user-service"
 # Seconds at the end of a process for what has not been exported yet.
@@ -93,7 +93,7 @@ class WithoutPersonalData(SpanExporter):
 
 def _without_personal_data(span: ReadableSpan) -> ReadableSpan:
     return ReadableSpan(
-        name=span.name,
+        name=_name(span),
         context=span.context,
         parent=span.parent,
         resource=span.resource,
@@ -105,6 +105,14 @@ def _without_personal_data(span: ReadableSpan) -> ReadableSpan:
         end_time=span.end_time,
         instrumentation_scope=span.instrumentation_scope,
     )
+
+
+def _name(span: ReadableSpan) -> str:
+    """Return the name; for a request of no route the method alone, since any path may come."""
+    attributes = span.attributes or {}
+    if span.kind is not SpanKind.SERVER or "http.route" in attributes:
+        return span.name
+    return str(attributes.get("http.method") or attributes.get("http.request.method") or "HTTP")
 
 
 def _safe(attributes: Mapping[str, Any]) -> dict[str, Any]:
