@@ -142,6 +142,7 @@ def create_replica(settings: Settings) -> Replica | None:
         size=settings.db_pool_size,
         checkout_timeout=settings.db_pool_timeout,
         statement_timeout=settings.db_statement_timeout,
+        transaction_pooling=settings.db_transaction_pooling,
     )
 
 
