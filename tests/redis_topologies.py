@@ -10,6 +10,7 @@ from pathlib import Path
 import redis as redis_py
 from redis.crc import key_slot
 
+from dev.ports import free_port
 from dev.servers import RedisServer
 from tests.programs import program
 from tests.waiting import eventually
@@ -108,20 +109,6 @@ def part(master: DebianRedis, replica: DebianRedis) -> None:
     eventually(lambda: replica.info("master_link_status") == "down")
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """Three masters, and a replica of the one that has the slot of ``key``."""
-
-    masters: list[DebianRedis]
-    replica: DebianRedis
-    home: DebianRedis
-
-    @property
-    def url(self) -> str:
-        hosts = ",".join(f"127.0.0.1:{each.port}" for each in self.masters)
-        return f"redis+cluster://:{PASSWORD}@{hosts}"
-
-
 CLUSTER = {
     "cluster-enabled": "yes",
     "cluster-config-file": "nodes.conf",
@@ -130,16 +117,38 @@ CLUSTER = {
 }
 
 
+class ClusterNode(DebianRedis):
+    """One that talks to the others on a port of its own: port + 10000 need not be free."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.bus_port = free_port()
+        super().__init__(data_dir, {**CLUSTER, "cluster-port": str(self.bus_port)})
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Three masters, and a replica of the one that has the slot of ``key``."""
+
+    masters: list[ClusterNode]
+    replica: ClusterNode
+    home: ClusterNode
+
+    @property
+    def url(self) -> str:
+        hosts = ",".join(f"127.0.0.1:{each.port}" for each in self.masters)
+        return f"redis+cluster://:{PASSWORD}@{hosts}"
+
+
 @contextmanager
 def cluster(folder: Path, key: str) -> Iterator[Cluster]:
     with ExitStack() as stack:
-        nodes = [stack.enter_context(DebianRedis(folder / f"node{n}", CLUSTER)) for n in range(4)]
+        nodes = [stack.enter_context(ClusterNode(folder / f"node{n}")) for n in range(4)]
         *masters, replica = nodes
         bounds = [0, SLOTS // 3, 2 * SLOTS // 3, SLOTS]
         for node, (first, end) in zip(masters, pairwise(bounds), strict=True):
             run(node, f"CLUSTER ADDSLOTSRANGE {first} {end - 1}")
             run(node, f"CLUSTER SET-CONFIG-EPOCH {first + 1}")
-            run(node, f"CLUSTER MEET 127.0.0.1 {replica.port}")
+            run(node, f"CLUSTER MEET 127.0.0.1 {replica.port} {replica.bus_port}")
         slot = key_slot(key.encode())
         home = masters[sum(slot >= bound for bound in bounds) - 1]
         eventually(

@@ -14,9 +14,12 @@ from psycopg2.extensions import cursor, parse_dsn
 from pydantic import SecretStr
 
 from app import create_app
+from dev.servers import PostgresServer
 from tests.faults.harness.proxy import Proxy
+from tests.faults.harness.standby import Standby
 from tests.pgbouncer import PgBouncer
 from tests.responses import json_of, problem_of
+from tests.waiting import eventually
 from user_service.database.pool import Database
 from user_service.errors import ConnectionLost, DeadlineExceeded, Unavailable
 from user_service.resilience import deadline
@@ -143,6 +146,30 @@ def behind(settings: Settings, database_url: str, tmp_path: Path) -> Iterator[Be
         stack.callback(services_of(application).close)
         links = {"before PgBouncer": front, "behind PgBouncer": back}
         yield Behind(application.test_client(), links)
+
+
+def test_replica_may_be_behind_one_of_its_own(settings: Settings, tmp_path: Path) -> None:
+    with (
+        PostgresServer(tmp_path / "primary", durable=False) as primary,
+        Standby(tmp_path / "standby", primary) as standby,
+        PgBouncer(tmp_path / "one", primary.url) as before_primary,
+        PgBouncer(tmp_path / "other", standby.url) as before_standby,
+    ):
+        pooled = {
+            "database_url": SecretStr(before_primary.url),
+            "database_replica_url": SecretStr(before_standby.url),
+            "db_transaction_pooling": True,
+        }
+        application = create_app(settings.model_copy(update=pooled))
+        client, replica = application.test_client(), services_of(application).replica
+        assert replica is not None
+        place = client.post(URL, json=ADA).headers["Location"]
+        eventually(lambda: client.get(place).status_code == 200 and replica.reads > 0)
+        fallbacks = replica.fallbacks
+        assert json_of(client.get(place))["username"] == "ada"
+        assert len(json_of(client.get(URL))["users"]) == 1
+        assert replica.fallbacks == fallbacks
+        services_of(application).close()
 
 
 BOTH_SIDES = pytest.mark.parametrize("where", ["before PgBouncer", "behind PgBouncer"])

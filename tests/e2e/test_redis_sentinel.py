@@ -16,6 +16,8 @@ from tests.e2e.service import client_of_all_processes, running
 from tests.redis_topologies import Watched, part, sentinel
 from tests.waiting import eventually
 from user_service.cache.connection import redis_client
+from user_service.cache.rate_limiter import Limit, RateLimiter
+from user_service.cache.store import PageStore, RedisFailure
 from user_service.settings import Settings
 from user_service.web.services import services_of
 
@@ -87,6 +89,36 @@ def test_promoted_replica_serves_no_page_that_a_write_has_overtaken(
         eventually(lambda: http.get("/health").json()["redis"] == "connected")
         assert http.post(URL, json=user("joan")).status_code == 201
         assert names(http.get(URL)) == ["ada", "grace", "joan"]
+
+
+def test_promoted_replica_knows_limits_but_no_position_of_a_write(redis_servers: Watched) -> None:
+    """The last write that moved the position on is one that it has not heard of."""
+    redis = redis_client(redis_servers.url, timeout=TIMEOUT)
+    store = PageStore(redis, ttl=60, stale_ttl=60)
+    limiter, limit = RateLimiter(redis, store.breaker), Limit("default", 1000, 3600)
+    store.settle(store.current().generation, 10)
+    assert [limiter.hit(limit, "ada").remaining for _ in range(3)] == [999, 998, 997]
+    with redis_servers.master.client() as client:
+        assert client.execute_command("WAIT", 1, 5000) == 1
+    part(redis_servers.master, redis_servers.replica)
+    store.move_on(20)
+    assert store.current().lsn == 20
+    redis_servers.master.kill()
+
+    positions: list[int | None] = []
+
+    def knows_again() -> bool:
+        limiter.hit(limit, "grace")  # never raises, whoever is there
+        try:
+            positions.append(store.current().lsn)
+        except RedisFailure:
+            return False
+        return True
+
+    eventually(knows_again, timeout=30)
+    assert positions == [None]
+    assert limiter.hit(limit, "ada").remaining == 996
+    store.close()
 
 
 @pytest.mark.slow

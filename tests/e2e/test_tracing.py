@@ -25,6 +25,11 @@ from tests.waiting import eventually
 URL = "/api/v1/users"
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SERVER, CLIENT = 2, 3  # SpanKind of the protocol
+LIMITED = {
+    "RATE_LIMIT_WRITES": "1000/minute",
+    "RATE_LIMIT_SUBJECT_HEADER": "X-Subject",
+    "TRUSTED_PROXIES": "127.0.0.1",
+}
 QUICKLY = {"OTEL_BSP_SCHEDULE_DELAY": "100", "WEB_CONCURRENCY": "1"}
 
 
@@ -39,7 +44,7 @@ def traced(
     tmp_path: Path, environment: dict[str, str], collector: Collector
 ) -> Iterator[RunningService]:
     switch = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "LOG_FORMAT": "json"}
-    with running(tmp_path / "log", environment | QUICKLY | switch) as started:
+    with running(tmp_path / "log", environment | QUICKLY | LIMITED | switch) as started:
         yield started
 
 
@@ -82,7 +87,8 @@ def test_no_span_holds_what_people_typed_or_a_secret(
     traced: RunningService, collector: Collector, environment: dict[str, str]
 ) -> None:
     ada = {"username": "lovelace", "email": "countess@example.com"}
-    with httpx.Client(base_url=traced.url, headers=traceparent()) as http:
+    subject = {"X-Subject": "name-of-the-client"}
+    with httpx.Client(base_url=traced.url, headers=traceparent() | subject) as http:
         key = {"Idempotency-Key": "secret-of-the-client"}
         assert http.post(URL, json=ada, headers=key).status_code == 201
         assert http.post(URL, json=ada).status_code == 409
@@ -94,9 +100,10 @@ def test_no_span_holds_what_people_typed_or_a_secret(
     eventually(lambda: sum(span.kind == SERVER for span in collector.trace(TRACE)) == 7)
     text = "\n".join(span.text for span in collector.spans)
     assert "INSERT INTO users" in text
+    assert "EVALSHA" in text  # of the rate limits
     passwords = [url.split("@")[0].rpartition(":")[2] for url in environment.values() if "@" in url]
     assert len(passwords) == 2
-    for secret in ("lovel", "countess", "example.com", "secret-of-the-client", *passwords):
+    for secret in ("lovel", "countess", "example.com", "of-the-client", *passwords):
         assert secret not in text
 
 
