@@ -35,9 +35,9 @@ def serving(settings: Settings, **changes: object) -> Iterator[FlaskClient]:
 
 
 @contextmanager
-def users_locked(settings: Settings) -> Iterator[None]:
+def users_locked(database_url: str) -> Iterator[None]:
     """Let nobody read users for a block."""
-    with closing(psycopg2.connect(settings.database_dsn)) as connection, connection:
+    with closing(psycopg2.connect(database_url)) as connection, connection:
         connection.cursor().execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
         yield
 
@@ -122,13 +122,13 @@ def test_database_away_opens_the_breaker_and_serves_stale_pages(
         assert value(client, "ready") == 0
 
 
-def test_pool_counts_who_waits_and_who_gave_up(settings: Settings) -> None:
+def test_pool_counts_who_waits_and_who_gave_up(settings: Settings, database_url: str) -> None:
     with serving(settings, db_pool_size=1, db_pool_timeout=0.3) as client:
         app = client.application
         assert client.get(f"{URL}/1").status_code == 404
         assert value(client, "pool_checkout_duration_seconds_count") == 1
         with ThreadPoolExecutor(2) as threads:
-            with users_locked(settings):
+            with users_locked(database_url):
                 asking = [threads.submit(app.test_client().get, f"{URL}/1") for _ in range(2)]
                 eventually(lambda: value(client, "pool_requests_waiting") == 1)
                 assert value(client, "pool_connections_in_use") == 1
@@ -143,24 +143,26 @@ def test_pool_counts_who_waits_and_who_gave_up(settings: Settings) -> None:
         assert value(client, "pool_checkout_duration_seconds_sum") > 0.3
 
 
-def test_connection_lost_in_a_query_is_replaced_and_the_call_recovers(settings: Settings) -> None:
+def test_connection_lost_in_a_query_is_replaced_and_the_call_recovers(
+    settings: Settings, database_url: str
+) -> None:
     with serving(settings, retry_delay=0) as client:
         app, statuses = client.application, []
         asking = threading.Thread(
             target=lambda: statuses.append(app.test_client().get(f"{URL}/1").status_code)
         )
-        with users_locked(settings):
+        with users_locked(database_url):
             asking.start()
-            eventually(lambda: terminated(settings) == 1)
+            eventually(lambda: terminated(database_url) == 1)
         asking.join()
         assert statuses == [404]
         assert value(client, "pool_connections_replaced_total") == 1
         assert value(client, "retries_total", outcome="recovered") == 1
 
 
-def terminated(settings: Settings) -> int:
+def terminated(database_url: str) -> int:
     """End the connections that wait for a lock; return how many there were."""
-    with closing(psycopg2.connect(settings.database_dsn)) as connection:
+    with closing(psycopg2.connect(database_url)) as connection:
         cursor = connection.cursor()
         cursor.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"

@@ -80,15 +80,15 @@ def test_errors(client: FlaskClient, path: str, stages: set[str]) -> None:
 
 
 def test_wait_for_the_pool_and_for_the_database_are_told_apart(
-    app: Flask, client: FlaskClient, settings: Settings
+    app: Flask, client: FlaskClient, database_url: str
 ) -> None:
     with services_of(app).database.read():  # the only connection
         waiting = timed(client, "GET", f"{URL}/1")
     assert waiting.keys() == {"pool", "total"}
     assert 200 <= waiting["pool"] <= waiting["total"]
-    with users_locked(settings), services_of(app).database.read() as cursor:
+    with users_locked(database_url), services_of(app).database.read() as cursor:
         cursor.execute("SET statement_timeout = 300")
-    with users_locked(settings):
+    with users_locked(database_url):
         slow = timed(client, "GET", f"{URL}/1")
     assert slow["sql"] >= 300 > slow["pool"]
 

@@ -74,6 +74,19 @@ def test_kubectl_makes_the_same_of_them(name: str) -> None:
     assert by_name(yaml.safe_load_all(made)) == by_name(render(OVERLAYS / name))
 
 
+def test_urls_of_the_secret_are_what_the_settings_take() -> None:
+    text = (OVERLAYS / "production" / "kustomization.yaml").read_text(encoding="utf-8")
+    urls = dict(
+        re.findall(r"^# +(database-url|database-replica-url|redis-url) +(\S+)$", text, re.MULTILINE)
+    )
+    assert len(urls) == 3
+    urls["redis-url of a Cluster"] = re.findall(r"redis\+cluster://\S+[^.\s]", text)[0]
+    for name, url in urls.items():
+        field = name.split(" ")[0].replace("-", "_")
+        read = getattr(Settings.model_validate({field: url}), field)
+        assert read.get_secret_value() == url
+
+
 def by_name(resources: Any) -> dict[tuple[str, str], Resource]:
     return {(each["kind"], each["metadata"]["name"]): each for each in resources}
 
