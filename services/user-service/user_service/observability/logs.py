@@ -3,14 +3,39 @@
 import json
 import logging
 import logging.config
+import time
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import orjson
 
 from user_service.observability import request_id
 
 TEXT_FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
+
+
+class AccessRecord(logging.LogRecord):
+    """The record of a request, at INFO, with ``fields`` also as the arguments of its message.
+
+    Without what LogRecord finds out about threads, processes and the line of code, which no format
+    here shows: that halves the cost of a line (in one run: 8 us instead of 17).
+    """
+
+    _EMPTY: ClassVar = vars(
+        logging.makeLogRecord({"levelno": logging.INFO, "levelname": "INFO", "lineno": 0})
+    )
+
+    def __init__(self, name: str, message: str, fields: dict[str, Any]) -> None:
+        created = time.time()
+        vars(self).update(
+            self._EMPTY,
+            name=name,
+            created=created,
+            msecs=created % 1 * 1000,
+            msg=message,
+            args=tuple(fields.values()),
+            fields=fields,
+        )
 
 
 class TextFormatter(logging.Formatter):
