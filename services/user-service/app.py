@@ -74,6 +74,7 @@ def create_app(settings: Settings) -> Flask:
             settings.retry_delay,
             on_end=services.metrics.resilience.count_retry,
         ),
+        access_log=logs.AccessLog(settings.log_level, settings.log_format),
         metrics=services.metrics.http,
     )
     app.cli.add_command(cli.users)

@@ -17,6 +17,7 @@ from tests.e2e.service import SERVICE
 from tests.scrapes import Sample
 from user_service.errors import TransientFailure, Unavailable, UserExists
 from user_service.observability import metric_files
+from user_service.observability.logs import AccessLog
 from user_service.observability.metrics import Metrics
 from user_service.resilience import deadline
 from user_service.resilience.breaker import CircuitBreaker
@@ -64,7 +65,11 @@ COUNTERS = [
 
 def surrounded(app: Flask, metrics: Metrics) -> Flask:
     app.wsgi_app = RequestMiddleware(  # type: ignore[method-assign]
-        app.wsgi_app, request_timeout=1, retry_policy=RetryPolicy(), metrics=metrics.http
+        app.wsgi_app,
+        request_timeout=1,
+        retry_policy=RetryPolicy(),
+        access_log=AccessLog("WARNING", "text"),
+        metrics=metrics.http,
     )
     return app
 

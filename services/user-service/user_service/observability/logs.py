@@ -3,39 +3,16 @@
 import json
 import logging
 import logging.config
+import sys
 import time
 from datetime import UTC, datetime
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import orjson
 
 from user_service.observability import request_id
 
 TEXT_FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
-
-
-class AccessRecord(logging.LogRecord):
-    """The record of a request, at INFO, with ``fields`` also as the arguments of its message.
-
-    Without what LogRecord finds out about threads, processes and the line of code, which no format
-    here shows: that halves the cost of a line (in one run: 8 us instead of 17).
-    """
-
-    _EMPTY: ClassVar = vars(
-        logging.makeLogRecord({"levelno": logging.INFO, "levelname": "INFO", "lineno": 0})
-    )
-
-    def __init__(self, name: str, message: str, fields: dict[str, Any]) -> None:
-        created = time.time()
-        vars(self).update(
-            self._EMPTY,
-            name=name,
-            created=created,
-            msecs=created % 1 * 1000,
-            msg=message,
-            args=tuple(fields.values()),
-            fields=fields,
-        )
 
 
 class TextFormatter(logging.Formatter):
@@ -70,6 +47,59 @@ class JsonFormatter(logging.Formatter):
             return orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
         except TypeError:  # a lone surrogate, a number beyond 64 bits: better escaped than lost
             return json.dumps(line, default=str)
+
+
+class AccessLog:
+    """One line a request, at INFO, in the same form as all others; none if ``level`` is higher.
+
+    Written past ``logging``, whose records, filters and handlers took most of the time that
+    surrounded a request: of a cached page's 820 us on a busy machine, 35 instead of 90.
+    """
+
+    _NAME = "user_service.access"
+
+    def __init__(self, level: str, log_format: Literal["text", "json"]) -> None:
+        self._is_on = logging.getLevelNamesMapping()[level] <= logging.INFO
+        self._line = self._json_line if log_format == "json" else self._text_line
+        self._second = 0, ""
+
+    def write(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Write the line of a request that took so many ``seconds``."""
+        if not self._is_on:
+            return
+        line = self._line(method, route, status, round(seconds * 1000, 2))
+        try:
+            sys.stdout.buffer.write(line)
+            sys.stdout.buffer.flush()
+        except (OSError, ValueError):  # nobody reads it any more; logging would go on, too
+            return
+
+    def _json_line(self, method: str, route: str, status: int, milliseconds: float) -> bytes:
+        line = {
+            "timestamp": datetime.now(UTC),
+            "level": "INFO",
+            "logger": self._NAME,
+            "message": f"{method} {route} {status} {milliseconds:.2f} ms",
+            "request_id": request_id.current(),
+            "method": method,
+            "route": route,
+            "status": status,
+            "duration_ms": milliseconds,
+        }
+        return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+
+    def _text_line(self, method: str, route: str, status: int, milliseconds: float) -> bytes:
+        now = time.time()
+        second, stamp = self._second
+        if second != int(now):
+            second = int(now)
+            stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+            self._second = second, stamp
+        line = (
+            f"{stamp},{int(now % 1 * 1000):03d} - {self._NAME} - INFO - "
+            f"{method} {route} {status} {milliseconds:.2f} ms request_id={request_id.current()}\n"
+        )
+        return line.encode(errors="backslashreplace")
 
 
 def logging_config(level: str, log_format: Literal["text", "json"]) -> dict[str, Any]:

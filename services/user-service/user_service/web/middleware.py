@@ -4,7 +4,6 @@ WSGI middleware rather than hooks of Flask: so it reaches whatever answers, and 
 what it would there, where each header and each look at the request goes through several objects.
 """
 
-import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
@@ -12,15 +11,13 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, request
 
 from user_service.observability import request_id
-from user_service.observability.logs import AccessRecord
+from user_service.observability.logs import AccessLog
 from user_service.observability.metrics import UNMATCHED, HttpMetrics
 from user_service.resilience import deadline, retry
 from user_service.web import security
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-
-log = logging.getLogger("user_service.access")
 
 
 class RequestMiddleware:
@@ -36,11 +33,13 @@ class RequestMiddleware:
         *,
         request_timeout: float,
         retry_policy: retry.RetryPolicy,
+        access_log: AccessLog,
         metrics: HttpMetrics,
     ) -> None:
         self._wsgi_app = wsgi_app
         self._request_timeout = request_timeout
         self._retry_policy = retry_policy
+        self._access_log = access_log
         self._metrics = metrics
 
     def __call__(
@@ -72,14 +71,7 @@ class RequestMiddleware:
     def _finish(self, method: str, status: int, seconds: float) -> None:
         route = request.url_rule.rule if request.url_rule else None
         self._metrics.observe(route, method, status, seconds)
-        if log.isEnabledFor(logging.INFO):
-            fields = {
-                "method": method,
-                "route": route or UNMATCHED,
-                "status": status,
-                "duration_ms": round(seconds * 1000, 2),
-            }
-            log.handle(AccessRecord(log.name, "%s %s %d %.2f ms", fields))
+        self._access_log.write(method, route or UNMATCHED, status, seconds)
 
 
 def expect_failures(app: Flask, metrics: HttpMetrics) -> None:
