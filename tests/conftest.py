@@ -20,9 +20,10 @@ from user_service.web.services import Services, services_of
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--servers",
-        choices=["embedded", "containers"],
+        choices=["embedded", "containers", "pgbouncer"],
         default="embedded",
-        help="run on PostgreSQL and Valkey from wheels, or on postgres:17 and redis:8 containers",
+        help="run on PostgreSQL and Valkey from wheels, on postgres:17 and redis:8 containers,"
+        " or on those from wheels with the service behind PgBouncer",
     )
 
 
@@ -34,12 +35,15 @@ def pytest_report_header(config: pytest.Config) -> str:
 def servers(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Servers]:
-    if request.config.getoption("--servers") == "containers":
-        started = server_kinds.containers()
-    else:
-        started = server_kinds.embedded(tmp_path_factory.mktemp("servers"))
+    match request.config.getoption("--servers"):
+        case "containers":
+            started = server_kinds.containers()
+        case "pgbouncer":
+            started = server_kinds.behind_pgbouncer(tmp_path_factory.mktemp("servers"))
+        case _:
+            started = server_kinds.embedded(tmp_path_factory.mktemp("servers"))
     with started as addresses:
-        migrate(addresses.database_url)
+        migrate(addresses.pgbouncer_url or addresses.database_url)
         yield addresses
 
 
@@ -63,7 +67,12 @@ def database_url(servers: Servers) -> str:
 def settings(servers: Servers, database_url: str, redis: redis_py.Redis) -> Settings:
     """Production's settings, but for patience with a busy machine: a test of X-Cache needs it."""
     return Settings.model_validate(
-        {"database_url": database_url, "redis_url": servers.redis_url, "redis_timeout": 2}
+        {
+            "database_url": servers.pgbouncer_url or database_url,
+            "db_transaction_pooling": servers.pgbouncer_url is not None,
+            "redis_url": servers.redis_url,
+            "redis_timeout": 2,
+        }
     )
 
 

@@ -3,6 +3,7 @@
 ``gunicorn -c gunicorn.conf.py app:app`` serves it; ``python app.py`` serves it for development.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 from flask import Flask
@@ -45,6 +46,8 @@ def create_app(settings: Settings) -> Flask:
     app.debug = settings.flask_env == "development" and __name__ == "__main__"
     services = create_services(settings)
     attach(app, services)
+    if settings.traces_exporter is not None:
+        services.stop_tracing = start_tracing(app, settings.traces_exporter)
 
     app.url_map.converters["user_id"] = UserIdConverter
     # No redirects from "//": their Location would be made of whatever Host the client names.
@@ -84,6 +87,14 @@ def create_app(settings: Settings) -> Flask:
     return app
 
 
+def start_tracing(app: Flask, exporter: str) -> Callable[[], None]:
+    """Trace ``app`` and return what ends that. Without it, nothing of OpenTelemetry is loaded."""
+    from user_service.observability import tracing  # noqa: PLC0415
+
+    logs.identify_spans_by(tracing.current_ids)
+    return tracing.start(app, exporter)
+
+
 def create_services(settings: Settings) -> Services:
     """Return what the routes work with, made for ``settings``."""
     metrics = Metrics(settings.prometheus_multiproc_dir)
@@ -93,6 +104,7 @@ def create_services(settings: Settings) -> Services:
         size=settings.db_pool_size,
         checkout_timeout=settings.db_pool_timeout,
         statement_timeout=settings.db_statement_timeout,
+        transaction_pooling=settings.db_transaction_pooling,
         prepare=partial(
             migrate if settings.migrate_on_start else require_migrated, settings.database_dsn
         ),
@@ -129,6 +141,7 @@ def create_replica(settings: Settings) -> Replica | None:
         size=settings.db_pool_size,
         checkout_timeout=settings.db_pool_timeout,
         statement_timeout=settings.db_statement_timeout,
+        transaction_pooling=settings.db_transaction_pooling,
     )
 
 

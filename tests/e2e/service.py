@@ -67,6 +67,13 @@ def running(
             process.wait()
 
 
+def client_of_all_processes(service: RunningService) -> httpx.Client:
+    """Return a client with a connection for each request, which whichever process takes."""
+    return httpx.Client(
+        base_url=service.url, timeout=20, limits=httpx.Limits(max_keepalive_connections=0)
+    )
+
+
 def is_live(service: RunningService) -> bool:
     """Tell whether it answers; raise if it has ended instead."""
     assert service.process.poll() is None, service.log

@@ -16,6 +16,7 @@ import redis as redis_py
 from dev.servers import PostgresServer, RedisServer
 from tests.e2e.service import GUNICORN, SERVICE, RunningService, clean_environment, running
 from tests.faults.harness.processes import children
+from tests.waiting import eventually
 
 URL = "/api/v1/users"
 DATABASE_PASSWORD = "d4tabase-Pa55word@:/#"
@@ -174,6 +175,33 @@ def test_wrong_password_is_not_told_back(backends: Backends, tmp_path: Path) -> 
     with listening(said, tmp_path / "log", environment) as service:
         assert 503 in ask_for_everything(service, said)
     assert "password authentication failed" in service.log
+    said.assert_no_secret()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        f"redis+sentinel://:{REDIS_PASSWORD}@127.0.0.1:{{port}},127.0.0.1:1/users/0",
+        f"rediss+sentinel://:{REDIS_PASSWORD}@127.0.0.1:1/users?sentinel_password={REDIS_PASSWORD}",
+        f"redis+cluster://users:{REDIS_PASSWORD}@127.0.0.1:{{port}},127.0.0.1:1",
+        f"rediss+cluster://:{REDIS_PASSWORD}@127.0.0.1:1",
+    ],
+)
+def test_servers_of_a_form_that_are_not_there_and_a_collector_are_told_of_without_it(
+    backends: Backends, tmp_path: Path, form: str
+) -> None:
+    said = Said()
+    environment = backends.secrets() | {"REDIS_URL": form.format(port=backends.redis.port)}
+    environment |= {"LOG_LEVEL": "DEBUG", "RATE_LIMIT": "1000/minute", "WEB_CONCURRENCY": "1"}
+    environment |= {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://users:{REDIS_PASSWORD}@127.0.0.1:1",
+        "OTEL_EXPORTER_OTLP_HEADERS": f"api-key={CURSOR_KEY}",
+        "OTEL_BSP_SCHEDULE_DELAY": "100",
+    }
+    with listening(said, tmp_path / "log", environment) as service:
+        assert {200, 201, 400, 404, 409, 415} <= ask_for_everything(service, said)
+        eventually(lambda: "opentelemetry" in service.log)
+    assert "page cache bypassed" in service.log
     said.assert_no_secret()
 
 

@@ -35,6 +35,7 @@ LIBRARIES = {
     "psycopg2": {"database"},
     "redis": {"cache"},
     "limits": {"cache"},
+    "opentelemetry": {"observability"},
 }
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.getenvb"}
 
@@ -135,6 +136,7 @@ def test_every_part_is_in_the_picture() -> None:
         ("app", "import psycopg2"),
         ("gunicorn.conf", "import redis"),
         ("user_service.web.limits", "from redis import Redis"),
+        ("user_service.database.pool", "from opentelemetry import trace"),
         ("gunicorn.conf", "import os\nport = os.environ['PORT']"),
         ("app", "import os\nport = os.getenv('PORT')"),
         ("user_service.cache.connection", "from os import environ"),

@@ -774,6 +774,11 @@ class TestSessionDefaults:
             "-c statement_timeout=3000 -c timezone=UTC -c work_mem=8MB -c statement_timeout=7s"
         )
 
+    def test_of_a_session_are_left_out_where_it_is_shared(self) -> None:
+        dsn = parse_dsn(with_session_defaults("host=h", None))
+        assert "options" not in dsn
+        assert dsn["keepalives"] == "1"
+
     @pytest.mark.parametrize("password", ["it's", "back\\slash", "two words", "ü"])
     def test_keep_a_password_of_any_characters(self, password: str) -> None:
         dsn: Any = psycopg2.extensions.make_dsn("host=h", password=password)

@@ -32,6 +32,7 @@ DEFAULTS: dict[str, Any] = {
     "db_pool_size": 10,
     "db_pool_timeout": 2.0,
     "db_statement_timeout": 3.0,
+    "db_transaction_pooling": False,
     "migrate_on_start": True,
     "redis_url": None,
     "redis_host": "localhost",
@@ -54,6 +55,11 @@ DEFAULTS: dict[str, Any] = {
     "server_timing": False,
     "prometheus_multiproc_dir": None,
     "git_commit": "unknown",
+    "otel_traces_exporter": None,
+    "otel_exporter_otlp_endpoint": None,
+    "otel_exporter_otlp_traces_endpoint": None,
+    "otel_exporter_otlp_protocol": "http/protobuf",
+    "otel_sdk_disabled": False,
 }
 
 
@@ -200,7 +206,17 @@ class TestMalformed:
             ("DATABASE_URL", f"host=db user=users password={SECRET}"),
             ("DATABASE_REPLICA_URL", f"host=db user=users password={SECRET}"),
             ("REDIS_URL", f"postgresql://users:{SECRET}@host/users"),
-            ("REDIS_URL", f"unix:///run/redis.sock?password={SECRET}"),
+            ("REDIS_URL", f"unix://run?password={SECRET}"),
+            ("REDIS_URL", f"redis+sentinel://:{SECRET}@host:26379,other:26379"),
+            ("REDIS_URL", f"redis+sentinel://:{SECRET}@host:26379/"),
+            ("REDIS_URL", f"redis+sentinel://:{SECRET}@host:26379/users/first"),
+            ("REDIS_URL", f"redis+sentinel://:{SECRET}@host:26379,/users"),
+            ("REDIS_URL", f"redis+sentinel://:{SECRET}@host:65536/users"),
+            ("REDIS_URL", f"redis+cluster://:{SECRET}@host:6379,other:0"),
+            ("REDIS_URL", f"redis+cluster://:{SECRET}@host:6379/1"),
+            ("REDIS_URL", f"redis+cluster://:{SECRET}@"),
+            ("REDIS_URL", f"redis+proxy://:{SECRET}@host:6379"),
+            ("REDIS_URL", f"sentinel://:{SECRET}@host:26379/users"),
         ],
     )
     def test_url_is_refused_at_the_start_and_not_told_back(
@@ -210,6 +226,23 @@ class TestMalformed:
         assert message.startswith(f"{name}: must be a URL like ")
         assert message.endswith(f" ({Settings.model_fields[name.lower()].description})")
         assert SECRET not in message
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "redis://h",
+            "rediss://:p@h:6380/1?ssl_ca_certs=/ca.pem",
+            "unix:///run/redis.sock?db=1",
+            "redis+sentinel://h/users",
+            "redis+sentinel://u:p%2F@h,i:26380,[::1]:65535/my-master/15?sentinel_password=q",
+            "rediss+sentinel://h:1/users",
+            "redis+cluster://h",
+            "rediss+cluster://:p@h:6379,i:6380,[fe80::1]/0",
+        ],
+    )
+    def test_every_form_of_redis_is_taken(self, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+        monkeypatch.setenv("REDIS_URL", url)
+        assert Settings.from_environment().redis_dsn == url
 
     @pytest.mark.parametrize("name", ["DATABASE_URL", "DATABASE_REPLICA_URL", "REDIS_URL"])
     def test_url_in_a_file_is_not_told_back_either(

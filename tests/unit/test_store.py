@@ -5,13 +5,16 @@ from typing import Any, cast
 
 import pytest
 from redis import ConnectionError as RedisConnectionError
-from redis import Redis, RedisError, ResponseError
+from redis import RedisError, ResponseError
 from redis import TimeoutError as RedisTimeoutError
 
+from user_service.cache.client import RedisClient
 from user_service.cache.store import (
+    _CONFIRM_HISTORY,
     _MOVE_ON_FROM,
     _REPLACE_IF_CURRENT,
     GENERATION_KEY,
+    HISTORY_KEY,
     LSN_LENGTH,
     PREFIX,
     UNKNOWN_LSN,
@@ -35,7 +38,8 @@ class FakeRedis:
         self.error: RedisError = RedisConnectionError("away")
         self.calls: list[str] = []
         self.before: dict[str, Callable[[], None]] = {}
-        self.connection_pool = self
+        self.history = b"0f" * 20
+        self.changes = 0
         self.disconnected = False
 
     def _called(self, command: str) -> None:
@@ -64,26 +68,23 @@ class FakeRedis:
             return current
         return None if nx and current is not None else True
 
-    def ping(self) -> bool:
-        self._called("ping")
-        return True
-
     def disconnect(self) -> None:
         self.disconnected = True
 
-    def register_script(self, script: str) -> Callable[[list[str], list[Any]], Any]:
+    def register_script(self, script: str) -> Callable[..., Any]:
         def move_on_from(keys: list[str], arguments: list[bytes]) -> None:
             self._called("script")
             lsn, rest = arguments
             current = self.values.get(keys[0], UNKNOWN_LSN)[:LSN_LENGTH]
             self.values[keys[0]] = max(current, lsn) + rest
 
-        def replace_if_current(keys: list[str], arguments: list[bytes]) -> bytes | None:
+        def replace_if_current(keys: list[str], arguments: list[bytes]) -> int:
             self._called("script")
             old, new = arguments
-            if self.values.get(keys[0]) == old:
-                self.values[keys[0]] = new
-            return self.values.get(keys[0])
+            if self.values.get(keys[0]) != old:
+                return 0
+            self.values[keys[0]] = new
+            return 1
 
         def store_if_current(keys: list[str], arguments: list[Any]) -> int:
             self._called("script")
@@ -95,7 +96,18 @@ class FakeRedis:
             self.expiries[page] = arguments[3]
             return 1
 
-        scripts = {_MOVE_ON_FROM: move_on_from, _REPLACE_IF_CURRENT: replace_if_current}
+        def confirm_history(keys: list[str]) -> bytes:
+            self._called("confirm")
+            if self.values.get(keys[0]) != self.history:
+                self.values[keys[0]] = self.history
+                self.values.pop(keys[1], None)
+            return self.history
+
+        scripts: dict[str, Callable[..., Any]] = {
+            _MOVE_ON_FROM: move_on_from,
+            _REPLACE_IF_CURRENT: replace_if_current,
+            _CONFIRM_HISTORY: confirm_history,
+        }
         return scripts.get(script, store_if_current)
 
 
@@ -121,7 +133,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def store(redis: FakeRedis, clock: Clock) -> PageStore:
-    return PageStore(cast("Redis", redis), ttl=TTL, stale_ttl=STALE_TTL, clock=clock)
+    return PageStore(cast("RedisClient", redis), ttl=TTL, stale_ttl=STALE_TTL, clock=clock)
 
 
 def generation_of(store: PageStore) -> bytes:
@@ -158,7 +170,7 @@ class TestLookUp:
         self, store: PageStore, redis: FakeRedis
     ) -> None:
         generation = generation_of(store)
-        assert redis.values == {GENERATION_KEY: generation}
+        assert redis.values == {GENERATION_KEY: generation, HISTORY_KEY: redis.history}
         assert generation_of(store) == generation
 
     def test_takes_the_generation_that_another_began_meanwhile(
@@ -196,6 +208,77 @@ class TestLookUp:
         del redis.values[GENERATION_KEY]
         assert store.look_up("1:50").body is None
         assert store.look_up("1:50").body is None
+
+
+class TestHistory:
+    def test_is_confirmed_once_for_as_long_as_the_server_is_the_same(
+        self, store: PageStore, redis: FakeRedis
+    ) -> None:
+        keep(store)
+        redis.calls.clear()
+        for _ in range(3):
+            store.look_up("1:50")
+        assert redis.calls == ["mget"] * 3
+
+    def test_is_confirmed_after_each_change_and_keeps_the_generation(
+        self, store: PageStore, redis: FakeRedis
+    ) -> None:
+        generation = keep(store)
+        for _ in range(2):
+            redis.changes += 1
+            assert store.look_up("1:50") == Found(generation, b"body")
+        assert redis.calls.count("confirm") == 3
+
+    def test_of_another_server_ends_the_generation(
+        self, store: PageStore, redis: FakeRedis
+    ) -> None:
+        generation = keep(store)
+        redis.changes, redis.history = 1, b"a0" * 20
+        found = store.look_up("1:50")
+        assert found.body is None
+        assert found.generation != generation
+        assert store.look_up("1:50").generation == found.generation
+
+    def test_that_another_process_confirmed_is_confirmed_here_too(
+        self, store: PageStore, redis: FakeRedis
+    ) -> None:
+        """A server may begin a new history without losing its connections."""
+        keep(store)
+        redis.history = b"a0" * 20
+        redis.changes = 1
+        other = PageStore(cast("RedisClient", redis), ttl=TTL, stale_ttl=STALE_TTL)
+        generation = generation_of(other)
+        redis.changes = 0
+        assert [generation_of(store) for _ in range(3)] == [generation] * 3
+
+    def test_change_during_the_look_up_is_noticed(self, store: PageStore, redis: FakeRedis) -> None:
+        keep(store)
+
+        def reconnect() -> None:
+            redis.changes, redis.history = 1, b"a0" * 20
+
+        redis.before["mget"] = reconnect
+        assert store.look_up("1:50").body is None
+
+    def test_late_page_of_a_former_history_is_not_found(
+        self, store: PageStore, redis: FakeRedis
+    ) -> None:
+        generation = generation_of(store)
+        redis.changes, redis.history = 1, b"a0" * 20
+        assert store.store("1:50", generation, b"old")  # before anybody has looked
+        assert store.look_up("1:50").body is None
+
+    @pytest.mark.parametrize("ask", ["current", "settle"])
+    def test_of_another_server_makes_the_position_unknown(
+        self, store: PageStore, redis: FakeRedis, ask: str
+    ) -> None:
+        """A write whose position is lost may have been acknowledged: the primary is to be asked."""
+        begun = generation_of(store)
+        store.settle(begun, 10)
+        redis.changes, redis.history = 1, b"a0" * 20
+        found = store.current() if ask == "current" else store.settle(b"of the old master", 20)
+        assert found.lsn is None
+        assert store.current() == found
 
 
 class TestFreshness:
@@ -250,7 +333,7 @@ class TestStale:
     def test_page_is_kept_for_the_longer_of_both_times(
         self, redis: FakeRedis, stale_ttl: int, kept: int
     ) -> None:
-        keep(PageStore(cast("Redis", redis), ttl=60, stale_ttl=stale_ttl))
+        keep(PageStore(cast("RedisClient", redis), ttl=60, stale_ttl=stale_ttl))
         assert redis.expiries[PAGE_KEY] == kept
 
 
@@ -293,7 +376,7 @@ class TestClaim:
 
     def test_runs_out_by_itself(self, store: PageStore, redis: FakeRedis) -> None:
         store.claim("1:50", generation_of(store), 1.5)
-        (claim,) = redis.values.keys() - {GENERATION_KEY}
+        (claim,) = redis.values.keys() - {GENERATION_KEY, HISTORY_KEY}
         assert redis.expiries[claim] == 1500
 
     def test_is_no_page(self, store: PageStore) -> None:
@@ -310,7 +393,7 @@ COMMANDS: dict[str, Callable[[PageStore], object]] = {
     "claim": lambda store: store.claim("1:50", b"generation", 2),
     "move_on": lambda store: store.move_on(),
 }
-EVERYTHING = {"mget", "get", "set", "script", "ping"}
+EVERYTHING = {"mget", "get", "set", "script", "confirm"}
 
 
 class TestFailure:

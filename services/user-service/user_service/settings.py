@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from importlib.util import find_spec
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -63,6 +64,17 @@ def _networks(text: str) -> str:
 Networks = Annotated[str, AfterValidator(_networks)]
 
 
+# The schemes are those of `limits`; RedisDsn knows one server only.
+_REDIS_HOST = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
+_REDIS_PORT = r"(?:[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
+_REDIS_HOSTS = rf"{_REDIS_HOST}(?::{_REDIS_PORT})?(?:,{_REDIS_HOST}(?::{_REDIS_PORT})?)*"
+_REDIS_FORMS = re.compile(
+    rf"rediss?\+sentinel://(?:[^@/?#\s]*@)?{_REDIS_HOSTS}/[^/?#\s]+(?:/\d{{1,3}})?(?:\?[^#\s]*)?"
+    rf"|rediss?\+cluster://(?:[^@/?#\s]*@)?{_REDIS_HOSTS}(?:/0?)?(?:\?[^#\s]*)?"
+    r"|unix://(?:[^@/?#\s]*@)?/[^?#\s]+(?:\?[^#\s]*)?"
+)
+
+
 class InvalidSettings(Exception):
     """The environment cannot be used; the message is one line that names each variable."""
 
@@ -103,6 +115,10 @@ class Settings(BaseSettings):
     db_statement_timeout: float = Field(
         default=3.0, gt=0, le=600, description="seconds after which PostgreSQL cancels a statement"
     )
+    db_transaction_pooling: bool = Field(
+        default=False,
+        description="`true` behind PgBouncer in transaction mode: a session is set nothing",
+    )
     database_replica_url: SecretStr | None = Field(
         default=None, description="PostgreSQL URL of a replica that lists and gets are read from"
     )
@@ -113,7 +129,9 @@ class Settings(BaseSettings):
     )
 
     redis_url: SecretStr | None = Field(
-        default=None, description="Redis URL; takes precedence over the two parts below"
+        default=None,
+        description="Redis URL, also of Sentinel or a Cluster (see below); takes precedence over"
+        " the two parts below",
     )
     redis_host: str = Field(default="localhost", description="host name or address")
     redis_port: int = Field(default=6379, ge=1, le=65535, description="port")
@@ -205,6 +223,22 @@ class Settings(BaseSettings):
         description="what `/health` and `build_info` say it was built from; the image has it",
     )
 
+    otel_traces_exporter: Literal["otlp", "console", "none"] | None = Field(
+        default=None, description="`otlp`, `console` or `none`: where traces go, if anywhere"
+    )
+    otel_exporter_otlp_endpoint: str | None = Field(
+        default=None, description="URL of a collector of traces; switches tracing on by itself"
+    )
+    otel_exporter_otlp_traces_endpoint: str | None = Field(
+        default=None, description="the same, with the path for traces in it"
+    )
+    otel_exporter_otlp_protocol: Literal["http/protobuf"] = Field(
+        default="http/protobuf", description="`http/protobuf`, the one that is installed"
+    )
+    otel_sdk_disabled: bool = Field(
+        default=False, description="no tracing, whatever the others say"
+    )
+
     @field_validator("database_url", "database_replica_url")
     @classmethod
     def _is_postgres_url(cls, url: SecretStr | None) -> SecretStr | None:
@@ -213,15 +247,35 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _is_redis_url(cls, url: SecretStr | None) -> SecretStr | None:
-        return _checked_url(url, RedisDsn, "redis://:password@host:6379/0")
+        if url is not None and _REDIS_FORMS.fullmatch(url.get_secret_value()):
+            return url
+        return _checked_url(
+            url,
+            RedisDsn,
+            "redis://:password@host:6379/0, redis+sentinel://host:26379,host:26379/service/0"
+            " or redis+cluster://host:6379,host:6379",
+        )
 
     @classmethod
     def from_environment(cls) -> Self:
         """Read the environment; raise InvalidSettings with one line if it cannot be used."""
         try:
-            return cls()
+            settings = cls()
         except ValidationError as error:
             raise InvalidSettings(_one_line(cls, error)) from None
+        if settings.traces_exporter is not None and not _can_trace():
+            raise InvalidSettings(
+                "OTEL_* asks for traces, for which packages are missing: install"
+                " requirements-tracing.txt, or build the image with --build-arg TRACING=on"
+            )
+        return settings
+
+    @property
+    def traces_exporter(self) -> Literal["otlp", "console"] | None:
+        """Where traces go; None for no tracing."""
+        endpoint = self.otel_exporter_otlp_traces_endpoint or self.otel_exporter_otlp_endpoint
+        exporter = self.otel_traces_exporter or ("otlp" if endpoint else "none")
+        return None if self.otel_sdk_disabled or exporter == "none" else exporter
 
     @property
     def database_dsn(self) -> str:
@@ -294,6 +348,17 @@ class _SecretFiles(PydanticBaseSettingsSource):
         fields = self.settings_cls.model_fields
         values = {name: self.get_field_value(field, name)[0] for name, field in fields.items()}
         return {name: value for name, value in values.items() if value is not None}
+
+
+def _can_trace() -> bool:
+    wanted = ("sdk", "exporter.otlp.proto.http", *(f"instrumentation.{it}" for it in _TRACED))
+    try:
+        return all(find_spec(f"opentelemetry.{name}") for name in wanted)
+    except ModuleNotFoundError:  # of a parent
+        return False
+
+
+_TRACED = ("flask", "psycopg2", "redis")
 
 
 def _checked_url(url: SecretStr | None, kind: type, example: str) -> SecretStr | None:

@@ -1,53 +1,80 @@
-"""The one Redis connection pool of the process."""
+"""The one Redis client of the process, for each form that ``REDIS_URL`` has."""
 
-import math
-from typing import Any
+import re
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
-from redis import BlockingConnectionPool, Connection, Redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from redis import BlockingConnectionPool, Connection, SSLConnection
+from redis.connection import parse_url
 
-from user_service.resilience import resolve
+from user_service.cache.client import (
+    BoundedConnection,
+    BoundedTlsConnection,
+    Changes,
+    RedisClient,
+    connection_options,
+    pool_options,
+)
+from user_service.cache.cluster import ClusterClient
+from user_service.cache.sentinel import sentinel_client
 
-# Enough for every request of a worker that is at Redis at one moment; one that finds none free
-# waits for the Redis time-out at most and then does without.
-MAX_CONNECTIONS = 32
-
-
-class _Connection(Connection):
-    """A connection that looks its server's name up within the connect time-out as well."""
-
-    def _connect(self) -> Any:  # noqa: ANN401 -- redis-py's socket
-        name, timeout = self.host, self.socket_connect_timeout
-        failure: OSError | None = None
-        try:
-            for self.host in resolve.addresses(name, math.inf if timeout is None else timeout):
-                try:
-                    return super()._connect()  # type: ignore[no-untyped-call]
-                except OSError as error:
-                    failure = error
-        finally:
-            self.host = name
-        raise failure or OSError(f"{name!r} has no address")
+BOUNDED = {Connection: BoundedConnection, SSLConnection: BoundedTlsConnection}
+SENTINEL_PORT, REDIS_PORT = 26379, 6379
 
 
-def redis_client(url: str, *, timeout: float) -> Redis:
-    """Return a client on a pool of its own that tries once and waits ``timeout`` seconds at most.
+class Servers(NamedTuple):
+    """What a URL with several hosts says: scheme, hosts, path, and redis-py's options."""
 
-    redis-py's defaults, ten retries of five seconds, would hold a request for a minute. Nothing
-    connects before the first command, so the client may be made before a fork.
+    form: str
+    hosts: list[tuple[str, int]]
+    path: list[str]
+    options: dict[str, Any]
+
+
+def redis_client(url: str, *, timeout: float) -> RedisClient:
+    """Return a client that tries once and waits ``timeout`` seconds at most, for each step.
+
+    Nothing connects before the first command, so the client may be made before a fork.
     """
-    plain = {"connection_class": _Connection} if url.startswith("redis://") else {}
-    pool = BlockingConnectionPool.from_url(
-        url,
-        **plain,
-        max_connections=MAX_CONNECTIONS,
-        timeout=timeout,
-        socket_connect_timeout=timeout,
-        socket_timeout=timeout,
-        retry=Retry(NoBackoff(), 0),
-        # RESP2 and no driver info: a new connection costs no round trip before its first command.
-        protocol=2,
-        driver_info=None,
+    if "+" not in url.partition("://")[0]:
+        return _client_of_one_server(url, timeout)
+    servers = _servers(url)
+    if servers.form == "cluster":
+        return ClusterClient(servers.hosts, servers.options, timeout=timeout)
+    service, database = (*servers.path, "0")[:2]
+    options = {**servers.options, "db": int(database)}
+    return sentinel_client(servers.hosts, unquote(service), options, timeout=timeout)
+
+
+def _client_of_one_server(url: str, timeout: float) -> RedisClient:
+    changes = Changes()
+    options = _redis_py_options(url)
+    pool = BlockingConnectionPool(
+        redis_connect_func=changes.connect,
+        **(connection_options(timeout) | pool_options(timeout) | options),
     )
-    return Redis(connection_pool=pool)
+    return RedisClient(pool, changes)
+
+
+def _servers(url: str) -> Servers:
+    """Take ``rediss+form://user:password@host:port,host/path?option=value`` apart."""
+    scheme, rest = url.split("://", 1)
+    base, form = scheme.split("+")
+    location, _, query = rest.partition("?")
+    authority, *path = location.split("/")
+    login, at, hosts = authority.rpartition("@")
+    options = _redis_py_options(f"{base}://{login}{at}host?{query}")
+    del options["host"]
+    port = SENTINEL_PORT if form == "sentinel" else REDIS_PORT
+    return Servers(form, [_host(each, port) for each in hosts.split(",")], path, options)
+
+
+def _host(text: str, default_port: int) -> tuple[str, int]:
+    host, port = re.fullmatch(r"(\[.*\]|[^:]*)(?::(\d+))?", text).groups()  # type: ignore[union-attr]
+    return host.strip("[]"), int(port or default_port)
+
+
+def _redis_py_options(url: str) -> dict[str, Any]:
+    options = dict(parse_url(url))
+    kind = options.get("connection_class", Connection)
+    return {**options, "connection_class": BOUNDED.get(kind, kind)}

@@ -13,6 +13,12 @@ Where there is a replica of the database, a generation begins with the position 
 that a replica must have replayed to show all writes up to now. Writes that finish at once move a
 generation on in any order, so the position only ever grows; where Redis has lost it, it is not
 known, which is more than every position, until a reader has asked the primary.
+
+What Redis has acknowledged it may still lose: replication is asynchronous, so a promoted replica
+may hold the generation before the last, and so may a server that comes back with an older dump.
+Such a server has begun a new *history* (its replication id). Beside the generation stands the
+history that it belongs to; whenever another server than before may answer, a reader compares that
+with the server's own, and begins a new generation where they differ.
 """
 
 import time
@@ -22,9 +28,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
-from redis import Redis, RedisError
+from redis import RedisError
 from redis import exceptions as redis_errors
 
+from user_service.cache.client import RedisClient
 from user_service.errors import CircuitOpen
 from user_service.observability.metrics import Metrics
 from user_service.observability.timing import stage
@@ -34,6 +41,7 @@ from user_service.resilience.breaker import CircuitBreaker
 # the version is moved on with the format of entries, so that no release serves another's pages.
 PREFIX = "users:page:{v2}:"
 GENERATION_KEY = PREFIX + "generation"
+HISTORY_KEY = PREFIX + "history"
 LSN_LENGTH = 16
 GENERATION_LENGTH = LSN_LENGTH + 32
 TIME_LENGTH = 10
@@ -55,10 +63,18 @@ redis.call('SET', KEYS[1], lsn .. ARGV[2])
 """
 
 _REPLACE_IF_CURRENT = """
-local current = redis.call('GET', KEYS[1])
-if current ~= ARGV[1] then return current end
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2])
-return ARGV[2]
+return 1
+"""
+
+_CONFIRM_HISTORY = """
+local history = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+if redis.call('GET', KEYS[1]) ~= history then
+  redis.call('SET', KEYS[1], history)
+  redis.call('DEL', KEYS[2])
+end
+return history
 """
 
 
@@ -89,7 +105,7 @@ class PageStore:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: RedisClient,
         *,
         ttl: int,
         stale_ttl: int,
@@ -103,6 +119,9 @@ class PageStore:
         self._store_if_current = redis.register_script(_STORE_IF_CURRENT)
         self._move_on_from = redis.register_script(_MOVE_ON_FROM)
         self._replace_if_current = redis.register_script(_REPLACE_IF_CURRENT)
+        self._confirm_history = redis.register_script(_CONFIRM_HISTORY)
+        # The history that the server had, and when that was, in changes of the server.
+        self._confirmed: tuple[int, bytes] = (-1, b"")
         # An error that Redis answers is an answer; only silence counts.
         self.breaker = CircuitBreaker(
             "Redis",
@@ -115,9 +134,9 @@ class PageStore:
         """Return the generation, begun if there was none, and the page. One round trip."""
         with self._asking():
             # redis-py's types know neither decode_responses=False nor how many keys were asked for.
-            found = self._redis.mget(GENERATION_KEY, PREFIX + name)
-            generation, entry = cast("tuple[bytes | None, bytes | None]", found)
-            if generation is None:
+            found = self._redis.mget(HISTORY_KEY, GENERATION_KEY, PREFIX + name)
+            history, generation, entry = cast("tuple[bytes | None, ...]", found)
+            if not self._is_of_the_server(history) or generation is None:
                 return Found(self._begin_generation(), None)
         if entry is None or not entry.startswith(generation) or self._age(entry) >= self._ttl:
             return Found(generation, None)
@@ -126,8 +145,11 @@ class PageStore:
     def current(self) -> Found:
         """Return the generation alone, begun if there was none. One round trip."""
         with self._asking():
-            generation = cast("bytes | None", self._redis.get(GENERATION_KEY))
-            return Found(generation or self._begin_generation())
+            found = self._redis.mget(HISTORY_KEY, GENERATION_KEY)
+            history, generation = cast("tuple[bytes | None, ...]", found)
+            if not self._is_of_the_server(history) or generation is None:
+                return Found(self._begin_generation())
+            return Found(generation)
 
     def settle(self, generation: bytes, lsn: int) -> Found:
         """Return the generation with its position known to be ``lsn``, or that after it.
@@ -137,8 +159,9 @@ class PageStore:
         """
         settled = b"%0*x" % (LSN_LENGTH, lsn) + generation[LSN_LENGTH:]
         with self._asking():
-            current = self._replace_if_current([GENERATION_KEY], [generation, settled])
-            return Found(cast("bytes | None", current) or self._begin_generation())
+            replaced = self._replace_if_current([GENERATION_KEY], [generation, settled])
+        # What is there instead may be an old one of another history, and is to be checked.
+        return Found(settled) if replaced else self.current()
 
     def look_up_stale(self, name: str) -> bytes | None:
         """Return the body that is kept, of whatever generation; at most ``stale_ttl`` s old."""
@@ -191,15 +214,27 @@ class PageStore:
             raise RedisFailure(error) from error
 
     def ping(self) -> None:
-        """Ask Redis for a sign of life, whatever the circuit breaker thinks."""
+        """Ask Redis for a sign of life, whatever the circuit breaker thinks.
+
+        Not with PING: in a cluster, the node that is asked is the one that has our keys.
+        """
         try:
-            self._redis.ping()
+            self._redis.get(GENERATION_KEY)
         except RedisError as error:
             raise RedisFailure(error) from error
 
     def close(self) -> None:
         """Close the connections to Redis."""
-        self._redis.connection_pool.disconnect()
+        self._redis.disconnect()
+
+    def _is_of_the_server(self, history: bytes | None) -> bool:
+        """Tell whether ``history`` is that of the server; if not, the generation was ended."""
+        changes = self._redis.changes
+        if (changes, history) == self._confirmed:
+            return True
+        confirmed = cast("bytes", self._confirm_history([HISTORY_KEY, GENERATION_KEY]))
+        self._confirmed = (changes, confirmed)
+        return history == confirmed
 
     def _begin_generation(self) -> bytes:
         """Set a generation where there is none, and return the one that is then current."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import psycopg2
 from psycopg2.extensions import connection, make_dsn, parse_dsn
 
-from user_service.database import wait
+from user_service.database import session, wait
 from user_service.errors import ConnectionLost, DeadlineExceeded
 from user_service.resilience import deadline, resolve
 
@@ -66,15 +66,18 @@ def has_become_read_only(connection: connection) -> bool:
     return "on" in (reported("in_hot_standby"), reported("default_transaction_read_only"))
 
 
-def with_session_defaults(dsn: str, statement_timeout: float) -> str:
+def with_session_defaults(dsn: str, statement_timeout: float | None) -> str:
     """Return ``dsn`` with our session and TCP settings wherever it says nothing itself.
 
-    Together they notice a server that vanished without a word after about 25 s of silence, or
-    after 10 s in which sent data was not acknowledged; until then the deadline speaks.
+    Without a time-out, in seconds, nothing is set for the session. The TCP settings together
+    notice a server that vanished without a word after about 25 s of silence, or after 10 s in
+    which sent data was not acknowledged; until then the deadline speaks.
     """
     given = parse_dsn(dsn)
-    milliseconds = max(1, round(statement_timeout * 1000))  # 0 would mean no time-out at all
-    options = f"-c statement_timeout={milliseconds} -c timezone=UTC {given.pop('options', '')}"
+    if statement_timeout is not None:
+        ours = session.settings_for(statement_timeout).items()
+        options = "".join(f"-c {name}={value} " for name, value in ours)
+        given["options"] = (options + given.get("options", "")).rstrip()
     defaults = {
         "application_name": "user-service",
         "keepalives": "1",
@@ -83,7 +86,7 @@ def with_session_defaults(dsn: str, statement_timeout: float) -> str:
         "keepalives_count": "3",
         "tcp_user_timeout": "10000",
     }
-    return str(make_dsn(**{**defaults, **given, "options": options.rstrip()}))
+    return str(make_dsn(**{**defaults, **given}))
 
 
 def _connect_to(host: dict[str, str], parameters: dict[str, str], timeout: float) -> connection:

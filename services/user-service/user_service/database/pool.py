@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection, cursor
 
+from user_service.database import session
 from user_service.database.connect import (
     connect,
     has_become_read_only,
@@ -67,14 +68,22 @@ class Database:
         size: int = 10,
         checkout_timeout: float = 2.0,
         statement_timeout: float = 3.0,
+        transaction_pooling: bool = False,
         prepare: Callable[[], object] | None = None,
         after_commit: Callable[[cursor], None] | None = None,
         breaker: CircuitBreaker | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        """Take times in seconds. ``after_commit`` is called on the connection of each commit."""
+        """Take times in seconds. ``after_commit`` is called on the connection of each commit.
+
+        With ``transaction_pooling`` nothing is set for a session: it is another's with the next
+        transaction.
+        """
         metrics = metrics or Metrics()
-        self.dsn = with_session_defaults(dsn, statement_timeout)
+        self.dsn = with_session_defaults(dsn, None if transaction_pooling else statement_timeout)
+        local = session.for_one_transaction(statement_timeout) if transaction_pooling else ""
+        self._begin = f"BEGIN; {local}" if local else "BEGIN"
+        self._sent_along = local
         self.breaker = breaker or CircuitBreaker(
             "the database",
             failures=(ConnectionLost, DeadlineExceeded, OutcomeUnknown),
@@ -158,8 +167,14 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[cursor]:
         """Lend a cursor whose every statement is a transaction of its own."""
-        with self._connection() as connection, connection.cursor() as cursor:
+        with self._connection() as connection, self._reading_cursor(connection) as cursor:
             yield cursor
+
+    def _reading_cursor(self, connection: connection) -> cursor:
+        if not self._sent_along:
+            return connection.cursor()
+        kind = session.sending_along(self._sent_along, connection.cursor_factory)
+        return connection.cursor(cursor_factory=kind)
 
     @contextmanager
     def transaction(self) -> Iterator[cursor]:
@@ -169,7 +184,7 @@ class Database:
         """
         with self._connection() as connection, connection.cursor() as cursor:
             try:
-                cursor.execute("BEGIN")
+                cursor.execute(self._begin)
                 yield cursor
             except BaseException:
                 if not connection.closed:

@@ -40,14 +40,21 @@ class Replica:
     """
 
     def __init__(
-        self, dsn: str, *, size: int, checkout_timeout: float, statement_timeout: float
+        self,
+        dsn: str,
+        *,
+        size: int,
+        checkout_timeout: float,
+        statement_timeout: float,
+        transaction_pooling: bool = False,
     ) -> None:
-        """Take times in seconds."""
+        """Take times in seconds. ``transaction_pooling`` is for a PgBouncer before one replica."""
         self.database = Database(
             dsn,
             size=size,
             checkout_timeout=checkout_timeout,
             statement_timeout=statement_timeout,
+            transaction_pooling=transaction_pooling,
             breaker=CircuitBreaker(
                 "the replica", failures=(ConnectionLost, DeadlineExceeded, _Behind)
             ),

@@ -5,6 +5,7 @@ import logging
 import logging.config
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -14,22 +15,45 @@ from user_service.observability import request_id
 
 TEXT_FORMAT = "%(asctime)s - %(name)s - %(levelname)s - %(message)s"
 
+# Trace id and span id of what is being done; what is traced has them on its lines too.
+Ids = Callable[[], tuple[str, str] | None]
+
+
+class _Traced:
+    ids: Ids | None = None
+
+
+def identify_spans_by(ids: Ids | None) -> None:
+    """Have every line carry what ``ids`` returns, in both formats; None ends that."""
+    _Traced.ids = ids
+
+
+def _span_fields() -> dict[str, str]:
+    ids = _Traced.ids() if _Traced.ids is not None else None
+    return {} if ids is None else {"trace_id": ids[0], "span_id": ids[1]}
+
+
+def _ids_at_the_end() -> str:
+    identifier = request_id.current()
+    suffix = "" if identifier == "-" else f" request_id={identifier}"
+    if _Traced.ids is not None:
+        suffix += "".join(f" {name}={value}" for name, value in _span_fields().items())
+    return suffix
+
 
 class TextFormatter(logging.Formatter):
-    """``TEXT_FORMAT``, with the request id at the end of what is said during a request."""
+    """``TEXT_FORMAT``, with the ids at the end of what is said during a request."""
 
     def __init__(self) -> None:
         super().__init__(TEXT_FORMAT)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 -- logging's name
         """Return the line for ``record``, before any traceback."""
-        identifier = request_id.current()
-        suffix = "" if identifier == "-" else f" request_id={identifier}"
-        return super().formatMessage(record) + suffix
+        return super().formatMessage(record) + _ids_at_the_end()
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line, with the request id and what the caller put into ``fields``."""
+    """One JSON object a line, with the ids and what the caller put into ``fields``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line for ``record``, without a line break."""
@@ -39,6 +63,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
             "request_id": request_id.current(),
+            **(_span_fields() if _Traced.ids is not None else {}),
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
@@ -81,6 +106,7 @@ class AccessLog:
             "logger": self._NAME,
             "message": f"{method} {route} {status} {milliseconds:.2f} ms",
             "request_id": request_id.current(),
+            **(_span_fields() if _Traced.ids is not None else {}),
             "method": method,
             "route": route,
             "status": status,
@@ -97,7 +123,7 @@ class AccessLog:
             self._second = second, stamp
         line = (
             f"{stamp},{int(now % 1 * 1000):03d} - {self._NAME} - INFO - "
-            f"{method} {route} {status} {milliseconds:.2f} ms request_id={request_id.current()}\n"
+            f"{method} {route} {status} {milliseconds:.2f} ms{_ids_at_the_end()}\n"
         )
         return line.encode(errors="backslashreplace")
 

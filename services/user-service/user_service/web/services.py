@@ -36,6 +36,7 @@ class Services:
     commit: str
     replica: Replica | None = None
     is_draining: Callable[[], bool] = lambda: False
+    stop_tracing: Callable[[], None] = lambda: None
 
     def open(self) -> None:
         """Connect to the database; raise Unavailable if it is away (requests then try again)."""
@@ -50,6 +51,7 @@ class Services:
         if self.replica is not None:
             self.replica.close()
         self.pages.close()
+        self.stop_tracing()
 
 
 def attach(app: Flask, services: Services) -> None:

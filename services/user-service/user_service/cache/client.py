@@ -1,0 +1,119 @@
+"""What is the same for every client of Redis, whether it is one server or many."""
+
+import math
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from typing import Any, Generic, TypeVar
+
+from redis import Connection, ConnectionPool, Redis, SSLConnection
+from redis import exceptions as redis_errors
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from user_service.resilience import resolve
+
+V = TypeVar("V")
+
+# Enough for every request of a worker that is at Redis at one moment; one that finds none free
+# waits for the Redis time-out at most and then does without.
+MAX_CONNECTIONS = 32
+
+
+class BoundedConnection(Connection):
+    """A connection that looks its server's name up within the connect time-out as well."""
+
+    def _connect(self) -> Any:  # noqa: ANN401 -- redis-py's socket
+        name, timeout = self.host, self.socket_connect_timeout
+        failure: OSError | None = None
+        try:
+            for self.host in resolve.addresses(name, math.inf if timeout is None else timeout):
+                try:
+                    return super()._connect()  # type: ignore[no-untyped-call]
+                except OSError as error:
+                    failure = error
+        finally:
+            self.host = name
+        raise failure or OSError(f"{name!r} has no address")
+
+
+class BoundedTlsConnection(SSLConnection, BoundedConnection):
+    """The same with TLS, which is for the name and not for the address."""
+
+
+class Changes:
+    """How often another server than before may have begun to answer: with each new connection."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def note(self, _connection: object = None) -> None:
+        """Count one."""
+        self.number += 1
+
+    def connect(self, connection: Connection) -> None:
+        """Begin a connection as redis-py does, and count it."""
+        connection.on_connect()
+        self.note()
+
+
+class RedisClient(Redis):
+    """redis-py's client, which also tells when another server than before may answer."""
+
+    def __init__(self, pool: ConnectionPool, changes: Changes) -> None:
+        super().__init__(connection_pool=pool)
+        self._changes = changes
+
+    @property
+    def changes(self) -> int:
+        """A number that is the same for as long as the servers certainly are."""
+        return self._changes.number
+
+    def disconnect(self) -> None:
+        """Close the connections; the next command opens another."""
+        self.connection_pool.disconnect()
+
+
+class Background(Generic[V]):
+    """Work that is done in a thread, once at a time, and waited for by whoever needs it."""
+
+    def __init__(self, name: str, work: Callable[[], V]) -> None:
+        self._work = work
+        self._lock = Lock()
+        self._under_way: Future[V] | None = None
+        # Its thread is started by the first work, hence after any fork.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+
+    def begin(self) -> Future[V]:
+        """Have it done, unless that is under way."""
+        with self._lock:
+            if self._under_way is None or self._under_way.done():
+                self._under_way = self._thread.submit(self._work)
+            return self._under_way
+
+    def wait(self, seconds: float) -> V:
+        """Return its result; raise redis-py's TimeoutError if that takes longer."""
+        try:
+            return self.begin().result(seconds)
+        except TimeoutError:
+            raise redis_errors.TimeoutError(f"no answer within {seconds} s") from None
+
+
+def connection_options(timeout: float) -> dict[str, Any]:
+    """Return how we connect: one attempt, and ``timeout`` seconds for that and for each command.
+
+    redis-py's defaults, ten retries of five seconds, would hold a request for a minute. With RESP2
+    and no driver info a new connection costs no round trip before its first command.
+    """
+    return {
+        "socket_connect_timeout": timeout,
+        "socket_timeout": timeout,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
+        "driver_info": None,
+    }
+
+
+def pool_options(timeout: float) -> dict[str, Any]:
+    """Return how many connections there are, and how long (in seconds) a free one is awaited."""
+    return {"max_connections": MAX_CONNECTIONS, "timeout": timeout}

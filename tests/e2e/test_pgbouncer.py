@@ -1,0 +1,200 @@
+"""Behind PgBouncer in transaction mode: a session is shared, and nobody notices."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg2
+import pytest
+from flask.testing import FlaskClient
+from psycopg2.extensions import cursor, parse_dsn
+from pydantic import SecretStr
+
+from app import create_app
+from dev.servers import PostgresServer
+from tests.faults.harness.proxy import Proxy
+from tests.faults.harness.standby import Standby
+from tests.pgbouncer import PgBouncer
+from tests.responses import json_of, problem_of
+from tests.waiting import eventually
+from user_service.database.pool import Database
+from user_service.errors import ConnectionLost, DeadlineExceeded, Unavailable
+from user_service.resilience import deadline
+from user_service.settings import Settings
+from user_service.web.services import services_of
+
+SESSIONS = 2
+URL = "/api/v1/users"
+ADA = {"username": "ada", "email": "ada@example.com"}
+
+
+@pytest.fixture
+def pgbouncer(tmp_path: Path, database_url: str) -> Iterator[PgBouncer]:
+    options = {"default_pool_size": str(SESSIONS)}
+    with PgBouncer(tmp_path / "pgbouncer", database_url, options=options) as started:
+        yield started
+
+
+def database_at(url: str) -> Database:
+    return Database(url, size=8, statement_timeout=0.5, transaction_pooling=True)
+
+
+@pytest.fixture
+def database(pgbouncer: PgBouncer) -> Iterator[Database]:
+    opened = database_at(pgbouncer.url)
+    yield opened
+    opened.close()
+
+
+def value(cursor: cursor, sql: str) -> object:
+    cursor.execute(sql)
+    row = cursor.fetchone()
+    assert row is not None
+    return row[0]
+
+
+def test_what_a_session_is_usually_told_would_be_refused(pgbouncer: PgBouncer) -> None:
+    database = Database(pgbouncer.url, size=1)
+    with pytest.raises(ConnectionLost, match="unsupported startup parameter: options"):
+        database.open()
+
+
+def test_statement_timeout_holds_in_reads_and_in_transactions(database: Database) -> None:
+    for borrow in (database.read, database.transaction):
+        with borrow() as cursor:
+            assert value(cursor, "SHOW statement_timeout") == "500ms"
+        with deadline.within(5), pytest.raises(Unavailable, match="57014"), borrow() as cursor:
+            cursor.execute("SELECT pg_sleep(10)")
+    assert database.stats().in_use == 0
+
+
+def test_sessions_keep_nothing_of_ours_and_change_nothing_for_us(
+    pgbouncer: PgBouncer, database: Database
+) -> None:
+    with (
+        closing(psycopg2.connect(pgbouncer.url)) as one,
+        closing(psycopg2.connect(pgbouncer.url)) as other,
+    ):
+        for client in (one, other):  # in a transaction each, hence in a session each
+            client.cursor().execute("SET statement_timeout = '7s'; SET enable_indexscan = off")
+        for client in (one, other):
+            client.commit()
+        for borrow in (database.read, database.transaction):
+            with borrow() as cursor:
+                assert value(cursor, "SHOW statement_timeout") == "500ms"
+                assert value(cursor, "SELECT now()::text || current_setting('timezone')")
+                assert value(cursor, "SHOW timezone") == "UTC"
+        for client in (one, other):
+            assert value(client.cursor(), "SHOW statement_timeout") == "7s"
+
+
+def test_two_processes_share_two_sessions(pgbouncer: PgBouncer) -> None:
+    processes = [database_at(pgbouncer.url), database_at(pgbouncer.url)]
+
+    def work(number: int) -> tuple[object, object]:
+        database = processes[number % 2]
+        with database.transaction() as cursor:
+            pid = value(cursor, "SELECT pg_backend_pid()")
+            cursor.execute(
+                "INSERT INTO users (username, username_canonical, email, email_canonical)"
+                " VALUES (%(name)s, %(name)s, %(email)s, %(email)s)",
+                {"name": f"user{number}", "email": f"user{number}@example.com"},
+            )
+        with database.read() as cursor:
+            name = f"SELECT username FROM users WHERE username_canonical = 'user{number}'"
+            return pid, value(cursor, name)
+
+    with ThreadPoolExecutor(16) as threads:
+        done = list(threads.map(work, range(200)))
+    assert [name for _, name in done] == [f"user{number}" for number in range(200)]
+    assert len({pid for pid, _ in done}) == SESSIONS
+    for database in processes:
+        database.close()
+
+
+def test_deadline_gives_the_session_back(database: Database) -> None:
+    for _ in range(2 * SESSIONS):
+        with deadline.within(0.1), pytest.raises(DeadlineExceeded), database.read() as cursor:
+            cursor.execute("SELECT pg_sleep(10)")
+    assert database.stats().in_use == 0
+    with deadline.within(5), database.read() as cursor:
+        assert value(cursor, "SELECT 1") == 1
+
+
+@dataclass
+class Behind:
+    """A service behind PgBouncer, and the network on both sides of that."""
+
+    client: FlaskClient
+    links: dict[str, Proxy]
+
+
+@pytest.fixture
+def behind(settings: Settings, database_url: str, tmp_path: Path) -> Iterator[Behind]:
+    port = int(str(parse_dsn(database_url)["port"]))
+    with ExitStack() as stack:
+        back = stack.enter_context(Proxy(port))
+        proxied = database_url.replace(f":{port}/", f":{back.port}/")
+        pgbouncer = stack.enter_context(PgBouncer(tmp_path / "pgbouncer", proxied))
+        front = stack.enter_context(Proxy(pgbouncer.port))
+        url = pgbouncer.url.replace(f":{pgbouncer.port}/", f":{front.port}/")
+        pooled = {"database_url": SecretStr(url), "db_transaction_pooling": True}
+        application = create_app(settings.model_copy(update=pooled))
+        stack.callback(services_of(application).close)
+        links = {"before PgBouncer": front, "behind PgBouncer": back}
+        yield Behind(application.test_client(), links)
+
+
+def test_replica_may_be_behind_one_of_its_own(settings: Settings, tmp_path: Path) -> None:
+    with (
+        PostgresServer(tmp_path / "primary", durable=False) as primary,
+        Standby(tmp_path / "standby", primary) as standby,
+        PgBouncer(tmp_path / "one", primary.url) as before_primary,
+        PgBouncer(tmp_path / "other", standby.url) as before_standby,
+    ):
+        pooled = {
+            "database_url": SecretStr(before_primary.url),
+            "database_replica_url": SecretStr(before_standby.url),
+            "db_transaction_pooling": True,
+        }
+        application = create_app(settings.model_copy(update=pooled))
+        client, replica = application.test_client(), services_of(application).replica
+        assert replica is not None
+        place = client.post(URL, json=ADA).headers["Location"]
+        eventually(lambda: client.get(place).status_code == 200 and replica.reads > 0)
+        fallbacks = replica.fallbacks
+        assert json_of(client.get(place))["username"] == "ada"
+        assert len(json_of(client.get(URL))["users"]) == 1
+        assert replica.fallbacks == fallbacks
+        services_of(application).close()
+
+
+BOTH_SIDES = pytest.mark.parametrize("where", ["before PgBouncer", "behind PgBouncer"])
+
+
+@BOTH_SIDES
+@pytest.mark.parametrize("stored", [True, False])
+def test_lost_answer_to_commit_is_an_unknown_outcome(
+    behind: Behind, where: str, stored: bool
+) -> None:
+    client, link = behind.client, behind.links[where]
+    assert client.get(URL).status_code == 200
+    link.cut_commits(1, forward=stored)
+    problem = problem_of(client.post(URL, json=ADA), 503)
+    assert problem["type"] == "urn:user-service:problem:outcome-unknown"
+    assert link.commits_cut == 1
+    assert len(json_of(client.get(URL))["users"]) == stored
+
+
+@BOTH_SIDES
+def test_unknown_outcome_is_resolved_by_the_idempotency_key(behind: Behind, where: str) -> None:
+    client, link = behind.client, behind.links[where]
+    assert client.get(URL).status_code == 200
+    link.cut_commits(1, forward=True)
+    created = client.post(URL, json=ADA, headers={"Idempotency-Key": uuid4().hex})
+    assert link.commits_cut == 1
+    assert created.status_code == 201
+    assert json_of(client.get(created.headers["Location"]))["username"] == "ada"

@@ -1,0 +1,89 @@
+"""Every command of the page store and of the rate limits, behind Sentinel and on a Cluster."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+from pydantic import SecretStr
+
+from app import create_app
+from tests.redis_topologies import cluster, run, sentinel
+from user_service.cache.connection import redis_client
+from user_service.cache.rate_limiter import PREFIX as LIMITS
+from user_service.cache.store import GENERATION_KEY, Found, PageStore
+from user_service.settings import Settings
+from user_service.web.services import services_of
+
+URL = "/api/v1/users"
+TIMEOUT = 2.0
+PAGE = "1:50"
+
+
+@pytest.fixture(scope="module", params=["sentinel", "cluster"])
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder: Path = tmp_path_factory.mktemp("redis")
+    if request.param == "sentinel":
+        with sentinel(folder) as watched:
+            yield watched.url
+    else:
+        with cluster(folder, GENERATION_KEY) as nodes:
+            yield nodes.url
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[PageStore]:
+    with closing(PageStore(redis_client(url, timeout=TIMEOUT), ttl=60, stale_ttl=300)) as opened:
+        opened.move_on()
+        yield opened
+
+
+def test_page_is_claimed_kept_and_put_out_of_date(store: PageStore) -> None:
+    store.ping()
+    generation = store.look_up(PAGE).generation
+    assert [store.claim(PAGE, generation, 60) for _ in range(2)] == [True, False]
+    store.give_back(PAGE, generation)
+    assert store.claim(PAGE, generation, 60)
+    assert store.store(PAGE, generation, b"body")
+    assert store.claim(PAGE, generation, 60)
+    assert store.look_up(PAGE) == Found(generation, b"body")
+    store.insist_on_moving_on()
+    assert store.look_up(PAGE).body is None
+    assert not store.store(PAGE, generation, b"late")
+    assert store.look_up_stale(PAGE) == b"body"
+
+
+def test_position_in_the_log_is_kept_and_only_grows(store: PageStore) -> None:
+    begun = store.current()
+    assert begun.lsn is None
+    assert store.settle(begun.generation, 10).lsn == 10
+    for lsn in (30, 20):
+        store.move_on(lsn)
+    assert store.current().lsn == 30
+    assert store.settle(begun.generation, 40).lsn == 30
+
+
+@contextmanager
+def limited(settings: Settings, url: str) -> Iterator[FlaskClient]:
+    """Serve three requests a minute, as a process of its own does."""
+    limits = {"rate_limit": "3/minute", "redis_url": SecretStr(url), "redis_timeout": TIMEOUT}
+    application = create_app(settings.model_copy(update=limits))
+    yield application.test_client()
+    services_of(application).close()
+
+
+def test_limits_are_counted_over_all_processes(settings: Settings, url: str) -> None:
+    with limited(settings, url) as one, limited(settings, url) as other:
+        for address in (f"192.0.2.{n}" for n in range(1, 13)):
+            peer = {"REMOTE_ADDR": address}
+            answers = [each.get(URL, environ_base=peer) for each in (one, other, one, other)]
+            assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+
+
+def test_numbers_of_clients_are_spread_over_a_cluster(settings: Settings, tmp_path: Path) -> None:
+    with cluster(tmp_path, GENERATION_KEY) as nodes, limited(settings, nodes.url) as client:
+        for n in range(30):
+            client.get(URL, environ_base={"REMOTE_ADDR": f"198.51.100.{n}"})
+        counted = [run(node, f"KEYS {LIMITS}*") for node in nodes.masters]
+    assert all(counted)

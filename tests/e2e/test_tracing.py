@@ -1,0 +1,229 @@
+"""Traces, from the service under gunicorn to a collector; and nothing of it where it is off."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.collector import Collector, Span, collecting
+from tests.e2e.service import (
+    GUNICORN,
+    SERVICE,
+    RunningService,
+    clean_environment,
+    free_port,
+    running,
+)
+from tests.waiting import eventually
+
+URL = "/api/v1/users"
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+SERVER, CLIENT = 2, 3  # SpanKind of the protocol
+LIMITED = {
+    "RATE_LIMIT_WRITES": "1000/minute",
+    "RATE_LIMIT_SUBJECT_HEADER": "X-Subject",
+    "TRUSTED_PROXIES": "127.0.0.1",
+}
+QUICKLY = {"OTEL_BSP_SCHEDULE_DELAY": "100", "WEB_CONCURRENCY": "1"}
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with collecting() as started:
+        yield started
+
+
+@pytest.fixture
+def traced(
+    tmp_path: Path, environment: dict[str, str], collector: Collector
+) -> Iterator[RunningService]:
+    switch = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "LOG_FORMAT": "json"}
+    with running(tmp_path / "log", environment | QUICKLY | LIMITED | switch) as started:
+        yield started
+
+
+def traceparent(trace: str = TRACE) -> dict[str, str]:
+    return {"traceparent": f"00-{trace}-{PARENT}-01"}
+
+
+def by_system(spans: list[Span], system: str) -> list[Span]:
+    return [span for span in spans if span.attributes.get("db.system") == system]
+
+
+def test_request_is_one_trace_with_http_sql_and_redis(
+    traced: RunningService, collector: Collector
+) -> None:
+    httpx.get(traced.url + URL)  # a cache that has begun its generation asks less
+    httpx.post(traced.url + URL, json={"username": "ada", "email": "ada@example.com"})
+    answer = httpx.get(traced.url + URL, headers=traceparent())
+    assert answer.headers["X-Cache"] == "MISS"
+    eventually(lambda: any(span.kind == SERVER for span in collector.trace(TRACE)))
+    spans = collector.trace(TRACE)
+    (server,) = [span for span in spans if span.kind == SERVER]
+    others = [span for span in spans if span is not server]
+    assert (server.name, server.parent_id) == (f"GET {URL}", PARENT)
+    assert {(span.kind, span.parent_id) for span in others} == {(CLIENT, server.span_id)}
+    assert {span.service for span in spans} == {"user-service"}
+    assert [span.name for span in by_system(spans, "redis")] == ["MGET", "SET", "EVALSHA"]
+    (statement,) = by_system(spans, "postgresql")
+    assert statement.name == "WITH"
+    assert "FROM users" in statement.attributes["db.statement"]
+    assert answer.headers["traceresponse"] == f"00-{TRACE}-{server.span_id}-01"
+    (line,) = [
+        line
+        for line in map(json.loads, traced.log.splitlines())
+        if line["request_id"] == answer.headers["X-Request-ID"]
+    ]
+    assert (line["trace_id"], line["span_id"]) == (TRACE, server.span_id)
+
+
+def test_no_span_holds_what_people_typed_or_a_secret(
+    traced: RunningService, collector: Collector, environment: dict[str, str]
+) -> None:
+    ada = {"username": "lovelace", "email": "countess@example.com"}
+    subject = {"X-Subject": "name-of-the-client"}
+    with httpx.Client(base_url=traced.url, headers=traceparent() | subject) as http:
+        key = {"Idempotency-Key": "secret-of-the-client"}
+        assert http.post(URL, json=ada, headers=key).status_code == 201
+        assert http.post(URL, json=ada).status_code == 409
+        assert http.get(URL, params={"email": "countess@example.com"}).status_code == 200
+        assert http.get(URL, params={"q": "lovel"}).status_code == 200
+        assert http.get(f"{URL}/countess@example.com").status_code == 404
+        assert http.patch(f"{URL}/1", json={"username": "lovelace2"}).status_code == 200
+        assert http.get(f"{URL}/1").status_code == 200
+    eventually(lambda: sum(span.kind == SERVER for span in collector.trace(TRACE)) == 7)
+    text = "\n".join(span.text for span in collector.spans)
+    assert "INSERT INTO users" in text
+    assert "EVALSHA" in text  # of the rate limits
+    passwords = [url.split("@")[0].rpartition(":")[2] for url in environment.values() if "@" in url]
+    assert len(passwords) == 2
+    for secret in ("lovel", "countess", "example.com", "of-the-client", *passwords):
+        assert secret not in text
+
+
+def test_probes_are_not_traced_and_a_trace_begins_where_none_came_in(
+    traced: RunningService, collector: Collector
+) -> None:
+    httpx.get(f"{traced.url}/health")
+    begun = httpx.get(traced.url + URL).headers["traceresponse"].split("-")[1]
+    eventually(lambda: any(span.kind == SERVER for span in collector.trace(begun)))
+    servers = [span for span in collector.spans if span.kind == SERVER]
+    assert [(span.name, span.parent_id) for span in servers] == [(f"GET {URL}", "")]
+
+
+def test_what_is_left_is_exported_at_the_stop(
+    tmp_path: Path, environment: dict[str, str], collector: Collector
+) -> None:
+    switch = {
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{collector.url}/v1/traces",
+        "OTEL_BSP_SCHEDULE_DELAY": "60000",
+        "OTEL_SERVICE_NAME": "another-name",
+    }
+    with running(tmp_path / "log", environment | switch) as service:
+        httpx.get(service.url + URL, headers=traceparent())
+        assert collector.trace(TRACE) == []
+        assert service.stop() == 0
+    assert {span.service for span in collector.trace(TRACE)} == {"another-name"}
+
+
+@pytest.mark.parametrize("fault", ["refuses", "hangs"])
+def test_collector_that_is_away_holds_up_neither_requests_nor_the_stop(
+    tmp_path: Path, environment: dict[str, str], collector: Collector, fault: str
+) -> None:
+    collector.hangs = 60
+    url = collector.url if fault == "hangs" else f"http://127.0.0.1:{free_port()}"
+    switch = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_MAX_QUEUE_SIZE": "512"}
+    with (
+        running(tmp_path / "log", environment | QUICKLY | switch) as service,
+        httpx.Client(base_url=service.url) as http,
+    ):
+        seconds = [http.get(URL).elapsed.total_seconds() for _ in range(300)]
+        began = time.monotonic()
+        assert service.stop() == 0
+        assert time.monotonic() - began < 8  # 1 s of DRAIN_DELAY, 1 s for idle clients, 2 s of ours
+    assert sorted(seconds)[-3] < 0.3
+
+
+def test_text_log_has_the_ids_too(
+    tmp_path: Path, environment: dict[str, str], collector: Collector
+) -> None:
+    switch = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+    with running(tmp_path / "log", environment | QUICKLY | switch) as service:
+        httpx.get(service.url + URL, headers=traceparent())
+        line = rf"GET {URL} 200 .* request_id=\w+ trace_id={TRACE} span_id=[0-9a-f]{{16}}\n"
+        eventually(lambda: re.search(line, service.log) is not None)
+
+
+# redis-py imports the SDK of metrics where it finds one, whoever uses it: that much is not ours.
+ONE_REQUEST = """
+import sys
+import redis
+theirs = set(sys.modules)
+from app import app
+from user_service.web.services import services_of
+assert app.test_client().get("/api/v1/users").status_code == 200
+services_of(app).close()
+print([name for name in sys.modules.keys() - theirs if name.startswith("opentelemetry")])
+"""
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"OTEL_SERVICE_NAME": "x"},
+        {"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"},
+        {"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"},
+    ],
+)
+def test_nothing_of_it_is_loaded_where_it_is_off(
+    environment: dict[str, str], variables: dict[str, str]
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", ONE_REQUEST],
+        cwd=SERVICE,
+        env=clean_environment() | environment | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.stdout.splitlines()[-1:] == ["[]"], ended.stderr
+
+
+def test_what_is_loaded_would_be_seen(environment: dict[str, str], collector: Collector) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", ONE_REQUEST],
+        cwd=SERVICE,
+        env=clean_environment() | environment | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "opentelemetry.instrumentation.flask" in ended.stdout.splitlines()[-1], ended.stderr
+
+
+def test_asking_for_it_without_its_packages_stops_the_start_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "opentelemetry").mkdir()
+    (tmp_path / "opentelemetry" / "__init__.py").touch()  # in the place of the packages
+    asking = {"OTEL_TRACES_EXPORTER": "otlp", "PYTHONPATH": str(tmp_path)}
+    ended = subprocess.run(
+        GUNICORN,
+        cwd=SERVICE,
+        env=clean_environment() | asking,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.startswith("user-service: OTEL_* asks for traces")
+    assert "requirements-tracing.txt" in ended.stderr
