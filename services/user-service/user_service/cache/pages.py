@@ -6,8 +6,8 @@ It fails open: whatever goes wrong with Redis, the page is read from the databas
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from enum import StrEnum
 
 from user_service.cache.single_flight import SingleFlight
@@ -94,18 +94,17 @@ class PageCache:
             )
         return body, CacheStatus.MISS
 
-    @contextmanager
-    def reading_latest(self) -> Iterator[None]:
+    def reading_latest(self) -> AbstractContextManager[None]:
         """Let the reads of a block go to a replica, if it has replayed every write until now.
 
         One round trip, where there is a replica; without Redis nothing is known of others' writes.
         """
+        if self._current_lsn is None:
+            return nullcontext()
         found = None
-        if self._current_lsn is not None:
-            with suppress(RedisFailure):
-                found = None if self._is_unrepaired() else self._settled(self._store.current())
-        with consistency.reading_after(found.lsn if found else None):
-            yield
+        with suppress(RedisFailure):
+            found = None if self._is_unrepaired() else self._settled(self._store.current())
+        return consistency.reading_after(found.lsn if found else None)
 
     def stale(self, name: str) -> bytes | None:
         """Return the last body called ``name`` that is still kept, current or not."""
