@@ -31,6 +31,7 @@ from user_service.web.cors import register_cors
 from user_service.web.cursors import Cursors
 from user_service.web.limits import register_limits
 from user_service.web.middleware import RequestMiddleware, expect_failures
+from user_service.web.page_shortcut import PageShortcut
 from user_service.web.problems import register_problems
 from user_service.web.server_timing import register_server_timing
 from user_service.web.services import Services, attach
@@ -69,6 +70,9 @@ def create_app(settings: Settings) -> Flask:
     register_problems(app)
     register_cors(app, settings.allowed_origins)
     register_contact(app, settings.security_contact)
+    app.wsgi_app = PageShortcut(  # type: ignore[method-assign]
+        app, services.pages, "users.list_users"
+    )
     app.wsgi_app = RequestMiddleware(  # type: ignore[method-assign]
         app.wsgi_app,
         request_timeout=settings.request_timeout,

@@ -19,6 +19,9 @@ from user_service.web import security
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+# Where in the WSGI environment the route is named by whoever answers without Flask.
+ROUTE = "user_service.route"
+
 
 class RequestMiddleware:
     """Gives every request an id, ``request_timeout`` seconds and the policy for its retries.
@@ -56,7 +59,7 @@ class RequestMiddleware:
             headers: list[tuple[str, str]],
             exc_info: Any = None,  # noqa: ANN401
         ) -> Callable[[bytes], object]:
-            self._finish(environ["REQUEST_METHOD"], int(status[:3]), time.perf_counter() - started)
+            self._finish(environ, int(status[:3]), time.perf_counter() - started)
             headers.append(("X-Request-ID", identifier))
             return start_response(status, security.added_to(headers), exc_info)
 
@@ -68,10 +71,16 @@ class RequestMiddleware:
             deadline.clear()
             request_id.clear()
 
-    def _finish(self, method: str, status: int, seconds: float) -> None:
-        route = request.url_rule.rule if request.url_rule else None
+    def _finish(self, environ: "WSGIEnvironment", status: int, seconds: float) -> None:
+        route = environ.get(ROUTE) or _matched_route()
+        method = environ["REQUEST_METHOD"]
         self._metrics.observe(route, method, status, seconds)
         self._access_log.write(method, route or UNMATCHED, status, seconds)
+
+
+def _matched_route() -> str | None:
+    rule = request.url_rule
+    return rule.rule if rule else None
 
 
 def expect_failures(app: Flask, metrics: HttpMetrics) -> None:
