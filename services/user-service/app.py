@@ -29,10 +29,10 @@ from user_service.web.contact import register_contact
 from user_service.web.converters import UserIdConverter
 from user_service.web.cors import register_cors
 from user_service.web.cursors import Cursors
-from user_service.web.hooks import expect_failures, register_hooks
 from user_service.web.limits import register_limits
+from user_service.web.middleware import RequestMiddleware, expect_failures
+from user_service.web.page_shortcut import PageShortcut
 from user_service.web.problems import register_problems
-from user_service.web.security import SecurityHeaders
 from user_service.web.server_timing import register_server_timing
 from user_service.web.services import Services, attach
 from user_service.web.validation import MAX_BODY_BYTES
@@ -60,16 +60,6 @@ def create_app(settings: Settings) -> Flask:
 
     if settings.server_timing:
         register_server_timing(app)
-    register_hooks(
-        app,
-        request_timeout=settings.request_timeout,
-        retry_policy=RetryPolicy(
-            settings.retry_attempts,
-            settings.retry_delay,
-            on_end=services.metrics.resilience.count_retry,
-        ),
-        metrics=services.metrics.http,
-    )
     register_limits(
         app,
         Clients(settings.proxy_networks, settings.rate_limit_subject_header),
@@ -80,7 +70,20 @@ def create_app(settings: Settings) -> Flask:
     register_problems(app)
     register_cors(app, settings.allowed_origins)
     register_contact(app, settings.security_contact)
-    app.wsgi_app = SecurityHeaders(app.wsgi_app)  # type: ignore[method-assign]
+    app.wsgi_app = PageShortcut(  # type: ignore[method-assign]
+        app, services.pages, "users.list_users"
+    )
+    app.wsgi_app = RequestMiddleware(  # type: ignore[method-assign]
+        app.wsgi_app,
+        request_timeout=settings.request_timeout,
+        retry_policy=RetryPolicy(
+            settings.retry_attempts,
+            settings.retry_delay,
+            on_end=services.metrics.resilience.count_retry,
+        ),
+        access_log=logs.AccessLog(settings.log_level, settings.log_format),
+        metrics=services.metrics.http,
+    )
     app.cli.add_command(cli.users)
     app.cli.command("migrate", help="Apply pending migrations.")(
         lambda: print("\n".join(migrate(settings.database_dsn)) or "nothing to migrate")  # noqa: T201

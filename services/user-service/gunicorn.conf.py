@@ -37,6 +37,7 @@ graceful_timeout = 20
 control_socket_disable = True
 logconfig_dict = logging_config(settings.log_level, settings.log_format)
 accesslog = None  # one line a request is written by the service itself
+logger_class = gunicorn_worker.ErrorLogger
 
 directory = metrics_directory(settings.prometheus_multiproc_dir)
 raw_env = [f"PROMETHEUS_MULTIPROC_DIR={directory.path}"]

@@ -17,6 +17,7 @@ from tests.e2e.service import SERVICE
 from tests.scrapes import Sample
 from user_service.errors import TransientFailure, Unavailable, UserExists
 from user_service.observability import metric_files
+from user_service.observability.logs import AccessLog
 from user_service.observability.metrics import Metrics
 from user_service.resilience import deadline
 from user_service.resilience.breaker import CircuitBreaker
@@ -26,7 +27,7 @@ from user_service.resilience.retry import (
     policy_in_effect,
     retry_on_failure,
 )
-from user_service.web.hooks import register_hooks
+from user_service.web.middleware import RequestMiddleware
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float:
@@ -62,15 +63,24 @@ COUNTERS = [
 ]
 
 
+def surrounded(app: Flask, metrics: Metrics) -> Flask:
+    app.wsgi_app = RequestMiddleware(  # type: ignore[method-assign]
+        app.wsgi_app,
+        request_timeout=1,
+        retry_policy=RetryPolicy(),
+        access_log=AccessLog("WARNING", "text"),
+        metrics=metrics.http,
+    )
+    return app
+
+
 class TestHttp:
     @pytest.fixture
     def app(self, metrics: Metrics) -> Flask:
-        """Return an application with one route, and hooks around it."""
+        """Return an application with one route, and the middleware around it."""
         app = Flask("test")
         app.add_url_rule("/users/<int:user_id>", "user", "{user_id}".format)
-        policy = RetryPolicy()
-        register_hooks(app, request_timeout=1, retry_policy=policy, metrics=metrics.http)
-        return app
+        return surrounded(app, metrics)
 
     def test_request_is_counted_by_template_method_and_status(
         self, app: Flask, metrics: Metrics
@@ -107,7 +117,7 @@ class TestHttp:
             seen.append(value(metrics, "http_requests_in_flight"))
             raise ZeroDivisionError
 
-        register_hooks(app, request_timeout=1, retry_policy=RetryPolicy(), metrics=metrics.http)
+        surrounded(app, metrics)
         assert app.test_client().get("/").status_code == 500
         assert seen == [1]
         assert value(metrics, "http_requests_in_flight") == 0

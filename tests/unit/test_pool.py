@@ -44,13 +44,18 @@ class FakeConnection:
         self.closed = 0
         self.autocommit = False
         self.info = SimpleNamespace(transaction_status=TRANSACTION_STATUS_IDLE)
+        self.sent: list[str] = []
         self.statements: list[str] = []
         self.failures: dict[str, BaseException] = {}
         self.answers: dict[str, str] = {}
         self.loses: set[str] = set()
 
-    def cursor(self) -> "FakeCursor":
-        return FakeCursor(self)
+    @property
+    def cursor_factory(self) -> type["FakeCursor"]:
+        return FakeCursor
+
+    def cursor(self, cursor_factory: type["FakeCursor"] | None = None) -> "FakeCursor":
+        return (cursor_factory or self.cursor_factory)(self)
 
     def run(self, statement: str) -> str:
         if self.closed:
@@ -89,8 +94,10 @@ class FakeCursor:
     def __exit__(self, *_exception: object) -> None:
         pass
 
-    def execute(self, statement: str) -> None:
-        self.statusmessage = self._connection.run(statement)
+    def execute(self, query: str, _vars: object = None) -> None:
+        self._connection.sent.append(query)
+        for statement in query.split("; "):
+            self.statusmessage = self._connection.run(statement)
 
 
 class Server:
@@ -318,6 +325,14 @@ class TestTransaction:
     def test_is_begun_and_committed(self, database: Database, connection: FakeConnection) -> None:
         write(database)
         assert connection.statements == ["BEGIN", "INSERT", "COMMIT"]
+
+    def test_begins_in_the_round_trip_of_its_first_statement(
+        self, database: Database, connection: FakeConnection
+    ) -> None:
+        with database.transaction() as cursor:
+            cursor.execute("INSERT")
+            cursor.execute("UPDATE")
+        assert connection.sent == ["BEGIN; INSERT", "UPDATE", "COMMIT"]
 
     @pytest.mark.parametrize("error", [UserNotFound, KeyboardInterrupt])
     def test_is_rolled_back_when_its_block_raises(

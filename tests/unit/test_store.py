@@ -210,6 +210,67 @@ class TestLookUp:
         assert store.look_up("1:50").body is None
 
 
+class TestCopies:
+    """A page that the process has had travels no more; the generation is asked for every time."""
+
+    @pytest.fixture
+    def generation(self, store: PageStore) -> bytes:
+        """The generation, in which a page was stored and looked up once."""
+        generation = store.look_up("1:50").generation
+        store.store("1:50", generation, b"body")
+        assert store.look_up("1:50") == Found(generation, b"body")
+        return generation
+
+    def test_is_found_without_asking_for_the_page(
+        self, store: PageStore, redis: FakeRedis, generation: bytes
+    ) -> None:
+        del redis.values[PAGE_KEY], redis.calls[:]
+        assert store.look_up("1:50") == Found(generation, b"body")
+        assert redis.calls == ["mget"]
+
+    def test_is_not_found_after_a_write(self, store: PageStore, generation: bytes) -> None:
+        store.move_on()
+        found = store.look_up("1:50")
+        assert found.body is None
+        assert found.generation != generation
+
+    @pytest.mark.usefixtures("generation")
+    def test_is_not_found_after_redis_lost_everything(
+        self, store: PageStore, redis: FakeRedis
+    ) -> None:
+        redis.values.clear()
+        assert store.look_up("1:50").body is None
+
+    @pytest.mark.usefixtures("generation")
+    def test_gives_way_to_what_another_process_has_stored_since(
+        self, store: PageStore, redis: FakeRedis
+    ) -> None:
+        store.move_on()
+        current = redis.values[GENERATION_KEY]
+        store.store("1:50", current, b"newer")
+        assert store.look_up("1:50") == Found(current, b"newer")
+
+    @pytest.mark.usefixtures("generation")
+    def test_does_not_outlive_the_page(self, store: PageStore, clock: Clock) -> None:
+        clock.now += TTL
+        assert store.look_up("1:50").body is None
+
+    @pytest.mark.usefixtures("generation")
+    def test_failure_is_a_failure_whatever_is_copied(
+        self, store: PageStore, redis: FakeRedis
+    ) -> None:
+        redis.failing.add("mget")
+        with pytest.raises(RedisFailure):
+            store.look_up("1:50")
+
+    @pytest.mark.parametrize("junk", [b"", b"x", b"junk" * 40])
+    def test_what_is_no_page_is_none(
+        self, store: PageStore, redis: FakeRedis, junk: bytes, generation: bytes
+    ) -> None:
+        redis.values[PREFIX + "2:50"] = junk
+        assert store.look_up("2:50") == Found(generation)
+
+
 class TestHistory:
     def test_is_confirmed_once_for_as_long_as_the_server_is_the_same(
         self, store: PageStore, redis: FakeRedis

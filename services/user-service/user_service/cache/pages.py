@@ -6,8 +6,8 @@ It fails open: whatever goes wrong with Redis, the page is read from the databas
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from enum import StrEnum
 
 from user_service.cache.single_flight import SingleFlight
@@ -72,20 +72,35 @@ class PageCache:
         """Whether Redis is asked at the moment."""
         return self._store.breaker.state
 
-    def get_or_produce(self, name: str, produce: Callable[[], bytes]) -> tuple[bytes, CacheStatus]:
-        """Return the body called ``name``, from the cache or else from ``produce``, and store it.
+    def look_up(self, name: str) -> Found | None:
+        """Return what the cache has of the page called ``name``; None if it is not read now.
+
+        What is not found is for ``produce`` to make up for.
+        """
+        if self._is_unrepaired():
+            return None
+        try:
+            found = self._store.look_up(name)
+            if found.body is None:
+                return self._settled(found)
+        except RedisFailure as error:
+            log.warning("page cache bypassed: %s", error)
+            return None
+        self._metrics.hit.inc()
+        return found
+
+    def produce(
+        self, name: str, found: Found | None, produce: Callable[[], bytes]
+    ) -> tuple[bytes, CacheStatus]:
+        """Return the body that ``look_up`` did not find, from ``produce``, and store it.
 
         Of requests that miss the same page in the same generation, one calls ``produce``, in
         this process and, as long as Redis is there, in all. Another generation is another flight:
         whoever comes after a write must not get what was read before it.
         """
-        found = self._look_up(name)
         if found is None:
             self._metrics.bypass.inc()
             return produce(), CacheStatus.BYPASS
-        if found.body is not None:
-            self._metrics.hit.inc()
-            return found.body, CacheStatus.HIT
         self._metrics.miss.inc()
         generation = found.generation
         with consistency.reading_after(found.lsn):
@@ -94,18 +109,24 @@ class PageCache:
             )
         return body, CacheStatus.MISS
 
-    @contextmanager
-    def reading_latest(self) -> Iterator[None]:
+    def get_or_produce(self, name: str, produce: Callable[[], bytes]) -> tuple[bytes, CacheStatus]:
+        """Return the body called ``name``, from the cache or else from ``produce``."""
+        found = self.look_up(name)
+        if found is not None and found.body is not None:
+            return found.body, CacheStatus.HIT
+        return self.produce(name, found, produce)
+
+    def reading_latest(self) -> AbstractContextManager[None]:
         """Let the reads of a block go to a replica, if it has replayed every write until now.
 
         One round trip, where there is a replica; without Redis nothing is known of others' writes.
         """
+        if self._current_lsn is None:
+            return nullcontext()
         found = None
-        if self._current_lsn is not None:
-            with suppress(RedisFailure):
-                found = None if self._is_unrepaired() else self._settled(self._store.current())
-        with consistency.reading_after(found.lsn if found else None):
-            yield
+        with suppress(RedisFailure):
+            found = None if self._is_unrepaired() else self._settled(self._store.current())
+        return consistency.reading_after(found.lsn if found else None)
 
     def stale(self, name: str) -> bytes | None:
         """Return the last body called ``name`` that is still kept, current or not."""
@@ -139,16 +160,6 @@ class PageCache:
         """Stop repairing, and close the connections to Redis."""
         self._closed.set()
         self._store.close()
-
-    def _look_up(self, name: str) -> Found | None:
-        if self._is_unrepaired():
-            return None
-        try:
-            found = self._store.look_up(name)
-            return found if found.body is not None else self._settled(found)
-        except RedisFailure as error:
-            log.warning("page cache bypassed: %s", error)
-            return None
 
     def _settled(self, found: Found) -> Found:
         """Return ``found`` with its position known, where that is wanted and can be had."""

@@ -82,7 +82,7 @@ class Database:
         metrics = metrics or Metrics()
         self.dsn = with_session_defaults(dsn, None if transaction_pooling else statement_timeout)
         local = session.for_one_transaction(statement_timeout) if transaction_pooling else ""
-        self._begin = f"BEGIN; {local}" if local else "BEGIN"
+        self._begin = f"BEGIN; {local}"
         self._sent_along = local
         self.breaker = breaker or CircuitBreaker(
             "the database",
@@ -180,11 +180,11 @@ class Database:
     def transaction(self) -> Iterator[cursor]:
         """Lend a cursor for one transaction: committed at the end of the block, or rolled back.
 
+        It begins with the first statement, in the same round trip: one less for every write.
         Raises OutcomeUnknown if the connection was lost after COMMIT had been sent.
         """
-        with self._connection() as connection, connection.cursor() as cursor:
+        with self._connection() as connection, self._beginning_cursor(connection) as cursor:
             try:
-                cursor.execute(self._begin)
                 yield cursor
             except BaseException:
                 if not connection.closed:
@@ -195,25 +195,33 @@ class Database:
             if self._after_commit is not None:
                 self._after_commit(cursor)
 
+    def _beginning_cursor(self, connection: connection) -> cursor:
+        kind = session.sending_first(self._begin, connection.cursor_factory)
+        return connection.cursor(cursor_factory=kind)
+
     @contextmanager
     def _connection(self) -> Iterator[connection]:
         self.breaker.refuse_if_open()  # before waiting for a slot that would be of no use
-        with self._slot() as in_time, self.breaker.calling(blaming=in_time):
-            with stage("pool"):
-                connection = self._checked_out()
-            try:
-                with stage("sql"):
-                    yield connection
-            except psycopg2.Error as error:
-                if error.pgcode in CONNECTION_IS_USELESS:
-                    connection.close()
-                if connection.closed:
-                    # What ended this one ended the idle ones too, or may have: a retry is to
-                    # have a new one, not the next that turns out to be dead.
-                    self.discard_idle()
-                raise translated(error, connection_lost=bool(connection.closed)) from error
-            finally:
-                self._take_back(connection)
+        in_time = self._take_slot()
+        try:
+            with self.breaker.calling(blaming=in_time):
+                with stage("pool"):
+                    connection = self._checked_out()
+                try:
+                    with stage("sql"):
+                        yield connection
+                except psycopg2.Error as error:
+                    if error.pgcode in CONNECTION_IS_USELESS:
+                        connection.close()
+                    if connection.closed:
+                        # What ended this one ended the idle ones too, or may have: a retry is to
+                        # have a new one, not the next that turns out to be dead.
+                        self.discard_idle()
+                    raise translated(error, connection_lost=bool(connection.closed)) from error
+                finally:
+                    self._take_back(connection)
+        finally:
+            self._slots.release()
 
     def _checked_out(self) -> connection:
         if self._connections.closed:
@@ -223,23 +231,20 @@ class Database:
         self._metrics.in_use.inc()
         return connection
 
-    @contextmanager
-    def _slot(self) -> Iterator[bool]:
-        """Hold one of ``size`` slots, so that there are never more connections than that.
+    def _take_slot(self) -> bool:
+        """Take one of ``size`` slots, so that there are never more connections than that.
 
         Tell whether waiting for it took less than half of the request's time: if not, that the
         rest was too short for the database says nothing of the database.
         """
+        if self._slots.acquire(blocking=False):
+            self._was_full = False
+            self._metrics.checkout.observe(0)
+            return True
         left = deadline.remaining()
         with stage("pool", self._metrics.checkout):
-            if self._slots.acquire(blocking=False):
-                self._was_full = False
-            else:
-                self._wait_for_slot()
-        try:
-            yield deadline.remaining() >= left / 2
-        finally:
-            self._slots.release()
+            self._wait_for_slot()
+        return deadline.remaining() >= left / 2
 
     def _wait_for_slot(self) -> None:
         if not self._was_full:

@@ -1,4 +1,7 @@
-"""What PostgreSQL is to observe while it works for us, where a session cannot be told.
+"""What is sent to PostgreSQL along with our statements, in the same round trip.
+
+BEGIN, with the first statement of a transaction; and where a session cannot be told, what
+PostgreSQL is to observe while it works for us.
 
 PgBouncer in transaction mode lends a server's session for one transaction only: what was set for
 the session would stay with whoever has it next, and what a client asks for when it connects is
@@ -36,3 +39,19 @@ def sending_along(prefix: str, kind: type[cursor] | None) -> type[cursor]:
             super().execute(prefix + query, vars)
 
     return PrefixingCursor
+
+
+@lru_cache(maxsize=1024)
+def sending_first(prefix: str, kind: type[cursor] | None) -> type[cursor]:
+    """Return a ``kind`` of cursor that sends ``prefix`` with its first statement only."""
+
+    class BeginningCursor(kind or cursor):  # type: ignore[misc]  # of the connection: traced, say
+        _has_begun = False
+
+        def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002, ANN401 -- psycopg2's
+            if not self._has_begun:
+                self._has_begun = True
+                query = prefix.encode() + query if isinstance(query, bytes) else prefix + query
+            super().execute(query, vars)
+
+    return BeginningCursor

@@ -1,7 +1,7 @@
 """The request id: on every log line and response of a request, from the client or made here."""
 
 import re
-import uuid
+import secrets
 from contextvars import ContextVar
 
 _ACCEPTED = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -15,7 +15,7 @@ def begin(offered: str | None) -> str:
     The form keeps line breaks, terminal codes and lengthy values out of the logs.
     """
     accepted = offered is not None and _ACCEPTED.fullmatch(offered)
-    request_id = offered if offered and accepted else uuid.uuid4().hex
+    request_id = offered if offered and accepted else secrets.token_hex(16)
     _current.set(request_id)
     return request_id
 

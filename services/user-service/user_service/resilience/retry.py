@@ -74,7 +74,7 @@ class RetryPolicy:
         return self.uniform(0, self.delay * 2 ** (retry - 1))
 
 
-# The policy of the request at hand, RETRY_ATTEMPTS and RETRY_DELAY, put here by the web hooks.
+# The policy of the request at hand, RETRY_ATTEMPTS and RETRY_DELAY, put here by the middleware.
 policy_in_effect: ContextVar[RetryPolicy] = ContextVar("retry_policy", default=RetryPolicy())
 
 

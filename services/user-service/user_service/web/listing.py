@@ -45,18 +45,23 @@ def page_entry(query: ListQuery) -> bytes:
 
 def page_response(entry: bytes, status: CacheStatus) -> Response:
     """Return the response that a cached page makes, or 304 to a client that has it."""
+    headers, body = headers_and_body(entry, status)
+    if client_has(headers["ETag"].strip('"')):
+        return Response(status=304, headers=headers)
+    return Response(body, mimetype=JSON, headers=headers)
+
+
+def headers_and_body(entry: bytes, status: CacheStatus) -> tuple[dict[str, str], bytes]:
+    """Return what a cached page is sent as, but for what every body of JSON has."""
     etag, links, body = entry.split(b"\n", 2)
-    tag = etag.decode()
     headers = {
         "X-Cache": status.value,
-        "ETag": f'"{tag}"',
+        "ETag": f'"{etag.decode()}"',
         "Cache-Control": CACHE_CONTROL,
     }
     if links:
         headers["Link"] = links.decode()
-    if client_has(tag):
-        return Response(status=304, headers=headers)
-    return Response(body, mimetype=JSON, headers=headers)
+    return headers, body
 
 
 def _position(query: ListQuery) -> Position | int:

@@ -22,7 +22,7 @@ from user_service.idempotency import StoredResponse
 from user_service.observability.timing import stage
 from user_service.resilience.retry import retry_on_failure
 from user_service.users import User
-from user_service.web import answers
+from user_service.web import answers, page_shortcut
 from user_service.web.conditions import client_has_user, precondition_on
 from user_service.web.declarations import Answer, Link, documented
 from user_service.web.idempotency import keyed_request
@@ -108,8 +108,11 @@ def stale_if_unavailable(view: Callable[..., Response]) -> Callable[..., Respons
 @retry_on_failure()
 def list_users(query: ListQuery) -> Response:
     """Return one page of a list of users, or 304 to a client that has it."""
-    pages = services().pages
-    return page_response(*pages.get_or_produce(query.page_name, lambda: page_entry(query)))
+    pages, name = services().pages, query.page_name
+    found = page_shortcut.look_up(pages, name)
+    if found is not None and found.body is not None:
+        return page_response(found.body, CacheStatus.HIT)
+    return page_response(*pages.produce(name, found, lambda: page_entry(query)))
 
 
 @blueprint.post("")

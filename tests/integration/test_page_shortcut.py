@@ -1,0 +1,154 @@
+"""Pages on the way past Flask are the pages that Flask would have sent."""
+
+from collections.abc import Iterator
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from pytest_mock import MockerFixture
+
+from app import create_app
+from tests.responses import json_of
+from user_service.settings import Settings
+from user_service.web.services import services_of
+
+URL = "/api/v1/users"
+ADA = {"username": "ada", "email": "ada@example.com"}
+
+
+@pytest.fixture
+def views(client: FlaskClient, mocker: MockerFixture) -> list[str]:
+    """The query strings that have reached the view."""
+    seen: list[str] = []
+    view = client.application.view_functions["users.list_users"]
+
+    def spied() -> object:
+        from flask import request
+
+        seen.append(request.query_string.decode())
+        return view()
+
+    mocker.patch.dict(client.application.view_functions, {"users.list_users": spied})
+    return seen
+
+
+@pytest.fixture(autouse=True)
+def ada(client: FlaskClient) -> None:
+    client.post(URL, json=ADA)
+
+
+def test_second_request_for_a_page_does_not_reach_the_view(
+    client: FlaskClient, views: list[str]
+) -> None:
+    first, second = client.get(f"{URL}?per_page=5"), client.get(f"{URL}?per_page=5")
+    assert views == ["per_page=5"]
+    assert [each.headers["X-Cache"] for each in (first, second)] == ["MISS", "HIT"]
+    assert second.data == first.data
+    differing = {"X-Cache", "X-Request-ID"}
+    assert dict(item for item in second.headers if item[0] not in differing) == dict(
+        item for item in first.headers if item[0] not in differing
+    )
+
+
+def test_it_is_counted_and_logged_as_the_views_are(
+    client: FlaskClient, views: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    client.get(URL)
+    capsys.readouterr()
+    identifier = client.get(URL, headers={"X-Request-ID": "mine"}).headers["X-Request-ID"]
+    assert identifier == "mine"
+    (line,) = capsys.readouterr().out.splitlines()
+    assert " - user_service.access - INFO - GET /api/v1/users 200 " in line
+    assert line.endswith("request_id=mine")
+    metrics = services_of(client.application).metrics.exposition().decode()
+    counted = 'duration_seconds_count{method="GET",route="/api/v1/users",status="200"} 2.0'
+    assert counted in metrics
+    assert 'page_cache_requests_total{result="hit"} 1.0' in metrics
+    assert len(views) == 1
+
+
+def test_write_is_seen_by_the_next_request(client: FlaskClient) -> None:
+    for number in range(3):
+        assert json_of(client.get(URL))["pagination"]["total"] == 1 + number
+        assert client.get(URL).headers["X-Cache"] == "HIT"
+        client.post(URL, json={"username": f"user{number}", "email": f"{number}@example.com"})
+
+
+def test_miss_looks_into_the_cache_once(
+    client: FlaskClient, app: Flask, mocker: MockerFixture
+) -> None:
+    client.get(URL)
+    client.delete(f"{URL}/1")
+    looked_up = mocker.spy(services_of(app).pages, "look_up")
+    assert client.get(URL).headers["X-Cache"] == "MISS"
+    assert looked_up.call_count == 1
+
+
+def test_redis_that_is_away_is_asked_once(
+    client: FlaskClient, app: Flask, mocker: MockerFixture
+) -> None:
+    client.get(URL)
+    looked_up = mocker.patch.object(services_of(app).pages, "look_up", return_value=None)
+    assert client.get(URL).headers["X-Cache"] == "BYPASS"
+    assert looked_up.call_count == 1
+
+
+@pytest.mark.parametrize(
+    "headers", [{"If-None-Match": "*"}, {"If-None-Match": '"other"'}], ids=["*", "other"]
+)
+def test_conditions_are_for_the_view(
+    client: FlaskClient, views: list[str], headers: dict[str, str]
+) -> None:
+    client.get(URL)
+    answer = client.get(URL, headers=headers)
+    assert len(views) == 2
+    assert answer.status_code == (304 if headers["If-None-Match"] == "*" else 200)
+
+
+@pytest.mark.parametrize("method", ["HEAD", "OPTIONS", "DELETE"])
+def test_other_methods_are_for_flask(client: FlaskClient, method: str) -> None:
+    client.get(URL)
+    answer = client.open(URL, method=method)
+    assert answer.data == b"" or answer.status_code == 405
+
+
+@pytest.mark.parametrize("query", ["page=0", "page=1&page=1", "colour=red"])
+def test_what_was_refused_is_refused_again(client: FlaskClient, query: str) -> None:
+    for _ in range(2):
+        assert client.get(f"{URL}?{query}").status_code == 400
+
+
+class TestHooks:
+    """Whoever has a say in every response is not gone past."""
+
+    @pytest.fixture(
+        params=[
+            {"rate_limit": "100/minute"},
+            {"cors_origins": "https://app.example.com"},
+            {"server_timing": "on"},
+        ],
+        ids=lambda change: next(iter(change)),
+    )
+    def client(self, settings: Settings, request: pytest.FixtureRequest) -> Iterator[FlaskClient]:
+        given = settings.model_dump(exclude_unset=True) | request.param
+        application = create_app(Settings.model_validate(given))
+        yield application.test_client()
+        services_of(application).close()
+
+    def test_every_request_reaches_the_view(self, client: FlaskClient, views: list[str]) -> None:
+        answers = [client.get(URL) for _ in range(3)]
+        assert len(views) == 3
+        assert [each.headers["X-Cache"] for each in answers] == ["MISS", "HIT", "HIT"]
+
+
+def test_deprecated_view_is_not_gone_past(settings: Settings, mocker: MockerFixture) -> None:
+    mocker.patch("user_service.web.page_shortcut.deprecation_of", return_value=object())
+    application = create_app(settings)
+    try:
+        view = mocker.Mock(wraps=application.view_functions["users.list_users"])
+        mocker.patch.dict(application.view_functions, {"users.list_users": view})
+        answers = [application.test_client().get(URL) for _ in range(3)]
+        assert view.call_count == 3
+        assert answers[-1].headers["X-Cache"] == "HIT"
+    finally:
+        services_of(application).close()

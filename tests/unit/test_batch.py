@@ -1,0 +1,184 @@
+"""Batching: those who wait at the same time share a round trip, and never an answer from before."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Set
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+
+import pytest
+
+from tests.waiting import eventually
+from user_service.cache import batch
+from user_service.cache.batch import Batcher
+
+LONG = 30.0  # seconds: nobody who does as they should waits for so long
+
+
+class Server:
+    """Answers each key with how many questions it was asked so far, when the test lets it."""
+
+    def __init__(self) -> None:
+        self.questions: list[frozenset[str]] = []
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+        self.error: BaseException | None = None
+
+    def ask(self, keys: Set[str]) -> Mapping[str, int]:
+        self.questions.append(frozenset(keys))
+        number, error = len(self.questions), self.error
+        assert self.may_answer.wait(LONG)
+        if error is not None:
+            raise error
+        return dict.fromkeys(keys, number)
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture
+def batcher(server: Server, monkeypatch: pytest.MonkeyPatch) -> Batcher[str, int]:
+    monkeypatch.setattr(batch, "PATIENCE", LONG)
+    return Batcher(server.ask)
+
+
+@pytest.fixture
+def threads(server: Server) -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(100) as threads:
+        yield threads
+        server.may_answer.set()
+
+
+@pytest.fixture
+def held_up(
+    server: Server, batcher: Batcher[str, int], threads: ThreadPoolExecutor
+) -> Callable[..., Future[int]]:
+    """Ask for a key, and return when the question is under way; it is answered later."""
+
+    def begin(key: str = "first") -> Future[int]:
+        server.may_answer.clear()
+        asked = len(server.questions)
+        answer = threads.submit(batcher.get, key)
+        eventually(lambda: len(server.questions) > asked)
+        return answer
+
+    return begin
+
+
+def gathered(batcher: Batcher[str, int], number: int) -> bool:
+    gathering = batcher._gathering
+    return gathering is not None and len(gathering.keys) == number
+
+
+def test_returns_the_answer_to_the_key(batcher: Batcher[str, int], server: Server) -> None:
+    assert batcher.get("a") == 1
+    assert batcher.get("b") == 2
+    assert server.questions == [{"a"}, {"b"}]
+
+
+def test_those_who_come_while_one_is_under_way_are_asked_together(
+    batcher: Batcher[str, int],
+    server: Server,
+    threads: ThreadPoolExecutor,
+    held_up: Callable[..., Future[int]],
+) -> None:
+    first = held_up()
+    others = [threads.submit(batcher.get, f"key {n % 5}") for n in range(20)]
+    eventually(lambda: gathered(batcher, 5))
+    server.may_answer.set()
+    assert first.result(LONG) == 1
+    assert [each.result(LONG) for each in others] == [2] * 20
+    assert server.questions == [{"first"}, {f"key {n}" for n in range(5)}]
+
+
+def test_nobody_gets_the_answer_to_a_question_from_before_they_came(
+    batcher: Batcher[str, int],
+    server: Server,
+    threads: ThreadPoolExecutor,
+    held_up: Callable[..., Future[int]],
+) -> None:
+    first = held_up("same")
+    second = threads.submit(batcher.get, "same")
+    eventually(lambda: gathered(batcher, 1))
+    server.may_answer.set()
+    assert (first.result(LONG), second.result(LONG)) == (1, 2)
+
+
+def test_failure_is_raised_for_the_whole_batch_and_forgotten(
+    batcher: Batcher[str, int],
+    server: Server,
+    threads: ThreadPoolExecutor,
+    held_up: Callable[..., Future[int]],
+) -> None:
+    held_up()
+    server.error = KeyError("it")
+    others = [threads.submit(batcher.get, f"key {n}") for n in range(3)]
+    eventually(lambda: gathered(batcher, 3))
+    server.may_answer.set()
+    for each in others:
+        with pytest.raises(KeyError, match="it"):
+            each.result(LONG)
+    server.error = None
+    assert batcher.get("key 0") == 3
+
+
+def test_who_is_told_to_end_while_asking_lets_the_others_go(
+    batcher: Batcher[str, int],
+    server: Server,
+    threads: ThreadPoolExecutor,
+    held_up: Callable[..., Future[int]],
+) -> None:
+    held_up()
+    server.error = SystemExit()
+    others = [threads.submit(batcher.get, f"key {n}") for n in range(3)]
+    eventually(lambda: gathered(batcher, 3))
+    server.may_answer.set()
+    errors = sorted(type(each.exception(LONG)).__name__ for each in others)
+    assert errors == ["BatchBrokenOff", "BatchBrokenOff", "SystemExit"]
+    server.error = None
+    assert batcher.get("key 0") == 3
+
+
+def test_who_is_told_to_end_while_waiting_for_the_turn_leaves_nothing_behind(
+    batcher: Batcher[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted:
+        def acquire(self, **_: float) -> bool:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batcher, "_under_way", Interrupted())
+        with suppress(KeyboardInterrupt):
+            batcher.get("a")
+    assert batcher.get("a") == 1
+
+
+def test_one_that_is_held_up_holds_nobody_else_up(
+    batcher: Batcher[str, int],
+    server: Server,
+    threads: ThreadPoolExecutor,
+    held_up: Callable[..., Future[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batch, "PATIENCE", 0.001)
+    held_up()
+    threads.submit(batcher.get, "second")
+    eventually(lambda: server.questions == [{"first"}, {"second"}])
+
+
+def test_batch_that_is_full_gathers_no_more(
+    batcher: Batcher[str, int],
+    server: Server,
+    threads: ThreadPoolExecutor,
+    held_up: Callable[..., Future[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batch, "MOST", 3)
+    held_up()
+    others = [threads.submit(batcher.get, f"key {n}") for n in range(7)]
+    eventually(lambda: gathered(batcher, 1))
+    server.may_answer.set()
+    for each in others:
+        each.result(LONG)
+    assert sorted(map(len, server.questions)) == [1, 1, 3, 3]
