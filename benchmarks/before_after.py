@@ -1,0 +1,146 @@
+"""The service beside the practice that a review found: a connection for every request, no pages.
+
+Both are served with one worker process, and started anew for each size of the table, so that the
+peak of their memory is that of this size.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from benchmarks.alone import alone
+from benchmarks.bench import OVERHEAD_SECONDS, Bench, in_turn
+from benchmarks.checks import same_users
+from benchmarks.figures import Label
+from benchmarks.measure import Server
+from benchmarks.plan import Effort
+from benchmarks.processes import memory_mb, peak_memory_mb
+from benchmarks.stand import Stand
+from benchmarks.workloads import CREATION, GET_BY_ID, LIST, Workload
+
+NAME = "before"
+TARGETS = ("before", "ours")
+CLIENTS = (1, 10, 50)
+WORKLOADS = (LIST, GET_BY_ID, CREATION)
+START_SECONDS = 6
+# A backend that has ended has told the statistics by then.
+STATISTICS_SECONDS = 0.3
+CONNECTING_SECONDS = 0.5
+
+
+class Connections(NamedTuple):
+    """Something of the connections to each of the two servers."""
+
+    postgres: float
+    redis: float
+
+
+def seconds_of(workload: Workload, target: str, users: int, clients: int, effort: Effort) -> int:
+    """Return how long to measure: where every user is in one response, long enough for some."""
+    if (workload, target) != (LIST, "before"):
+        return effort.seconds
+    # About 10 µs a user and response, and every client has to have its turn.
+    return max(effort.seconds, round(users * 1e-5 * (clients + 5) * effort.seconds / 3))
+
+
+def expected_seconds(effort: Effort) -> float:
+    """Return how long ``run`` takes."""
+    each = sum(
+        seconds_of(workload, target, users, clients, effort)
+        + OVERHEAD_SECONDS
+        + 2 * STATISTICS_SECONDS
+        for users in effort.before_users
+        for workload in WORKLOADS
+        for clients in CLIENTS
+        for target in TARGETS
+    )
+    connecting = 2 * CONNECTING_SECONDS * effort.rounds
+    sizes = len(effort.before_users)
+    return each * effort.rounds + (START_SECONDS + len(TARGETS) + connecting) * sizes
+
+
+def run(bench: Bench) -> None:
+    """Measure every size, both targets in turn within each round."""
+    for users in bench.effort.before_users:
+        database = bench.stand.database(users)
+        with bench.serving_all(TARGETS, database, users) as servers:
+            _size(bench, database, servers)
+
+
+def _size(bench: Bench, database: str, servers: list[Server]) -> None:
+    users = servers[0].users
+    bench.stand.forget_created(database, users)
+    same_users(servers)
+    for server in servers:
+        bench.warm_up(server, GET_BY_ID)
+    for number in range(bench.effort.rounds):
+        connect_ms = _connect_ms(bench, servers[0])
+        for workload in WORKLOADS:
+            for clients in CLIENTS:
+                bench.stand.forget_created(database, users)
+                for server in in_turn(servers, number):
+                    _measure(bench, server, workload, clients, connect_ms)
+    bench.stand.forget_created(database, users)
+    same_users(servers)
+    for server in servers:
+        pid = server.process.pid
+        memory = {"memory_mb": memory_mb(pid), "peak_memory_mb": peak_memory_mb(pid)}
+        bench.results.add(memory, target=server.name, users=users)
+
+
+def _measure(
+    bench: Bench, server: Server, workload: Workload, clients: int, connect_ms: Connections
+) -> None:
+    seconds = seconds_of(workload, server.name, server.users, clients, bench.effort)
+    before = _connections(bench.stand, server)
+    figures = bench.measure(server, workload, clients=clients, seconds=seconds, users=server.users)
+    after = _connections(bench.stand, server)
+    opened = Connections(after.postgres - before.postgres, after.redis - before.redis)
+    names: dict[str, Label] = {"target": server.name, "workload": workload.name, "clients": clients}
+    bench.results.add(connecting(figures, opened, connect_ms), **names, users=server.users)
+
+
+def connecting(
+    figures: Mapping[str, float | None], opened: Connections, connect_ms: Connections
+) -> dict[str, float | None]:
+    """Return the connections opened per 1,000 requests, and the share of the time that they took.
+
+    ``share`` is the time of a request's connections, as they take it alone, beside the time that
+    the server had for a request: what one worker does one after the other.
+    """
+    requests, per_second = figures["handled"], figures["per_second"]
+    if not requests or not per_second:
+        return {
+            "opened": None,
+            "postgres_opened": None,
+            "redis_opened": None,
+            "connecting_share": None,
+        }
+    spent = opened.postgres * connect_ms.postgres + opened.redis * connect_ms.redis
+    return {
+        "opened": (opened.postgres + opened.redis) / requests * 1000,
+        "postgres_opened": opened.postgres / requests * 1000,
+        "redis_opened": opened.redis / requests * 1000,
+        "connecting_share": spent / requests / (1000 / per_second),
+    }
+
+
+def _connections(stand: Stand, server: Server) -> Connections:
+    """Return the connections that both servers have ever taken, by their own statistics."""
+    time.sleep(STATISTICS_SECONDS)
+    name = server.database_url.rpartition("/")[2]
+    asked = "SELECT sessions FROM pg_stat_database WHERE datname = %s"
+    ((sessions,),) = stand.ask(asked, name)
+    taken = server.redis.info("stats")["total_connections_received"]
+    return Connections(float(str(sessions)), taken)
+
+
+def _connect_ms(bench: Bench, server: Server) -> Connections:
+    """Return how many ms a connection takes, opened and closed alone."""
+    urls = {"database_url": server.database_url, "redis_url": server.redis_url}
+    job = {"kind": "connect", "seconds": CONNECTING_SECONDS, **urls}
+    bench.progress.step("connecting, alone", 2 * CONNECTING_SECONDS)
+    figures = alone(job, bench.stand.cores.service)
+    ms = Connections(figures["postgres"]["ms"], figures["redis"]["ms"])
+    bench.results.add({"postgres_connect_ms": ms.postgres, "redis_connect_ms": ms.redis})
+    return ms

@@ -1,0 +1,108 @@
+"""One measurement: load on one server, and what it cost there."""
+
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import redis
+
+from benchmarks.load import Load, load
+from benchmarks.processes import cpu_seconds
+from benchmarks.workloads import Workload
+
+# Shorter than the time that the fastest target takes for all pages of a cycle.
+EMPTY_EVERY_SECONDS = 0.03
+# Of the requests that must not be answered by the cache, as many may be by accident.
+HITS_BY_ACCIDENT = 0.02
+# A server that uses less than so much of a core, for so long, is idle.
+IDLE_SHARE, IDLE_SECONDS = 0.1, 0.05
+SETTLE_SECONDS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A target that serves: where, by which processes, on which databases.
+
+    ``redis`` is a connection to its Redis database, opened before anything is counted there.
+    """
+
+    name: str
+    url: str
+    process: subprocess.Popen[bytes]
+    database_url: str
+    redis_url: str
+    redis: redis.Redis
+    users: int
+
+
+def measure(
+    server: Server, workload: Workload, *, clients: int, seconds: int
+) -> dict[str, float | None]:
+    """Return the figures of one round; without any but ``failed`` if a request failed.
+
+    ``cpu_us`` is the CPU time of the server's processes per request, in µs, and ``busy`` the share
+    of one core that this is: far below 1, something other than the server set the pace.
+    """
+    misses, cpu = misses_of(server), cpu_seconds(server.process.pid)
+    with _emptying(server, when=workload.pages is not None):
+        seen = load(server.url, workload, users=server.users, clients=clients, seconds=seconds)
+    settle(server)
+    used = cpu_seconds(server.process.pid) - cpu
+    hits = max(0, seen.requests - misses_of(server) + misses) if workload.pages else 0
+    tolerated = seen.requests * HITS_BY_ACCIDENT
+    failed = seen.failed + (hits if hits > tolerated else 0)
+    return _figures(seen, used, clients, failed=failed)
+
+
+def settle(server: Server) -> None:
+    """Wait until a server is idle: it may still be answering those who have gone."""
+    ended = time.monotonic() + SETTLE_SECONDS
+    while time.monotonic() < ended:
+        used = cpu_seconds(server.process.pid)
+        time.sleep(IDLE_SECONDS)
+        if cpu_seconds(server.process.pid) - used < IDLE_SECONDS * IDLE_SHARE:
+            return
+
+
+def misses_of(server: Server) -> int:
+    """Return how many keys were asked of Redis that were not there, since it was started."""
+    return int(server.redis.info("stats")["keyspace_misses"])
+
+
+def _figures(seen: Load, used: float, clients: int, *, failed: int) -> dict[str, float | None]:
+    # Each client had one more under way when the load ended, which the server answered too.
+    handled = seen.requests + clients
+    figures = {
+        "handled": handled,
+        "per_second": seen.per_second,
+        "p50_ms": seen.p50_ms,
+        "p99_ms": seen.p99_ms,
+        "cpu_us": used / handled * 1e6,
+        "busy": used / seen.seconds * seen.requests / handled,
+    }
+    # Nothing answered in all that time is a failure too.
+    failed = failed or int(seen.requests == 0)
+    return {name: None if failed else value for name, value in figures.items()} | {"failed": failed}
+
+
+@contextmanager
+def _emptying(server: Server, *, when: bool) -> Iterator[None]:
+    """Empty the Redis database of a server again and again."""
+    ended = threading.Event()
+
+    def empty() -> None:
+        while not ended.wait(EMPTY_EVERY_SECONDS):
+            server.redis.flushdb()
+
+    thread = threading.Thread(target=empty)
+    if when:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if when:
+            thread.join()

@@ -1,0 +1,23 @@
+"""The sections of the benchmark, in the order in which they are measured."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from benchmarks import before_after, growth, layers, limit, memory, peers, restart, scale
+from benchmarks.bench import Bench
+from benchmarks.plan import Effort
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What can be measured alone: ``run`` adds its results to a Bench."""
+
+    name: str
+    run: Callable[[Bench], None]
+    expected_seconds: Callable[[Effort], float]
+
+
+SECTIONS = tuple(
+    Section(module.NAME, module.run, module.expected_seconds)
+    for module in (before_after, restart, peers, limit, layers, growth, scale, memory)
+)
