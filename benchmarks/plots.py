@@ -8,9 +8,9 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.against_peers import WORKLOADS
 from benchmarks.comparisons import Sections
 from benchmarks.figures import Label, Results, Spread
-from benchmarks.peers import WORKLOADS
 from benchmarks.report_service import GROWTH_TITLES
 from benchmarks.targets import TARGETS
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
+from benchmarks.against_peers import CROWD, WORKLOADS
 from benchmarks.figures import Label, Results
 from benchmarks.markdown import figure, ratio, table
-from benchmarks.peers import CROWD, WORKLOADS
 from benchmarks.targets import TARGETS
 
 TITLES = {workload.name: workload.title for workload in WORKLOADS}

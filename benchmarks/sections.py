@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from benchmarks import before_after, growth, layers, limit, memory, peers, restart, scale
+from benchmarks import against_peers, before_after, growth, layers, limit, memory, restart, scale
 from benchmarks.bench import Bench
 from benchmarks.plan import Effort
 
@@ -19,5 +19,5 @@ class Section:
 
 SECTIONS = tuple(
     Section(module.NAME, module.run, module.expected_seconds)
-    for module in (before_after, restart, peers, limit, layers, growth, scale, memory)
+    for module in (before_after, restart, against_peers, limit, layers, growth, scale, memory)
 )

@@ -3,8 +3,6 @@
 import os
 import platform
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +14,9 @@ import psycopg2
 import redis
 
 from benchmarks.plan import Effort
+from benchmarks.targets import migrate
 from dev.servers import PostgresServer, RedisServer
 
-SERVICE = Path(__file__).resolve().parents[1] / "services" / "user-service"
 # A cache that holds the tables of the benchmark, as a server of that size is given one. What is
 # acknowledged is not waited for to be on disk: services are compared here, and not disks.
 POSTGRES = {"shared_buffers": "1GB", "max_connections": "300", "max_wal_size": "8GB"}
@@ -80,9 +78,7 @@ class Stand:
         url = self.postgres.url.rpartition("/")[0] + f"/{name}"
         if (name,) not in self.ask("SELECT datname FROM pg_database"):
             self.ask(f'CREATE DATABASE "{name}" OWNER users')
-            environment = {**os.environ, "DATABASE_URL": url}
-            command = [sys.executable, "-m", "flask", "--app", "app", "migrate"]
-            subprocess.run(command, cwd=SERVICE, env=environment, check=True, capture_output=True)
+            migrate(url)
             self.ask(POPULATE, users, url=url)
             self.ask("VACUUM (ANALYZE)", url=url)
             self.ask("CHECKPOINT")
