@@ -59,9 +59,9 @@ def show(folder: Path, measured_now: set[str], *, in_documents: bool) -> None:
         if section is None or section in measured_now:
             print(f"\n## {name}\n\n{table}")
     plots.draw(sections, folder)
-    (folder / "README.md").write_text(report.page(sections, folder), encoding="utf-8")
+    (folder / "README.md").write_text(report.page(sections), encoding="utf-8")
     if in_documents:
-        documents.rewrite_all(tables)
+        documents.rewrite_all(report.regions(sections))
 
 
 if __name__ == "__main__":

@@ -32,15 +32,15 @@ def draw(sections: Sections, folder: Path) -> None:
     # Text stays text, and the same figures make the same file.
     mpl.rc("svg", fonttype="none", hashsalt="benchmark")
     mpl.rc("font", size=9)
-    for name, (section, plot) in PLOTS.items():
-        if section not in sections:
+    for name, plot in PLOTS.items():
+        if name not in sections:
             continue
         sheet = Figure(figsize=(7.5, 3.6), layout="constrained", facecolor="white")
         axes = sheet.subplots()
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="#d0d7de", linewidth=0.5)
         axes.set_axisbelow(True)
-        plot(axes, sections[section].results)
+        plot(axes, sections[name].results)
         sheet.savefig(folder / f"{name}.svg", metadata={"Date": None})
 
 
@@ -85,11 +85,12 @@ def memory(axes: Axes, results: Results) -> None:
     axes.set(xlabel="requests answered", ylabel="memory of all processes, MB")
 
 
-PLOTS: dict[str, tuple[str, Callable[[Axes, Results], None]]] = {
-    "before": ("before", before),
-    "peers": ("peers", peers),
-    "growth": ("growth", growth),
-    "memory": ("memory", memory),
+# By the name of the section and of the file.
+PLOTS: dict[str, Callable[[Axes, Results], None]] = {
+    "before": before,
+    "peers": peers,
+    "growth": growth,
+    "memory": memory,
 }
 
 

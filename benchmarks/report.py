@@ -1,7 +1,6 @@
 """The tables that the results make, and the page that shows them all."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.bar import bar_table
@@ -54,9 +53,30 @@ TABLES: Mapping[str, Shown] = {
 }
 
 
+# What `plots.draw` draws, by section.
+PLOTS = {
+    "before": "Lists a second before and now, by the size of the table",
+    "peers": "Requests a second, the service and its peers",
+    "growth": "Times of requests, by the size of the table",
+    "memory": "Memory, by requests served",
+}
 # Of all sections together.
 VERDICTS = {"bar": "The bar", "promises": "The promises of the review"}
-NAMES = {*TABLES, *VERDICTS}
+ABOUT = "measured-on"
+NAMES = {*TABLES, *VERDICTS, ABOUT, *(f"plot-{name}" for name in PLOTS)}
+
+
+def regions(sections: Sections) -> dict[str, str]:
+    """Return what the documents show of the results, by its name there: tables and plots."""
+    if not sections:
+        return {}
+    plots = {
+        f"plot-{name}": f"![{title}](benchmarks/results/{name}.svg)"
+        for name, title in PLOTS.items()
+        if name in sections
+    }
+    everything = "[All tables and plots](benchmarks/results/README.md)."
+    return tables(sections) | plots | {ABOUT: f"{about(sections)}\n\n{everything}"}
 
 
 def tables(sections: Sections) -> dict[str, str]:
@@ -73,13 +93,13 @@ def tables(sections: Sections) -> dict[str, str]:
     return made
 
 
-def page(sections: Sections, folder: Path) -> str:
+def page(sections: Sections) -> str:
     """Return the page with all tables and plots, in Markdown."""
     made = tables(sections)
     titles = VERDICTS | {name: shown.title for name, shown in TABLES.items()}
     parts = ["# Results", "Made by `make bench`; not to be edited. See the README for what it is."]
     parts += [f"## {titles[name]}\n\n{made[name]}" for name in titles if name in made]
-    parts += [f"![{plot.stem}]({plot.name})" for plot in sorted(folder.glob("*.svg"))]
+    parts += [f"![{title}]({name}.svg)" for name, title in PLOTS.items() if name in sections]
     parts.append("## Measured on\n\n" + about(sections))
     invalid = invalid_rounds(sections)
     if invalid:

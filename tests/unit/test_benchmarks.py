@@ -259,14 +259,23 @@ def test_table_is_put_between_its_marks_and_nothing_else_is_touched() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_tables_in_the_documents_are_those_that_the_results_make(document: Path) -> None:
-    tables = report.tables(load_all(RESULTS))
+    regions = report.regions(load_all(RESULTS))
     for name, shown in documents.regions(document.read_text(encoding="utf-8")).items():
         assert name in report.NAMES
-        assert shown == tables.get(name, "")
+        assert shown == regions.get(name, "")
 
 
 def test_page_of_results_is_the_one_that_the_results_make() -> None:
     sections = load_all(RESULTS)
     if sections:
         page = (RESULTS / "README.md").read_text(encoding="utf-8")
-        assert page == report.page(sections, RESULTS)
+        assert page == report.page(sections)
+
+
+def test_every_plot_of_the_documents_is_drawn(tmp_path: Path) -> None:
+    plots = pytest.importorskip("benchmarks.plots", exc_type=ModuleNotFoundError)
+    assert plots.PLOTS.keys() == report.PLOTS.keys()
+    plots.draw({"peers": Saved("peers", {}, peers([80.0, None], [100.0, 90.0]))}, tmp_path)
+    (drawn,) = tmp_path.iterdir()
+    assert drawn.name == "peers.svg"
+    assert "FastAPI" in drawn.read_text(encoding="utf-8")
