@@ -20,7 +20,6 @@ from benchmarks.workloads import CREATION, GET_BY_ID, LIST, Workload
 
 NAME = "before"
 TARGETS = ("before", "ours")
-CLIENTS = (1, 10, 50)
 WORKLOADS = (LIST, GET_BY_ID, CREATION)
 START_SECONDS = 6
 # A backend that has ended has told the statistics by then.
@@ -39,8 +38,8 @@ def seconds_of(workload: Workload, target: str, users: int, clients: int, effort
     """Return how long to measure: where every user is in one response, long enough for some."""
     if (workload, target) != (LIST, "before"):
         return effort.seconds
-    # About 10 µs a user and response, and every client has to have its turn.
-    return max(effort.seconds, round(users * 1e-5 * (clients + 5) * effort.seconds / 3))
+    # About 15 µs a user and response, and every client has to have its turn, more than once.
+    return max(effort.seconds, round(users * 2e-5 * (clients + 5) * effort.seconds / 3))
 
 
 def expected_seconds(effort: Effort) -> float:
@@ -51,7 +50,7 @@ def expected_seconds(effort: Effort) -> float:
         + 2 * STATISTICS_SECONDS
         for users in effort.before_users
         for workload in WORKLOADS
-        for clients in CLIENTS
+        for clients in effort.before_clients
         for target in TARGETS
     )
     connecting = 2 * CONNECTING_SECONDS * effort.rounds
@@ -76,7 +75,7 @@ def _size(bench: Bench, database: str, servers: list[Server]) -> None:
     for number in range(bench.effort.rounds):
         connect_ms = _connect_ms(bench, servers[0])
         for workload in WORKLOADS:
-            for clients in CLIENTS:
+            for clients in bench.effort.before_clients:
                 bench.stand.forget_created(database, users)
                 for server in in_turn(servers, number):
                     _measure(bench, server, workload, clients, connect_ms)

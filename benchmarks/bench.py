@@ -83,8 +83,7 @@ class Bench:
         self.progress.step(title, seconds + OVERHEAD_SECONDS)
         figures = measure(server, workload, clients=clients, seconds=seconds)
         if figures["failed"]:
-            self.invalid_rounds += 1
-            self.progress.warn(f"INVALID ROUND: {title}: {figures['failed']:.0f} failed")
+            self.invalid(f"{title}: {figures['failed']:.0f} failed")
         names: dict[str, Label] = {
             "target": server.name,
             "workload": workload.name,
@@ -92,6 +91,11 @@ class Bench:
         }
         self.results.add(figures, **names, **labels)
         return figures
+
+    def invalid(self, why: str) -> None:
+        """Say loudly that a round does not count."""
+        self.invalid_rounds += 1
+        self.progress.warn(f"INVALID ROUND: {why}")
 
     def warm_up(self, server: Server, workload: Workload) -> None:
         """Load a server for a second without taking figures: compilers and caches get ready."""

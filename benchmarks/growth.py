@@ -5,14 +5,15 @@ before each, so that every page is read from the table. All sizes are up at once
 processes of their own, and are measured in turn.
 """
 
+import itertools
 import random
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
-from itertools import count
+from contextlib import ExitStack, closing
 
 from benchmarks.bench import Bench, in_turn
-from benchmarks.latency import Client
+from benchmarks.figures import Label
+from benchmarks.latency import Client, Failed
 from benchmarks.measure import Server
 from benchmarks.plan import Effort
 from benchmarks.workloads import USERS, Request
@@ -26,7 +27,7 @@ POPULATE_SECONDS_PER_USER = 2.5e-5
 FILL_SECONDS_PER_KEY = 3e-6
 KEYS_AT_ONCE = 10_000
 
-_unique = count()
+_unique = itertools.count()
 
 
 def first_page(_: Client, __: int) -> Iterator[Request]:
@@ -111,24 +112,34 @@ def run(bench: Bench) -> None:
 
 def _measure(bench: Bench, server: Server, kind: str) -> None:
     bench.progress.step(f"{server.users:,} users: {kind}", _seconds(bench.effort))
-    client = Client(server, emptying=True)
     number = FEWER if kind == "deep" else bench.effort.growth_requests
-    requests = REQUESTS[kind](client, server.users)
-    client.figures(next(requests) for _ in range(max(3, number // 10)))  # warms up
-    figures = client.figures(next(requests) for _ in range(number))
-    bench.results.add(figures, users=server.users, workload=kind)
+    with closing(Client(server, emptying=True)) as client:
+        requests = REQUESTS[kind](client, server.users)
+        _add(bench, client, requests, number, users=server.users, workload=kind)
 
 
 def _write_beside(bench: Bench, server: Server, keys: int) -> None:
     bench.progress.step(f"writes beside {keys:,} keys", _keys_seconds(bench.effort, keys))
     server.redis.flushall()
     _fill(server, keys)
-    client = Client(server, emptying=False)
-    requests = creation(client, server.users)
-    client.figures(next(requests) for _ in range(30))  # warms up
-    figures = client.figures(next(requests) for _ in range(bench.effort.growth_requests))
-    bench.results.add(figures, keys=keys, workload="create")
+    with closing(Client(server, emptying=False)) as client:
+        requests = creation(client, server.users)
+        _add(bench, client, requests, bench.effort.growth_requests, keys=keys, workload="create")
     server.redis.flushall()
+
+
+def _add(
+    bench: Bench, client: Client, requests: Iterator[Request], number: int, **labels: Label
+) -> None:
+    """Add the figures of so many requests, after a tenth of them to warm up."""
+    figures: dict[str, float | None]
+    try:
+        client.figures(itertools.islice(requests, max(3, number // 10)))
+        figures = {**client.figures(itertools.islice(requests, number)), "failed": 0}
+    except Failed as error:
+        bench.invalid(f"{labels}: {error}")
+        figures = {"p50_ms": None, "p99_ms": None, "cpu_us": None, "failed": 1}
+    bench.results.add(figures, **labels)
 
 
 def _fill(server: Server, keys: int) -> None:

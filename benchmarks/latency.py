@@ -26,6 +26,10 @@ class Client:
         parts = urlsplit(server.url)
         self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
     def ask(self, request: Request) -> tuple[float, bytes]:
         """Return how long the answer took, in s, and its body; raise Failed if it is an error."""
         if self._emptying:

@@ -14,6 +14,7 @@ class Effort:
     seconds: int
     clients: tuple[int, ...]
     before_users: tuple[int, ...]
+    before_clients: tuple[int, ...]
     growth_users: tuple[int, ...]
     growth_requests: int
     redis_keys: tuple[int, ...]
@@ -26,6 +27,7 @@ QUICK = Effort(
     seconds=1,
     clients=(10,),
     before_users=(1_000, 10_000),
+    before_clients=(1, 10),
     growth_users=(10_000, 300_000),
     growth_requests=100,
     redis_keys=(1, 10_000, 1_000_000),
@@ -37,6 +39,7 @@ FULL = Effort(
     seconds=3,
     clients=(1, 10, 50),
     before_users=(1_000, 10_000, 100_000),
+    before_clients=(1, 10, 50),
     growth_users=(10_000, 1_000_000, 5_000_000),
     growth_requests=300,
     redis_keys=(1, 10_000, 1_000_000),

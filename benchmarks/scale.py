@@ -1,4 +1,4 @@
-"""More worker processes, free to use every core, as load and databases are too."""
+"""More worker processes, free to use every core; load and databases stay on theirs."""
 
 from contextlib import ExitStack
 
