@@ -3,6 +3,7 @@
 import itertools
 import json
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,8 +47,11 @@ def load(url: str, workload: Workload, *, users: int, clients: int, seconds: int
         arguments += [str(request.weight), request.method, request.path, request.body]
     options = ["-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", f"{TIMEOUT_SECONDS}s"]
     command = ["wrk", *options, "-s", str(SCRIPT), url, "--", *arguments]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return report_of(output)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:  # nobody listens
+        print(done.stdout, done.stderr, sep="", end="", file=sys.stderr)
+        return Load(0, seconds, 0, 0, failed=clients)
+    return report_of(done.stdout)
 
 
 def report_of(output: str) -> Load:

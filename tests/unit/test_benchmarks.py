@@ -225,6 +225,7 @@ def test_statements_are_read_from_the_log_of_postgresql() -> None:
     begin, select, commit = statements_in(log)
     assert (begin, commit) == ("BEGIN", "COMMIT")
     assert select.split() == ["SELECT", "1", "FROM", "users"]
+    assert "\t" not in select
 
 
 def test_each_is_first_in_turn() -> None:
