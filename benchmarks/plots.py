@@ -81,7 +81,7 @@ def memory(axes: Axes, results: Results) -> None:
     requests = results.rounds("requests", part="over requests")
     used = results.rounds("memory_mb", part="over requests")
     axes.plot([each or 0 for each in requests], [each or 0 for each in used], color=COLOURS[0])
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.2 * max(each or 0 for each in used))
     axes.set(xlabel="requests answered", ylabel="memory of all processes, MB")
 
 

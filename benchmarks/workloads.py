@@ -71,7 +71,7 @@ CREATION = Workload("create", "create", (CREATE,))
 UPDATING = Workload("update", "update", (UPDATE,))
 MIX = Workload(
     "mix",
-    "90 % reads, 10 % writes",
+    "mix, 90 % reads",
     (
         Request(CACHED.path, weight=45),
         Request(GET.path, weight=45),
