@@ -50,6 +50,8 @@ def run(bench: Bench) -> None:
             for server in in_turn(servers, number):
                 bench.progress.step(f"{server.name}: PostgreSQL away for 2 s", EACH_SECONDS)
                 bench.stand.forget_created(database, NUMBER_OF_USERS)
+                # As in a service that has been up for a while, the list has been asked for.
+                httpx.get(server.url + USERS).raise_for_status()
                 asyncio.run(_one_round(bench, server))
 
 

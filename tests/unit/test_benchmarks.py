@@ -189,7 +189,7 @@ def test_layers_are_differences_and_what_is_left_over_is_the_rest() -> None:
     assert "| Redis | 50.0 | 50.0 | – |" in lines
     assert "| SQL, a user | – | – | 80.0 |" in lines
     # Of 350, the server, Flask, the hooks and Redis took 300; of 700, with SQL and JSON, 560.
-    assert "| validation, headers, the rest | 50.0 | 140 | 70.0 |" in lines
+    assert "| validation, headers, filling the cache, the rest | 50.0 | 140 | 70.0 |" in lines
 
 
 def test_restart_tells_those_sent_meanwhile_from_those_sent_afterwards() -> None:
