@@ -77,6 +77,10 @@ lock: $(BIN)/python ## Take the newest versions into requirements*.txt
 	@$(BIN)/$(LOCK) requirements-run.in -c requirements-dev.txt -o requirements-run.txt
 	@$(BIN)/$(LOCK) $(SERVICE)/requirements.in -c requirements-dev.txt -o $(SERVICE)/requirements.txt
 	@$(BIN)/$(LOCK) $(SERVICE)/requirements-tracing.in -c requirements-dev.txt -o $(SERVICE)/requirements-tracing.txt
+	@for folder in benchmarks/before benchmarks/peers/{fastapi,django,flask-sqlalchemy}; do \
+	  $(BIN)/$(LOCK) --upgrade $$folder/requirements.in -o $$folder/requirements.txt; done
+	@cd benchmarks/peers/fastify && npm install --package-lock-only --save-exact --no-audit --no-fund \
+	  $(addsuffix @latest,ajv ajv-formats fastify ioredis pg pino prom-client)
 
 clean: ## Remove the virtual environment and caches; users under .data stay
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

@@ -34,7 +34,9 @@ export function observe(app) {
     log.info({ request_id: request.id, method, route, status, duration_ms: milliseconds });
     done();
   });
-  app.get("/metrics", async (request, reply) => reply.type(register.contentType).send(await metrics()));
+  app.get("/metrics", async (request, reply) =>
+    reply.type(register.contentType).send(await metrics()),
+  );
 }
 
 // The metrics of this process, or of all where there are several: the first process adds them up.

@@ -18,7 +18,12 @@ function problem(request, reply, { status, title, detail, kind = "about:blank", 
 
 export function userNotFound(request, reply) {
   const title = "User not found";
-  return problem(request, reply, { status: 404, title, detail: title, kind: `${URN}user-not-found` });
+  return problem(request, reply, {
+    status: 404,
+    title,
+    detail: title,
+    kind: `${URN}user-not-found`,
+  });
 }
 
 function onError(error, request, reply) {

@@ -69,12 +69,16 @@ function registerWriting(app, users, pages) {
   });
 
   const replaced = { params: userParams, body: userBody, response: { 200: user } };
-  app.put("/api/v1/users/:id", { schema: replaced, preValidation: trim }, async (request, reply) => {
-    const stored = await users.replace(request.params.id, request.body);
-    if (stored === undefined) return userNotFound(request, reply);
-    await pages.invalidate();
-    return stored;
-  });
+  app.put(
+    "/api/v1/users/:id",
+    { schema: replaced, preValidation: trim },
+    async (request, reply) => {
+      const stored = await users.replace(request.params.id, request.body);
+      if (stored === undefined) return userNotFound(request, reply);
+      await pages.invalidate();
+      return stored;
+    },
+  );
 
   app.delete("/api/v1/users/:id", { schema: { params: userParams } }, async (request, reply) => {
     if (!(await users.delete(request.params.id))) return userNotFound(request, reply);

@@ -34,7 +34,7 @@ def create_app() -> Flask:
     """Return the application."""
     app = Flask(__name__, static_folder=None)
     app.json = OrjsonProvider(app)
-    url = os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg2://", 1)
+    url = os.environ["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg://", 1)
     app.config.update(
         API_TITLE="Users",
         API_VERSION="v1",

@@ -4,7 +4,7 @@ import logging
 import uuid
 
 from django.core.cache import cache
-from redis.exceptions import RedisError
+from django_redis.exceptions import ConnectionInterrupted
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ def look_up(name: str) -> tuple[str | None, bytes | None]:
         generation = found.get(GENERATION)
         if generation is None:
             generation = cache.get_or_set(GENERATION, uuid.uuid4().hex, None)
-    except RedisError:
+    except ConnectionInterrupted:
         return None, None
     read_in, body = found.get(name, (None, None))
     return generation, body if read_in == generation else None
@@ -29,7 +29,7 @@ def keep(name: str, generation: str | None, body: bytes) -> None:
     if generation is not None:
         try:
             cache.set(name, (generation, body))
-        except RedisError:
+        except ConnectionInterrupted:
             log.warning("page not stored in the cache")
 
 
@@ -37,5 +37,5 @@ def invalidate() -> None:
     """Put every page out of date."""
     try:
         cache.set(GENERATION, uuid.uuid4().hex, None)
-    except RedisError:
+    except ConnectionInterrupted:
         log.warning("page cache not invalidated")

@@ -49,10 +49,3 @@ class UserSerializer(serializers.ModelSerializer):
             setattr(instance, name, value)
         instance.save(update_fields=[*validated_data, "updated_at"])
         return instance
-
-
-class ListQuery(serializers.Serializer):
-    """Which page of the list."""
-
-    page = serializers.IntegerField(min_value=1, max_value=2**56, default=1)
-    per_page = serializers.IntegerField(min_value=1, default=50)
