@@ -50,8 +50,8 @@ faults: $(VENV)/dev.stamp ## Provoke every fault on real servers and print the t
 soak: $(VENV)/dev.stamp ## Serve mixed load for MINUTES=10; memory, files, threads and pool must stay flat
 	@$(BIN)/python -m tests.faults.soak $(or $(MINUTES),10)
 
-bench: $(VENV)/dev.stamp ## Measure the claims, about 5 minutes (FULL=1: all rounds and sizes; ONLY=growth: one section)
-	@$(BIN)/python -m benchmarks $(if $(FULL),--full) $(if $(ONLY),--only $(ONLY))
+bench: $(VENV)/dev.stamp ## Measure the claims, about 5 minutes (FULL=1: 45, all rounds and sizes; ONLY=growth: one section)
+	@$(BIN)/python -m benchmarks $(if $(FULL),--full) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SHOW),--show) $(if $(ONLY),--only $(ONLY))
 
 screenshot: $(VENV)/dev.stamp ## Take docs/swagger-ui.png anew (needs chromium)
 	@SCREENSHOT=$(CURDIR)/docs/swagger-ui.png $(BIN)/python -m pytest tests/e2e/test_docs.py -k creates_a_user

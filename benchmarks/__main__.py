@@ -1,32 +1,55 @@
-"""``python -m benchmarks``: measure, print, and with ``--full`` write what the documents show."""
+"""``python -m benchmarks``: measure, print, and with ``--full`` write what the documents show.
+
+``--show`` measures nothing: it makes tables, plots and documents anew from what was saved.
+"""
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import documents, plots, report
 from benchmarks.bench import Bench
+from benchmarks.checks import AnswersDiffer
+from benchmarks.environments import InstallFailed, program
 from benchmarks.plan import FULL, QUICK, Effort, Progress
 from benchmarks.saved import RESULTS, Saved, load_all, save
 from benchmarks.sections import SECTIONS, Section
 from benchmarks.stand import Stand, about, pinned, stand
-from benchmarks.targets import TARGETS, prepare
+from benchmarks.targets import TARGETS, TargetFailed, prepare
+
+REQUIRED_PROGRAMS = ("wrk", "taskset")
 
 
 def main() -> int:
-    options = arguments()
+    try:
+        return run(arguments())
+    except (InstallFailed, TargetFailed, AnswersDiffer) as error:
+        print(f"!!! {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what was asked for, and return the exit code: 1 if a round was invalid."""
     effort = FULL if options.full else QUICK
+    effort = replace(effort, rounds=options.rounds or effort.rounds)
+    is_final = options.full and effort.rounds >= FULL.rounds
     chosen = [section for section in SECTIONS if section.name in (options.only or section.name)]
-    folder = RESULTS if options.full else RESULTS / "quick"
-    for target in TARGETS.values():
-        prepare(target)
+    folder = RESULTS if is_final else RESULTS / "quick"
+    if options.show:
+        show(folder, {section.name for section in SECTIONS}, in_documents=is_final)
+        return 0
+    for name in REQUIRED_PROGRAMS:
+        program(name)
+    for name in dict.fromkeys(name for section in chosen for name in section.targets):
+        prepare(TARGETS[name])
     progress = Progress(sum(section.expected_seconds(effort) for section in chosen))
     invalid = 0
     with pinned() as cores, stand(cores) as made:
         print(cores, file=sys.stderr)
         for section in chosen:
             invalid += measured(section, made, effort, progress, folder)
-    show(folder, {section.name for section in chosen}, in_documents=options.full)
+    show(folder, {section.name for section in chosen}, in_documents=is_final)
     if invalid:
         progress.warn(f"{invalid} rounds had failures and do not count")
     return int(invalid > 0)
@@ -34,7 +57,9 @@ def main() -> int:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--full", action="store_true", help="all rounds and sizes: some hours")
+    parser.add_argument("--full", action="store_true", help="all rounds and sizes")
+    parser.add_argument("--rounds", type=int, help="as a trial, so many rounds of each")
+    parser.add_argument("--show", action="store_true", help="what was saved; measure nothing")
     names = [section.name for section in SECTIONS]
     parser.add_argument("--only", nargs="+", choices=names, help="these sections alone")
     return parser.parse_args()

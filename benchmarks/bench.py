@@ -75,13 +75,14 @@ class Bench:
         *,
         clients: int,
         seconds: int | None = None,
+        settling: bool = True,
         **labels: Label,
     ) -> dict[str, float | None]:
         """Add one round of ``workload`` on ``server`` to the results, and return its figures."""
         seconds = seconds or self.effort.seconds
         title = f"{server.name}: {workload.title}, clients: {clients}"
         self.progress.step(title, seconds + OVERHEAD_SECONDS)
-        figures = measure(server, workload, clients=clients, seconds=seconds)
+        figures = measure(server, workload, clients=clients, seconds=seconds, settling=settling)
         if figures["failed"]:
             self.invalid(f"{title}: {figures['failed']:.0f} failed")
         names: dict[str, Label] = {

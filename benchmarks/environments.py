@@ -23,8 +23,7 @@ def ensure(label: str, folder: Path, installer: Installer, home: Path) -> None:
 
     Shows on standard error what happens. Raises InstallFailed.
     """
-    stamp, state = home / "installed", _state(folder, installer)
-    if stamp.exists() and stamp.read_text("utf-8") == state:
+    if is_installed(folder, installer, home):
         return
     began = time.monotonic()
     print(f"{label}: installing into {home} ...", file=sys.stderr, flush=True)
@@ -32,8 +31,18 @@ def ensure(label: str, folder: Path, installer: Installer, home: Path) -> None:
         shutil.rmtree(home)
     home.mkdir(parents=True)
     _INSTALL[installer](folder, home)
-    stamp.write_text(state, "utf-8")
+    _stamp(home).write_text(_state(folder, installer), "utf-8")
     print(f"{label}: installed in {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
+
+def is_installed(folder: Path, installer: Installer, home: Path) -> bool:
+    """Tell whether ``home`` holds what the lock in ``folder`` names now."""
+    stamp = _stamp(home)
+    return stamp.exists() and stamp.read_text("utf-8") == _state(folder, installer)
+
+
+def _stamp(home: Path) -> Path:
+    return home / "installed"
 
 
 def _state(folder: Path, installer: Installer) -> str:

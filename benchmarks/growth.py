@@ -19,6 +19,7 @@ from benchmarks.plan import Effort
 from benchmarks.workloads import USERS, Request
 
 NAME = "growth"
+TARGETS = ("ours",)
 PER_PAGE = 10
 CURSORS = 50
 # A page far down reads all that comes before it, which takes long; fewer say enough.

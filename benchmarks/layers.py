@@ -10,9 +10,10 @@ from benchmarks.plan import Effort
 from benchmarks.workloads import GET_BY_ID, Request, Workload, page_of, uncached
 
 NAME = "layers"
+TARGETS = ("ours",)
 USERS = 10_000
 CLIENTS = 10
-LAYERS = ("hooks", "redis", "sql-user", "sql-page", "json-page")
+LAYERS = ("hooks", "redis", "redis-miss", "sql-user", "sql-page", "page")
 ROUTES = (page_of(10), uncached(USERS), GET_BY_ID)
 
 

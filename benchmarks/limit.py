@@ -11,6 +11,7 @@ from benchmarks.statements import UNIQUE, statements_of
 from benchmarks.workloads import CACHED, CREATION, GET_BY_ID, UPDATING, page_of, uncached
 
 NAME = "limit"
+TARGETS = ("ours",)
 USERS = 10_000
 CLIENTS = (1, 10)
 ROUTES = (page_of(10), uncached(USERS), GET_BY_ID, CREATION, UPDATING)

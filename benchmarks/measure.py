@@ -20,6 +20,7 @@ HITS_BY_ACCIDENT = 0.02
 # A server that uses less than so much of a core, for so long, is idle.
 IDLE_SHARE, IDLE_SECONDS = 0.1, 0.05
 SETTLE_SECONDS = 120
+FIGURES = ("handled", "per_second", "p50_ms", "p99_ms", "cpu_us", "busy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +40,11 @@ class Server:
 
 
 def measure(
-    server: Server, workload: Workload, *, clients: int, seconds: int
+    server: Server, workload: Workload, *, clients: int, seconds: int, settling: bool = True
 ) -> dict[str, float | None]:
     """Return the figures of one round; without any but ``failed`` if a request failed.
+
+    Unless ``settling``, what the clients had under way when the load ended is not waited for.
 
     ``cpu_us`` is the CPU time of the server's processes per request, in µs, and ``busy`` the share
     of one core that this is: far below 1, something other than the server set the pace.
@@ -49,12 +52,15 @@ def measure(
     misses, cpu = misses_of(server), cpu_seconds(server.process.pid)
     with _emptying(server, when=workload.pages is not None):
         seen = load(server.url, workload, users=server.users, clients=clients, seconds=seconds)
-    settle(server)
+    if settling:
+        settle(server)
     used = cpu_seconds(server.process.pid) - cpu
     hits = max(0, seen.requests - misses_of(server) + misses) if workload.pages else 0
     tolerated = seen.requests * HITS_BY_ACCIDENT
     failed = seen.failed + (hits if hits > tolerated else 0)
-    return _figures(seen, used, clients, failed=failed)
+    # Each client had one more under way when the load ended, which the server answered too.
+    handled = seen.requests + (clients if settling else 0)
+    return figures_of(seen, used=used, clients=clients, handled=handled, failed=failed)
 
 
 def settle(server: Server) -> None:
@@ -72,20 +78,24 @@ def misses_of(server: Server) -> int:
     return int(server.redis.info("stats")["keyspace_misses"])
 
 
-def _figures(seen: Load, used: float, clients: int, *, failed: int) -> dict[str, float | None]:
-    # Each client had one more under way when the load ended, which the server answered too.
-    handled = seen.requests + clients
-    figures = {
+def figures_of(
+    seen: Load, *, used: float, clients: int, handled: int, failed: int = 0
+) -> dict[str, float | None]:
+    """Return the figures of a round in which ``handled`` requests took ``used`` s of CPU."""
+    # Nothing answered in all that time is a failure too.
+    if failed or not seen.requests:
+        return {**dict.fromkeys(FIGURES), "failed": max(failed, 1)}
+    # Where not everybody had a turn, the times would be those of the lucky ones.
+    had_turns = seen.requests >= clients
+    return {
         "handled": handled,
         "per_second": seen.per_second,
-        "p50_ms": seen.p50_ms,
-        "p99_ms": seen.p99_ms,
+        "p50_ms": seen.p50_ms if had_turns else None,
+        "p99_ms": seen.p99_ms if had_turns else None,
         "cpu_us": used / handled * 1e6,
         "busy": used / seen.seconds * seen.requests / handled,
+        "failed": 0,
     }
-    # Nothing answered in all that time is a failure too.
-    failed = failed or int(seen.requests == 0)
-    return {name: None if failed else value for name, value in figures.items()} | {"failed": failed}
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from benchmarks.processes import memory_mb, peak_memory_mb
 from benchmarks.workloads import MIX, Workload, page_of, uncached
 
 NAME = "memory"
+TARGETS = ("ours",)
 USERS = 10_000
 SMALLEST = 1_000
 CLIENTS = 10

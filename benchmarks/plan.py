@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """The sizes of a run. Times are in whole seconds, as wrk takes them."""
+    """The sizes of a run. Times are in whole seconds, as wrk takes them.
+
+    ``crowded`` are the workloads that 50 clients ask for too, beside the peers.
+    """
 
     name: str
     rounds: int
     seconds: int
-    clients: tuple[int, ...]
+    crowded: tuple[str, ...]
+    before_seconds: int
     before_users: tuple[int, ...]
     before_clients: tuple[int, ...]
     growth_users: tuple[int, ...]
@@ -25,7 +29,8 @@ QUICK = Effort(
     "quick",
     rounds=1,
     seconds=1,
-    clients=(10,),
+    crowded=("cached-10", "get"),
+    before_seconds=1,
     before_users=(1_000, 10_000),
     before_clients=(1, 10),
     growth_users=(10_000, 300_000),
@@ -36,8 +41,9 @@ QUICK = Effort(
 FULL = Effort(
     "full",
     rounds=5,
-    seconds=3,
-    clients=(1, 10, 50),
+    seconds=2,
+    crowded=("cached-10", "uncached", "get", "create", "update"),
+    before_seconds=1,
     before_users=(1_000, 10_000, 100_000),
     before_clients=(1, 10, 50),
     growth_users=(10_000, 1_000_000, 5_000_000),

@@ -1,6 +1,7 @@
 """The tables that the results make, and the page that shows them all."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from benchmarks.bar import bar_table
@@ -22,6 +23,7 @@ from benchmarks.report_service import (
     requests_table,
     workers_table,
 )
+from benchmarks.targets import OURS, TARGETS
 
 
 class Shown(NamedTuple):
@@ -42,6 +44,14 @@ TABLES: Mapping[str, Shown] = {
     "peers-p99": Shown("peers", p99_table, "99th percentile of the times, ours to theirs"),
     "peers-absolute": Shown("peers", peers_table, "Requests/s"),
     "peers-cpu": Shown("peers", cpu_table, "CPU time of the server a request, in µs"),
+    **{
+        f"peers-{name.removeprefix('ours-')}": Shown(
+            "peers",
+            partial(ratios_table, ours=name),
+            f"Requests/s, {TARGETS[name].label} to others",
+        )
+        for name in OURS[1:]
+    },
     "limit": Shown("limit", limit_table, "Of what nothing on this stack exceeds"),
     "limit-reached": Shown("limit", reached_table, "What each reaches"),
     "layers": Shown("layers", layers_table, "Where the time goes, in µs of CPU a request"),

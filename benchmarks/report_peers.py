@@ -5,20 +5,20 @@ from collections.abc import Callable
 from benchmarks.against_peers import CROWD, WORKLOADS
 from benchmarks.figures import Label, Results
 from benchmarks.markdown import figure, ratio, table
-from benchmarks.targets import TARGETS
+from benchmarks.targets import PEERS, TARGETS
 
 TITLES = {workload.name: workload.title for workload in WORKLOADS}
 Cell = Callable[[str, dict[str, Label]], str]
 
 
-def ratios_table(results: Results) -> str:
+def ratios_table(results: Results, ours: str = "ours") -> str:
     """Return requests/s, ours to each peer's; above 1 ours are more."""
-    return _table(results, _peers(results), _ratio(results, "per_second"))
+    return _table(results, _others(results, ours), _ratio(results, "per_second", ours))
 
 
-def p99_table(results: Results) -> str:
+def p99_table(results: Results, ours: str = "ours") -> str:
     """Return the 99th percentiles for 50 clients, ours to each peer's; below 1 ours is shorter."""
-    return _table(results, _peers(results), _ratio(results, "p99_ms"), CROWD)
+    return _table(results, _others(results, ours), _ratio(results, "p99_ms", ours), CROWD)
 
 
 def peers_table(results: Results) -> str:
@@ -42,10 +42,10 @@ def _table(results: Results, targets: list[str], cell: Cell, only: int | None = 
     return table(("workload", *(TARGETS[target].label for target in targets)), rows)
 
 
-def _ratio(results: Results, name: str) -> Cell:
+def _ratio(results: Results, name: str, ours: str) -> Cell:
     def cell(target: str, where: dict[str, Label]) -> str:
-        ours = {**where, "target": "ours"}
-        return ratio(results.ratio(name, ours, {**where, "target": target}))
+        of = {**where, "target": ours}
+        return ratio(results.ratio(name, of, {**where, "target": target}))
 
     return cell
 
@@ -59,5 +59,7 @@ def _targets(results: Results) -> list[str]:
     return [name for name in TARGETS if name in measured]
 
 
-def _peers(results: Results) -> list[str]:
-    return [name for name in _targets(results) if name != "ours"]
+def _others(results: Results, ours: str) -> list[str]:
+    """Return the peers; beside the service on another server, the service on its default too."""
+    compared = PEERS if ours == "ours" else ("ours", *PEERS)
+    return [name for name in _targets(results) if name in compared]

@@ -8,6 +8,7 @@ from benchmarks.processes import memory_mb
 from benchmarks.workloads import GET_BY_ID, page_of
 
 NAME = "workers"
+TARGETS = ("ours",)
 USERS = 10_000
 WORKERS = (1, 2, 4)
 CLIENTS = 50

@@ -1,6 +1,6 @@
 """The sections of the benchmark, in the order in which they are measured."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks import against_peers, before_after, growth, layers, limit, memory, restart, scale
@@ -15,9 +15,10 @@ class Section:
     name: str
     run: Callable[[Bench], None]
     expected_seconds: Callable[[Effort], float]
+    targets: Sequence[str]
 
 
 SECTIONS = tuple(
-    Section(module.NAME, module.run, module.expected_seconds)
+    Section(module.NAME, module.run, module.expected_seconds, module.TARGETS)
     for module in (before_after, restart, against_peers, limit, layers, growth, scale, memory)
 )

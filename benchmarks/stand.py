@@ -20,7 +20,8 @@ from dev.servers import PostgresServer, RedisServer
 # A cache that holds the tables of the benchmark, as a server of that size is given one. What is
 # acknowledged is not waited for to be on disk: services are compared here, and not disks.
 POSTGRES = {"shared_buffers": "1GB", "max_connections": "300", "max_wal_size": "8GB"}
-REDIS = {"databases": "64"}
+# A database for each server that is started.
+REDIS = {"databases": "1000"}
 # User n is "User<n>", n seconds after the first.
 POPULATE = """
     INSERT INTO users

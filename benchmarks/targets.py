@@ -62,10 +62,29 @@ class Serving(NamedTuple):
     process: subprocess.Popen[bytes]
 
 
+# The service under each of its servers, by what SERVER says; the first is the default. One line for
+# another: "granian": ("{bin}/python", "serve.py", "127.0.0.1"),
+SERVERS: Mapping[str, Sequence[str]] = {
+    "gunicorn": GUNICORN,
+}
+
+
+def _ours(server: str, command: Sequence[str]) -> Target:
+    """Return the service; its log as JSON, as the peers' is, is all that is not the default."""
+    is_default = server == next(iter(SERVERS))
+    return Target(
+        name="ours" if is_default else f"ours-{server}",
+        label="this service" if is_default else f"this service on {server}",
+        folder=SERVICE,
+        command=command,
+        installer=None,
+        environment={"LOG_FORMAT": "json", "SERVER": server},
+    )
+
+
 _PEERS = BENCHMARKS / "peers"
 _ALL = [
-    # Its log as JSON, as the peers' is: the one setting that is not the default.
-    Target("ours", "this service", SERVICE, GUNICORN, None, environment={"LOG_FORMAT": "json"}),
+    *(_ours(server, command) for server, command in SERVERS.items()),
     Target(
         "before",
         "before the review",
@@ -89,12 +108,21 @@ _ALL = [
     Target("fastify", "Fastify, pg", _PEERS / "fastify", ("{bin}/node", "app.js"), "npm"),
 ]
 TARGETS: dict[str, Target] = {target.name: target for target in _ALL}
+OURS = tuple(name for name, target in TARGETS.items() if target.folder == SERVICE)
+PEERS = tuple(name for name in TARGETS if name not in (*OURS, "before"))
 
 
 def prepare(target: Target) -> None:
     """Install what ``target`` needs, once for each state of its lock; say so on standard error."""
     if target.installer:
         environments.ensure(target.label, target.folder, target.installer, target.home)
+
+
+def is_installed(target: Target) -> bool:
+    """Tell whether ``prepare`` would have nothing to do."""
+    if target.installer is None:
+        return True
+    return environments.is_installed(target.folder, target.installer, target.home)
 
 
 def migrate(database_url: str) -> None:
@@ -144,7 +172,11 @@ def serving(  # noqa: PLR0913 -- what a benchmark wants to say, by name
         )
         stack.callback(_end, process)
         url = f"http://127.0.0.1:{port}"
-        _wait_for_answer(target, process, url + target.ready_path)
+        try:
+            _wait_for_answer(target, process, url + target.ready_path)
+        except TargetFailed as error:
+            said = log.read_text("utf-8", "replace")[-2000:] if log else ""
+            raise TargetFailed(f"{error}\n{said}".rstrip()) from None
         yield Serving(url, process)
 
 
