@@ -1,19 +1,19 @@
 """The service with one route more for each of its layers: that layer, and then a constant."""
 
+import itertools
 import os
 from pathlib import Path
 
-import orjson
 from flask import Response
 
 from app import app
-from user_service.users import User
-from user_service.web.representation import members_of
+from user_service.web.listing import page_entry
+from user_service.web.schemas import ListQuery
 from user_service.web.services import services
 
 BODY = Path(os.environ["CONSTANT_BODY"]).read_bytes()
-PAGE_SIZE = 10
-USERS: list[User] = []
+QUERY = ListQuery.model_validate({"per_page": "10"})
+NUMBERS = itertools.count()
 
 
 def constant() -> Response:
@@ -31,6 +31,12 @@ def redis() -> Response:
     return constant()
 
 
+@app.get("/layers/redis-miss")
+def redis_miss() -> Response:
+    services().pages.get_or_produce(f"layers-{next(NUMBERS)}", lambda: BODY)
+    return constant()
+
+
 @app.get("/layers/sql-user")
 def sql_user() -> Response:
     services().users.get(1)
@@ -39,13 +45,11 @@ def sql_user() -> Response:
 
 @app.get("/layers/sql-page")
 def sql_page() -> Response:
-    services().users.page(0, PAGE_SIZE)
+    services().users.page(0, QUERY.per_page)
     return constant()
 
 
-@app.get("/layers/json-page")
-def json_page() -> Response:
-    if not USERS:
-        USERS.extend(services().users.page(0, PAGE_SIZE).users)
-    orjson.dumps({"users": [members_of(user) for user in USERS]})
+@app.get("/layers/page")
+def page() -> Response:
+    page_entry(QUERY)
     return constant()
