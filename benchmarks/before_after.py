@@ -43,7 +43,7 @@ def seconds_of(workload: Workload, target: str, users: int, clients: int, effort
     if workload != LIST:
         return 2 * effort.before_seconds
     # About 15 µs a user and response, and every client should have its turn, more than once.
-    enough = round(users * 2e-5 * (clients + 5))
+    enough = round(users * 2e-5 * (clients + 2))
     return min(LONGEST_SECONDS, max(2 * effort.before_seconds, enough))
 
 

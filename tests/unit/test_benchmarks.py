@@ -280,8 +280,8 @@ def test_what_is_left_is_scaled_by_how_slow_it_went_so_far() -> None:
 
 def test_quick_run_takes_about_five_minutes_and_full_one_less_than_an_hour() -> None:
     quick, full = (sum(each.expected_seconds(e) for each in SECTIONS) for e in (QUICK, FULL))
-    assert 240 < quick < 360
-    assert full < 50 * 60
+    assert 240 < quick < 400
+    assert full < 60 * 60
 
 
 def test_table_is_put_between_its_marks_and_nothing_else_is_touched() -> None:
