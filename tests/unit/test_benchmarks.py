@@ -278,7 +278,7 @@ def test_what_is_left_is_scaled_by_how_slow_it_went_so_far() -> None:
     assert remaining(100, 120, 100) == 0
 
 
-def test_quick_run_takes_about_five_minutes_and_full_one_less_than_an_hour() -> None:
+def test_quick_run_takes_about_six_minutes_and_full_one_less_than_an_hour() -> None:
     quick, full = (sum(each.expected_seconds(e) for each in SECTIONS) for e in (QUICK, FULL))
     assert 240 < quick < 400
     assert full < 60 * 60
