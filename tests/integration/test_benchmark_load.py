@@ -1,5 +1,6 @@
 """What wrk is told to send by the benchmark, and what it says of the answers."""
 
+import socket
 import subprocess
 import sys
 import threading
@@ -10,9 +11,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from benchmarks.load import Load, load
+from benchmarks.measure import has_clients_that_have_gone
 from benchmarks.processes import cpu_seconds, memory_mb, peak_memory_mb, tree
 from benchmarks.workloads import CREATION, MIX, Request, Workload, uncached
 from tests.programs import program
+from tests.waiting import eventually
 
 Seen = list[tuple[str, str, str]]
 
@@ -94,6 +97,17 @@ def test_server_that_is_not_there_is_a_failure() -> None:
     answered = load(url, Workload("get", "get", (Request("/"),)), users=1, clients=2, seconds=1)
     assert answered.failed > 0
     assert answered.requests == 0
+
+
+def test_connection_that_its_client_has_closed_is_seen_until_the_server_closes_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)):
+            accepted, _ = listening.accept()
+            assert not has_clients_that_have_gone(port)
+        with accepted:
+            eventually(lambda: has_clients_that_have_gone(port))
+        eventually(lambda: not has_clients_that_have_gone(port))
 
 
 def test_processes_are_measured_with_those_that_they_started() -> None:
