@@ -15,6 +15,7 @@ from benchmarks.load import Load, report_of
 from benchmarks.markdown import figure, number, ratio, share, table
 from benchmarks.measure import figures_of
 from benchmarks.plan import FULL, QUICK, remaining
+from benchmarks.report_before import promises_table
 from benchmarks.report_limit import layers_table
 from benchmarks.report_peers import ratios_table
 from benchmarks.restart import Sent
@@ -240,6 +241,22 @@ def test_restart_tells_those_sent_meanwhile_from_those_sent_afterwards() -> None
     figures = restart_figures(sent, stopped=1.0, back=3.0)
     assert (figures["failed_during"], figures["failed_after"]) == (0.5, 0.0)
     assert figures["longest_ms"] == 2500
+
+
+@pytest.mark.parametrize(
+    ("ours", "after", "verdict"),
+    [((0.2, 0.3), 0.0, "yes"), ((0.2, 0.6), 0.0, "**no**"), ((0.2, 0.3), 0.1, "**no**")],
+)
+def test_resilience_is_better_if_it_was_in_every_round_and_afterwards_too(
+    ours: tuple[float, float], after: float, verdict: str
+) -> None:
+    results = Results()
+    for target, rounds, later in (("before", (0.6, 0.7), 0.0), ("ours", ours, after)):
+        for value in rounds:
+            shares = {"failed_during": value, "failed_after": later}
+            results.add(shares, target=target, workload="all")
+    sections = {"restart": Saved("restart", {}, results), "before": Saved("before", {}, Results())}
+    assert promises_table(sections).splitlines()[-1].endswith(f"| {verdict} |")
 
 
 def test_every_kind_of_failure_counts() -> None:
