@@ -8,7 +8,7 @@ SERVICE := services/user-service
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run seed test test-unit faults soak screenshot lint format migrate lock clean
+.PHONY: help run seed test test-unit faults soak bench screenshot lint format migrate lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,6 +50,9 @@ faults: $(VENV)/dev.stamp ## Provoke every fault on real servers and print the t
 soak: $(VENV)/dev.stamp ## Serve mixed load for MINUTES=10; memory, files, threads and pool must stay flat
 	@$(BIN)/python -m tests.faults.soak $(or $(MINUTES),10)
 
+bench: $(VENV)/dev.stamp ## Measure the claims, about 6 minutes (FULL=1: 45, all rounds and sizes; ONLY=growth: one section)
+	@$(BIN)/python -m benchmarks $(if $(FULL),--full) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SHOW),--show) $(if $(ONLY),--only $(ONLY))
+
 screenshot: $(VENV)/dev.stamp ## Take docs/swagger-ui.png anew (needs chromium)
 	@SCREENSHOT=$(CURDIR)/docs/swagger-ui.png $(BIN)/python -m pytest tests/e2e/test_docs.py -k creates_a_user
 
@@ -74,6 +77,10 @@ lock: $(BIN)/python ## Take the newest versions into requirements*.txt
 	@$(BIN)/$(LOCK) requirements-run.in -c requirements-dev.txt -o requirements-run.txt
 	@$(BIN)/$(LOCK) $(SERVICE)/requirements.in -c requirements-dev.txt -o $(SERVICE)/requirements.txt
 	@$(BIN)/$(LOCK) $(SERVICE)/requirements-tracing.in -c requirements-dev.txt -o $(SERVICE)/requirements-tracing.txt
+	@for folder in benchmarks/before benchmarks/peers/{fastapi,django,flask-sqlalchemy}; do \
+	  $(BIN)/$(LOCK) --upgrade $$folder/requirements.in -o $$folder/requirements.txt; done
+	@cd benchmarks/peers/fastify && npm install --package-lock-only --save-exact --no-audit --no-fund \
+	  $(addsuffix @latest,ajv ajv-formats fastify ioredis pg pino prom-client)
 
 clean: ## Remove the virtual environment and caches; users under .data stay
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

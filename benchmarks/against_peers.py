@@ -1,0 +1,84 @@
+"""The service beside others of its kind: same contract, same features, same database."""
+
+from benchmarks import targets
+from benchmarks.bench import OVERHEAD_SECONDS, Bench, in_turn
+from benchmarks.checks import AnswersDiffer, compare
+from benchmarks.conformance import conformance
+from benchmarks.plan import Effort
+from benchmarks.targets import OURS, PEERS
+from benchmarks.workloads import (
+    CREATION,
+    GET_BY_ID,
+    MIX,
+    UPDATING,
+    Workload,
+    deep,
+    page_of,
+    uncached,
+)
+from tests.servers import Servers
+
+NAME = "peers"
+USERS = 10_000
+WORKLOADS: tuple[Workload, ...] = (
+    page_of(10),
+    page_of(100),
+    uncached(USERS),
+    deep(USERS),
+    GET_BY_ID,
+    CREATION,
+    UPDATING,
+    MIX,
+)
+# What there is to compile and to cache is in these.
+WARM_UP = (uncached(USERS), CREATION, MIX)
+CLIENTS = 10
+# With so many, where the 99th percentile is compared.
+CROWD = 50
+# The whole contract, the service first.
+TARGETS = (*OURS, *PEERS)
+CONFORMANCE_SECONDS = 3
+
+
+def combinations(effort: Effort) -> list[tuple[Workload, int]]:
+    """Return each workload with each number of clients that it is measured with."""
+    return [(each, CLIENTS) for each in WORKLOADS] + [
+        (each, CROWD) for each in WORKLOADS if each.name in effort.crowded
+    ]
+
+
+def expected_seconds(effort: Effort) -> float:
+    """Return how long ``run`` takes."""
+    each = (effort.seconds + OVERHEAD_SECONDS) * effort.rounds * len(combinations(effort))
+    warm_up = (1 + OVERHEAD_SECONDS) * len(WARM_UP) + 2
+    return (CONFORMANCE_SECONDS + warm_up + each) * len(TARGETS)
+
+
+def keep_the_contract(bench: Bench) -> None:
+    """Raise AnswersDiffer unless every target keeps the whole contract: only then is it a peer."""
+    database = bench.stand.database(0)
+    servers = Servers(database, bench.stand.redis_database())
+    for name in TARGETS:
+        bench.progress.step(f"{name}: the contract", CONFORMANCE_SECONDS)
+        _, complaints = conformance(targets.TARGETS[name], servers, bench.stand.folder)
+        if complaints:
+            raise AnswersDiffer("\n".join([f"{name} does not keep the contract:", *complaints]))
+
+
+def run(bench: Bench) -> None:
+    """Measure every workload on every target, target by target within each round."""
+    keep_the_contract(bench)
+    database = bench.stand.database(USERS)
+    with bench.serving_all(TARGETS, database, USERS) as servers:
+        bench.stand.forget_created(database, USERS)
+        compare(servers)
+        for server in servers:
+            for workload in WARM_UP:
+                bench.warm_up(server, workload)
+        for number in range(bench.effort.rounds):
+            for workload, clients in combinations(bench.effort):
+                bench.stand.forget_created(database, USERS)
+                for server in in_turn(servers, number):
+                    bench.measure(server, workload, clients=clients)
+        bench.stand.forget_created(database, USERS)
+        compare(servers)

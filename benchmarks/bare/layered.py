@@ -1,0 +1,55 @@
+"""The service with one route more for each of its layers: that layer, and then a constant."""
+
+import itertools
+import os
+from pathlib import Path
+
+from flask import Response
+
+from app import app
+from user_service.web.listing import page_entry
+from user_service.web.schemas import ListQuery
+from user_service.web.services import services
+
+BODY = Path(os.environ["CONSTANT_BODY"]).read_bytes()
+QUERY = ListQuery.model_validate({"per_page": "10"})
+NUMBERS = itertools.count()
+
+
+def constant() -> Response:
+    return Response(BODY, mimetype="application/json")
+
+
+@app.get("/layers/hooks")
+def hooks() -> Response:
+    return constant()
+
+
+@app.get("/layers/redis")
+def redis() -> Response:
+    services().pages.get_or_produce("layers", lambda: BODY)
+    return constant()
+
+
+@app.get("/layers/redis-miss")
+def redis_miss() -> Response:
+    services().pages.get_or_produce(f"layers-{next(NUMBERS)}", lambda: BODY)
+    return constant()
+
+
+@app.get("/layers/sql-user")
+def sql_user() -> Response:
+    services().users.get(1)
+    return constant()
+
+
+@app.get("/layers/sql-page")
+def sql_page() -> Response:
+    services().users.page(0, QUERY.per_page)
+    return constant()
+
+
+@app.get("/layers/page")
+def page() -> Response:
+    page_entry(QUERY)
+    return constant()

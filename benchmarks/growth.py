@@ -1,0 +1,157 @@
+"""What a request costs as the table grows, and a write as Redis fills.
+
+One client at a time, so that what is measured is the request and not a queue; Redis is emptied
+before each, so that every page is read from the table. All sizes are up at once, in databases and
+processes of their own, and are measured in turn.
+"""
+
+import itertools
+import random
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+from benchmarks.bench import Bench, in_turn
+from benchmarks.figures import Label
+from benchmarks.latency import Client, Failed
+from benchmarks.measure import Server
+from benchmarks.plan import Effort
+from benchmarks.workloads import USERS, Request
+
+NAME = "growth"
+TARGETS = ("ours",)
+PER_PAGE = 10
+CURSORS = 50
+# A page far down reads all that comes before it, which takes long; fewer say enough.
+FEWER = 10
+POPULATE_SECONDS_PER_USER = 2.5e-5
+FILL_SECONDS_PER_KEY = 3e-6
+KEYS_AT_ONCE = 10_000
+
+_unique = itertools.count()
+
+
+def first_page(_: Client, __: int) -> Iterator[Request]:
+    """Ask for the first page, with its exact total."""
+    while True:
+        yield Request(f"{USERS}?page=1&per_page={PER_PAGE}")
+
+
+def deep_page(_: Client, users: int) -> Iterator[Request]:
+    """Ask for a page by number, nine tenths down."""
+    page = users * 9 // 10 // PER_PAGE
+    while True:
+        yield Request(f"{USERS}?page={page}&per_page={PER_PAGE}")
+
+
+def cursor_page(client: Client, users: int) -> Iterator[Request]:
+    """Ask for page after page by cursor, from nine tenths down."""
+    page = client.json(f"{USERS}?page={users * 9 // 10 // PER_PAGE}&per_page={PER_PAGE}")
+    cursors: list[str] = []
+    for _ in range(CURSORS):
+        cursors.append(page["pagination"]["next_cursor"])
+        page = client.json(f"{USERS}?cursor={cursors[-1]}&per_page={PER_PAGE}")
+    while True:
+        yield from (Request(f"{USERS}?cursor={each}&per_page={PER_PAGE}") for each in cursors)
+
+
+def by_id(_: Client, users: int) -> Iterator[Request]:
+    """Ask for one user by id, another each time."""
+    while True:
+        yield Request(f"{USERS}/{random.randint(1, users)}")  # noqa: S311 -- no secret
+
+
+def by_email(_: Client, users: int) -> Iterator[Request]:
+    """Look one user up by address, another each time."""
+    while True:
+        yield Request(f"{USERS}?email=user{random.randint(1, users)}@example.com")  # noqa: S311
+
+
+def creation(_: Client, __: int) -> Iterator[Request]:
+    """Create a user, which invalidates the pages."""
+    while True:
+        name = f"g{time.time_ns():x}n{next(_unique)}"
+        body = f'{{"username": "{name}", "email": "{name}@example.com"}}'
+        yield Request(USERS, "POST", body)
+
+
+REQUESTS = {
+    "first": first_page,
+    "deep": deep_page,
+    "cursor": cursor_page,
+    "get": by_id,
+    "email": by_email,
+    "create": creation,
+}
+
+
+def expected_seconds(effort: Effort) -> float:
+    """Return how long ``run`` takes."""
+    rounds, sizes = effort.rounds, len(effort.growth_users)
+    populate = sum(effort.growth_users) * POPULATE_SECONDS_PER_USER + 3 * sizes
+    requests = rounds * sizes * len(REQUESTS) * _seconds(effort)
+    return populate + requests + rounds * sum(_keys_seconds(effort, n) for n in effort.redis_keys)
+
+
+def run(bench: Bench) -> None:
+    """Measure each kind of request at each size, then writes beside each number of keys."""
+    with ExitStack() as stack:
+        servers = []
+        for users in bench.effort.growth_users:
+            title = f"a table of {users:,} users"
+            bench.progress.step(title, users * POPULATE_SECONDS_PER_USER + 3)
+            database = bench.stand.database(users)
+            servers.append(stack.enter_context(bench.serving("ours", database, users)))
+        for number in range(bench.effort.rounds):
+            for kind in REQUESTS:
+                for server in in_turn(servers, number):
+                    _measure(bench, server, kind)
+        for _ in range(bench.effort.rounds):
+            for keys in bench.effort.redis_keys:
+                _write_beside(bench, servers[0], keys)
+
+
+def _measure(bench: Bench, server: Server, kind: str) -> None:
+    bench.progress.step(f"{server.users:,} users: {kind}", _seconds(bench.effort))
+    number = FEWER if kind == "deep" else bench.effort.growth_requests
+    with closing(Client(server, emptying=True)) as client:
+        requests = REQUESTS[kind](client, server.users)
+        _add(bench, client, requests, number, users=server.users, workload=kind)
+
+
+def _write_beside(bench: Bench, server: Server, keys: int) -> None:
+    bench.progress.step(f"writes beside {keys:,} keys", _keys_seconds(bench.effort, keys))
+    server.redis.flushall()
+    _fill(server, keys)
+    with closing(Client(server, emptying=False)) as client:
+        requests = creation(client, server.users)
+        _add(bench, client, requests, bench.effort.growth_requests, keys=keys, workload="create")
+    server.redis.flushall()
+
+
+def _add(
+    bench: Bench, client: Client, requests: Iterator[Request], number: int, **labels: Label
+) -> None:
+    """Add the figures of so many requests, after a tenth of them to warm up."""
+    figures: dict[str, float | None]
+    try:
+        client.figures(itertools.islice(requests, max(3, number // 10)))
+        figures = {**client.figures(itertools.islice(requests, number)), "failed": 0}
+    except Failed as error:
+        bench.invalid(f"{labels}: {error}")
+        figures = {"p50_ms": None, "p99_ms": None, "cpu_us": None, "failed": 1}
+    bench.results.add(figures, **labels)
+
+
+def _fill(server: Server, keys: int) -> None:
+    for begin in range(0, keys, KEYS_AT_ONCE):
+        some = range(begin, min(begin + KEYS_AT_ONCE, keys))
+        server.redis.mset({f"other:{number}": b"x" * 100 for number in some})
+
+
+def _seconds(effort: Effort) -> float:
+    return effort.growth_requests * 0.004
+
+
+def _keys_seconds(effort: Effort, keys: int) -> float:
+    return keys * FILL_SECONDS_PER_KEY + effort.growth_requests * 0.004

@@ -1,0 +1,46 @@
+"""Where the time of a request goes: CPU time of constants that do one thing more than another.
+
+CPU time, because it is the same whatever else the machine does meanwhile.
+"""
+
+from benchmarks.bench import OVERHEAD_SECONDS, Bench, in_turn
+from benchmarks.constants import CONSTANT, serving_constants
+from benchmarks.measure import Server
+from benchmarks.plan import Effort
+from benchmarks.workloads import GET_BY_ID, Request, Workload, page_of, uncached
+
+NAME = "layers"
+TARGETS = ("ours",)
+USERS = 10_000
+CLIENTS = 10
+LAYERS = ("hooks", "redis", "redis-miss", "sql-user", "sql-page", "page")
+ROUTES = (page_of(10), uncached(USERS), GET_BY_ID)
+
+
+def expected_seconds(effort: Effort) -> float:
+    """Return how long ``run`` takes."""
+    each = effort.seconds + OVERHEAD_SECONDS
+    return (len(LAYERS) + len(ROUTES) + 2) * each * (effort.rounds + 1) + 8
+
+
+def run(bench: Bench) -> None:
+    """Measure every layer and the routes that they make up, in turn."""
+    database = bench.stand.database(USERS)
+    bench.stand.forget_created(database, USERS)
+    names = ["bare-wsgi", "bare-flask", "layered"]
+    with (
+        bench.serving("ours", database, USERS) as ours,
+        serving_constants(bench, ours, names) as (wsgi, flask, layered),
+    ):
+        asked: list[tuple[Server, Workload]] = [(wsgi, CONSTANT), (flask, CONSTANT)]
+        asked += [(layered, _layer(name)) for name in LAYERS]
+        asked += [(layered, workload) for workload in ROUTES]
+        for server, workload in asked:
+            bench.warm_up(server, workload)
+        for number in range(bench.effort.rounds):
+            for server, workload in in_turn(asked, number):
+                bench.measure(server, workload, clients=CLIENTS)
+
+
+def _layer(name: str) -> Workload:
+    return Workload(name, name, (Request(f"/layers/{name}"),))

@@ -1,0 +1,66 @@
+"""What nothing on this stack can be faster than: the server, the framework, the drivers alone."""
+
+import httpx
+
+from benchmarks.alone import alone
+from benchmarks.bench import OVERHEAD_SECONDS, Bench, in_turn
+from benchmarks.constants import CONSTANT, serving_constants
+from benchmarks.measure import Server
+from benchmarks.plan import Effort
+from benchmarks.statements import UNIQUE, statements_of
+from benchmarks.workloads import CACHED, CREATION, GET_BY_ID, UPDATING, page_of, uncached
+
+NAME = "limit"
+TARGETS = ("ours",)
+USERS = 10_000
+CLIENTS = (1, 10)
+ROUTES = (page_of(10), uncached(USERS), GET_BY_ID, CREATION, UPDATING)
+LOOPS = ("uncached", "get", "create", "update")
+ALONE_SECONDS = 0.5
+
+
+def expected_seconds(effort: Effort) -> float:
+    """Return how long ``run`` takes."""
+    loads = (len(ROUTES) + 2) * len(CLIENTS) * (effort.seconds + OVERHEAD_SECONDS)
+    loops = (len(LOOPS) + 2) * ALONE_SECONDS + 1
+    return effort.rounds * (loads + loops) + len(ROUTES) + 12
+
+
+def run(bench: Bench) -> None:
+    """Measure the service and what it stands on in turn."""
+    database = bench.stand.database(USERS)
+    statements = statements_of(bench, database)
+    with (
+        bench.serving("ours", database, USERS) as ours,
+        serving_constants(bench, ours, ["bare-wsgi", "bare-flask"]) as constants,
+    ):
+        for workload in ROUTES:
+            bench.warm_up(ours, workload)
+        for number in range(bench.effort.rounds):
+            for clients in CLIENTS:
+                for server in in_turn(constants, number):
+                    bench.measure(server, CONSTANT, clients=clients)
+                for workload in ROUTES:
+                    bench.measure(ours, workload, clients=clients)
+            bench.stand.forget_created(database, USERS)
+            _alone(bench, ours, statements)
+            bench.stand.forget_created(database, USERS)
+
+
+def _alone(bench: Bench, ours: Server, statements: dict[str, list[str]]) -> None:
+    """Add what the drivers do alone: the statements of each route, and reading a cached page."""
+    bench.progress.step("drivers, alone", (len(LOOPS) + 2) * ALONE_SECONDS + 1)
+    httpx.get(ours.url + CACHED.path).raise_for_status()
+    keys = [key.decode() for key in ours.redis.scan_iter()]
+    job = {"kind": "redis", "redis_url": ours.redis_url, "keys": keys, "seconds": ALONE_SECONDS}
+    for name, figures in alone(job, bench.stand.cores.service).items():
+        bench.results.add(figures, target=name, workload="cached-10")
+    sql = {
+        "kind": "statements",
+        "database_url": ours.database_url,
+        "statements": {name: statements[name] for name in LOOPS},
+        "unique": UNIQUE,
+        "seconds": ALONE_SECONDS,
+    }
+    for name, figures in alone(sql, bench.stand.cores.service).items():
+        bench.results.add(figures, target="psycopg2", workload=name)

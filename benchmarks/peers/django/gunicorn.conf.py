@@ -1,0 +1,9 @@
+"""gunicorn as Django services commonly run it: threads, so that keep-alive works."""
+
+import os
+
+bind = [f"127.0.0.1:{os.environ['PORT']}"]
+worker_class = "gthread"
+threads = 8
+keepalive = 75
+control_socket_disable = True

@@ -1,0 +1,1 @@
+"""The one Django application: users."""

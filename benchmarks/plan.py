@@ -1,0 +1,84 @@
+"""How much is measured, how long that takes, and how far it has got."""
+
+import sys
+import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """The sizes of a run. Times are in whole seconds, as wrk takes them.
+
+    ``crowded`` are the workloads that 50 clients ask for too, beside the peers.
+    """
+
+    name: str
+    rounds: int
+    seconds: int
+    crowded: tuple[str, ...]
+    before_seconds: int
+    before_users: tuple[int, ...]
+    before_clients: tuple[int, ...]
+    growth_users: tuple[int, ...]
+    growth_requests: int
+    redis_keys: tuple[int, ...]
+    requests_for_memory: int
+
+
+QUICK = Effort(
+    "quick",
+    rounds=1,
+    seconds=1,
+    crowded=("cached-10", "get"),
+    before_seconds=1,
+    before_users=(1_000, 10_000),
+    before_clients=(1, 10),
+    growth_users=(10_000, 300_000),
+    growth_requests=100,
+    redis_keys=(1, 10_000, 1_000_000),
+    requests_for_memory=30_000,
+)
+FULL = Effort(
+    "full",
+    rounds=5,
+    seconds=2,
+    crowded=("cached-10", "uncached", "get", "create", "update"),
+    before_seconds=1,
+    before_users=(1_000, 10_000, 100_000),
+    before_clients=(1, 10, 50),
+    growth_users=(10_000, 1_000_000, 5_000_000),
+    growth_requests=200,
+    redis_keys=(1, 10_000, 1_000_000),
+    requests_for_memory=1_000_000,
+)
+
+
+class Progress:
+    """Says on stderr what is being done, and how long everything may still take."""
+
+    def __init__(self, expected_seconds: float) -> None:
+        self._expected = expected_seconds
+        self._done = 0.0
+        self._began = time.monotonic()
+
+    def step(self, title: str, expected_seconds: float) -> None:
+        """Say that ``title`` begins, which was expected to take so long."""
+        elapsed = time.monotonic() - self._began
+        left = remaining(self._expected, self._done, elapsed)
+        print(f"[{_clock(elapsed)}, {_clock(left)} left] {title}", file=sys.stderr, flush=True)
+        self._done += expected_seconds
+
+    def warn(self, text: str) -> None:
+        """Say what makes figures invalid, so that nobody overlooks it."""
+        print(f"!!! {text}", file=sys.stderr, flush=True)
+
+
+def remaining(expected: float, done: float, elapsed: float) -> float:
+    """Return the seconds left, if the rest is as much slower than expected as the start was."""
+    # Not by the first steps, which also wait for servers to start.
+    slower = max(1.0, elapsed / done) if done > expected / 50 else 1.0
+    return max(0.0, expected - done) * slower
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02}"

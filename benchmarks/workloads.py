@@ -1,0 +1,80 @@
+"""What is asked of the targets: kinds of requests, and which of them make up a workload."""
+
+import json
+from dataclasses import dataclass
+
+USERS = "/api/v1/users"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A kind of request; ``load.lua`` says what {id}, {page} and {unique} become."""
+
+    path: str
+    method: str = "GET"
+    body: str = ""
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What one measurement asks for.
+
+    With ``pages``, each request is for the next page of this range, and Redis is emptied long
+    before the first comes round again: every one is a miss, on every target.
+    """
+
+    name: str
+    title: str
+    requests: tuple[Request, ...]
+    pages: tuple[int, int] | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether any of it changes users."""
+        return any(request.method != "GET" for request in self.requests)
+
+
+def _user(name: str) -> str:
+    return json.dumps({"username": name, "email": f"{name}@example.com"})
+
+
+CACHED = Request(f"{USERS}?page=1&per_page=10")
+GET = Request(f"{USERS}/{{id}}")
+CREATE = Request(USERS, "POST", _user("{unique}"))
+# To the name that the user has, so that any number of rounds finds the same users.
+UPDATE = Request(f"{USERS}/{{id}}", "PUT", _user("User{id}"))
+
+
+def page_of(size: int) -> Workload:
+    """Return the workload of the first page, which the cache holds."""
+    request = Request(f"{USERS}?page=1&per_page={size}")
+    return Workload(f"cached-{size}", f"cached page of {size}", (request,))
+
+
+def uncached(users: int) -> Workload:
+    """Return the workload of pages of 10 near the beginning, none of which the cache holds."""
+    request = Request(f"{USERS}?page={{page}}&per_page=10")
+    return Workload("uncached", "uncached page of 10", (request,), (1, min(250, users // 10)))
+
+
+def deep(users: int) -> Workload:
+    """Return the workload of the last 250 pages of 10, none of which the cache holds."""
+    request = Request(f"{USERS}?page={{page}}&per_page=10")
+    last = users // 10
+    return Workload("deep", "deep page of 10", (request,), (max(1, last - 249), last))
+
+
+LIST = Workload("list", "list of users", (Request(USERS),))
+GET_BY_ID = Workload("get", "get by id", (GET,))
+CREATION = Workload("create", "create", (CREATE,))
+UPDATING = Workload("update", "update", (UPDATE,))
+MIX = Workload(
+    "mix",
+    "mix, 90 % reads",
+    (
+        Request(CACHED.path, weight=45),
+        Request(GET.path, weight=45),
+        Request(UPDATE.path, "PUT", UPDATE.body, weight=10),
+    ),
+)
