@@ -90,7 +90,7 @@ def connects(job: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     def connect_to_redis(_: int) -> None:
         client = redis.Redis.from_url(job["redis_url"])
         connection = client.connection_pool.get_connection()
-        connection.disconnect()  # type: ignore[no-untyped-call]
+        connection.disconnect()
 
     return {
         "postgres": loop(lambda _: psycopg2.connect(job["database_url"]).close(), job["seconds"]),

@@ -13,7 +13,7 @@ NAME = "layers"
 TARGETS = ("ours",)
 USERS = 10_000
 CLIENTS = 10
-LAYERS = ("hooks", "redis", "redis-miss", "sql-user", "sql-page", "page")
+LAYERS = ("middleware", "redis", "redis-miss", "sql-user", "sql-page", "page")
 ROUTES = (page_of(10), uncached(USERS), GET_BY_ID)
 
 

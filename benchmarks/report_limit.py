@@ -11,9 +11,10 @@ CLIENTS = 10
 
 REDIS_MISS = "Redis: look-up, claim and store of a miss"
 JSON_PAGE = "JSON, cursors, links and ETag of a page"
-_ALWAYS = {"gunicorn", "Flask", "hooks"}
+_ALWAYS = {"gunicorn", "Flask", "middleware"}
 LAYERS_OF: dict[str, tuple[str, set[str]]] = {
-    "cached-10": ("cached page of 10", _ALWAYS | {"Redis"}),
+    # Such a page is answered before Flask is asked.
+    "cached-10": ("cached page of 10", (_ALWAYS - {"Flask"}) | {"Redis"}),
     "uncached": ("uncached page of 10", _ALWAYS | {REDIS_MISS, "SQL, a page", JSON_PAGE}),
     "get": ("get by id", _ALWAYS | {"SQL, a user"}),
 }
@@ -21,11 +22,11 @@ LAYERS_OF: dict[str, tuple[str, set[str]]] = {
 DIFFERENCES = {
     "gunicorn": ("bare-wsgi", None),
     "Flask": ("bare-flask", "bare-wsgi"),
-    "hooks": ("hooks", "bare-flask"),
-    "Redis": ("redis", "hooks"),
-    REDIS_MISS: ("redis-miss", "hooks"),
-    "SQL, a user": ("sql-user", "hooks"),
-    "SQL, a page": ("sql-page", "hooks"),
+    "middleware": ("middleware", "bare-flask"),
+    "Redis": ("redis", "middleware"),
+    REDIS_MISS: ("redis-miss", "middleware"),
+    "SQL, a user": ("sql-user", "middleware"),
+    "SQL, a page": ("sql-page", "middleware"),
     JSON_PAGE: ("page", "sql-page"),
 }
 

@@ -20,8 +20,8 @@ def constant() -> Response:
     return Response(BODY, mimetype="application/json")
 
 
-@app.get("/layers/hooks")
-def hooks() -> Response:
+@app.get("/layers/middleware")
+def middleware() -> Response:
     return constant()
 
 

@@ -212,7 +212,7 @@ def test_connections_are_counted_per_thousand_requests_and_their_time_is_a_share
 
 
 def test_layers_are_differences_and_what_is_left_over_is_the_rest() -> None:
-    us = {"hooks": 250, "redis": 300, "redis-miss": 340, "sql-user": 330}
+    us = {"middleware": 250, "redis": 300, "redis-miss": 340, "sql-user": 330}
     us |= {"sql-page": 500, "page": 530}
     us |= {"cached-10": 350, "uncached": 700, "get": 400}
     results = results_of(
@@ -227,8 +227,8 @@ def test_layers_are_differences_and_what_is_left_over_is_the_rest() -> None:
     assert "| Redis | 50.0 | – | – |" in lines
     assert "| Redis: look-up, claim and store of a miss | – | 90.0 | – |" in lines
     assert "| SQL, a user | – | – | 80.0 |" in lines
-    # Of 350, the server, Flask, the hooks and Redis took 300; of 700, with SQL and JSON, 620.
-    assert "| validation, headers, the rest | 50.0 | 80.0 | 70.0 |" in lines
+    # Of 350, the server, the middleware and Redis took 200; of 700, with Flask, SQL and JSON, 620.
+    assert "| validation, headers, the rest | 150 | 80.0 | 70.0 |" in lines
 
 
 def test_restart_tells_those_sent_meanwhile_from_those_sent_afterwards() -> None:
