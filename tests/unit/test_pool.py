@@ -20,7 +20,7 @@ from psycopg2.extensions import (
 from pytest_mock import MockerFixture
 
 from user_service.database.connect import with_session_defaults
-from user_service.database.pool import Database, PoolStats
+from user_service.database.pool import OPEN_SECONDS, Database, PoolStats
 from user_service.errors import (
     CircuitOpen,
     ConnectionLost,
@@ -630,7 +630,7 @@ class TestBreaker:
         assert len(attempts) == 5
 
     @pytest.mark.parametrize("use", [read, write])
-    def test_lets_one_try_after_a_second_and_closes_when_that_succeeds(
+    def test_lets_one_try_after_a_pause_and_closes_when_that_succeeds(
         self,
         server: Server,
         database: Database,
@@ -639,11 +639,11 @@ class TestBreaker:
     ) -> None:
         server.on_connect = raising(psycopg2.OperationalError("refused"))
         self.fail(database, 5)
-        clock.now += 1
+        clock.now += OPEN_SECONDS
         self.fail(database, 1)
         with pytest.raises(CircuitOpen):
             use(database)
-        clock.now += 1
+        clock.now += OPEN_SECONDS
         server.on_connect = lambda: None
         use(database)
         assert database.breaker.state is State.CLOSED
