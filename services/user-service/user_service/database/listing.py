@@ -90,6 +90,7 @@ class Page:
     total: int | None
     next: Position | None
     previous: Position | None
+    estimated: bool = False
 
 
 # An OR of two prefixes is two index scans; "^@" uses an index because the columns are COLLATE "C".
@@ -216,11 +217,17 @@ def with_estimate(page: Page, row: tuple[Any, ...] | None, position: Position | 
     """Return ``page`` with the total in the planner's answer, put right by what the page shows."""
     ((explained,),) = row or (({},),)
     estimate = int(explained["Plan"]["Plan Rows"])
-    if isinstance(position, int):
-        seen = position + len(page.users)
-        is_last = page.next is None and (page.users or position == 0)
-        estimate = seen if is_last else max(estimate, seen)
-    return replace(page, total=max(estimate, len(page.users)))
+    before = (
+        position if isinstance(position, int) and page.users else int(page.previous is not None)
+    )
+    at_least = before + len(page.users) + int(page.next is not None)
+    total = max(estimate, at_least)
+    if page.next is None:  # then the list ends here, or before here
+        if page.previous is None:
+            total = at_least
+        elif isinstance(position, int):
+            total = min(total, position + len(page.users))
+    return replace(page, total=total, estimated=True)
 
 
 def _around_nobody(
