@@ -235,10 +235,21 @@ class TestLinks:
         assert links(client, start.format(3)).keys() == {"prev", "first", "last"}
         assert links(client, start.format(7))["prev"] == start.format(3)
 
-    def test_without_a_total_know_no_last(self, client: FlaskClient) -> None:
-        found = links(client, f"{URL}?per_page=4&count=none")
-        assert found.keys() == {"next", "first"}
-        assert found["next"] == f"{URL}?page=2&per_page=4&count=none"
+    @pytest.mark.parametrize("count", ["none", "estimated"])
+    def test_without_an_exact_total_lead_to_the_last_by_cursor(
+        self, client: FlaskClient, services: Services, count: str
+    ) -> None:
+        with services.database.read() as cursor:
+            cursor.execute("ANALYZE users")  # by which two filters let everybody pass, or nobody
+        query = f"per_page=4&count={count}&q=user&created_before=2026-01-01T00:00:07Z"
+        found = links(client, f"{URL}?{query}")
+        assert found.keys() == {"next", "first", "last"}
+        assert found["next"].startswith(f"{URL}?page=2&per_page=4&count={count}&")
+        assert ids(json_of(client.get(found["last"]))) == [3, 4, 5, 6]
+        # Beyond the end a number would lead to nobody.
+        beyond = links(client, f"{URL}?page=9&{query}")
+        assert beyond.keys() == {"prev", "first", "last"}
+        assert ids(json_of(client.get(beyond["prev"]))) == [3, 4, 5, 6]
 
     def test_keep_sort_fields_and_filters(self, client: FlaskClient) -> None:
         query = "q=user&sort=-username&fields=id&created_since=2026-01-01T00:00:00%2B00:00"
@@ -272,7 +283,8 @@ class TestLinks:
         assert "Link" not in answer.headers
 
     def test_of_an_empty_list_lead_to_its_beginning_only(self, client: FlaskClient) -> None:
-        assert links(client, f"{URL}?q=nobody").keys() == {"first"}
+        for count in ("exact", "estimated", "none"):
+            assert links(client, f"{URL}?q=nobody&count={count}").keys() == {"first"}
 
 
 @dataclass

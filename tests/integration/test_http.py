@@ -10,6 +10,7 @@ from pytest_mock import MockerFixture
 from app import create_app
 from tests.responses import json_of, problem_of
 from user_service.settings import Settings
+from user_service.web.declarations import REQUEST_HEADERS, RESPONSE_HEADERS
 from user_service.web.services import Services, services_of
 
 URL = "/api/v1/users"
@@ -182,6 +183,19 @@ class TestCors:
             answer.headers["Access-Control-Allow-Headers"].split(", ")
         )
         assert answer.headers["Access-Control-Max-Age"] == "86400"
+
+    def test_lets_scripts_read_and_send_every_header_that_is_documented(
+        self, serving: Callable[..., FlaskClient]
+    ) -> None:
+        client = serving(cors_origins=ORIGIN)
+        always = {"Cache-Control", "Last-Modified"}  # by the Fetch standard
+        read = client.get(URL, headers={"Origin": ORIGIN})
+        exposed = read.headers["Access-Control-Expose-Headers"].split(", ")
+        assert RESPONSE_HEADERS.keys() - always <= set(exposed)
+        asking = {"Origin": ORIGIN, "Access-Control-Request-Method": "PATCH"}
+        preflight = client.options(f"{URL}/1", headers=asking)
+        allowed = preflight.headers["Access-Control-Allow-Headers"].split(", ")
+        assert REQUEST_HEADERS.keys() <= set(allowed)
 
     def test_is_on_304_too(self, serving: Callable[..., FlaskClient]) -> None:
         client = serving(cors_origins=ORIGIN)

@@ -174,6 +174,30 @@ class TestCount:
         assert (last["total"], last["pages"]) == (11, 2)
         assert pagination(client, count="estimated", q="user", page=40)["total"] >= 40 * 50
 
+    def test_estimate_too_low_counts_whoever_follows(
+        self, client: FlaskClient, services: Services
+    ) -> None:
+        with services.database.read() as cursor:
+            cursor.execute("ANALYZE users")  # and then everybody comes
+        populate(services.database, 100)
+        found = pagination(client, count="estimated", id="1,2,3,4,5", q="user", per_page=2, page=2)
+        assert found["next_cursor"] is not None
+        assert (found["total"], found["pages"]) >= (5, 3)
+        query = {"count": "estimated", "q": "user1", "per_page": 2}
+        cursor = pagination(client, **query)["next_cursor"]
+        assert pagination(client, cursor=cursor, **query)["total"] >= 4
+
+    def test_estimate_beyond_the_end_is_not_more_than_lies_before(
+        self, client: FlaskClient, services: Services
+    ) -> None:
+        populate(services.database, 500)
+        with services.database.read() as cursor:
+            cursor.execute("ANALYZE users")
+            cursor.execute("DELETE FROM users WHERE id > 10")  # of which the planner does not know
+        found = pagination(client, count="estimated", q="user", page=3, per_page=10)
+        assert 1 <= found["total"] <= 20
+        assert pagination(client, count="estimated", q="nobody", page=9)["total"] == 0
+
     def test_of_a_cursor_is_none_unless_said(self, client: FlaskClient, services: Services) -> None:
         populate(services.database, 250)
         cursor = pagination(client)["next_cursor"]

@@ -4,6 +4,7 @@ The cache is on, and two applications share it, so every answer may come from th
 either and must still be what the model says.
 """
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,6 +29,7 @@ from tests.responses import fields_of, json_of
 from user_service.settings import Settings
 from user_service.users import canonical_username
 from user_service.web.services import services_of
+from user_service.web.validation import BODY_TYPES, JSON
 
 URL = "/api/v1/users"
 
@@ -79,14 +81,22 @@ class UserStories(RuleBasedStateMachine):
         user_id=ids,
         change=st.fixed_dictionaries({}, optional={"username": NAMES, "email": LOCAL_PARTS}),
         lag=LAGS,
+        patch_type=st.sampled_from(BODY_TYPES["PATCH"]),
         client=st.integers(0, 1),
     )
-    def change(self, user_id: int, change: dict[str, str], lag: int | None, client: int) -> None:
+    def change(
+        self, user_id: int, change: dict[str, str], lag: int | None, patch_type: str, client: int
+    ) -> None:
         if "email" in change:
             change = {**change, "email": f"{change['email']}@example.com"}
-        complete = change.keys() == {"username", "email"}
-        send = self.clients[client].put if complete else self.clients[client].patch
-        answer = send(f"{URL}/{user_id}", json=change, headers=self._if_match(user_id, lag))
+        put = change.keys() == {"username", "email"} and patch_type == JSON
+        answer = self.clients[client].open(
+            f"{URL}/{user_id}",
+            method="PUT" if put else "PATCH",
+            data=json.dumps(change),
+            content_type=patch_type,
+            headers=self._if_match(user_id, lag),
+        )
         if lag:
             assert answer.status_code == 412
             assert json_of(answer)["user"] == self.model[user_id]

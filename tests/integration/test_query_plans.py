@@ -146,6 +146,23 @@ def test_page_beside_a_place_reads_hardly_more_than_it_shows(planner: cursor) ->
         assert blocks < 80, (order, side)
 
 
+def test_page_of_a_prefix_in_order_of_usernames_reads_nobody_else(planner: cursor) -> None:
+    """They stand together in that order, behind tens of thousands, which no plan foresees."""
+    filters = Filters(prefix="user77")
+    for descending, side in product((False, True), (None, *Side)):
+        statement = list_statement(filters.names, Order("username", descending), side, counted=True)
+        setting, _, query = statement.rpartition(";")
+        position = 0 if side is None else Position(side, "user7750", 7750)
+        planner.execute(
+            f"{setting}; EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}",
+            binds(filters, position, 50),
+        )
+        ((explained,),) = planner.fetchone() or ()
+        # 1,111 users, on 27 pages of the table, are found by two indexes up to three times.
+        blocks = explained["Plan"]["Shared Hit Blocks"] + explained["Plan"]["Shared Read Blocks"]
+        assert blocks < 1000, (descending, side, blocks)
+
+
 def test_no_list_is_compiled_before_it_is_run(planner: cursor) -> None:
     """Compiling takes longer than any page, where PostgreSQL has it (the container has)."""
     for counted in (True, False):

@@ -68,6 +68,21 @@ def test_refuses_what_is_no_number(app: Flask, arguments: list[str]) -> None:
     assert app.test_cli_runner().invoke(args=["users", "seed", *arguments]).exit_code == 2
 
 
+def test_examples_are_the_same_on_every_machine() -> None:
+    names = [(user.username, str(user.updated_at)) for user in example_users(2, 1)]
+    assert names == [
+        ("kenji.tanaka413", "2020-01-03 18:48:03.400000+00:00"),
+        ("fatima.andersen413", "2020-01-08 05:21:43.700000+00:00"),
+    ]
+
+
+def test_shows_how_far_it_is(app: Flask, mocker: MockerFixture) -> None:
+    mocker.patch("click._termui_impl.isatty", return_value=True)
+    shown = seed(app, "12000")
+    for share in ("0%", "41%", "83%", "100%"):
+        assert share in shown
+
+
 def test_examples_are_different_valid_and_canonical() -> None:
     assert len(set(GIVEN)) == len(GIVEN)
     assert len(set(FAMILY)) == len(FAMILY)

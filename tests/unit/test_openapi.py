@@ -1,5 +1,6 @@
 """The OpenAPI document is valid, whole and made of the routes; a route cannot forget it."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -8,6 +9,7 @@ import jsonschema_rs
 import pytest
 from flask import Flask, Response
 from openapi_spec_validator import validate
+from werkzeug.datastructures import MultiDict
 
 from tests.document_checker import DocumentChecker, Undocumented
 from user_service.settings import Settings
@@ -16,6 +18,7 @@ from user_service.web.declarations import Answer, documented, undocumented
 from user_service.web.openapi import UndeclaredView, document
 from user_service.web.problem_examples import ERRORS
 from user_service.web.schemas import ListQuery
+from user_service.web.validation import parse_query
 
 README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 PATHS = {
@@ -142,6 +145,23 @@ def test_parameters_of_lists_are_those_of_the_model_and_of_the_readme(
     table = README.split("### Lists", 1)[1].split("\n\n")[2]
     for name in named:
         assert f"`{name}`" in table
+
+
+def test_every_parameter_has_an_example_in_words(built: dict[str, Any]) -> None:
+    shared = built["components"]["parameters"]
+    for operation in operations(built):
+        for parameter in operation["parameters"]:
+            described = (
+                shared[parameter["$ref"].rpartition("/")[2]] if "$ref" in parameter else parameter
+            )
+            assert re.search("like `[^`]+`", described["description"]), described["name"]
+
+
+def test_examples_of_list_parameters_are_taken() -> None:
+    for name, field in ListQuery.model_fields.items():
+        assert field.examples, name
+        for example in field.examples:
+            assert getattr(parse_query(ListQuery, MultiDict({name: example})), name), name
 
 
 def forgotten() -> Response:

@@ -12,7 +12,8 @@ class UserIdConverter(BaseConverter):
     """A user's id: a whole number that a bigint column can hold. Anything else is a 404."""
 
     regex = "[0-9]{1,19}"
-    # Its JSON schema, for the OpenAPI document.
+    # For the OpenAPI document, with its JSON schema.
+    description = "id of the user, like `1`"
     schema = MappingProxyType(
         {"type": "integer", "format": "int64", "minimum": 1, "maximum": BIGINT_MAX}
     )

@@ -8,8 +8,8 @@ from flask import Flask, Response, request
 
 # What scripts may read beside the few headers that they always may.
 EXPOSED = (
-    "Deprecation, ETag, Link, Location, RateLimit, RateLimit-Policy, Retry-After, Sunset, X-Cache, "
-    "X-Request-ID"
+    "Deprecation, ETag, Idempotent-Replay, Link, Location, RateLimit, RateLimit-Policy, "
+    "Retry-After, Server-Timing, Sunset, X-Cache, X-Request-ID"
 )
 # What scripts may send beside the few headers that they always may.
 ALLOWED = (

@@ -149,19 +149,26 @@ RESPONSE_HEADERS: Mapping[str, Header] = {
 
 REQUEST_HEADERS: Mapping[str, Header] = {
     "X-Request-ID": Header(
-        "Id of the request, for its log lines; of another form than"
+        "Id of the request, for its log lines, like `order-17_retry-2`; of another form than"
         " `^[A-Za-z0-9_-]{1,64}$`, it is replaced"
     ),
     "Idempotency-Key": Header(
-        "Name of this write, unique to it, so that sending it again does it once; a UUID, say."
-        " Kept 24 hours",
+        "Name of this write, unique to it, so that sending it again does it once; like"
+        " `8e03978e-40d5-43e8-bc93-6894a57f9324`. Kept 24 hours",
         schema={
             "type": "string",
             "pattern": r'^([!#-\[\]-~]{1,255}|"[!#-\[\]-~]{1,255}")$',
         },
     ),
     "If-Match": Header('Write only if the user still has this ETag, like `"1-1"`; otherwise 412'),
-    "If-None-Match": Header("Do nothing if it still has this ETag: reads answer 304, writes 412"),
-    "If-Modified-Since": Header("Answer 304 if it has not changed since"),
-    "If-Unmodified-Since": Header("Write only if the user has not changed since; otherwise 412"),
+    "If-None-Match": Header(
+        'Do nothing if it still has this ETag, like `"1-1"`: reads answer 304, writes 412'
+    ),
+    "If-Modified-Since": Header(
+        "Answer 304 if it has not changed since, like `Sun, 22 Nov 2026 19:41:06 GMT`"
+    ),
+    "If-Unmodified-Since": Header(
+        "Write only if the user has not changed since, like `Sun, 22 Nov 2026 19:41:06 GMT`;"
+        " otherwise 412"
+    ),
 }

@@ -104,15 +104,18 @@ PLACE = {"page", "cursor"}
 
 
 def _elsewhere_by_page(query: ListQuery, page: Page) -> dict[str, dict[str, object]]:
-    last = None if page.total is None else -(-page.total // query.per_page)
+    """Return where to go; by cursor where only an exact total would tell the number of the page."""
+    last = -(-page.total // query.per_page) if page.total and not page.estimated else None
     others: dict[str, dict[str, object]] = {}
     if page.next:
         others["next"] = {"page": query.page + 1}
-    if page.previous:
-        others["prev"] = {"page": min(query.page - 1, last or query.page)}
+    if page.users and page.previous:
+        others["prev"] = {"page": query.page - 1}
+    elif page.previous:  # beyond the end
+        others["prev"] = {"page": last} if last else {"cursor": _cursor(query, page.previous)}
     others["first"] = {"page": 1}
-    if last:
-        others["last"] = {"page": last}
+    if page.users or page.previous:
+        others["last"] = {"page": last} if last else {"cursor": _cursor(query, Position(Side.END))}
     return others
 
 

@@ -147,7 +147,13 @@ class Operation:
 
     def _parameters(self) -> list[Object]:
         path = [
-            {"name": name, "in": "path", "required": True, "schema": dict(converter.schema)}
+            {
+                "name": name,
+                "in": "path",
+                "required": True,
+                "description": converter.description,
+                "schema": dict(converter.schema),
+            }
             for name, converter in self._converters.items()
         ]
         query = [] if self._query is None else query_parameters(self._query)

@@ -22,7 +22,10 @@ def query_parameters(model: type[BaseModel]) -> list[Object]:
     for name, schema in model.model_json_schema(schema_generator=_JsonSchemas)[
         "properties"
     ].items():
-        parameter = {"name": name, "in": "query", "description": schema.pop("description")}
+        # In words, since Swagger UI would send what is marked as an example: all of it at once.
+        (example,) = schema.pop("examples")
+        description = f"{schema.pop('description')}; like `{name}={example}`"
+        parameter = {"name": name, "in": "query", "description": description}
         if schema["type"] == "array":  # one word with commas
             parameter |= {"style": "form", "explode": False}
         parameters.append(parameter | {"schema": schema})

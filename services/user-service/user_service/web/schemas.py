@@ -78,41 +78,64 @@ class ListQuery(_Schema):
     page: Page = Field(
         default=1,
         description="number of the page, the first unless given; not together with `cursor`",
+        examples=["3"],
         json_schema_extra=_without_default,
     )
     per_page: Annotated[PositiveWholeNumber, AfterValidator(lambda n: min(n, MAX_PER_PAGE))] = (
         Field(
             default=50,
             description=f"users on a page; more than {MAX_PER_PAGE} is served as {MAX_PER_PAGE}",
+            examples=["100"],
         )
     )
     cursor: Cursor | None = Field(
         default=None,
         description="`next_cursor` or `prev_cursor` of a page with the same `sort` and filters;"
         " not together with `page`",
+        examples=["YdHFuP7sxBdatjd1ikxvFFsiPiIsMSwxXQ"],
     )
     count: Count | None = Field(
         default=None,
         description="how `total` is made; `exact` by page number and `none` by cursor, unless said",
+        examples=["estimated"],
     )
     sort: Sort = Field(
         default="id",
         description="order, with a `-` descending; ties by id",
+        examples=["-updated_at"],
         json_schema_extra={"x-enum-varnames": cast("list[JsonValue]", SORT_NAMES)},
     )
-    fields: Members = Field(default=USER_MEMBERS, description="the members of each user")
-    id: Ids | None = Field(default=None, description="only those of these that there are")
-    username: Username | None = Field(default=None, description="only who is called so")
-    email: Email | None = Field(default=None, description="only who has this address")
+    fields: Members = Field(
+        default=USER_MEMBERS, description="the members of each user", examples=["id,username"]
+    )
+    id: Ids | None = Field(
+        default=None, description="only those of these that there are", examples=["1,2,3"]
+    )
+    username: Username | None = Field(
+        default=None, description="only who is called so", examples=["ada"]
+    )
+    email: Email | None = Field(
+        default=None, description="only who has this address", examples=["ada@example.com"]
+    )
     q: Prefix | None = Field(
-        default=None, description="only whose username or address begins so, in canonical form"
+        default=None,
+        description="only whose username or address begins so, in canonical form",
+        examples=["ada"],
     )
     created_since: Time | None = Field(
-        default=None, description="only who was created then or later"
+        default=None,
+        description="only who was created then or later",
+        examples=["2026-11-01T00:00:00Z"],
     )
-    created_before: Time | None = Field(default=None, description="only who was created earlier")
+    created_before: Time | None = Field(
+        default=None,
+        description="only who was created earlier",
+        examples=["2026-12-01T00:00:00Z"],
+    )
     updated_since: Time | None = Field(
-        default=None, description="only who was changed then or later"
+        default=None,
+        description="only who was changed then or later",
+        examples=["2026-11-22T19:41:06Z"],
     )
 
     @model_validator(mode="after")
