@@ -27,6 +27,9 @@ gunicorn_worker.Worker.request_seconds = 2 * settings.request_timeout
 worker_connections = 1000
 # As much as the gateway lets pass: twice gunicorn's default, for long query strings.
 limit_request_line = 8190
+# No peer, 127.0.0.1 neither, says by headers what the path or the scheme is: SCRIPT_NAME made 500s.
+# X-Forwarded-For is another matter, and the service's own (TRUSTED_PROXIES).
+forwarded_allow_ips = ""
 # Longer than the idle time-out of the usual load balancers (60 s), so that they, who know of
 # requests under way, close a connection first.
 keepalive = 75

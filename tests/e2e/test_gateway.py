@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ class Recorder(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.hangs_up = False
+        self.peers: set[Any] = set()
 
     @property
     def headers(self) -> dict[str, str]:
@@ -54,6 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path != "/health/ready":
             headers = {name.lower(): value for name, value in self.headers.items()}
+            self.server.peers.add(self.client_address)
             self.server.requests.append((self.command, self.path, headers, body))
             if self.server.hangs_up:
                 self.close_connection = True
@@ -277,6 +279,16 @@ def test_method_path_and_body_arrive_as_they_were_sent(
     ]
 
 
+def test_connections_to_the_service_are_kept(either: Gateway, others: list[Recorder]) -> None:
+    for each in others:
+        each.peers.clear()
+    for _ in range(20):
+        with client(either) as http:  # a connection each
+            assert http.get("/").status_code == 200
+    # Two processes of nginx keep connections of their own, to each of two replicas.
+    assert 1 <= sum(len(each.peers) for each in others) <= 4
+
+
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 def test_write_that_was_sent_is_never_sent_again(
     either: Gateway, others: list[Recorder], method: str
@@ -319,6 +331,19 @@ def test_client_that_trickles_its_header_is_cut_off(direct: Gateway) -> None:
                 connection.sendall(b"x")
                 time.sleep(0.1)
     assert 4 < time.monotonic() - began < 8
+
+
+def test_client_that_stops_within_its_body_is_cut_off_and_the_service_not_asked(
+    direct: Gateway, replica: Recorder
+) -> None:
+    replica.requests.clear()
+    began = time.monotonic()
+    with tls(direct, insecure()) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
+        with suppress(ConnectionResetError, ssl.SSLEOFError):
+            assert connection.recv(65536) == b""
+    assert 9 < time.monotonic() - began < 14
+    assert replica.requests == []
 
 
 def test_only_modern_tls_is_spoken_and_no_session_tickets_are_given(direct: Gateway) -> None:

@@ -301,6 +301,23 @@ def test_what_is_not_valid_http_is_answered_with_a_problem(
     assert problem["detail"] == problem["error"] == "The request is not valid HTTP"
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"SCRIPT_NAME": "/x"},
+        {"SCRIPT_NAME": "/api"},
+        {"PATH_INFO": "/metrics"},
+        {"X-Forwarded-Proto": "gopher", "X-Forwarded-Ssl": "on"},
+    ],
+)
+def test_headers_about_path_and_scheme_are_believed_from_nobody(
+    http: httpx.Client, headers: dict[str, str]
+) -> None:
+    answer = http.get(URL, headers=headers)
+    assert answer.status_code == 200
+    assert answer.json()["users"] == []
+
+
 def test_server_does_not_tell_its_version(http: httpx.Client) -> None:
     for answer in (http.get(URL), http.get("/nowhere"), http.get("/health")):
         assert answer.headers["Server"] == "gunicorn"

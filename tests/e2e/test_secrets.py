@@ -21,9 +21,10 @@ from tests.waiting import eventually
 URL = "/api/v1/users"
 DATABASE_PASSWORD = "d4tabase-Pa55word@:/#"
 REDIS_PASSWORD = "r3dis-Pa55word"
+REPLICA_PASSWORD = "repl1ca-Pa55word"
 CURSOR_KEY = "curs0r-k3y-of-this-test"
 # What to look for: long enough to be no accident, and without what URLs encode.
-SECRETS = ("d4tabase-Pa55word", REDIS_PASSWORD, CURSOR_KEY)
+SECRETS = ("d4tabase-Pa55word", REPLICA_PASSWORD, REDIS_PASSWORD, CURSOR_KEY)
 
 JSON = {"Content-Type": "application/json"}
 
@@ -39,6 +40,8 @@ class Backends:
         host = f"127.0.0.1:{self.postgres.port}/users"
         return {
             "DATABASE_URL": f"postgresql://users:{quote(password, safe='')}@{host}",
+            # No password of the role: each attempt to read there fails, and is logged.
+            "DATABASE_REPLICA_URL": f"postgresql://users:{REPLICA_PASSWORD}@{host}",
             "REDIS_URL": f"redis://:{REDIS_PASSWORD}@127.0.0.1:{self.redis.port}/0",
             "CURSOR_KEY": CURSOR_KEY,
         }

@@ -14,6 +14,7 @@ from pytest_mock import MockerFixture
 
 from app import create_app
 from dev.servers import RedisServer
+from tests import scrapes
 from tests.responses import problem_of
 from user_service.cache import rate_limiter
 from user_service.settings import Settings
@@ -102,6 +103,19 @@ class TestRefusal:
         wait = int(refused.headers["Retry-After"])
         assert 1 <= wait <= 61
         assert refused.headers["RateLimit"] == f'"default";r=0;t={wait}'
+
+    def test_is_counted_by_the_limit_that_was_used_up(self, serving: Serve) -> None:
+        client = serving(rate_limit="2/minute", rate_limit_writes="1/minute")
+        for _ in range(4):
+            client.get(URL)
+        for _ in range(2):
+            client.post(URL, json=ADA)
+        scraped = client.get("/metrics").text
+        refused = {
+            limit: scrapes.value(scraped, "rate_limited_requests_total", limit=limit)
+            for limit in ("default", "writes")
+        }
+        assert refused == {"default": 2, "writes": 1}
 
     def test_comes_before_validation_database_and_body(
         self, serving: Serve, mocker: MockerFixture

@@ -9,6 +9,7 @@ from pydantic_core import PydanticUndefined
 
 from user_service import __version__
 from user_service.database import failures
+from user_service.observability.metrics import Metrics
 from user_service.settings import Settings
 from user_service.web import problems
 
@@ -39,7 +40,23 @@ def problem_table() -> str:
     return "\n".join(rows)
 
 
-@pytest.mark.parametrize("table", [configuration_table, problem_table])
+def metrics_table() -> str:
+    """Return the README's table of metrics."""
+    metrics = Metrics()
+    metrics.tell_build("", "")
+    metrics.http.observe("/", "GET", 200, 0)
+    rows = ["| metric | type | labels | what it is |", "|---|---|---|---|"]
+    for family in metrics.registry.collect():
+        names = {name: None for sample in family.samples for name in sample.labels if name != "le"}
+        labels = ", ".join(f"`{name}`" for name in names)
+        total = "_total" if family.type == "counter" else ""
+        rows.append(
+            f"| `{family.name}{total}` | {family.type} | {labels} | {family.documentation} |"
+        )
+    return "\n".join(rows)
+
+
+@pytest.mark.parametrize("table", [configuration_table, problem_table, metrics_table])
 def test_readme_has_the_table_that_the_code_makes(table: object) -> None:
     assert callable(table)
     assert table() in README, f"put this into README.md:\n\n{table()}\n"

@@ -129,7 +129,7 @@ class TestHttp:
             pass
         assert value(metrics, "http_requests_in_flight") == 0
 
-    @pytest.mark.parametrize("limit", ["read", "write"])
+    @pytest.mark.parametrize("limit", ["default", "writes"])
     def test_refused_requests_are_counted_by_limit(self, metrics: Metrics, limit: str) -> None:
         metrics.http.count_rate_limited(limit)
         assert value(metrics, "rate_limited_requests_total", limit=limit) == 1

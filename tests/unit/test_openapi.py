@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from tests.document_checker import DocumentChecker, Undocumented
 from user_service.settings import Settings
 from user_service.web import problems
 from user_service.web.declarations import Answer, documented, undocumented
+from user_service.web.deprecation import deprecated
 from user_service.web.openapi import UndeclaredView, document
 from user_service.web.problem_examples import ERRORS
 from user_service.web.schemas import ListQuery
@@ -182,6 +184,27 @@ def test_a_route_may_be_left_out_for_a_reason(app: Flask) -> None:
 
     app.add_url_rule("/hidden", "hidden", view)
     assert "/hidden" not in document(app)["paths"]
+
+
+def test_route_that_is_going_says_so_and_names_its_headers(app: Flask) -> None:
+    @deprecated(
+        since=datetime(2027, 1, 1, tzinfo=UTC),
+        sunset=datetime(2027, 7, 1, tzinfo=UTC),
+        link="https://users.example.com/from-v1-to-v2",
+    )
+    @documented(Answer(200, "n", {"type": "object"}))
+    def old() -> Response:
+        return Response("{}", mimetype="application/json")
+
+    app.add_url_rule("/old", "docs.old", old)
+    built = document(app)
+    validate(built)
+    DocumentChecker(built).check(app.test_client().get("/old"))
+    operation = built["paths"]["/old"]["get"]
+    assert operation["deprecated"] is True
+    assert {"Deprecation", "Sunset", "Link"} <= operation["responses"]["200"]["headers"].keys()
+    others = [each for each in operations(built) if each is not operation]
+    assert not any("deprecated" in each for each in others)
 
 
 class TestChecker:

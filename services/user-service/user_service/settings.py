@@ -47,7 +47,7 @@ def _limit(text: str) -> str:
     return text
 
 
-# Up to a thousand million: Redis counts in Lua's numbers, which are exact far beyond that.
+# Up to ten thousand million: Redis counts in Lua's numbers, which are exact far beyond that.
 _LIMIT = re.compile(r"[1-9][0-9]{0,9}/(second|minute|hour|day)", re.ASCII)
 RateLimit = Annotated[str, AfterValidator(_limit)]
 

@@ -98,6 +98,8 @@ ALWAYS: tuple[str, ...] = ("X-Request-ID",)
 AT_TIMES: tuple[str, ...] = ("Server-Timing",)
 # Headers that are at times on the responses of the routes of a tag.
 AT_TIMES_BY_TAG: Mapping[str, tuple[str, ...]] = {"users": ("RateLimit", "RateLimit-Policy")}
+# Headers of a route that is going, but not of problems that come before its view is called.
+AT_TIMES_IF_DEPRECATED: tuple[str, ...] = ("Deprecation", "Sunset", "Link")
 # What every route raises, and every route of a tag.
 RAISED_ALWAYS: tuple[type[Exception], ...] = (InternalServerError, RequestHeaderFieldsTooLarge)
 RAISED_BY_TAG: Mapping[str, tuple[type[Exception], ...]] = {"users": (RateLimited,)}
@@ -143,6 +145,12 @@ RESPONSE_HEADERS: Mapping[str, Header] = {
     ),
     "Retry-After": Header("Seconds after which to try again", 1, {"type": "integer", "minimum": 1}),
     "Server-Timing": Header("Where the time went, in ms, if SERVER_TIMING is on", "total;dur=1.2"),
+    "Deprecation": Header(
+        "Since when not to build on this (RFC 9745), in seconds since 1970",
+        "@1688169599",
+        {"type": "string", "pattern": "^@[0-9]+$"},
+    ),
+    "Sunset": Header("When this may be gone (RFC 8594)", "Sun, 30 Jun 2024 23:59:59 GMT"),
     "RateLimit": Header("What is left of the quota, if there is one", '"default";r=599;t=60'),
     "RateLimit-Policy": Header("The quota, if there is one", '"default";q=600;w=60'),
 }

@@ -26,12 +26,14 @@ from user_service.web.converters import UserIdConverter
 from user_service.web.declarations import (
     AT_TIMES,
     AT_TIMES_BY_TAG,
+    AT_TIMES_IF_DEPRECATED,
     RAISED_ALWAYS,
     RAISED_BY_TAG,
     REQUEST_HEADERS,
     RESPONSE_HEADERS,
     Declaration,
 )
+from user_service.web.deprecation import deprecation_of
 from user_service.web.openapi_objects import (
     Object,
     answer_response,
@@ -117,6 +119,7 @@ class Operation:
         self.tag, _, self.name = rule.endpoint.rpartition(".")
         self.declaration: Declaration = vars(view)["declaration"]
         self._view = view
+        self._is_deprecated = deprecation_of(app, rule.endpoint) is not None
         # Werkzeug shows them in no other way.
         self._converters = cast("dict[str, UserIdConverter]", rule._converters)  # noqa: SLF001
         annotations = inspect.signature(view, eval_str=True).parameters
@@ -139,6 +142,8 @@ class Operation:
             "parameters": self._parameters(),
             "responses": self._responses(examples),
         }
+        if self._is_deprecated:
+            described["deprecated"] = True
         if description:
             described["description"] = description.replace("``", "`")
         if self.body is not None:
@@ -169,6 +174,8 @@ class Operation:
 
     def _responses(self, examples: Mapping[type[Exception], ProblemExample]) -> Object:
         at_times = (*AT_TIMES, *AT_TIMES_BY_TAG.get(self.tag, ()))
+        if self._is_deprecated:
+            at_times += AT_TIMES_IF_DEPRECATED
         answers = {
             answer.status: answer_response(answer, at_times) for answer in self.declaration.answers
         }
