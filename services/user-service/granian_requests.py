@@ -17,9 +17,8 @@ from server_problems import problem
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
 
-# Bodies of a worker that are waited for beside its threads, each in a thread of its own: beyond
-# that clients are refused. With two workers it fits into the 256 of docker-compose.yml.
-SLOW_BODIES = 64
+# Seconds that a request waits for its turn to wait for its body, before it is refused.
+PATIENCE = 0.1
 LOOK_SECONDS = 0.25  # how often somebody looks for bodies that have been waited for long enough
 
 Headers = list[tuple[str, str]]
@@ -56,34 +55,24 @@ class Requests:
         self._is_closing = is_closing
         self._body_seconds = body_seconds
         self._max_body_bytes = max_body_bytes
-        self._in_our_threads = threading.Semaphore(max(1, threads // 2))
-        self._in_extra_threads = threading.Semaphore(SLOW_BODIES)
+        self._for_bodies = threading.Semaphore(max(1, threads // 2))
         self._waiting_until: dict[Exchange, float] = {}
         threading.Thread(target=self._give_up_slow_bodies, daemon=True).start()
 
     def __call__(self, exchange: Exchange, environ: "WSGIEnvironment") -> None:
-        """Answer a request, or see to it that another thread does."""
+        """Answer a request."""
         if not _has_body(environ):
             self._answer(exchange, environ, b"")
-        elif self._in_our_threads.acquire(blocking=False):
+        elif self._for_bodies.acquire(timeout=PATIENCE):
+            # Here, not in a thread of its own: once this had returned, that one read nothing.
             try:
                 body = self._read(exchange, environ)
             finally:
-                self._in_our_threads.release()
+                self._for_bodies.release()
             self._answer(exchange, environ, body)
-        elif self._in_extra_threads.acquire(blocking=False):
-            threading.Thread(
-                target=self._answer_beside, args=(exchange, environ), daemon=True
-            ).start()
         else:
             headers, refusal = problem(503, "Service Unavailable", "Too many slow clients")
             exchange.response_bytes(503, [*headers, ("Retry-After", "1")], refusal)
-
-    def _answer_beside(self, exchange: Exchange, environ: "WSGIEnvironment") -> None:
-        try:
-            self._answer(exchange, environ, self._read(exchange, environ))
-        finally:
-            self._in_extra_threads.release()
 
     def _read(self, exchange: Exchange, environ: "WSGIEnvironment") -> bytes | None:
         """Return the body, or None if there is nobody any more who sends or waits."""
