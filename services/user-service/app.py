@@ -1,6 +1,6 @@
 """The user service, composed: read from top to bottom, this is its whole shape.
 
-``gunicorn -c gunicorn.conf.py app:app`` serves it; ``python app.py`` serves it for development.
+``python serve.py`` serves it, under gunicorn or granian; for development, ``python app.py`` does.
 """
 
 from collections.abc import Callable
