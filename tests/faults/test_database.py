@@ -167,7 +167,8 @@ def test_great_latency_opens_the_breaker_and_is_not_amplified(stage: Stage, row:
         link.resume()
     row.note(f"{attempts} statements for {len(scene.during())} requests; breaker {sorted(states)}")
     assert attempts <= 1.1 * len(scene.during()) + 20
-    assert "open" in states
+    # The breaker is open for a moment only before it lets the next call try, which takes long here.
+    assert states & {"open", "half-open"}
 
 
 @pytest.mark.parametrize("stored", [True, False], ids=["stored", "not stored"])
