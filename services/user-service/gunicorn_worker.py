@@ -56,11 +56,17 @@ class Response(wsgi.Response):  # type: ignore[misc]
         header, self._unsent = self._unsent, b""
         util.write(self.sock, header + data)
 
+    def can_sendfile(self) -> bool:
+        """Say no: the kernel would send the file before the header that waits for it here."""
+        return False
+
     def close(self) -> None:
-        """Send what is left."""
-        super().close()
+        """Send the header that no body came for, and then what ends the response."""
+        self.send_headers()
         if self._unsent:
-            util.write(self.sock, self._unsent)
+            header, self._unsent = self._unsent, b""
+            util.write(self.sock, header)
+        super().close()
 
 
 class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn carries no types

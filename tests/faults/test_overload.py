@@ -10,14 +10,14 @@ from tests.faults.harness.figures import Row
 from tests.faults.harness.operations import Operation, Outcome
 from tests.faults.harness.stage import DEADLINE, Stage
 
-# What limits the service here is its pool, not this machine: 4 connections and 20 ms for each
-# round trip, so that the clients, on the same processors, can ask for more than that.
+# What limits the service here is its pool, not this machine: 4 connections and 50 ms for each
+# round trip, so that the clients, on the same processors, can ask for far more than that.
 SCARCE = {"WEB_CONCURRENCY": "1", "DB_POOL_SIZE": "4"}
 POOL_TIMEOUT = 0.3  # short, so that few clients can ask for much
-ROUND_TRIP = 0.02
+ROUND_TRIP = 0.05
 # So many clients at once, until more of them get no more done.
 CLIENTS = (2, 4, 8, 12)
-SECONDS = 4.0
+SECONDS = 5.0
 ROUNDS = 3
 
 

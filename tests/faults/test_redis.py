@@ -80,6 +80,30 @@ def median_of_lists(operations: list[Operation]) -> float:
     return statistics.median(each.seconds for each in lists(operations))
 
 
+@pytest.mark.row("Redis stopped: attempts of single requests")
+def test_frozen_redis_is_asked_once_a_request_and_then_not_at_all(stage: Stage, row: Row) -> None:
+    link = stage.redis_link
+    link.watched = (b"MGET",)
+    environment = {"REDIS_TIMEOUT": "0.05", "WEB_CONCURRENCY": "1"}
+    with stage.service(environment) as service, closing(Client(service.url, deadline=5)) as client:
+        eventually(lambda: client.list_users().cache == "HIT")
+        stage.redis.freeze()
+        attempts, pages = [], []
+        for _ in range(20):
+            before = link.seen.total() + link.connections_made
+            pages.append(client.list_users())
+            attempts.append(link.seen.total() + link.connections_made - before)
+        stage.redis.thaw()
+    row.count(pages)
+    row.note(f"attempts of each request: {attempts}")
+    all_bypass = {(each.outcome, each.cache) for each in pages}
+    assert all_bypass == {(Outcome.OK, "BYPASS")}
+    # The breaker opens with the third, and lets one more try after a second.
+    assert attempts[:3] == [1, 1, 1]
+    assert max(attempts) == 1
+    assert sum(attempts) <= 3 + sum(each.seconds for each in pages) + 1
+
+
 @pytest.mark.slow
 @pytest.mark.row("network cut and delay to Redis")
 def test_cut_and_slow_connections_to_redis_change_no_status(stage: Stage, row: Row) -> None:

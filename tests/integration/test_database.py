@@ -121,6 +121,40 @@ def test_transaction_that_raises_leaves_nothing_and_a_usable_connection(
     assert backend_pids(database) == pids
 
 
+def test_error_in_the_first_statement_leaves_no_open_transaction(
+    database: Database, admin: cursor
+) -> None:
+    pids = backend_pids(database)
+    with pytest.raises(psycopg2.errors.DivisionByZero), database.transaction() as cursor:
+        cursor.execute("SELECT 1 / 0")
+    with pytest.raises(psycopg2.errors.SyntaxError), database.transaction() as cursor:
+        cursor.execute("SELEKT")  # refused before BEGIN was even done
+    admin.execute("SELECT DISTINCT state FROM pg_stat_activity WHERE pid = ANY(%s)", [list(pids)])
+    assert admin.fetchall() == [("idle",)]
+    assert backend_pids(database) == pids
+
+
+def test_connection_lost_in_the_first_statement_is_transient(database: Database) -> None:
+    with pytest.raises(TransientFailure), database.transaction() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(pg_backend_pid(), 5000)")
+    assert database.stats().in_use == 0
+
+
+def test_deadline_in_the_first_statement_commits_nothing(database: Database, admin: cursor) -> None:
+    with (
+        pytest.raises(DeadlineExceeded),
+        deadline.within(0.1),
+        database.transaction() as cursor,
+    ):
+        cursor.execute(
+            "INSERT INTO users (username, username_canonical, email, email_canonical)"
+            " SELECT 'ada', 'ada', 'ada@example.com', 'ada@example.com' FROM pg_sleep(0.3)"
+        )
+    time.sleep(0.4)
+    assert value(admin, "SELECT count(*) FROM users") == 0
+    assert database.stats().in_use == 0
+
+
 def test_idle_connections_that_the_server_closed_are_replaced_unnoticed(
     database: Database, admin: cursor
 ) -> None:

@@ -448,11 +448,13 @@ class TestUnknownOutcome:
         assert json_of(created) == json_of(client.get(f"{URL}/1"))
         assert usernames(admin) == ["ada"]
 
+    @pytest.mark.parametrize("key", ["known-after-all", None])
     def test_write_of_it_is_seen_by_the_next_reader(
-        self, client: FlaskClient, losses: list[str]
+        self, client: FlaskClient, losses: list[str], key: str | None
     ) -> None:
-        client.get(URL)
-        post(client)
+        assert client.get(URL).headers["X-Cache"] == "MISS"
+        assert client.get(URL).headers["X-Cache"] == "HIT"
+        post(client, key=key)
         assert losses == ["lost"]
         assert json_of(client.get(URL))["pagination"]["total"] == 1
 

@@ -1,5 +1,7 @@
 """Batching: those who wait at the same time share a round trip, and never an answer from before."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -152,6 +154,43 @@ def test_who_is_told_to_end_while_waiting_for_the_turn_leaves_nothing_behind(
         with suppress(KeyboardInterrupt):
             batcher.get("a")
     assert batcher.get("a") == 1
+
+
+def test_greenlet_that_is_killed_or_timed_out_lets_the_others_go() -> None:
+    """As gunicorn's worker does; in a process of its own, since gevent patches all of it."""
+    program = """
+from gevent import monkey; monkey.patch_all()
+import gevent, sys
+from user_service.cache.batch import BatchBrokenOff, Batcher
+
+def ask(keys):
+    gevent.sleep(0.2)
+    return dict.fromkeys(keys, 1)
+
+def follow():
+    try:
+        return batcher.get("b")
+    except BatchBrokenOff:
+        return "broken off"
+
+def lead():
+    with gevent.Timeout(float(sys.argv[1]), False):
+        batcher.get("a")
+
+batcher = Batcher(ask)
+gevent.spawn(batcher.get, "earlier"); gevent.sleep(0)  # so that the next one gathers
+leader = gevent.spawn(lead); gevent.sleep(0)
+follower = gevent.spawn(follow); gevent.sleep(0)
+if sys.argv[2] == "killed":
+    gevent.spawn_later(float(sys.argv[1]) / 2, leader.kill, block=False)
+print(follower.get(timeout=10), batcher.get("c"))
+"""
+    # Seconds: while it waits for its turn, and while it asks.
+    for seconds in ("0.001", "0.1"):
+        for how in ("killed", "timed out"):
+            command = [sys.executable, "-c", program, seconds, how]
+            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+            assert done.stdout == "broken off 1\n"
 
 
 def test_one_that_is_held_up_holds_nobody_else_up(

@@ -1,8 +1,10 @@
 """Opening a connection: to which addresses, in which order, and within which time."""
 
+import gc
 import math
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -168,6 +170,21 @@ class TestNoneServes:
         break_it(network)
         with pytest.raises(ConnectionLost, match=message):
             connect("host=a")
+
+    def test_leaves_no_half_open_connection_behind(self) -> None:
+        def files() -> int:
+            return len(list(Path("/proc/self/fd").iterdir()))
+
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            port = silent.getsockname()[1]
+            gc.disable()
+            try:
+                before = files()
+                with pytest.raises(ConnectionLost), deadline.within(0.05):
+                    connect(f"host=127.0.0.1 port={port} dbname=none")
+                assert files() == before
+            finally:
+                gc.enable()
 
     def test_tells_no_password(self, network: Network) -> None:
         network.failures = {"10.0.0.1": REFUSED}

@@ -251,6 +251,14 @@ class TestCopies:
         assert store.look_up("1:50") == Found(current, b"newer")
 
     @pytest.mark.usefixtures("generation")
+    def test_does_not_outlive_it_when_the_clock_is_set_back(
+        self, store: PageStore, clock: Clock
+    ) -> None:
+        keep(store)
+        assert store.look_up("1:50").body
+        clock.now -= 3600
+        assert store.look_up("1:50").body is None
+
     def test_does_not_outlive_the_page(self, store: PageStore, clock: Clock) -> None:
         clock.now += TTL
         assert store.look_up("1:50").body is None
@@ -345,7 +353,14 @@ class TestHistory:
 class TestFreshness:
     @pytest.mark.parametrize(
         ("seconds", "fresh"),
-        [(0, True), (TTL - 1.6, True), (TTL, False), (STALE_TTL, False), (-5, True)],
+        [
+            (0, True),
+            (TTL - 1.6, True),
+            (TTL, False),
+            (STALE_TTL, False),
+            (-5, True),
+            (-TTL - 1, False),
+        ],
     )
     def test_is_a_matter_of_the_clock(
         self, store: PageStore, clock: Clock, seconds: float, fresh: bool

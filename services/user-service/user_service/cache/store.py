@@ -106,7 +106,8 @@ class PageStore:
     """Pages in Redis: fresh for ``ttl`` seconds, kept for ``stale_ttl``.
 
     ``clock`` gives the time in seconds since 1970. It is compared between processes, so a page
-    may be fresh for longer by as much as their clocks differ.
+    may be fresh for longer by as much as their clocks differ, but never more than twice as long:
+    what seems to be of the future counts by its distance from now too.
     """
 
     def __init__(
@@ -171,7 +172,7 @@ class PageStore:
         """Return the body that is kept, of whatever generation; at most ``stale_ttl`` s old."""
         with self._asking():
             entry = cast("bytes | None", self._redis.get(PREFIX + name))
-        if entry is None or self._age(entry) >= self._stale_ttl:
+        if entry is None or self._age(_stored_at(entry)) >= self._stale_ttl:
             return None
         return entry[GENERATION_LENGTH + TIME_LENGTH :]
 
@@ -256,11 +257,7 @@ class PageStore:
     def _found(self, name: str, generation: bytes, entry: bytes | None) -> Found:
         if entry is None or not entry.startswith(generation):
             return Found(generation)
-        copy = _Copy(
-            generation,
-            int(entry[GENERATION_LENGTH : GENERATION_LENGTH + TIME_LENGTH]),
-            entry[GENERATION_LENGTH + TIME_LENGTH :],
-        )
+        copy = _Copy(generation, _stored_at(entry), entry[GENERATION_LENGTH + TIME_LENGTH :])
         body = self._body(copy, generation)
         if body is not None:
             self._copies.keep(name, copy)
@@ -268,7 +265,7 @@ class PageStore:
 
     def _body(self, copy: "_Copy", generation: bytes) -> bytes | None:
         """Return the body, if it is current and fresh."""
-        is_fresh = copy.generation == generation and self._clock() - copy.stored_at < self._ttl
+        is_fresh = copy.generation == generation and self._age(copy.stored_at) < self._ttl
         return copy.body if is_fresh else None
 
     def _is_of_the_server(self, history: bytes | None) -> bool:
@@ -286,8 +283,9 @@ class PageStore:
         current = self._redis.set(GENERATION_KEY, new, nx=True, get=True)
         return cast("bytes | None", current) or new
 
-    def _age(self, entry: bytes) -> float:
-        return self._clock() - int(entry[GENERATION_LENGTH : GENERATION_LENGTH + TIME_LENGTH])
+    def _age(self, stored_at: int) -> float:
+        # A clock that was set back would otherwise keep copies fresh for as long as that was.
+        return abs(self._clock() - stored_at)
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
@@ -304,6 +302,10 @@ class _Copy(NamedTuple):
     generation: bytes
     stored_at: int
     body: bytes
+
+
+def _stored_at(entry: bytes) -> int:
+    return int(entry[GENERATION_LENGTH : GENERATION_LENGTH + TIME_LENGTH])
 
 
 def _claim_key(name: str, generation: bytes) -> str:

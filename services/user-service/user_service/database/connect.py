@@ -96,7 +96,9 @@ def _connect_to(host: dict[str, str], parameters: dict[str, str], timeout: float
             with deadline.within(timeout):
                 return psycopg2.connect(make_dsn(**{**parameters, **host, **address}))
         except (psycopg2.OperationalError, DeadlineExceeded) as error:
-            failure = error
+            # Its frames hold the half-open connection, and this one would hold them: until the
+            # next garbage collection the socket would be open, beside all that the pool may have.
+            failure = error.with_traceback(None)
     raise failure or OSError("the host has no address")
 
 

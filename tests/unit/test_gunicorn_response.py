@@ -1,0 +1,71 @@
+"""gunicorn's response, made to send header and body together: what goes over the wire."""
+
+import socket
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+from gunicorn.config import Config
+
+from gunicorn_worker import Response
+
+Respond = Callable[[Response], None]
+
+
+def sent(
+    method: str, headers: list[tuple[str, str]], respond: Respond, status: str = "200 OK"
+) -> str:
+    """Return what ``respond`` sends, all of it."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        request = SimpleNamespace(method=method, version=(1, 1), should_close=lambda: False)
+        response = Response(request, ours, Config())
+        response.start_response(status, headers)
+        respond(response)
+        response.close()
+        ours.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: theirs.recv(65536), b"")).decode("latin-1")
+
+
+def writing(*parts: bytes) -> Respond:
+    def respond(response: Response) -> None:
+        for part in parts:
+            response.write(part)
+
+    return respond
+
+
+def test_header_and_body_are_sent_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[bytes] = []
+    monkeypatch.setattr("gunicorn.util.write", lambda _sock, data: calls.append(data))
+    sent("GET", [("Content-Length", "2")], writing(b"ok"))
+    (only,) = calls
+    assert only.endswith(b"\r\n\r\nok")
+
+
+@pytest.mark.parametrize(
+    ("parts", "body"),
+    [
+        ((), "0\r\n\r\n"),
+        ((b"",), "0\r\n\r\n"),
+        ((b"a", b"bc"), "1\r\na\r\n2\r\nbc\r\n0\r\n\r\n"),
+    ],
+)
+def test_body_of_unknown_length_is_sent_in_chunks(parts: tuple[bytes, ...], body: str) -> None:
+    text = sent("GET", [], writing(*parts))
+    assert text.startswith("HTTP/1.1 200 OK\r\n")
+    assert text.partition("\r\n\r\n")[2] == body
+
+
+@pytest.mark.parametrize(
+    ("method", "status"),
+    [("HEAD", "200 OK"), ("GET", "204 NO CONTENT"), ("GET", "304 NOT MODIFIED")],
+)
+def test_response_without_a_body_has_its_header_sent(method: str, status: str) -> None:
+    text = sent(method, [("ETag", '"1"')], writing(b""), status)
+    assert text.startswith(f"HTTP/1.1 {status}\r\n")
+    assert text.endswith('ETag: "1"\r\n\r\n')
+
+
+def test_file_does_not_go_before_its_header() -> None:
+    assert not Response(None, None, Config()).can_sendfile()
