@@ -54,6 +54,7 @@ def service(tmp_path: Path, environment: dict[str, str]) -> Iterator[RunningServ
     """The service as it is by default: the server makes the directory, and removes it."""
     own = environment | {"PROMETHEUS_MULTIPROC_DIR": "", "DRAIN_DELAY": "0"}
     with running(tmp_path / "service.log", own) as started:
+        eventually(lambda: pools(started) == 20)  # until all of its workers are there
         made = directory_of(children(started.process.pid)[0])
         assert (made.parent, made.stat().st_mode & 0o777) == (Path("/dev/shm"), 0o700)
         yield started
