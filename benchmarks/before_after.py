@@ -26,7 +26,7 @@ STATISTICS_SECONDS = 0.1
 STATISTICS_READINGS = 50
 CONNECTING_SECONDS = 0.5
 # Fifty clients would have to wait more than a minute each for a list of 100,000.
-LONGEST_SECONDS = 15
+LONGEST_SECONDS = 8
 
 
 class Connections(NamedTuple):

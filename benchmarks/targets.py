@@ -62,10 +62,10 @@ class Serving(NamedTuple):
     process: subprocess.Popen[bytes]
 
 
-# The service under each of its servers, by what SERVER says; the first is the default. One line for
-# another: "granian": ("{bin}/python", "serve.py", "127.0.0.1"),
+# The service under each of its servers, by what SERVER says; the first is the default.
 SERVERS: Mapping[str, Sequence[str]] = {
     "gunicorn": GUNICORN,
+    "granian": ("{bin}/python", "serve.py", "127.0.0.1"),
 }
 
 

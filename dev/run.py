@@ -1,6 +1,6 @@
-"""`make run`: a private PostgreSQL and Valkey, and the service under gunicorn on top of them.
+"""`make run`: a private PostgreSQL and Valkey, and the service on top of them.
 
-Reads PORT, DATA_DIR, DATABASE_URL and REDIS_URL. Exit codes: gunicorn's own (0 when a signal
+Reads PORT, DATA_DIR, DATABASE_URL and REDIS_URL. Exit codes: the service's own (0 when a signal
 stopped it), 1 when something could not start or died, 2 for a wrong value. Every message that
 ends the run is one line on stderr, but for the end of a server's log.
 """
@@ -25,7 +25,8 @@ from dev.processes import spawn, wait_until
 from dev.servers import PostgresServer, RedisServer
 
 SERVICE = Path(__file__).resolve().parent.parent / "services" / "user-service"
-GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:app"]
+# Ours alone: the service's own default is every address, as a container needs it.
+SERVE = [sys.executable, "serve.py", "127.0.0.1"]
 ADDRESSES = "addresses"
 WATCH_SECONDS = 0.05
 PROBE_SECONDS = 1.0
@@ -67,7 +68,7 @@ class Settings:
 class StopRequest:
     """Remembers the first of the signals that ask us to stop, and hands it on once.
 
-    Both Ctrl-C and SIGTERM become SIGTERM to gunicorn, which then finishes what is in flight;
+    Both Ctrl-C and SIGTERM become SIGTERM to the service, which then finishes what is in flight;
     more of them change nothing (`make` passes on one that the whole group already got).
     """
 
@@ -122,12 +123,10 @@ def run(settings: Settings, service: Path, stop: StopRequest) -> int:
         # No balancer asks for readiness here, so nobody needs time to see it change.
         defaults = {"DRAIN_DELAY": "0", "GIT_COMMIT": commit()}
         environ = {**defaults, **os.environ, "PORT": str(settings.port), **addresses}
-        # Ours alone: the service's own default is every address, as a container needs it.
-        command = [*GUNICORN, "--bind", f"127.0.0.1:{settings.port}"]
-        gunicorn = spawn(command, signal.SIGTERM, cwd=service, env=environ)
-        stack.enter_context(_ended(gunicorn))
-        stop.forward_to(gunicorn)
-        return watch(gunicorn, servers, settings, stop)
+        process = spawn(SERVE, signal.SIGTERM, cwd=service, env=environ)
+        stack.enter_context(_ended(process))
+        stop.forward_to(process)
+        return watch(process, servers, settings, stop)
 
 
 def missing_servers(settings: Settings) -> dict[str, Server]:
@@ -141,11 +140,11 @@ def missing_servers(settings: Settings) -> dict[str, Server]:
 
 
 def watch(
-    gunicorn: subprocess.Popen[bytes], servers: list[Server], settings: Settings, stop: StopRequest
+    process: subprocess.Popen[bytes], servers: list[Server], settings: Settings, stop: StopRequest
 ) -> int:
-    """Announce the service when it answers; return gunicorn's exit code, or raise Died."""
+    """Announce the service when it answers; return its exit code, or raise Died."""
     announced = False
-    while (code := gunicorn.poll()) is None:
+    while (code := process.poll()) is None:
         for server in [each for each in servers if not each.running]:
             if not isinstance(server, RedisServer):
                 raise Died(f"{server.title} died; its log is in {settings.data_dir}")
@@ -157,7 +156,7 @@ def watch(
             _say(f"user service: {where}  (Ctrl-C stops it; data in {settings.data_dir})")
         time.sleep(WATCH_SECONDS)
     if stop.received:
-        # A signal that came before gunicorn was ready for one ends it too, in its own way.
+        # A signal that came before the server was ready for one ends it too, in its own way.
         return 0 if code == -signal.SIGTERM else code if code >= 0 else 128 - code
     raise Died(f"the service died with exit code {code}")
 
@@ -207,16 +206,16 @@ def _written(addresses: Mapping[str, str], file: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _ended(gunicorn: subprocess.Popen[bytes]) -> Iterator[None]:
+def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
     try:
         yield
     finally:
-        if gunicorn.poll() is None:
-            gunicorn.terminate()
-        gunicorn.wait()  # its own graceful time-out bounds this
+        if process.poll() is None:
+            process.terminate()
+        process.wait()  # its own graceful time-out bounds this
         with suppress(ProcessLookupError):
             # Workers whose master crashed would hold the port for half a minute more.
-            os.killpg(gunicorn.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _given(name: str, environ: Mapping[str, str]) -> bool:

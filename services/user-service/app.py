@@ -1,6 +1,6 @@
 """The user service, composed: read from top to bottom, this is its whole shape.
 
-``gunicorn -c gunicorn.conf.py app:app`` serves it; ``python app.py`` serves it for development.
+``python serve.py`` serves it, under gunicorn or granian; for development, ``python app.py`` does.
 """
 
 from collections.abc import Callable
@@ -70,11 +70,18 @@ def create_app(settings: Settings) -> Flask:
     register_problems(app)
     register_cors(app, settings.allowed_origins)
     register_contact(app, settings.security_contact)
-    app.wsgi_app = PageShortcut(  # type: ignore[method-assign]
-        app, services.pages, "users.list_users"
+    app.wsgi_app = surrounded(app, settings, services)  # type: ignore[method-assign]
+    app.cli.add_command(cli.users)
+    app.cli.command("migrate", help="Apply pending migrations.")(
+        lambda: print("\n".join(migrate(settings.database_dsn)) or "nothing to migrate")  # noqa: T201
     )
-    app.wsgi_app = RequestMiddleware(  # type: ignore[method-assign]
-        app.wsgi_app,
+    return app
+
+
+def surrounded(app: Flask, settings: Settings, services: Services) -> RequestMiddleware:
+    """Return the WSGI application: what is done around every request, and the way past Flask."""
+    return RequestMiddleware(
+        PageShortcut(app, services.pages, "users.list_users"),
         request_timeout=settings.request_timeout,
         retry_policy=RetryPolicy(
             settings.retry_attempts,
@@ -84,11 +91,6 @@ def create_app(settings: Settings) -> Flask:
         access_log=logs.AccessLog(settings.log_level, settings.log_format),
         metrics=services.metrics.http,
     )
-    app.cli.add_command(cli.users)
-    app.cli.command("migrate", help="Apply pending migrations.")(
-        lambda: print("\n".join(migrate(settings.database_dsn)) or "nothing to migrate")  # noqa: T201
-    )
-    return app
 
 
 def start_tracing(app: Flask, exporter: str) -> Callable[[], None]:

@@ -1,14 +1,14 @@
 """gunicorn's settings: worker model, time-outs, and the hooks that open and close the pools."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
 import gunicorn_worker
-from gunicorn_drain import Drain
-from gunicorn_metrics import metrics_directory
-from user_service.errors import Unavailable
+from drain import Drain
+from metrics_directory import metrics_directory
 from user_service.observability.logs import logging_config
 from user_service.settings import settings_or_exit
 
@@ -53,17 +53,20 @@ def on_starting(_server: Arbiter) -> None:
 
 
 def when_ready(server: Arbiter) -> None:
-    """Let the server drain before it stops."""
-    drain.before_stop_of(server)
+    """Let the server drain before it stops gracefully; gunicorn has no hook for this."""
+    stop: Callable[[bool], None] = server.stop
+
+    def drain_and_stop(graceful: bool = True) -> None:  # noqa: FBT001, FBT002 -- gunicorn's
+        if graceful and server.LISTENERS:
+            drain.run(listener.sock for listener in server.LISTENERS)
+        stop(graceful)
+
+    server.stop = drain_and_stop
 
 
 def post_worker_init(worker: Worker) -> None:
     """Open the pools: after the fork, since connections cannot be shared between processes."""
-    _services(worker).is_draining = drain.is_on
-    try:
-        _services(worker).open()
-    except Unavailable as error:
-        worker.log.warning("starting without the database, requests will try again: %s", error)
+    _services(worker).begin(drain.is_on)
 
 
 def worker_exit(_server: Arbiter, worker: Worker) -> None:

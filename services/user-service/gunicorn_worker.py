@@ -4,7 +4,6 @@ gunicorn finds it by the name in ``gunicorn.conf.py``; nothing in ``user_service
 """
 
 import socket
-import uuid
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,19 +12,16 @@ from types import FrameType
 from typing import Any
 
 import gevent
-import orjson
 from gunicorn import util
 from gunicorn.glogging import Logger
 from gunicorn.http import wsgi
 from gunicorn.workers.ggevent import GeventWorker
 
-from user_service.web import security
+from server_problems import problem
 
 # How long a worker that stops keeps idle connections open, in seconds: a client may be sending
 # its next request at that moment. It is answered with "Connection: close" (RFC 9112, section 9.6).
 LINGER = 1.0
-
-SECURITY_HEADERS = "".join(f"{name}: {value}\r\n" for name, value in security.HEADERS)
 
 
 class ErrorLogger(Logger):  # type: ignore[misc]
@@ -135,24 +131,9 @@ def write_problem(sock: socket.socket, status_int: int, reason: str, mesg: str) 
     """
     ours = status_int == HTTPStatus.INTERNAL_SERVER_ERROR
     detail = "An unexpected error occurred" if ours else "The request is not valid HTTP"
-    problem = {
-        "type": "about:blank",
-        "title": reason,
-        "status": status_int,
-        "detail": detail,
-        "error": detail,
-        "request_id": (request_id := uuid.uuid4().hex),
-    }
-    body = orjson.dumps(problem)
-    head = (
-        f"HTTP/1.1 {status_int} {reason}\r\n"
-        "Connection: close\r\n"
-        "Content-Type: application/problem+json\r\n"
-        f"Content-Length: {len(body)}\r\n"
-        f"X-Request-ID: {request_id}\r\n"
-        f"{SECURITY_HEADERS}\r\n"
-    )
-    util.write_nonblock(sock, head.encode("ascii") + body)
+    headers, body = problem(status_int, reason, detail)
+    head = [f"HTTP/1.1 {status_int} {reason}", *(f"{name}: {value}" for name, value in headers)]
+    util.write_nonblock(sock, "\r\n".join([*head, "", ""]).encode("ascii") + body)
 
 
 # gunicorn has no settings for what its responses are made by.

@@ -10,9 +10,22 @@ from tests.servers import Servers
 
 
 @pytest.fixture
-def environment(servers: Servers, database_url: str, redis: redis_py.Redis) -> dict[str, str]:
+def server() -> str:
+    """Return the server that runs the service; modules whose tests go for all have their own."""
+    return "gunicorn"
+
+
+@pytest.fixture
+def environment(
+    server: str, servers: Servers, database_url: str, redis: redis_py.Redis
+) -> dict[str, str]:
     """Return the environment of a service on the session's servers, which hold nothing."""
-    return {"DATABASE_URL": database_url, "REDIS_URL": servers.redis_url, "REDIS_TIMEOUT": "2"}
+    return {
+        "DATABASE_URL": database_url,
+        "REDIS_URL": servers.redis_url,
+        "REDIS_TIMEOUT": "2",
+        "SERVER": server,
+    }
 
 
 @pytest.fixture

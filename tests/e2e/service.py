@@ -1,4 +1,4 @@
-"""The service as a process of its own, under gunicorn with production's settings."""
+"""The service as a process of its own, with production's settings."""
 
 import os
 import signal
@@ -15,6 +15,8 @@ import httpx
 from tests.waiting import eventually
 
 SERVICE = Path(__file__).resolve().parents[2] / "services" / "user-service"
+SERVE = [sys.executable, "serve.py"]
+SERVERS = ("gunicorn", "granian")
 GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:app"]
 
 
@@ -45,7 +47,7 @@ def running(
     port = free_port()
     with log_file.open("wb") as log:
         process = subprocess.Popen(
-            command or GUNICORN,
+            command or SERVE,
             cwd=SERVICE,
             # Killed at the end, it could not remove the directory that it would make by itself.
             env={

@@ -1,4 +1,4 @@
-"""``/metrics`` under gunicorn: one answer for all worker processes, whatever becomes of them."""
+"""``/metrics`` under each server: one answer for all worker processes, whatever becomes of them."""
 
 import os
 import signal
@@ -10,12 +10,17 @@ import httpx
 import pytest
 
 from tests import scrapes
-from tests.e2e.service import RunningService, running
+from tests.e2e.service import SERVERS, RunningService, running
 from tests.faults.harness.processes import children
 from tests.waiting import eventually
 
 URL = "/api/v1/users"
 HEALTHY = {"route": "/health/live", "method": "GET", "status": "200"}
+
+
+@pytest.fixture(params=SERVERS)
+def server(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 # Each request on a connection of its own: any of the workers may get it.
@@ -46,7 +51,7 @@ def directory_of(worker: int) -> Path:
 
 @pytest.fixture
 def service(tmp_path: Path, environment: dict[str, str]) -> Iterator[RunningService]:
-    """The service as it is by default: gunicorn makes the directory, and removes it."""
+    """The service as it is by default: the server makes the directory, and removes it."""
     own = environment | {"PROMETHEUS_MULTIPROC_DIR": "", "DRAIN_DELAY": "0"}
     with running(tmp_path / "service.log", own) as started:
         made = directory_of(children(started.process.pid)[0])

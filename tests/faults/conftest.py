@@ -41,7 +41,10 @@ def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
 def row(request: pytest.FixtureRequest, say: Callable[[str], None]) -> Iterator[Row]:
     marker = request.node.get_closest_marker("row")
     assert marker is not None, "a test with figures says which row of the fault table it is"
-    figures = Row(str(marker.args[0]), outcome="FAILED")
+    name = str(marker.args[0])
+    if "server" in request.fixturenames:
+        name += f", {request.getfixturevalue('server')}"
+    figures = Row(name, outcome="FAILED")
     request.config.stash[ROWS].append(figures)
     yield figures
     figures.outcome = getattr(request.node, "outcome", "FAILED")

@@ -45,11 +45,11 @@ def app(environ, start_response):
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [os.environ["DATABASE_URL"].encode()]
 """
-STUB_CONFIG = """
-import os
-import re
-bind = "127.0.0.1:" + os.environ["PORT"]
-control_socket_disable = True
+STUB_SERVE = """
+import os, sys
+bind = sys.argv[1] + ":" + os.environ["PORT"]
+options = ["--no-control-socket", "--bind", bind]
+os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *options, "app:app"])
 """
 
 
@@ -295,7 +295,7 @@ class Launched:
         self.folder = folder
         self.slow_mark = folder / "slow"
         (folder / "app.py").write_text(STUB_APP)
-        (folder / "gunicorn.conf.py").write_text(STUB_CONFIG)
+        (folder / "serve.py").write_text(STUB_SERVE)
 
     @contextmanager
     def run(self, **variables: str) -> Iterator[subprocess.Popen[str]]:

@@ -6,6 +6,7 @@ from urllib.parse import quote, urlencode
 
 import pytest
 from flask.testing import FlaskClient
+from pytest_mock import MockerFixture
 
 from tests.population import populate
 from tests.responses import fields_of, json_of, problem_of
@@ -60,6 +61,28 @@ class TestSort:
         services.pages.invalidate()
         assert names(client, sort=sort) == ["bob", "Eve", "ada", "Dan", "carol"]
         assert names(client, sort=f"-{sort}") == ["carol", "Dan", "ada", "Eve", "bob"]
+
+    @pytest.mark.parametrize("sort", ["id", "username", "created_at", "updated_at"])
+    @pytest.mark.parametrize("direction", ["", "-"])
+    def test_pages_far_down_are_those_of_any_page(
+        self,
+        client: FlaskClient,
+        services: Services,
+        mocker: MockerFixture,
+        sort: str,
+        direction: str,
+    ) -> None:
+        def pages() -> list[Any]:
+            query = {"sort": direction + sort, "per_page": 2}
+            answers = [
+                client.get(f"{URL}?{urlencode({**query, 'page': page})}") for page in range(1, 5)
+            ]
+            return [json_of(answer) for answer in answers]
+
+        near = pages()
+        mocker.patch("user_service.database.users.MANY", 0)
+        services.pages.invalidate()
+        assert pages() == near
 
 
 class TestFields:

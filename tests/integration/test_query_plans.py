@@ -146,6 +146,24 @@ def test_page_beside_a_place_reads_hardly_more_than_it_shows(planner: cursor) ->
         assert blocks < 80, (order, side)
 
 
+def test_page_far_down_passes_over_the_others_in_the_index(planner: cursor) -> None:
+    """Not in the table, where in an order other than the table's each of them is on another page.
+
+    With 90,000 before it in order of usernames: 65,000 blocks by their place in the table.
+    """
+    planner.execute("VACUUM users")  # from then on an index knows who is visible
+    for order in ORDERS:
+        statement = list_statement((), order, None, counted=True, far=True)
+        setting, _, query = statement.rpartition(";")
+        bound = binds(Filters(), USERS * 9 // 10, 50)
+        planner.execute(f"{setting}; EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}", bound)
+        ((explained,),) = planner.fetchone() or ()
+        blocks = explained["Plan"]["Shared Hit Blocks"] + explained["Plan"]["Shared Read Blocks"]
+        assert blocks < 1500, (order, blocks)
+        complaints = [complaint_about(scan, order) for scan in scans_of(planner, statement, bound)]
+        assert not any(complaints), (order, complaints)
+
+
 def test_page_of_a_prefix_in_order_of_usernames_reads_nobody_else(planner: cursor) -> None:
     """They stand together in that order, behind tens of thousands, which no plan foresees."""
     filters = Filters(prefix="user77")

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from dev.kustomize import FOREIGN, Resource, containers, render
-from gunicorn_drain import SETTLE
+from drain import SETTLE
+from granian_server import GRACEFUL_TIMEOUT, LINGER
 from user_service import __version__
 from user_service.settings import Settings
 from user_service.web import health
@@ -96,7 +97,8 @@ def test_there_is_time_for_preStop_and_the_drain(overlay: list[Resource]) -> Non
     drain_delay = float(settings.get("DRAIN_DELAY", Settings.model_fields["drain_delay"].default))
     pod = pod_of(one(overlay, "Deployment"))
     before = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    drain = drain_delay + SETTLE + gunicorn_setting("graceful_timeout")
+    end = max(gunicorn_setting("graceful_timeout"), LINGER + GRACEFUL_TIMEOUT)
+    drain = drain_delay + SETTLE + end
     assert before + drain < pod["terminationGracePeriodSeconds"]
 
 

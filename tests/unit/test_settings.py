@@ -18,6 +18,7 @@ NO_URL = [
 
 DEFAULTS: dict[str, Any] = {
     "port": 5000,
+    "server": "gunicorn",
     "web_concurrency": 2,
     "flask_env": "production",
     "log_level": "INFO",
@@ -129,6 +130,7 @@ class TestMalformed:
             ("FLASK_ENV", "staging", "'production' or 'development'"),
             ("LOG_LEVEL", "LOUD", "`DEBUG`, `INFO`, `WARNING` or `ERROR`"),
             ("LOG_FORMAT", "xml", "`text` or `json`"),
+            ("SERVER", "uvicorn", "`gunicorn` or `granian`"),
             ("DB_POOL_SIZE", "0", "connections per worker process"),
             ("DB_POOL_TIMEOUT", "0", "greater than 0"),
             ("DB_POOL_TIMEOUT", "nan", "seconds"),

@@ -89,6 +89,9 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
     port: int = Field(default=5000, ge=1, le=65535, description="TCP port to serve on")
+    server: Literal["gunicorn", "granian"] = Field(
+        default="gunicorn", description="`gunicorn` or `granian`: which server runs the service"
+    )
     web_concurrency: int = Field(default=2, ge=1, le=256, description="worker processes")
     flask_env: Literal["production", "development"] = Field(
         default="production",
@@ -215,7 +218,7 @@ class Settings(BaseSettings):
     prometheus_multiproc_dir: Path | None = Field(
         default=None,
         description="folder that the worker processes share for their metrics;"
-        " unset, gunicorn makes one in memory",
+        " unset, the server makes one in memory",
     )
     git_commit: str = Field(
         default="unknown",
@@ -377,6 +380,11 @@ def settings_or_exit() -> Settings:
         return Settings.from_environment()
     except InvalidSettings as error:
         sys.exit(f"user-service: {error}")
+
+
+def share_metrics_in(directory: Path) -> None:
+    """Set PROMETHEUS_MULTIPROC_DIR for the processes that this one starts from now on."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
 
 
 def _one_line(settings: type[Settings], error: ValidationError) -> str:

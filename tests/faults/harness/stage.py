@@ -154,6 +154,7 @@ class Scene:
     ended: float = 0.0
     workers_may_change: bool = False
     checked: bool = True
+    threads_more: int = 2  # than before the fault that a worker may have after it
     pages: history.PageRule = field(default_factory=history.PageRule)
 
     @contextmanager
@@ -261,7 +262,10 @@ class Scene:
             for port in (self.stage.redis_link.port, self.stage.redis.port)
         )
         grown = [
-            (now.threads > before.threads + 2, f"threads {before.threads} -> {now.threads}"),
+            (
+                now.threads > before.threads + self.threads_more,
+                f"threads {before.threads} -> {now.threads}",
+            ),
             (now.files > before.files + 3, f"files {before.files} -> {now.files}"),
             (database > POOL_SIZE + 2, f"{database} connections to the database"),
             (redis > REDIS_CONNECTIONS, f"{redis} connections to Redis"),

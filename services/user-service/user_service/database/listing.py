@@ -109,6 +109,8 @@ _VALUE = {
     "created_at": "created_at",
     "updated_at": "updated_at",
 }
+# What is unique and in the index of the order.
+_KEY = {"id": "id", "username": "username_canonical", "created_at": "id", "updated_at": "id"}
 # What is compared with a place. Ids and canonical usernames are unique: no tie to break.
 _PLACE = {
     "id": ("id", "%(value)s"),
@@ -141,7 +143,7 @@ _LIST = """
         FROM {users}
         WHERE {where}
         ORDER BY {scan}
-        LIMIT %(limit)s + 1 OFFSET %(offset)s
+        LIMIT %(limit)s + 1 OFFSET {offset}
     )
     SELECT {total} AS total, {behind} AS behind,
            (SELECT count(*) > %(limit)s FROM looked_at) AS ahead, listed.*
@@ -157,29 +159,41 @@ _USERS = "(SELECT count(*) FROM users WHERE {where})"
 _SOMEBODY = "EXISTS (SELECT FROM {users} WHERE {where})"
 # OFFSET 0 has the planner find those who pass before it looks at their order.
 _FOUND_FIRST = "(SELECT * FROM users WHERE {where} OFFSET 0) AS users"
+# Passes over the users before the page in the index alone, which has the order but not the users.
+_BEYOND_MANY = """(
+    SELECT users.* FROM users JOIN (
+        SELECT {key} FROM users ORDER BY {scan} LIMIT %(limit)s + 1 OFFSET %(offset)s
+    ) AS far USING ({key})
+) AS users"""
+# From this offset on; before it, finding each user once more costs more than that saves.
+MANY = 1000
 
 
 @lru_cache(maxsize=1024)
 def list_statement(
-    names: tuple[str, ...], order: Order, side: Side | None, *, counted: bool
+    names: tuple[str, ...], order: Order, side: Side | None, *, counted: bool, far: bool = False
 ) -> str:
     """Return the statement for a page of the list filtered by ``names``.
 
-    The page begins on ``side`` of a place, or at an offset if that is None. The database looks at
-    one row more, to say whether the list goes on, and keeps it. What is bound is in ``binds``.
+    The page begins on ``side`` of a place, or at an offset if that is None: ``far`` down, maybe.
+    The database looks at one row more, to say whether the list goes on, and keeps it. What is
+    bound is in ``binds``.
     """
     forward = side is None or side.forward
     downwards = order.descending is forward
     filters = [_FILTERS[name] for name in names]
+    scan = _ORDER[order.by, downwards]
     users, where = _users(names, order)
+    beyond_many = _composed(_BEYOND_MANY, key=_KEY[order.by], scan=scan) if far else None
     return _composed(
         _LIST,
         total=_total(filters) if counted else "NULL::bigint",
         behind=_behind(users, where, order, side),
         value=_VALUE[order.by],
-        users=users,
+        users=beyond_many or users,
+        offset="0" if far else "%(offset)s",
         where=_all_of([*where, *_beside(order, side)]),
-        scan=_ORDER[order.by, downwards],
+        scan=scan,
         taken="value DESC, id DESC" if downwards else "value, id",
         order="listed.value DESC, listed.id DESC"
         if order.descending

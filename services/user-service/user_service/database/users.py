@@ -13,6 +13,7 @@ from psycopg2.extras import execute_values
 
 from user_service.database import idempotency
 from user_service.database.listing import (
+    MANY,
     Count,
     Filters,
     Order,
@@ -107,7 +108,8 @@ class UserRepository:
         counted = count == "exact" or (count == "estimated" and not names)  # then exact is as cheap
 
         def read_page(cursor: cursor) -> Page:
-            statement = list_statement(names, order, side, counted=counted)
+            far = not names and isinstance(position, int) and position >= MANY
+            statement = list_statement(names, order, side, counted=counted, far=far)
             cursor.execute(statement, binds(filters, position, limit))
             page = page_of(cursor.fetchall(), position)
             if count == "none" or counted:

@@ -1,5 +1,6 @@
 """What the routes work with, put into the application by ``app.py``."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -12,10 +13,13 @@ from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
 from user_service.database.replica import Replica
 from user_service.database.users import UserRepository
+from user_service.errors import Unavailable
 from user_service.observability.metrics import Metrics
 from user_service.web.cursors import Cursors
 
 _NAME = "user_service"
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -23,7 +27,7 @@ class Services:
     """The parts that one application owns. ``open`` after a fork, ``close`` before the end.
 
     ``commit`` says what the service was built from.
-    ``is_draining`` is for the server to set: it tells whether it is about to stop.
+    ``is_draining`` tells whether the server is about to stop.
     """
 
     database: Database
@@ -43,6 +47,14 @@ class Services:
         if self.replica is not None:
             self.replica.open()
         self.database.open()
+
+    def begin(self, is_draining: Callable[[], bool]) -> None:
+        """Open, in a worker of a server that tells when it drains; go on without the database."""
+        self.is_draining = is_draining
+        try:
+            self.open()
+        except Unavailable as error:
+            log.warning("starting without the database, requests will try again: %s", error)
 
     def close(self) -> None:
         """Close every connection."""

@@ -1,22 +1,25 @@
 """Stopping without failing a request: first readiness, then new connections, then the rest.
 
-gunicorn begins a stop by telling the workers to end. The last of them to close the listening
+A server begins a stop by telling its workers to end. The last of them to close the listening
 socket makes the kernel reset every connection that it had already established for it. Here the
 master says "not ready" first, so that balancers stop sending, and then lets the kernel ignore
 requests for new connections, until the workers have accepted those that were there.
 """
 
 import ctypes
+import logging
 import mmap
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Iterable
 
-from gunicorn.arbiter import Arbiter
+log = logging.getLogger(__name__)
 
 # In seconds: what a worker needs to accept the connections that are established already.
 SETTLE = 0.2
+
+_NOT_READY, _CLOSING = 1, 2
 
 _SO_ATTACH_FILTER = 26  # Linux; Python's socket module does not name it
 # A classic BPF program over a TCP segment: load the flags, drop what has SYN, keep the rest.
@@ -35,20 +38,18 @@ class Drain:
         """Tell whether the master has begun to stop."""
         return self._shared[0] != 0
 
-    def before_stop_of(self, server: Arbiter) -> None:
-        """Have ``server`` drain whenever it stops gracefully; it has no hook for this."""
-        stop: Callable[[bool], None] = server.stop
+    def is_closing(self) -> bool:
+        """Tell whether the answer to each request is to be the last on its connection."""
+        return self._shared[0] == _CLOSING
 
-        def drain_and_stop(graceful: bool = True) -> None:  # noqa: FBT001, FBT002 -- gunicorn's
-            if graceful and server.LISTENERS:
-                self._shared[0] = 1
-                time.sleep(self._delay)
-                if not all(ignore_new_connections(each.sock) for each in server.LISTENERS):
-                    server.log.info("new connections are taken until the end: no filter is allowed")
-                time.sleep(SETTLE)
-            stop(graceful)
-
-        server.stop = drain_and_stop
+    def run(self, listening: Iterable[socket.socket]) -> None:
+        """Begin to drain; return when the workers may be told to end."""
+        self._shared[0] = _NOT_READY
+        time.sleep(self._delay)
+        self._shared[0] = _CLOSING
+        if not all(ignore_new_connections(each) for each in listening):
+            log.info("new connections are taken until the end: no filter is allowed")
+        time.sleep(SETTLE)
 
 
 def ignore_new_connections(listening: socket.socket) -> bool:

@@ -1,8 +1,8 @@
-"""The directory of the metrics under gunicorn."""
+"""The directory of the metrics that the workers share."""
 
 from pathlib import Path
 
-from gunicorn_metrics import MetricsDirectory, metrics_directory
+from metrics_directory import MetricsDirectory, metrics_directory
 
 
 def test_given_directory_is_emptied_of_metrics_alone_and_kept(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""The directory in which gunicorn's workers keep their metrics, to be added up by any of them.
+"""The directory in which the server's workers keep their metrics, to be added up by any of them.
 
-gunicorn's master makes it and names it in the workers' environment; what they do with it is in
-``user_service/observability/metric_files.py``.
+The server's master process makes it and names it in the workers' environment; what they do with
+it is in ``user_service/observability/metric_files.py``.
 """
 
 import functools

@@ -1,0 +1,148 @@
+"""The way from granian to the application and back, with fakes on both sides."""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import granian_requests
+from granian_requests import Requests
+from tests.waiting import eventually
+
+LIMIT = 10
+
+
+class FakeExchange:
+    def __init__(self) -> None:
+        self.answers: list[tuple[int, dict[str, str], bytes]] = []
+        self.cut = threading.Event()
+
+    def response_bytes(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+        self.answers.append((status, dict(headers), body))
+
+    def response_iter(
+        self, status: int, headers: list[tuple[str, str]], body: Iterator[bytes]
+    ) -> None:
+        assert len(b"".join(body)) < int(dict(headers)["Content-Length"])
+        self.answers.append((status, dict(headers), b""))
+        self.cut.set()
+
+
+class Body:
+    """What a client sends, until ``ended``: then it is all there, or cut off."""
+
+    def __init__(self, content: bytes = b"", ended: threading.Event | None = None) -> None:
+        self._content, self._ended = content, ended
+
+    def read(self, size: int) -> bytes:
+        if self._ended is not None:
+            self._ended.wait(10)
+        return self._content[:size]
+
+
+class Closing(list[bytes]):
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def echo(environ: dict[str, Any], start_response: Callable[..., Any]) -> Closing:
+    start_response("200 OK", [("X-Method", environ["REQUEST_METHOD"])])
+    environ["answer"] = Closing([b"<", environ["wsgi.input"].read(), b">"])
+    return environ["answer"]  # type: ignore[no-any-return]
+
+
+def requests(*, closing: bool = False, threads: int = 4, body_seconds: float = 60) -> Requests:
+    return Requests(
+        echo,
+        is_closing=lambda: closing,
+        threads=threads,
+        body_seconds=body_seconds,
+        max_body_bytes=LIMIT,
+    )
+
+
+def get() -> dict[str, Any]:
+    return {"REQUEST_METHOD": "GET"}
+
+
+def post(body: Body, length: int | None = 3) -> dict[str, Any]:
+    framing = {"HTTP_TRANSFER_ENCODING": "chunked"}
+    if length is not None:
+        framing = {"CONTENT_LENGTH": str(length)}
+    return {"REQUEST_METHOD": "POST", "wsgi.input": body, **framing}
+
+
+def answered(exchange: FakeExchange) -> tuple[int, dict[str, str], bytes]:
+    eventually(lambda: bool(exchange.answers))
+    return exchange.answers[0]
+
+
+def test_response_is_sent_as_a_whole_and_the_application_told_that_it_is() -> None:
+    exchange, environ = FakeExchange(), get()
+    requests()(exchange, environ)
+    assert exchange.answers == [(200, {"X-Method": "GET"}, b"<>")]
+    assert environ["answer"].closed
+
+
+def test_last_answer_on_a_connection_says_so_when_the_server_stops() -> None:
+    exchange = FakeExchange()
+    requests(closing=True)(exchange, get())
+    assert answered(exchange)[1] == {"X-Method": "GET", "Connection": "close"}
+
+
+@pytest.mark.parametrize(
+    ("sent", "length", "seen"),
+    [
+        (b"abc", 3, b"abc"),
+        (b"abc", None, b"abc"),
+        (b"a" * 99, None, b"a" * (LIMIT + 1)),  # one too many, for the application to see
+        (b"a" * 99, 99, b""),  # which refuses it by what it announces
+    ],
+)
+def test_body_is_read_up_to_the_limit(sent: bytes, length: int | None, seen: bytes) -> None:
+    exchange = FakeExchange()
+    requests()(exchange, post(Body(sent), length))
+    assert exchange.answers == [(200, {"X-Method": "POST"}, b"<" + seen + b">")]
+
+
+def test_body_that_breaks_off_does_not_reach_the_application() -> None:
+    exchange = FakeExchange()
+    requests()(exchange, post(Body(b"ab"), 3))
+    assert exchange.answers == [(400, {"Connection": "close"}, b"")]
+
+
+def test_only_half_of_the_threads_wait_for_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrived = threading.Event()
+    monkeypatch.setattr(granian_requests, "PATIENCE", 0.01)
+    serve = requests(threads=4)
+    exchanges = [FakeExchange() for _ in range(2)]
+    threads = [
+        threading.Thread(target=serve, args=(each, post(Body(b"abc", arrived))))
+        for each in exchanges
+    ]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: sum(thread.is_alive() for thread in threads) == 2)
+    refused = FakeExchange()
+    serve(refused, post(Body(b"abc")))
+    status, headers, _ = refused.answers[0]
+    assert (status, headers["Retry-After"], headers["Connection"]) == (503, "1", "close")
+    arrived.set()
+    for thread in threads:
+        thread.join()
+    assert {answered(each)[0] for each in exchanges} == {200}
+    serve(again := FakeExchange(), post(Body(b"abc")))
+    assert again.answers[0][0] == 200
+
+
+def test_body_that_does_not_come_in_time_ends_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(granian_requests, "LOOK_SECONDS", 0.01)
+    exchange = FakeExchange()
+    requests(body_seconds=0.02)(exchange, post(Body(b"ab", exchange.cut)))
+    assert exchange.answers[0] == (408, {"Content-Length": "1"}, b"")
+    assert {status for status, _, _ in exchange.answers[1:]} <= {400}  # granian ignores it
