@@ -31,7 +31,7 @@ class HttpMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._duration = Histogram(
             "user_service_http_request_duration_seconds",
-            "Time from a request's arrival in the service to its response; the count is of requests",
+            "Time from a request's arrival to its response; the count is that of requests",
             ["route", "method", "status"],
             buckets=SECONDS,
             registry=registry,
