@@ -1,11 +1,13 @@
 """Batching: those who wait at the same time share a round trip, and never an answer from before."""
 
+import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +15,8 @@ from tests.waiting import eventually
 from user_service.cache import batch
 from user_service.cache.batch import Batcher
 
+SERVICE = Path(__file__).parents[2] / "services" / "user-service"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SERVICE)}  # for programs that import the package
 LONG = 30.0  # seconds: nobody who does as they should waits for so long
 
 
@@ -189,7 +193,9 @@ print(follower.get(timeout=10), batcher.get("c"))
     for seconds in ("0.001", "0.1"):
         for how in ("killed", "timed out"):
             command = [sys.executable, "-c", program, seconds, how]
-            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=True, timeout=60, env=ENVIRONMENT
+            )
             assert done.stdout == "broken off 1\n"
 
 
