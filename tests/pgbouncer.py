@@ -1,4 +1,4 @@
-"""PgBouncer in transaction mode, as the README configures it, before a PostgreSQL server."""
+"""PgBouncer in transaction mode, as the documents configure it, before a PostgreSQL server."""
 
 import configparser
 import re
@@ -12,7 +12,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 from dev.servers import Server
 from tests.programs import program
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "postgresql-and-redis.md"
 
 
 class PgBouncer(Server):
@@ -41,7 +41,7 @@ class PgBouncer(Server):
         return self._dir.path / f"{self._dir.mark}.ini"
 
     def _prepare(self) -> None:
-        settings = readme_settings()
+        settings = documented_settings()
         database = self._database
         settings["databases"] = {
             database["dbname"]: str(
@@ -77,9 +77,9 @@ class PgBouncer(Server):
         return True
 
 
-def readme_settings() -> dict[str, dict[str, str]]:
-    """Return the pgbouncer.ini that the README shows."""
-    (text,) = re.findall(r"```ini\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+def documented_settings() -> dict[str, dict[str, str]]:
+    """Return the pgbouncer.ini that the documents show."""
+    (text,) = re.findall(r"```ini\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     parser = configparser.ConfigParser()
     parser.read_string(text)
     return {section: dict(parser[section]) for section in parser.sections()}

@@ -1,4 +1,4 @@
-"""Imports point one way, and each foreign library has one place (README, section Architecture).
+"""Imports point one way, and each foreign library has one place (README, "How it works").
 
 ``app -> web -> {database, cache} -> {resilience, observability} -> core``
 """

@@ -313,9 +313,17 @@ def test_table_is_put_between_its_marks_and_nothing_else_is_touched() -> None:
     assert new.count("<!-- /benchmark -->") == 2
 
 
+def test_links_of_a_table_lead_from_the_document_that_it_is_in() -> None:
+    tables = {"plot": "![a](benchmarks/results/a.svg) and [b](https://example.com/)"}
+    assert documents.seen_from(documents.ROOT / "README.md", tables) == tables
+    assert documents.seen_from(documents.ROOT / "docs" / "benchmarks.md", tables) == {
+        "plot": "![a](../benchmarks/results/a.svg) and [b](https://example.com/)"
+    }
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_tables_in_the_documents_are_those_that_the_results_make(document: Path) -> None:
-    regions = report.regions(load_all(RESULTS))
+    regions = documents.seen_from(document, report.regions(load_all(RESULTS)))
     for name, shown in documents.regions(document.read_text(encoding="utf-8")).items():
         assert name in report.NAMES
         assert shown == regions.get(name, "")

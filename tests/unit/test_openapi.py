@@ -22,7 +22,7 @@ from user_service.web.problem_examples import ERRORS
 from user_service.web.schemas import ListQuery
 from user_service.web.validation import parse_query
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
 PATHS = {
     "/api/v1/users": {"get", "post"},
     "/api/v1/users/{user_id}": {"get", "put", "patch", "delete"},
@@ -138,13 +138,13 @@ def test_links_lead_to_operations_and_their_parameters(built: dict[str, Any]) ->
         assert link["parameters"].keys() <= parameters[link["operationId"]]
 
 
-def test_parameters_of_lists_are_those_of_the_model_and_of_the_readme(
+def test_parameters_of_lists_are_those_of_the_model_and_of_its_page(
     built: dict[str, Any],
 ) -> None:
     listed = built["paths"]["/api/v1/users"]["get"]["parameters"]
     named = {parameter["name"] for parameter in listed if parameter.get("in") == "query"}
     assert named == ListQuery.model_fields.keys()
-    table = README.split("### Lists", 1)[1].split("\n\n")[2]
+    table = PAGE.read_text("utf-8").split("## Lists\n", 1)[1].split("\n\n")[1]
     for name in named:
         assert f"`{name}`" in table
 
