@@ -23,6 +23,7 @@ from user_service.observability.metrics import Metrics
 from user_service.resilience.retry import RetryPolicy
 from user_service.settings import Settings, settings_or_exit
 from user_service.web import cli, docs, health, scrape, users
+from user_service.web.application import Application
 from user_service.web.clients import Clients
 from user_service.web.conditions import REQUIRE_IF_MATCH
 from user_service.web.contact import register_contact
@@ -40,7 +41,7 @@ from user_service.web.validation import MAX_BODY_BYTES
 
 def create_app(settings: Settings) -> Flask:
     """Return the application. It owns one PostgreSQL and one Redis pool; neither connects yet."""
-    app = Flask("user_service", static_folder=None)
+    app = Application("user_service", static_folder=None)
     # One more: a body without Content-Length is cut here, and then seen to be too long.
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1
     app.config[REQUIRE_IF_MATCH] = settings.require_if_match

@@ -3,6 +3,7 @@
 gunicorn finds it by the name in ``gunicorn.conf.py``; nothing in ``user_service`` knows of it.
 """
 
+import select
 import socket
 import weakref
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from types import FrameType
 from typing import Any
 
 import gevent
+import gevent.select
+from gevent import monkey
 from gunicorn import util
 from gunicorn.glogging import Logger
 from gunicorn.http import wsgi
@@ -69,6 +72,46 @@ class Response(wsgi.Response):  # type: ignore[misc]
         super().close()
 
 
+class Poll(gevent.select.poll):  # type: ignore[misc]
+    """gevent's ``select.poll``, that asks the kernel before it prepares to wait.
+
+    psycopg2 and redis-py wait by it, and redis-py asks it, without waiting, about each connection
+    that it takes from its pool: 20 us of CPU by gevent's, 1 us by this. A wait for one descriptor,
+    which theirs all are, takes 9 us and not 16.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._of_the_kernel = monkey.get_original("select", "poll")()
+
+    def register(self, fd: Any, eventmask: int = select.POLLIN | select.POLLOUT) -> None:  # noqa: ANN401
+        """Wait for events of ``fd`` too."""
+        super().register(fd, eventmask)
+        self._of_the_kernel.register(fd, eventmask)
+
+    def unregister(self, fd: Any) -> None:  # noqa: ANN401
+        """Wait for events of ``fd`` no longer."""
+        super().unregister(fd)
+        self._of_the_kernel.unregister(fd)
+
+    def poll(self, timeout: float | None = None) -> list[tuple[int, int]]:
+        """Return what is ready, by descriptor, within ``timeout`` ms; None has no end."""
+        ready: list[tuple[int, int]] = self._of_the_kernel.poll(0)
+        if ready or timeout == 0:
+            return ready
+        if len(self.fds) != 1:
+            return list(super().poll(timeout))
+        ((fd, events),) = self.fds.items()
+        hub = gevent.get_hub()
+        watcher = hub.loop.io(fd, events)
+        try:
+            with gevent.Timeout(None if timeout is None else timeout / 1000, exception=False):
+                hub.wait(watcher)
+        finally:
+            watcher.close()
+        return self._of_the_kernel.poll(0)  # type: ignore[no-any-return]
+
+
 class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn carries no types
     """One greenlet a connection, so that slow clients cost memory and nothing else.
 
@@ -83,6 +126,20 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn carries no types
         super().__init__(*args, **kwargs)
         self._awaiting_request: dict[gevent.Greenlet, gevent.Timeout] = {}
         self._served: weakref.WeakSet[gevent.Greenlet] = weakref.WeakSet()
+
+    def patch(self) -> None:
+        """Replace what waits by what lets the other connections go on, and settings by values.
+
+        gunicorn looks each setting up through two objects whenever it needs one, ten times a
+        request: 2 % of the time of a user. They do not change once there is a worker.
+        """
+        super().patch()
+        select.poll = Poll  # type: ignore[misc]
+        self.cfg.__dict__ |= {
+            name: setting.get()
+            for name, setting in self.cfg.settings.items()
+            if not hasattr(type(self.cfg), name)  # it is worked out, not just looked up
+        }
 
     @contextmanager
     def timeout_ctx(self) -> Iterator[None]:

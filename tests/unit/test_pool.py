@@ -2,6 +2,7 @@
 
 import logging
 import math
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -196,7 +197,7 @@ class TestCheckout:
     def test_waits_for_a_connection_that_comes_free(self, server: Server) -> None:
         database = Database("dbname=fake", size=1, checkout_timeout=LONG)
         waits = threading.Event()
-        database._slots = _announced(database._slots, waits)
+        database._slots = _Announced(1, waits)
         with ThreadPoolExecutor(1) as threads:
             with database.read():
                 late = threads.submit(read, database)
@@ -692,7 +693,7 @@ class TestBreaker:
     def test_nobody_waits_for_a_slot_while_it_is_open(self) -> None:
         database = Database("dbname=fake", size=1, checkout_timeout=LONG)
         waits = threading.Event()
-        database._slots = _announced(database._slots, waits)
+        database._slots = _Announced(1, waits)
         with database.read():
             for _ in range(5):
                 with pytest.raises(ConnectionLost), database.breaker.calling():
@@ -705,7 +706,7 @@ class TestBreaker:
     def test_slot_comes_back_from_who_waited_for_it_while_it_opened(self) -> None:
         database = Database("dbname=fake", size=1, checkout_timeout=LONG)
         waits = threading.Event()
-        database._slots = _announced(database._slots, waits)
+        database._slots = _Announced(1, waits)
         with ThreadPoolExecutor(1) as threads:
             with database.read():
                 late = threads.submit(read, database)
@@ -715,7 +716,7 @@ class TestBreaker:
                         raise ConnectionLost
             with pytest.raises(CircuitOpen):
                 late.result(LONG)
-        assert database._slots.acquire(blocking=False)
+        assert database._slots.qsize() == 1
 
 
 class TestLog:
@@ -800,14 +801,15 @@ class TestSessionDefaults:
         assert parse_dsn(with_session_defaults(dsn, 3))["password"] == password
 
 
-def _announced(slots: threading.Semaphore, waits: threading.Event) -> threading.Semaphore:
-    """Return ``slots``, which set ``waits`` when somebody begins to wait."""
-    acquire = slots.acquire
+class _Announced(queue.SimpleQueue[None]):
+    """Slots that set ``waits`` when somebody begins to wait for one."""
 
-    def announcing(blocking: bool = True, timeout: float | None = None) -> bool:
-        if blocking:
-            waits.set()
-        return acquire(blocking, timeout)
+    def __init__(self, size: int, waits: threading.Event) -> None:
+        super().__init__()
+        self._waits = waits
+        for _ in range(size):
+            self.put(None)
 
-    slots.acquire = announcing  # type: ignore[method-assign]
-    return slots
+    def get(self, block: bool = True, timeout: float | None = None) -> None:
+        self._waits.set()
+        super().get(block, timeout)

@@ -6,6 +6,7 @@ is replaced, and its slot comes back whatever happens.
 """
 
 import logging
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -104,7 +105,10 @@ class Database:
         self._preparation: Future[object] | None = None
         self._connections = Connections(size)
         self._lock = threading.Lock()
-        self._slots = threading.Semaphore(size)
+        # A queue of what stands for nothing, and no semaphore: that one takes two locks each way.
+        self._slots: queue.SimpleQueue[None] = queue.SimpleQueue()
+        for _ in range(size):
+            self._slots.put(None)
         self._waiting = 0
         self._was_full = False
 
@@ -226,7 +230,7 @@ class Database:
                 finally:
                     self._take_back(connection)
         finally:
-            self._slots.release()
+            self._slots.put(None)
 
     def _checked_out(self) -> connection:
         if self._connections.closed:
@@ -242,25 +246,31 @@ class Database:
         Tell whether waiting for it took less than half of the request's time: if not, that the
         rest was too short for the database says nothing of the database.
         """
-        if self._slots.acquire(blocking=False):
-            self._was_full = False
-            self._metrics.checkout.observe(0)
-            return True
+        try:
+            self._slots.get_nowait()
+        except queue.Empty:
+            return self._wait_for_slot()
+        self._was_full = False
+        self._metrics.checkout.observe(0)
+        return True
+
+    def _wait_for_slot(self) -> bool:
         left = deadline.remaining()
         with stage("pool", self._metrics.checkout):
-            self._wait_for_slot()
+            self._wait_in_line()
         return deadline.remaining() >= left / 2
 
-    def _wait_for_slot(self) -> None:
+    def _wait_in_line(self) -> None:
         if not self._was_full:
             self._was_full = True
             log.warning("connection pool is full: all %d connections are in use", self._size)
         self._waiting += 1
         self._metrics.waiting.inc()
         try:
-            if not self._slots.acquire(timeout=min(self._checkout_timeout, deadline.remaining())):
-                self._metrics.timeouts.inc()
-                raise PoolTimeout(f"no connection came free, all {self._size} are in use")
+            self._slots.get(timeout=min(self._checkout_timeout, deadline.remaining()))
+        except queue.Empty:
+            self._metrics.timeouts.inc()
+            raise PoolTimeout(f"no connection came free, all {self._size} are in use") from None
         finally:
             self._waiting -= 1
             self._metrics.waiting.dec()

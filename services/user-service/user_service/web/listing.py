@@ -15,12 +15,12 @@ from flask import Response, url_for
 from user_service.cache.pages import CacheStatus
 from user_service.database.listing import Page, Position, Side
 from user_service.observability.timing import stage
+from user_service.web.application import JsonResponse
 from user_service.web.conditions import client_has
 from user_service.web.fields import BIGINT_MAX
 from user_service.web.representation import CACHE_CONTROL, members_of
 from user_service.web.schemas import ListQuery
 from user_service.web.services import services
-from user_service.web.validation import JSON
 
 # A proxy takes 4 KiB of header (nginx's default); links that would not leave room are left out.
 LONGEST_LINK_HEADER = 2000
@@ -48,7 +48,7 @@ def page_response(entry: bytes, status: CacheStatus) -> Response:
     headers, body = headers_and_body(entry, status)
     if client_has(headers["ETag"].strip('"')):
         return Response(status=304, headers=headers)
-    return Response(body, mimetype=JSON, headers=headers)
+    return JsonResponse(body, headers=headers)
 
 
 def headers_and_body(entry: bytes, status: CacheStatus) -> tuple[dict[str, str], bytes]:

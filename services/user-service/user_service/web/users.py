@@ -23,6 +23,7 @@ from user_service.observability.timing import stage
 from user_service.resilience.retry import retry_on_failure
 from user_service.users import User
 from user_service.web import answers, page_shortcut
+from user_service.web.application import JsonResponse
 from user_service.web.conditions import client_has_user, precondition_on
 from user_service.web.declarations import Answer, Link, documented
 from user_service.web.idempotency import keyed_request
@@ -30,7 +31,7 @@ from user_service.web.listing import page_entry, page_response
 from user_service.web.representation import entity_headers, members_of
 from user_service.web.schemas import PER_PAGE, ListQuery, UserPatch, UserWrite
 from user_service.web.services import services
-from user_service.web.validation import JSON, validated
+from user_service.web.validation import validated
 
 blueprint = Blueprint("users", __name__, url_prefix="/api/v1/users")
 
@@ -140,10 +141,9 @@ def create_user(body: UserWrite) -> Response:
     """Create a user; with an ``Idempotency-Key``, once, however often it is asked for."""
     request = keyed_request("POST /api/v1/users", body.username, body.email)
     stored = services().users.create(body.username, body.email, _created, request)
-    return Response(
+    return JsonResponse(
         stored.body,
         status=stored.status,
-        mimetype=JSON,
         headers=stored.headers | ({"Idempotent-Replay": "true"} if stored.replayed else {}),
     )
 
@@ -227,7 +227,7 @@ def _created(user: User) -> StoredResponse:
 
 
 def _user_response(user: User) -> Response:
-    return Response(_json(user), mimetype=JSON, headers=entity_headers(user))
+    return JsonResponse(_json(user), headers=entity_headers(user))
 
 
 def _json(user: User) -> bytes:
