@@ -104,6 +104,8 @@ class Poll(gevent.select.poll):  # type: ignore[misc]
         ((fd, events),) = self.fds.items()
         hub = gevent.get_hub()
         watcher = hub.loop.io(fd, events)
+        # As theirs: whose answer has come is served before those who ask.
+        watcher.priority = hub.loop.MAXPRI
         try:
             with gevent.Timeout(None if timeout is None else timeout / 1000, exception=False):
                 hub.wait(watcher)
