@@ -75,11 +75,13 @@ class Response(wsgi.Response):  # type: ignore[misc]
 
 
 class Poll(gevent.select.poll):  # type: ignore[misc]
-    """gevent's ``select.poll``, that asks the kernel before it prepares to wait.
+    """gevent's ``select.poll``, that asks the kernel where there is nothing to wait for.
 
-    redis-py asks, without waiting, about each connection that it takes from its pool: 20 us of CPU
-    by gevent's, 1 us by this; in all a tenth of the time of a write, and more of a page's that the
-    cache does not have.
+    redis-py asks so about each connection that it takes from its pool: 20 us of CPU by gevent's,
+    1 us by this; in all a tenth of the time of a write, and more of a page's that the cache does
+    not have. Who may wait goes through gevent's loop, also if there is something already: without
+    that, who is always answered at once would keep the others waiting (p99 of 10 clients 42 ms
+    instead of 17).
     """
 
     def __init__(self) -> None:
@@ -87,19 +89,18 @@ class Poll(gevent.select.poll):  # type: ignore[misc]
         self._of_the_kernel = _kernel_poll()
 
     def register(self, fd: Any, eventmask: int = select.POLLIN | select.POLLOUT) -> None:  # noqa: ANN401
-        """Wait for events of ``fd`` too."""
+        """Look out for events of ``fd`` too."""
         super().register(fd, eventmask)
         self._of_the_kernel.register(fd, eventmask)
 
     def unregister(self, fd: Any) -> None:  # noqa: ANN401
-        """Wait for events of ``fd`` no longer."""
+        """Look out for events of ``fd`` no longer."""
         super().unregister(fd)
         self._of_the_kernel.unregister(fd)
 
     def poll(self, timeout: float | None = None) -> list[tuple[int, int]]:
         """Return what is ready, by descriptor, within ``timeout`` ms; None has no end."""
-        ready: list[tuple[int, int]] = self._of_the_kernel.poll(0)
-        return ready if ready or timeout == 0 else list(super().poll(timeout))
+        return list(super().poll(timeout) if timeout != 0 else self._of_the_kernel.poll(0))
 
 
 class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn carries no types
