@@ -5,6 +5,7 @@ shared is the way there and back, never an answer from before.
 """
 
 import threading
+import time
 from collections.abc import Callable, Hashable, Mapping, Set
 from typing import Generic, TypeVar
 
@@ -52,6 +53,9 @@ class Batcher(Generic[K, V]):
         in_turn = False
         try:
             in_turn = self._under_way.acquire(timeout=PATIENCE)
+            # Lets all who are ready to run join: of 10 clients' look-ups under gevent, every one
+            # made a round trip of its own without it, and one in nine does with it.
+            time.sleep(0)
             self._close(batch)
             batch.answers = self._ask(batch.keys)
         except Exception as error:

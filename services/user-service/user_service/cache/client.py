@@ -1,6 +1,7 @@
 """What is the same for every client of Redis, whether it is one server or many."""
 
 import math
+import socket
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
@@ -21,7 +22,38 @@ MAX_CONNECTIONS = 32
 
 
 class BoundedConnection(Connection):
-    """A connection that looks its server's name up within the connect time-out as well."""
+    """A connection that looks its server's name up within the connect time-out as well.
+
+    And that tells cheaply, each time the pool gives it out, that nothing came while it was idle.
+    """
+
+    def can_read(self, timeout: float = 0) -> bool:
+        """Tell whether anything came; raise redis-py's ConnectionError if that is the end.
+
+        redis-py polls for it. Under gevent, whose poll() is made of its event loop, that is most
+        of what a checkout costs: 31 us, where a look into the socket takes 3 us.
+        """
+        if timeout == 0 and self._is_silent():
+            return False
+        return super().can_read(timeout)
+
+    def _is_silent(self) -> bool:
+        """Tell whether neither parser nor socket have anything; False also if that is unknown."""
+        sock, reader = self._sock, getattr(self._parser, "_reader", None)
+        if sock is None or reader is None or reader.has_data():
+            return False
+        waits = sock.gettimeout()
+        # Not MSG_DONTWAIT: with a time-out, Python, and gevent too, wait for what is to be read.
+        sock.settimeout(0)
+        try:
+            sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except (OSError, ValueError):  # broken; or TLS, in which nobody can look ahead
+            return False
+        finally:
+            sock.settimeout(waits)
+        return False
 
     def _connect(self) -> Any:  # noqa: ANN401 -- redis-py's socket
         name, timeout = self.host, self.socket_connect_timeout
