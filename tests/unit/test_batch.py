@@ -182,7 +182,7 @@ def lead():
         batcher.get("a")
 
 batcher = Batcher(ask)
-gevent.spawn(batcher.get, "earlier"); gevent.sleep(0)  # so that the next one gathers
+gevent.spawn(batcher.get, "earlier"); gevent.sleep(0.05)  # so that the next one gathers
 leader = gevent.spawn(lead); gevent.sleep(0)
 follower = gevent.spawn(follow); gevent.sleep(0)
 if sys.argv[2] == "killed":
