@@ -1,16 +1,18 @@
--- What wrk sends. Arguments: number of users, tag of this run, first and last page of the cycle,
--- then for each kind of request its weight, method, path and body. In path and body {id} is a user
--- at random, {page} the next page of the cycle, {unique} a name that nobody has had before.
+-- What wrk sends. Arguments: number of users, tag of this run, number of pages, smallest and largest
+-- size of a page, seed, then for each kind of request its weight, method, path and body. In path and
+-- body {id} is a user at random, {unique} a name that nobody has had before, {page} and {size} the
+-- next of the cycle of all pages in all sizes, {page_from_end} the page as far from the end.
 -- Afterwards prints one line of JSON.
 
 local requests, weights = {}, 0
-local users, tag, first, last
+local users, tag, pages, smallest, sizes
 local count = 0
 
 function init(args)
-  users, tag, first, last = tonumber(args[1]), args[2], tonumber(args[3]), tonumber(args[4])
-  math.randomseed(tonumber(args[5]))
-  for i = 6, #args, 4 do
+  users, tag, pages = tonumber(args[1]), args[2], tonumber(args[3])
+  smallest, sizes = tonumber(args[4]), tonumber(args[5]) - tonumber(args[4]) + 1
+  math.randomseed(tonumber(args[6]))
+  for i = 7, #args, 4 do
     weights = weights + tonumber(args[i])
     local body = args[i + 3]
     table.insert(requests, {up_to = weights, method = args[i + 1], path = args[i + 2],
@@ -29,15 +31,19 @@ function request()
       if at < each.up_to then break end
     end
   end
+  -- The size changes with every request, so that any number of them has the same mean.
+  local size, page = smallest + count % sizes, 1 + math.floor(count / sizes) % pages
   local values = {
     id = math.random(users),
-    page = first + count % (last - first + 1),
+    size = size,
+    page = page,
+    page_from_end = math.floor(users / size) + 1 - page,
     unique = tag .. "x" .. count,
   }
   count = count + 1
-  local path = chosen.path:gsub("{(%w+)}", values)
+  local path = chosen.path:gsub("{([%w_]+)}", values)
   if not chosen.body then return wrk.format(chosen.method, path) end
-  return wrk.format(chosen.method, path, headers, (chosen.body:gsub("{(%w+)}", values)))
+  return wrk.format(chosen.method, path, headers, (chosen.body:gsub("{([%w_]+)}", values)))
 end
 
 function done(summary, latency)

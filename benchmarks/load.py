@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.workloads import Workload
+from benchmarks.workloads import PAGE_SIZES, Workload
 
 SCRIPT = Path(__file__).with_name("load.lua")
 # A slow answer is measured, not counted as failed: the slowest target needs minutes at the worst.
@@ -38,11 +38,10 @@ class Load:
 
 def load(url: str, workload: Workload, *, users: int, clients: int, seconds: int) -> Load:
     """Let ``clients`` ask ``url`` for ``seconds``, each for the next as soon as it is answered."""
-    first, last = workload.pages or (1, 1)
     run = next(_runs)
     # By the clock: what an earlier run of the benchmark created may still be there.
     tag = f"{time.time_ns() // 1_000_000:x}n{run}"
-    arguments = [str(users), tag, str(first), str(last), str(run)]
+    arguments = [str(users), tag, str(workload.pages or 1), *map(str, PAGE_SIZES), str(run)]
     for request in workload.requests:
         arguments += [str(request.weight), request.method, request.path, request.body]
     options = ["-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", f"{TIMEOUT_SECONDS}s"]

@@ -4,11 +4,16 @@ import json
 from dataclasses import dataclass
 
 USERS = "/api/v1/users"
+# Those that are asked for where no page may come from a cache: from the first size to the second,
+# which are 10 in the mean, and so many pages. They are as many as can be told apart from each other
+# by a service that remembers 1,024 queries, as ours does.
+PAGE_SIZES = (8, 12)
+PAGES = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A kind of request; ``load.lua`` says what {id}, {page} and {unique} become."""
+    """A kind of request; ``load.lua`` says what {id}, {page} and so on become."""
 
     path: str
     method: str = "GET"
@@ -20,14 +25,14 @@ class Request:
 class Workload:
     """What one measurement asks for.
 
-    With ``pages``, each request is for the next page of this range, and Redis is emptied long
-    before the first comes round again: every one is a miss, on every target.
+    With ``pages``, each request is for the next of so many pages, in every size of a page, and
+    Redis is emptied before the first comes round again: every one is a miss, on every target.
     """
 
     name: str
     title: str
     requests: tuple[Request, ...]
-    pages: tuple[int, int] | None = None
+    pages: int = 0
 
     @property
     def writes(self) -> bool:
@@ -53,16 +58,19 @@ def page_of(size: int) -> Workload:
 
 
 def uncached(users: int) -> Workload:
-    """Return the workload of pages of 10 near the beginning, none of which the cache holds."""
-    request = Request(f"{USERS}?page={{page}}&per_page=10")
-    return Workload("uncached", "uncached page of 10", (request,), (1, min(250, users // 10)))
+    """Return the workload of pages near the beginning, none of which the cache holds."""
+    request = Request(f"{USERS}?page={{page}}&per_page={{size}}")
+    return Workload("uncached", "uncached page of 10", (request,), _pages(users))
 
 
 def deep(users: int) -> Workload:
-    """Return the workload of the last 250 pages of 10, none of which the cache holds."""
-    request = Request(f"{USERS}?page={{page}}&per_page=10")
-    last = users // 10
-    return Workload("deep", "deep page of 10", (request,), (max(1, last - 249), last))
+    """Return the workload of the last pages, none of which the cache holds."""
+    request = Request(f"{USERS}?page={{page_from_end}}&per_page={{size}}")
+    return Workload("deep", "deep page of 10", (request,), _pages(users))
+
+
+def _pages(users: int) -> int:
+    return min(PAGES, users // PAGE_SIZES[1])
 
 
 LIST = Workload("list", "list of users", (Request(USERS),))

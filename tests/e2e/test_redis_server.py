@@ -60,6 +60,18 @@ def test_certificate_of_the_server_is_checked_against_its_name(tmp_path: Path) -
             redis_client(where.removesuffix("?ssl_ca_certs=").format("localhost"), timeout=2).ping()
 
 
+def test_connection_with_tls_that_was_closed_while_idle_is_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "redis"
+    with tls_server(folder) as server:
+        where = f"rediss://:{PASSWORD}@localhost:{server.tls_port}/0?ssl_ca_certs="
+        client = redis_client(where + str(folder / "certificate.pem"), timeout=2)
+        before = client.client_id()
+        with server.client() as other:
+            other.client_kill_filter(_id=str(before))
+        assert client.client_id() != before
+        assert client.ping()
+
+
 def test_socket_is_connected_to(tmp_path: Path) -> None:
     folder = tmp_path / "redis"
     path = folder / "socket"

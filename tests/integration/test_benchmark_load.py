@@ -13,7 +13,7 @@ import pytest
 from benchmarks.load import Load, load
 from benchmarks.measure import has_clients_that_have_gone
 from benchmarks.processes import cpu_seconds, memory_mb, peak_memory_mb, tree
-from benchmarks.workloads import CREATION, MIX, Request, Workload, uncached
+from benchmarks.workloads import CREATION, MIX, Request, Workload, deep, uncached
 from tests.programs import program
 from tests.waiting import eventually
 
@@ -59,13 +59,29 @@ def loaded(workload: Workload, status: int = 200) -> tuple[Load, Seen]:
         return load(url, workload, users=100, clients=2, seconds=1), seen
 
 
-def test_pages_go_round_and_every_request_is_counted() -> None:
+def test_pages_go_round_in_all_sizes_and_every_request_is_counted() -> None:
     answered, seen = loaded(uncached(100))
     assert answered.failed == 0
     assert 10 < answered.requests <= len(seen)
     pages = [path for _, path, _ in seen]
-    assert set(pages) == {f"/api/v1/users?page={page}&per_page=10" for page in range(1, 11)}
+    names = {
+        f"/api/v1/users?page={page}&per_page={size}"
+        for page in range(1, 9)
+        for size in range(8, 13)
+    }
+    assert set(pages) == names
+    # Before the first comes round again; two clients may overtake each other.
+    assert set(pages[: len(names) + 2]) == names
     assert answered.p50_ms <= answered.p99_ms
+
+
+def test_deep_pages_are_the_last_ones() -> None:
+    _, seen = loaded(deep(100))
+    pages = {path for _, path, _ in seen}
+    for size, last in ((8, 12), (9, 11), (10, 10), (11, 9), (12, 8)):
+        of_this_size = {path for path in pages if path.endswith(f"&per_page={size}")}
+        names = {f"page={page}&per_page={size}" for page in range(last - 7, last + 1)}
+        assert of_this_size == {f"/api/v1/users?{name}" for name in names}
 
 
 def test_nobody_is_created_twice() -> None:

@@ -1,13 +1,18 @@
 """The page cache on a real Redis: hits, invalidation, and what must never be served."""
 
+import fcntl
 import random
 import socket
+import subprocess
+import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import cycle, islice
+from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
@@ -29,6 +34,7 @@ from user_service.resilience.breaker import State
 from user_service.settings import Settings
 from user_service.web.services import Services, services_of
 
+SERVICE = Path(__file__).parents[2] / "services" / "user-service"
 URL = "/api/v1/users"
 LONG = 30.0  # seconds: nobody who does as they should waits for so long
 TTL, STALE_TTL = 60, 300
@@ -422,6 +428,13 @@ class TestSingleFlight:
         assert sum(each.result(LONG) for each in readers) > 0
 
 
+def unread(connection: redis_py.Connection) -> int:
+    """Return how many bytes have come and were not taken out of the socket."""
+    sock: socket.socket = connection._sock  # type: ignore[assignment]
+    number = fcntl.ioctl(sock, termios.FIONREAD, bytes(4))
+    return int.from_bytes(number, sys.byteorder)
+
+
 def claim_keys(redis: redis_py.Redis) -> list[bytes]:
     return list(redis.scan_iter("*:refill:*"))
 
@@ -521,6 +534,44 @@ class TestConnection:
         pages = PageCache(PageStore(client, ttl=TTL, stale_ttl=STALE_TTL))
         assert pages.get_or_produce("1:50", lambda: b"body") == (b"body", BYPASS)
         assert limits == [0.25]
+
+    def test_that_was_closed_while_idle_is_replaced(
+        self, servers: Servers, redis: redis_py.Redis
+    ) -> None:
+        client = redis_client(servers.redis_url, timeout=2)
+        before = client.client_id()
+        redis.client_kill_filter(_id=str(before))
+        assert client.client_id() != before
+
+    @pytest.mark.parametrize("answers_read", [0, 1])
+    def test_with_an_answer_that_nobody_read_is_replaced(
+        self, servers: Servers, answers_read: int
+    ) -> None:
+        """Whether the answer is in the socket still, or in the parser behind the one before it."""
+        client = redis_client(servers.redis_url, timeout=2)
+        connection = client.connection_pool.get_connection()
+        connection.send_packed_command(connection.pack_commands([["ECHO", "old"]] * 2))
+        eventually(lambda: unread(connection) == 2 * len(b"$3\r\nold\r\n"))
+        for _ in range(answers_read):
+            assert connection.read_response() == b"old"
+            assert not unread(connection)
+        client.connection_pool.release(connection)
+        assert client.echo("new") == b"new"
+
+    @pytest.mark.parametrize("sockets", ["Python's own", "gevent's"])
+    def test_that_is_idle_is_not_waited_for(self, servers: Servers, sockets: str) -> None:
+        """With a time-out, both kinds wait even for what is asked of them without waiting."""
+        program = """
+import sys, time
+from user_service.cache.connection import redis_client
+
+client = redis_client(sys.argv[1], timeout=LONG)
+for _ in range(3):
+    client.ping()
+"""
+        patch = "from gevent import monkey; monkey.patch_all()" if sockets == "gevent's" else ""
+        command = [sys.executable, "-c", patch + program.replace("LONG", str(LONG))]
+        subprocess.run([*command, servers.redis_url], check=True, timeout=LONG, cwd=SERVICE)
 
     def test_silent_server_is_not_asked_for_a_while(self) -> None:
         client = redis_client("redis://127.0.0.1:1/0", timeout=0.25)

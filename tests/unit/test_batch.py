@@ -182,7 +182,7 @@ def lead():
         batcher.get("a")
 
 batcher = Batcher(ask)
-gevent.spawn(batcher.get, "earlier"); gevent.sleep(0)  # so that the next one gathers
+gevent.spawn(batcher.get, "earlier"); gevent.sleep(0.05)  # so that the next one gathers
 leader = gevent.spawn(lead); gevent.sleep(0)
 follower = gevent.spawn(follow); gevent.sleep(0)
 if sys.argv[2] == "killed":
@@ -197,6 +197,29 @@ print(follower.get(timeout=10), batcher.get("c"))
                 command, capture_output=True, text=True, check=True, timeout=60, env=ENVIRONMENT
             )
             assert done.stdout == "broken off 1\n"
+
+
+def test_greenlets_that_are_ready_are_asked_for_together() -> None:
+    """Though asking lets nobody else run, which is how it is with an answer that comes at once."""
+    program = """
+from gevent import monkey; monkey.patch_all()
+import gevent
+from user_service.cache.batch import Batcher
+
+def ask(keys):
+    asked.append(len(keys))
+    return dict.fromkeys(keys, 1)
+
+asked = []
+batcher = Batcher(ask)
+gevent.joinall([gevent.spawn(batcher.get, key) for key in range(9)], raise_error=True)
+print(asked)
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=60, env=ENVIRONMENT
+    )
+    assert done.stdout == "[9]\n"
 
 
 def test_one_that_is_held_up_holds_nobody_else_up(

@@ -473,7 +473,9 @@ EVERYTHING = {"mget", "get", "set", "script", "confirm"}
 
 
 class TestFailure:
-    @pytest.mark.parametrize("command", [*COMMANDS.values(), PageStore.ping], ids=repr)
+    @pytest.mark.parametrize(
+        "command", [*COMMANDS.values(), PageStore.ping], ids=[*COMMANDS, "ping"]
+    )
     @pytest.mark.parametrize(
         "error",
         [

@@ -75,7 +75,7 @@ class PageCache:
     def look_up(self, name: str) -> Found | None:
         """Return what the cache has of the page called ``name``; None if it is not read now.
 
-        What is not found is for ``produce`` to make up for.
+        What is not found is for ``get_or_produce`` to make up for.
         """
         if self._is_unrepaired():
             return None
@@ -89,18 +89,26 @@ class PageCache:
         self._metrics.hit.inc()
         return found
 
-    def produce(
-        self, name: str, found: Found | None, produce: Callable[[], bytes]
+    def get_or_produce(
+        self,
+        name: str,
+        produce: Callable[[], bytes],
+        look_up: Callable[[str], Found | None] | None = None,
     ) -> tuple[bytes, CacheStatus]:
-        """Return the body that ``look_up`` did not find, from ``produce``, and store it.
+        """Return the body called ``name``, from the cache or else from ``produce``, and store it.
 
         Of requests that miss the same page in the same generation, one calls ``produce``, in
         this process and, as long as Redis is there, in all. Another generation is another flight:
         whoever comes after a write must not get what was read before it.
+
+        ``look_up`` is for a caller who may have looked already, and stands for that of the cache.
         """
+        found = (look_up or self.look_up)(name)
         if found is None:
             self._metrics.bypass.inc()
             return produce(), CacheStatus.BYPASS
+        if found.body is not None:
+            return found.body, CacheStatus.HIT
         self._metrics.miss.inc()
         generation = found.generation
         with consistency.reading_after(found.lsn):
@@ -108,13 +116,6 @@ class PageCache:
                 (name, generation), lambda: self._refill(name, generation, produce)
             )
         return body, CacheStatus.MISS
-
-    def get_or_produce(self, name: str, produce: Callable[[], bytes]) -> tuple[bytes, CacheStatus]:
-        """Return the body called ``name``, from the cache or else from ``produce``."""
-        found = self.look_up(name)
-        if found is not None and found.body is not None:
-            return found.body, CacheStatus.HIT
-        return self.produce(name, found, produce)
 
     def reading_latest(self) -> AbstractContextManager[None]:
         """Let the reads of a block go to a replica, if it has replayed every write until now.

@@ -110,10 +110,8 @@ def stale_if_unavailable(view: Callable[..., Response]) -> Callable[..., Respons
 def list_users(query: ListQuery) -> Response:
     """Return one page of a list of users, or 304 to a client that has it."""
     pages, name = services().pages, query.page_name
-    found = page_shortcut.look_up(pages, name)
-    if found is not None and found.body is not None:
-        return page_response(found.body, CacheStatus.HIT)
-    return page_response(*pages.produce(name, found, lambda: page_entry(query)))
+    look_up = functools.partial(page_shortcut.look_up, pages)
+    return page_response(*pages.get_or_produce(name, lambda: page_entry(query), look_up))
 
 
 @blueprint.post("")
