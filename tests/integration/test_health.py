@@ -68,7 +68,7 @@ def test_failing_to_connect_loses_no_slot(without_database: FlaskClient) -> None
     database = services_of(without_database.application).database
     for _ in range(2 * database.stats().size):
         assert without_database.get("/api/v1/users/1").status_code == 503
-    assert database._slots.qsize() == database.stats().size
+    assert database._slots.free == database.stats().size
 
 
 def test_becomes_ready_by_itself(app: Flask, client: FlaskClient, settings: Settings) -> None:

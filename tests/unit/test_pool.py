@@ -2,7 +2,6 @@
 
 import logging
 import math
-import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from pytest_mock import MockerFixture
 
 from user_service.database.connect import with_session_defaults
 from user_service.database.pool import OPEN_SECONDS, Database, PoolStats
+from user_service.database.slots import Slots
 from user_service.errors import (
     CircuitOpen,
     ConnectionLost,
@@ -716,7 +716,7 @@ class TestBreaker:
                         raise ConnectionLost
             with pytest.raises(CircuitOpen):
                 late.result(LONG)
-        assert database._slots.qsize() == 1
+        assert database._slots.free == 1
 
 
 class TestLog:
@@ -801,15 +801,13 @@ class TestSessionDefaults:
         assert parse_dsn(with_session_defaults(dsn, 3))["password"] == password
 
 
-class _Announced(queue.SimpleQueue[None]):
+class _Announced(Slots):
     """Slots that set ``waits`` when somebody begins to wait for one."""
 
-    def __init__(self, size: int, waits: threading.Event) -> None:
-        super().__init__()
+    def __init__(self, number: int, waits: threading.Event) -> None:
+        super().__init__(number)
         self._waits = waits
-        for _ in range(size):
-            self.put(None)
 
-    def get(self, block: bool = True, timeout: float | None = None) -> None:
+    def wait(self, seconds: float) -> bool:
         self._waits.set()
-        super().get(block, timeout)
+        return super().wait(seconds)

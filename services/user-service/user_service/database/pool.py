@@ -6,7 +6,6 @@ is replaced, and its slot comes back whatever happens.
 """
 
 import logging
-import queue
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -26,6 +25,7 @@ from user_service.database.connect import (
 )
 from user_service.database.connections import Connections
 from user_service.database.failures import CONNECTION_IS_USELESS, translated
+from user_service.database.slots import Slots
 from user_service.errors import (
     ConnectionLost,
     DeadlineExceeded,
@@ -105,10 +105,7 @@ class Database:
         self._preparation: Future[object] | None = None
         self._connections = Connections(size)
         self._lock = threading.Lock()
-        # A queue of what stands for nothing, and no semaphore: that one takes two locks each way.
-        self._slots: queue.SimpleQueue[None] = queue.SimpleQueue()
-        for _ in range(size):
-            self._slots.put(None)
+        self._slots = Slots(size)
         self._waiting = 0
         self._was_full = False
 
@@ -230,7 +227,7 @@ class Database:
                 finally:
                     self._take_back(connection)
         finally:
-            self._slots.put(None)
+            self._slots.give_back()
 
     def _checked_out(self) -> connection:
         if self._connections.closed:
@@ -246,31 +243,25 @@ class Database:
         Tell whether waiting for it took less than half of the request's time: if not, that the
         rest was too short for the database says nothing of the database.
         """
-        try:
-            self._slots.get_nowait()
-        except queue.Empty:
-            return self._wait_for_slot()
-        self._was_full = False
-        self._metrics.checkout.observe(0)
-        return True
-
-    def _wait_for_slot(self) -> bool:
+        if self._slots.take_free():
+            self._was_full = False
+            self._metrics.checkout.observe(0)
+            return True
         left = deadline.remaining()
         with stage("pool", self._metrics.checkout):
-            self._wait_in_line()
+            self._wait_for_slot()
         return deadline.remaining() >= left / 2
 
-    def _wait_in_line(self) -> None:
+    def _wait_for_slot(self) -> None:
         if not self._was_full:
             self._was_full = True
             log.warning("connection pool is full: all %d connections are in use", self._size)
         self._waiting += 1
         self._metrics.waiting.inc()
         try:
-            self._slots.get(timeout=min(self._checkout_timeout, deadline.remaining()))
-        except queue.Empty:
-            self._metrics.timeouts.inc()
-            raise PoolTimeout(f"no connection came free, all {self._size} are in use") from None
+            if not self._slots.wait(min(self._checkout_timeout, deadline.remaining())):
+                self._metrics.timeouts.inc()
+                raise PoolTimeout(f"no connection came free, all {self._size} are in use")
         finally:
             self._waiting -= 1
             self._metrics.waiting.dec()
