@@ -120,12 +120,15 @@ def traffic(service: RunningService) -> Iterator[None]:
             each.result()
 
 
-def hold_up(postgres: PostgresServer) -> None:
-    """Lock the users until requests wait for connections and time out, then end who waits."""
+def hold_up(postgres: PostgresServer, seconds: float) -> None:
+    """Lock the users for a while, then end the connection of who waits for them.
+
+    After a second, others have waited for a connection for longer than they may.
+    """
     with closing(psycopg2.connect(postgres.admin_url)) as connection, connection:
         cursor = connection.cursor()
         cursor.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
-        time.sleep(1)
+        time.sleep(seconds)
         cursor.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
         )
@@ -147,8 +150,10 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
     ):
         httpx.get(f"{service.url}/health/ready", timeout=20)
         eventually(lambda: moved(server, "page_cache_requests_total", 'result="hit"'))
+        hold_up(postgres, 1)
         while not moved(server, "retries_total", 'outcome="recovered"'):
-            hold_up(postgres)  # not everyone whose connection is lost gets another in time
+            hold_up(postgres, 0.1)  # not everyone whose connection is lost gets another in time
+            time.sleep(0.5)  # calls that go well pay for further retries
         postgres.stop()
         eventually(lambda: is_open(server, "database"), timeout=30)
         eventually(lambda: moved(server, "page_cache_requests_total", 'result="stale"'))
