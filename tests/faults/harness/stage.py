@@ -268,7 +268,10 @@ class Scene:
             ),
             (now.files > before.files + 3, f"files {before.files} -> {now.files}"),
             (database > POOL_SIZE + 2, f"{database} connections to the database"),
-            (redis > REDIS_CONNECTIONS, f"{redis} connections to Redis"),
+            (
+                redis + now.resets > REDIS_CONNECTIONS,
+                f"{redis} connections to Redis, and {now.resets} that were reset",
+            ),
             (
                 now.memory_mb > before.memory_mb * 1.2 + 10,
                 f"memory {before.memory_mb:.0f} -> {now.memory_mb:.0f} MB",
