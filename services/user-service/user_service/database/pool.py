@@ -106,7 +106,6 @@ class Database:
         self._connections = Connections(size)
         self._lock = threading.Lock()
         self._slots = Slots(size)
-        self._waiting = 0
         self._was_full = False
 
     def open(self) -> None:
@@ -168,7 +167,7 @@ class Database:
     def stats(self) -> PoolStats:
         """Return size, connections in use and requests waiting, all of this process."""
         with self._lock:
-            return PoolStats(self._size, self._connections.lent, self._waiting)
+            return PoolStats(self._size, self._connections.lent, self._slots.waiting)
 
     @contextmanager
     def read(self) -> Iterator[cursor]:
@@ -256,14 +255,12 @@ class Database:
         if not self._was_full:
             self._was_full = True
             log.warning("connection pool is full: all %d connections are in use", self._size)
-        self._waiting += 1
         self._metrics.waiting.inc()
         try:
             if not self._slots.wait(min(self._checkout_timeout, deadline.remaining())):
                 self._metrics.timeouts.inc()
                 raise PoolTimeout(f"no connection came free, all {self._size} are in use")
         finally:
-            self._waiting -= 1
             self._metrics.waiting.dec()
 
     def _idle_connection(self) -> connection | None:

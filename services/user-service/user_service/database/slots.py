@@ -22,6 +22,11 @@ class Slots:
         """How many can be had without waiting."""
         return self._free
 
+    @property
+    def waiting(self) -> int:
+        """How many stand in line."""
+        return len(self._line)
+
     def take_free(self) -> bool:
         """Take one if it can be had without waiting; return whether it was."""
         with self._lock:
