@@ -20,7 +20,7 @@ def waiting(slots: Slots, threads: ThreadPoolExecutor, number: int = 1) -> list[
     waits = []
     for _ in range(number):
         waits.append(threads.submit(slots.wait, LONG))
-        eventually(lambda: len(slots._line) == len(waits))
+        eventually(lambda: slots.waiting == len(waits))
     return waits
 
 
