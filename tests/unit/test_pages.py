@@ -91,14 +91,16 @@ class FakeStore:
 
 
 class Sleep:
-    """Takes no time; does what ``during`` says, and remembers how long it was asked to take."""
+    """Moves a clock on; does what ``during`` says, and remembers how long it was asked to take."""
 
     def __init__(self) -> None:
+        self.now = 0.0
         self.slept: list[float] = []
         self.during: Callable[[], None] = lambda: None
 
     def __call__(self, seconds: float) -> None:
         self.slept.append(seconds)
+        self.now += seconds
         self.during()
 
 
@@ -157,7 +159,7 @@ def sleep() -> Sleep:
 
 @pytest.fixture
 def pages(store: FakeStore, sleep: Sleep) -> PageCache:
-    return PageCache(cast("PageStore", store), sleep=sleep)
+    return PageCache(cast("PageStore", store), sleep=sleep, clock=lambda: sleep.now)
 
 
 @pytest.fixture
@@ -172,7 +174,7 @@ def repairs(pages: PageCache) -> Iterator[Repairs]:
 @pytest.fixture
 def another(store: FakeStore, sleep: Sleep) -> PageCache:
     """The page cache of another process, on the same Redis."""
-    return PageCache(cast("PageStore", store), sleep=sleep)
+    return PageCache(cast("PageStore", store), sleep=sleep, clock=lambda: sleep.now)
 
 
 @pytest.fixture
@@ -477,6 +479,16 @@ class TestRefillByAnotherProcess:
     def test_is_waited_for_only_so_long(self, pages: PageCache, sleep: Sleep) -> None:
         assert get(pages, b"ours") == (b"ours", MISS)
         assert sum(sleep.slept) == pytest.approx(WAIT_FOR_CLAIM, abs=2 * CLAIM_POLL_INTERVAL)
+
+    def test_is_waited_for_no_longer_where_each_look_takes_long(
+        self, pages: PageCache, sleep: Sleep
+    ) -> None:
+        def look_slowly() -> None:
+            sleep.now += WAIT_FOR_CLAIM / 5
+
+        sleep.during = look_slowly
+        assert get(pages, b"ours") == (b"ours", MISS)
+        assert len(sleep.slept) == 5
 
     def test_is_waited_for_half_of_the_time_left_at_most(
         self, pages: PageCache, sleep: Sleep

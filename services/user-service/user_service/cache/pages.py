@@ -53,6 +53,7 @@ class PageCache:
         *,
         current_lsn: Callable[[], int] | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
         metrics: Metrics | None = None,
     ) -> None:
         """``current_lsn`` asks the primary how far it is; it is for those who have a replica."""
@@ -60,6 +61,7 @@ class PageCache:
         self._metrics = (metrics or Metrics()).cache
         self._current_lsn = current_lsn
         self._sleep = sleep
+        self._clock = clock
         self._refills: SingleFlight[tuple[str, bytes], bytes] = SingleFlight()
         # Counted rather than flagged, so that a failure during a repair is not forgotten.
         self._failed_invalidations = 0
@@ -191,10 +193,9 @@ class PageCache:
         return body
 
     def _wait_for_other_process(self, name: str) -> bytes | None:
-        waited, limit = 0.0, min(WAIT_FOR_CLAIM, deadline.remaining() / 2)
-        while waited < limit:
+        ended = self._clock() + min(WAIT_FOR_CLAIM, deadline.remaining() / 2)
+        while self._clock() < ended:
             self._sleep(CLAIM_POLL_INTERVAL)
-            waited += CLAIM_POLL_INTERVAL
             body = self._store.look_up(name).body
             if body is not None:
                 return body
