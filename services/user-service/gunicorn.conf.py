@@ -25,7 +25,7 @@ worker_class = "gunicorn_worker.Worker"
 # REQUEST_TIMEOUT is for our part; as much again for a client that is slow to send or to read.
 gunicorn_worker.Worker.request_seconds = 2 * settings.request_timeout
 worker_connections = 1000
-# As much as the gateway lets pass: twice gunicorn's default, for long query strings.
+# More than the gateway lets pass (6,400 bytes): twice gunicorn's default, for long query strings.
 limit_request_line = 8190
 # No peer, 127.0.0.1 neither, says by headers what the path or the scheme is: SCRIPT_NAME made 500s.
 # X-Forwarded-For is another matter, and the service's own (TRUSTED_PROXIES).

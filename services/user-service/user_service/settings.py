@@ -145,7 +145,7 @@ class Settings(BaseSettings):
         description="seconds for connecting to Redis, and for each command",
     )
     cache_ttl: int = Field(
-        default=60, ge=1, le=86400, description="seconds a page stays in the cache"
+        default=60, ge=1, le=86400, description="seconds for which a page is served from the cache"
     )
 
     cache_stale_ttl: int = Field(
