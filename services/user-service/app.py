@@ -118,7 +118,7 @@ def create_services(settings: Settings) -> Services:
         after_commit=note_lsn if settings.database_replica_url else None,
         metrics=metrics,
     )
-    replica = create_replica(settings)
+    replica = create_replica(settings, metrics)
     repository = UserRepository(database, replica)
     redis = redis_client(settings.redis_dsn, timeout=settings.redis_timeout)
     store = PageStore(
@@ -139,7 +139,7 @@ def create_services(settings: Settings) -> Services:
     )
 
 
-def create_replica(settings: Settings) -> Replica | None:
+def create_replica(settings: Settings, metrics: Metrics) -> Replica | None:
     """Return where lists and gets may be read, if there is such a server."""
     if settings.database_replica_url is None:
         return None
@@ -149,6 +149,7 @@ def create_replica(settings: Settings) -> Replica | None:
         checkout_timeout=settings.db_pool_timeout,
         statement_timeout=settings.db_statement_timeout,
         transaction_pooling=settings.db_transaction_pooling,
+        metrics=metrics,
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 import redis as redis_py
 from flask import Flask
 from flask.testing import FlaskClient
+from pydantic import SecretStr
 
 from app import create_app
 from tests import scrapes
@@ -141,6 +142,19 @@ def test_pool_counts_who_waits_and_who_gave_up(settings: Settings, database_url:
         assert value(client, "pool_connections_max") == 1
         assert value(client, "pool_checkout_duration_seconds_count") == 3
         assert value(client, "pool_checkout_duration_seconds_sum") > 0.3
+
+
+def test_replica_is_counted_together_with_the_primary(settings: Settings) -> None:
+    # On a server that never followed another, so that reads begin there and end at the primary.
+    url = SecretStr(settings.database_dsn)
+    with serving(settings, database_replica_url=url, db_pool_size=3) as client:
+        assert client.post(URL, json=ADA).status_code == 201
+        before = value(client, "pool_checkout_duration_seconds_count")
+        assert client.get(f"{URL}/1").status_code == 200
+        assert value(client, "pool_checkout_duration_seconds_count") > before + 1
+        assert value(client, "pool_connections_max") == 6
+        assert value(client, "pool_connections_in_use") == 0
+        assert value(client, "circuit_breaker_state", dependency="replica") == 0
 
 
 def test_connection_lost_in_a_query_is_replaced_and_the_call_recovers(

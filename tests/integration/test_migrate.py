@@ -1,5 +1,6 @@
 """Migrations on a database of their own: once each, also at once, also after a kill."""
 
+import re
 import shutil
 import threading
 import time
@@ -18,7 +19,7 @@ from pydantic import SecretStr
 
 from tests.servers import Servers
 from user_service.database.migrate import ADVISORY_LOCK, MIGRATIONS, migrate, require_migrated
-from user_service.errors import Unavailable
+from user_service.errors import NotPrepared, Unavailable
 from user_service.settings import Settings
 
 OURS = sorted(file.stem for file in MIGRATIONS.glob("*.sql"))
@@ -237,3 +238,20 @@ def test_database_that_is_behind_or_ahead(dsn: str, folder: Path) -> None:
 def as_url(dsn: str) -> str:
     parts = parse_dsn(dsn)
     return "postgresql://{user}:{password}@{host}:{port}/{dbname}".format(**parts)
+
+
+def test_migration_that_is_refused_is_for_somebody_to_look_at(dsn: str, settings: Settings) -> None:
+    from app import create_app
+    from user_service.web.services import services_of
+
+    with closing(psycopg2.connect(dsn)) as connection, connection:
+        connection.cursor().execute("CREATE VIEW users AS SELECT 1")
+    app = create_app(settings.model_copy(update={"database_url": SecretStr(as_url(dsn))}))
+    with closing(services_of(app)) as services:
+        with pytest.raises(NotPrepared):
+            services.begin(lambda: False)
+        client = app.test_client()
+        for path in ("/health", "/health/ready", "/api/v1/users/1"):
+            answer = client.get(path)
+            assert answer.status_code == 503
+            assert not re.search(rb"migrat|view|exist", answer.data)

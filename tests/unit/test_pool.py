@@ -26,6 +26,7 @@ from user_service.errors import (
     CircuitOpen,
     ConnectionLost,
     DeadlineExceeded,
+    NotPrepared,
     OutcomeUnknown,
     PoolTimeout,
     TransientFailure,
@@ -587,8 +588,8 @@ class TestPrepare:
             (psycopg2.OperationalError("refused"), ConnectionLost),
             (psycopg2.InterfaceError("closed"), ConnectionLost),
             (ConnectionLost("refused"), ConnectionLost),
-            (psycopg2.ProgrammingError("no such column"), psycopg2.ProgrammingError),
-            (OSError("no such file"), OSError),
+            (psycopg2.ProgrammingError("no such column"), NotPrepared),
+            (OSError("no such file"), NotPrepared),
         ],
         ids=repr,
     )
@@ -751,7 +752,7 @@ class TestLog:
     ) -> None:
         connection.failures["poll"] = error_with("57P01")
         read(database)
-        assert caplog.messages[-1] == "connection pool replaces a connection that broke"
+        assert caplog.messages[-1] == "connection pool replaces a connection that broke, or may have"
 
 
 class TestSessionDefaults:

@@ -63,7 +63,10 @@ class RateLimited(Exception):
 
 
 class Unavailable(Exception):
-    """The service cannot answer now, and nothing was changed; trying again later may work."""
+    """The service cannot answer now; trying again later may work.
+
+    Nothing was changed, unless it is OutcomeUnknown.
+    """
 
 
 class TransientFailure(Unavailable):
@@ -80,6 +83,10 @@ class CircuitOpen(Unavailable):
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class NotPrepared(Unavailable):
+    """The database is there, but what has to be done before its first use was refused."""
 
 
 class PoolTimeout(Unavailable):

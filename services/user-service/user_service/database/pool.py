@@ -29,6 +29,7 @@ from user_service.database.slots import Slots
 from user_service.errors import (
     ConnectionLost,
     DeadlineExceeded,
+    NotPrepared,
     OutcomeUnknown,
     PoolTimeout,
     TransientFailure,
@@ -97,7 +98,7 @@ class Database:
         )
         self._must_be_writable = must_be_writable(dsn)
         self._metrics = metrics.pool
-        self._metrics.size.set(size)
+        self._metrics.size.inc(size)  # beside those of other pools that are counted here too
         self._size = size
         self._checkout_timeout = checkout_timeout
         self._prepare = prepare
@@ -139,7 +140,9 @@ class Database:
             self._discard(idle)
 
     def ensure_prepared(self) -> None:
-        """Wait for ``prepare`` to have succeeded; raise Unavailable if it cannot, or not yet.
+        """Wait for ``prepare`` to have succeeded; raise Unavailable if it has not yet.
+
+        Raise NotPrepared, which is one too, if it failed although the database was there.
 
         It runs beside the request that needs it, since it may take longer than that may.
         """
@@ -159,9 +162,12 @@ class Database:
             with self._lock:
                 if self._preparation is preparation:
                     self._preparation = None  # the next one tries again
+            if isinstance(error, Unavailable):
+                raise
             if isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
                 raise translated(error, connection_lost=True) from error
-            raise
+            log.exception("the database cannot be prepared")
+            raise NotPrepared("the database cannot be prepared") from error
         self._prepare = None
 
     def stats(self) -> PoolStats:
@@ -291,7 +297,7 @@ class Database:
             self._discard(connection)
 
     def _discard(self, connection: connection) -> None:
-        log.warning("connection pool replaces a connection that broke")
+        log.warning("connection pool replaces a connection that broke, or may have")
         self._metrics.replaced.inc()
         with self._lock:
             self._connections.take_back(connection, close=True)

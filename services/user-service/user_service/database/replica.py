@@ -20,6 +20,7 @@ from user_service.errors import (
     ReplicaUnusable,
     Unavailable,
 )
+from user_service.observability.metrics import Metrics
 from user_service.resilience import consistency, deadline
 from user_service.resilience.breaker import CircuitBreaker
 
@@ -39,7 +40,7 @@ class Replica:
     with "not yet" is not worth the round trip.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- as the pool's
         self,
         dsn: str,
         *,
@@ -47,8 +48,10 @@ class Replica:
         checkout_timeout: float,
         statement_timeout: float,
         transaction_pooling: bool = False,
+        metrics: Metrics | None = None,
     ) -> None:
         """Take times in seconds. ``transaction_pooling`` is for a PgBouncer before one replica."""
+        metrics = metrics or Metrics()
         self.database = Database(
             dsn,
             size=size,
@@ -56,8 +59,11 @@ class Replica:
             statement_timeout=statement_timeout,
             transaction_pooling=transaction_pooling,
             breaker=CircuitBreaker(
-                "the replica", failures=(ConnectionLost, DeadlineExceeded, _Behind)
+                "the replica",
+                failures=(ConnectionLost, DeadlineExceeded, _Behind),
+                on_change=metrics.resilience.breaker_listener("replica"),
             ),
+            metrics=metrics,
         )
         self._probe = DatabaseProbe(self.database.dsn, on_loss=self.database.discard_idle)
         self._asked = 0

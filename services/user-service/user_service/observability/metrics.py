@@ -71,7 +71,7 @@ class HttpMetrics:
 
 
 class PoolMetrics:
-    """The database's connection pool."""
+    """The database's connection pools: where there is a replica, both together."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.size = Gauge(
@@ -105,7 +105,7 @@ class PoolMetrics:
         )
         self.replaced = Counter(
             "user_service_pool_connections_replaced",
-            "Database connections given up because they broke",
+            "Database connections given up because they broke, or may have",
             registry=registry,
         )
 

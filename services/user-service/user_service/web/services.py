@@ -14,7 +14,7 @@ from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
 from user_service.database.replica import Replica
 from user_service.database.users import UserRepository
-from user_service.errors import Unavailable
+from user_service.errors import NotPrepared, Unavailable
 from user_service.observability.metrics import Metrics
 from user_service.web.cursors import Cursors
 
@@ -50,10 +50,15 @@ class Services:
         self.database.open()
 
     def begin(self, is_draining: Callable[[], bool]) -> None:
-        """Open, in a worker of a server that tells when it drains; go on without the database."""
+        """Open, in a worker of a server that tells when it drains; go on without the database.
+
+        Raise NotPrepared if it is there and refused a migration: somebody has to look at that.
+        """
         self.is_draining = is_draining
         try:
             self.open()
+        except NotPrepared:
+            raise
         except Unavailable as error:
             log.warning("starting without the database, requests will try again: %s", error)
         # What there is by now stays until the end. Going through it again and again for garbage
