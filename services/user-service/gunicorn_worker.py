@@ -5,9 +5,12 @@ gunicorn finds it by the name in ``gunicorn.conf.py``; nothing in ``user_service
 
 import select
 import socket
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from types import FrameType
 from typing import Any
@@ -117,6 +120,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn carries no types
         super().__init__(*args, **kwargs)
         self._awaiting_request: dict[gevent.Greenlet, gevent.Timeout] = {}
         self._served: weakref.WeakSet[gevent.Greenlet] = weakref.WeakSet()
+        self._begun = 0
 
     def patch(self) -> None:
         """Replace what waits by what lets the other connections go on, and settings by values.
@@ -149,16 +153,20 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn carries no types
             del self._awaiting_request[greenlet]
 
     def handle_request(self, *args: Any) -> bool:  # noqa: ANN401 -- passed on as they are
-        """Serve one request, then let the other connections have their turn.
+        """Serve one request, then let the other connections have their turn, if none had one.
 
         A client that always has the next request ready would otherwise be served for as long as
         its socket has data, since reading that never waits: without this, the slowest of 50 such
         clients waited 260 to 1,500 ms (p99) where the median was 6 ms; with it, 21 and 15 ms.
+        Who has waited for anything meanwhile has given way already: a get costs 5 % less so.
         """
         self._served.add(gevent.getcurrent())
+        self._begun += 1
+        begun = self._begun
         with gevent.Timeout(self.request_seconds, exception=False):
             super().handle_request(*args)
-            gevent.sleep(0)
+            if self._begun == begun:
+                gevent.sleep(0)
             return True
         raise StopIteration  # gunicorn's word for closing the connection
 
@@ -184,6 +192,20 @@ def write_problem(sock: socket.socket, status_int: int, reason: str, mesg: str) 
     util.write_nonblock(sock, "\r\n".join([*head, "", ""]).encode("ascii") + body)
 
 
+@lru_cache(maxsize=1)
+def _date_of(second: int) -> str:
+    return formatdate(second, usegmt=True)
+
+
+def http_date() -> str:
+    """Return the time as the Date header has it.
+
+    It is the same for a whole second; making it for each response took 5 of the 300 us of a page.
+    """
+    return _date_of(int(time.time()))
+
+
 # gunicorn has no settings for what its responses are made by.
 util.write_error = write_problem
+util.http_date = http_date
 wsgi.Response = Response

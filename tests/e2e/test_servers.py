@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -150,6 +150,36 @@ def test_hundred_slow_clients_delay_nobody(service: RunningService, http: httpx.
             began = time.monotonic()
             assert http.get(path).status_code == 200
             assert time.monotonic() - began < 1
+
+
+HEALTH = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+MANY = 20_000
+
+
+def test_client_that_always_has_a_request_ready_delays_nobody(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    with (
+        running(tmp_path / "log", environment | {"WEB_CONCURRENCY": "1"}) as service,
+        httpx.Client(base_url=service.url, timeout=20) as http,
+        ThreadPoolExecutor(2) as threads,
+        socket.create_connection(("127.0.0.1", service.port), timeout=20) as greedy,
+    ):
+        answers = [0]
+
+        def count_answers() -> None:
+            with suppress(OSError):
+                while answers[0] < MANY and (received := greedy.recv(1 << 20)):
+                    answers[0] += received.count(b"HTTP/1.1 200")
+
+        sending = threads.submit(greedy.sendall, HEALTH * MANY)
+        counting = threads.submit(count_answers)
+        eventually(lambda: answers[0] > 10)
+        assert http.get("/health/live").status_code == 200
+        assert answers[0] < MANY
+        greedy.shutdown(socket.SHUT_RDWR)
+        counting.result(20)
+        sending.exception(20)
 
 
 SLOW_BODY = (

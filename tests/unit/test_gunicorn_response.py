@@ -2,6 +2,7 @@
 
 import socket
 from collections.abc import Callable
+from email.utils import formatdate
 from types import SimpleNamespace
 
 import pytest
@@ -33,6 +34,13 @@ def writing(*parts: bytes) -> Respond:
             response.write(part)
 
     return respond
+
+
+@pytest.mark.parametrize("now", [0.0, 784111777.9, 1e9])
+def test_date_is_that_of_the_second(now: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    for moment in (now, now + 1, now):
+        monkeypatch.setattr("time.time", lambda moment=moment: moment)
+        assert f"Date: {formatdate(int(moment), usegmt=True)}\r\n" in sent("GET", [], writing(b"x"))
 
 
 def test_header_and_body_are_sent_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -752,7 +752,7 @@ class TestLog:
     ) -> None:
         connection.failures["poll"] = error_with("57P01")
         read(database)
-        assert caplog.messages[-1] == "connection pool replaces a connection that broke, or may have"
+        assert "replaces a connection" in caplog.messages[-1]
 
 
 class TestSessionDefaults:
