@@ -2,7 +2,8 @@
 
 One client at a time, so that what is measured is the request and not a queue; Redis is emptied
 before each, so that every page is read from the table. All sizes are up at once, in databases and
-processes of their own, and are measured in turn.
+processes of their own, and are measured in turn; by new processes in each round, since two of the
+same program differ by a tenth for as long as they live.
 """
 
 import itertools
@@ -26,6 +27,7 @@ CURSORS = 50
 FEWER = 10
 POPULATE_SECONDS_PER_USER = 2.5e-5
 FILL_SECONDS_PER_KEY = 3e-6
+START_SECONDS = 2
 KEYS_AT_ONCE = 10_000
 
 _unique = itertools.count()
@@ -88,27 +90,33 @@ REQUESTS = {
 def expected_seconds(effort: Effort) -> float:
     """Return how long ``run`` takes."""
     rounds, sizes = effort.rounds, len(effort.growth_users)
-    populate = sum(effort.growth_users) * POPULATE_SECONDS_PER_USER + 3 * sizes
+    populate = sum(effort.growth_users) * POPULATE_SECONDS_PER_USER
+    starts = rounds * sizes * START_SECONDS
     requests = rounds * sizes * len(REQUESTS) * _seconds(effort)
-    return populate + requests + rounds * sum(_keys_seconds(effort, n) for n in effort.redis_keys)
+    writes = rounds * sum(_keys_seconds(effort, number) for number in effort.redis_keys)
+    return populate + starts + requests + writes
 
 
 def run(bench: Bench) -> None:
     """Measure each kind of request at each size, then writes beside each number of keys."""
-    with ExitStack() as stack:
-        servers = []
-        for users in bench.effort.growth_users:
-            title = f"a table of {users:,} users"
-            bench.progress.step(title, users * POPULATE_SECONDS_PER_USER + 3)
-            database = bench.stand.database(users)
-            servers.append(stack.enter_context(bench.serving("ours", database, users)))
-        for number in range(bench.effort.rounds):
+    databases = {}
+    for users in bench.effort.growth_users:
+        bench.progress.step(f"a table of {users:,} users", users * POPULATE_SECONDS_PER_USER)
+        databases[users] = bench.stand.database(users)
+    for number in range(bench.effort.rounds):
+        with ExitStack() as stack:
+            servers = []
+            for users, database in databases.items():
+                bench.progress.step(f"serving {users:,} users", START_SECONDS)
+                servers.append(stack.enter_context(bench.serving("ours", database, users)))
             for kind in REQUESTS:
                 for server in in_turn(servers, number):
                     _measure(bench, server, kind)
+    users, database = next(iter(databases.items()))
+    with bench.serving("ours", database, users) as server:
         for _ in range(bench.effort.rounds):
             for keys in bench.effort.redis_keys:
-                _write_beside(bench, servers[0], keys)
+                _write_beside(bench, server, keys)
 
 
 def _measure(bench: Bench, server: Server, kind: str) -> None:

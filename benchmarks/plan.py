@@ -47,7 +47,7 @@ FULL = Effort(
     before_users=(1_000, 10_000, 100_000),
     before_clients=(1, 10, 50),
     growth_users=(10_000, 1_000_000, 5_000_000),
-    growth_requests=200,
+    growth_requests=400,
     redis_keys=(1, 10_000, 1_000_000),
     requests_for_memory=1_000_000,
 )
