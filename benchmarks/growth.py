@@ -2,7 +2,7 @@
 
 One client at a time, so that what is measured is the request and not a queue; Redis is emptied
 before each, so that every page is read from the table. All sizes are up at once, in databases and
-processes of their own, and are measured in turn; by new processes in each round, since two of the
+processes of their own, and are asked in turn; by new processes in each round, since two of the
 same program differ by a tenth for as long as they live.
 """
 
@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 
 from benchmarks.bench import Bench, in_turn
-from benchmarks.figures import Label
 from benchmarks.latency import Client, Failed
 from benchmarks.measure import Server
 from benchmarks.plan import Effort
@@ -25,10 +24,13 @@ PER_PAGE = 10
 CURSORS = 50
 # A page far down reads all that comes before it, which takes long; fewer say enough.
 FEWER = 10
+AT_A_TIME = 5
 POPULATE_SECONDS_PER_USER = 2.5e-5
 FILL_SECONDS_PER_KEY = 3e-6
 START_SECONDS = 2
 KEYS_AT_ONCE = 10_000
+
+FAILED: dict[str, float | None] = {"p50_ms": None, "p99_ms": None, "cpu_us": None, "failed": 1}
 
 _unique = itertools.count()
 
@@ -110,8 +112,7 @@ def run(bench: Bench) -> None:
                 bench.progress.step(f"serving {users:,} users", START_SECONDS)
                 servers.append(stack.enter_context(bench.serving("ours", database, users)))
             for kind in REQUESTS:
-                for server in in_turn(servers, number):
-                    _measure(bench, server, kind)
+                _measure(bench, servers, kind, turn=number)
     users, database = next(iter(databases.items()))
     with bench.serving("ours", database, users) as server:
         for _ in range(bench.effort.rounds):
@@ -119,36 +120,56 @@ def run(bench: Bench) -> None:
                 _write_beside(bench, server, keys)
 
 
-def _measure(bench: Bench, server: Server, kind: str) -> None:
-    bench.progress.step(f"{server.users:,} users: {kind}", _seconds(bench.effort))
+def _measure(bench: Bench, servers: list[Server], kind: str, turn: int) -> None:
+    """Ask all servers for the same, some requests at a time, so that each meets the same machine.
+
+    It may be half as fast for a second: whole measurements in turn differed by a third.
+    """
+    bench.progress.step(kind, _seconds(bench.effort) * len(servers))
     number = FEWER if kind == "deep" else bench.effort.growth_requests
-    with closing(Client(server, emptying=True)) as client:
-        requests = REQUESTS[kind](client, server.users)
-        _add(bench, client, requests, number, users=server.users, workload=kind)
+    with ExitStack() as stack:
+        clients = {
+            server.users: stack.enter_context(closing(Client(server, emptying=True)))
+            for server in servers
+        }
+        try:
+            asking = [(client, REQUESTS[kind](client, users)) for users, client in clients.items()]
+            for client, requests in asking:
+                client.warm_up(itertools.islice(requests, _for_warm_up(number)))
+            for some in range(number // AT_A_TIME):
+                for client, requests in in_turn(asking, turn + some):
+                    client.count(itertools.islice(requests, AT_A_TIME))
+        except Failed as error:
+            bench.invalid(f"{kind}: {error}")
+            figures = dict.fromkeys(clients, FAILED)
+        else:
+            figures = {
+                users: {**client.figures(), "failed": 0} for users, client in clients.items()
+            }
+    for users, of_one in figures.items():
+        bench.results.add(of_one, users=users, workload=kind)
 
 
 def _write_beside(bench: Bench, server: Server, keys: int) -> None:
     bench.progress.step(f"writes beside {keys:,} keys", _keys_seconds(bench.effort, keys))
     server.redis.flushall()
     _fill(server, keys)
+    number = bench.effort.growth_requests
+    figures: dict[str, float | None] = FAILED
     with closing(Client(server, emptying=False)) as client:
         requests = creation(client, server.users)
-        _add(bench, client, requests, bench.effort.growth_requests, keys=keys, workload="create")
+        try:
+            client.warm_up(itertools.islice(requests, _for_warm_up(number)))
+            client.count(itertools.islice(requests, number))
+            figures = {**client.figures(), "failed": 0}
+        except Failed as error:
+            bench.invalid(f"writes beside {keys:,} keys: {error}")
+    bench.results.add(figures, keys=keys, workload="create")
     server.redis.flushall()
 
 
-def _add(
-    bench: Bench, client: Client, requests: Iterator[Request], number: int, **labels: Label
-) -> None:
-    """Add the figures of so many requests, after a tenth of them to warm up."""
-    figures: dict[str, float | None]
-    try:
-        client.figures(itertools.islice(requests, max(3, number // 10)))
-        figures = {**client.figures(itertools.islice(requests, number)), "failed": 0}
-    except Failed as error:
-        bench.invalid(f"{labels}: {error}")
-        figures = {"p50_ms": None, "p99_ms": None, "cpu_us": None, "failed": 1}
-    bench.results.add(figures, **labels)
+def _for_warm_up(number: int) -> int:
+    return max(3, number // 10)
 
 
 def _fill(server: Server, keys: int) -> None:

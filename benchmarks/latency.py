@@ -25,6 +25,8 @@ class Client:
         self._emptying = emptying
         parts = urlsplit(server.url)
         self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
+        self._took: list[float] = []
+        self._cpu = 0.0
 
     def close(self) -> None:
         """Close the connection."""
@@ -44,15 +46,24 @@ class Client:
             raise Failed(f"{request.method} {request.path}: {answer.status} {body[:200]!r}")
         return took, body
 
-    def figures(self, requests: Iterable[Request]) -> dict[str, float | None]:
-        """Return median and 99th percentile in ms, and the CPU time of the server each in µs."""
+    def warm_up(self, requests: Iterable[Request]) -> None:
+        """Ask for ``requests`` without counting them."""
+        for request in requests:
+            self.ask(request)
+
+    def count(self, requests: Iterable[Request]) -> None:
+        """Ask for ``requests``, one after the other, and count them in the figures."""
         cpu = cpu_seconds(self._server.process.pid)
-        took = sorted(self.ask(request)[0] for request in requests)
-        used = cpu_seconds(self._server.process.pid) - cpu
+        self._took += [self.ask(request)[0] for request in requests]
+        self._cpu += cpu_seconds(self._server.process.pid) - cpu
+
+    def figures(self) -> dict[str, float | None]:
+        """Return median and 99th percentile in ms, and the CPU time of the server each in µs."""
+        took = sorted(self._took)
         return {
             "p50_ms": statistics.median(took) * 1000,
             "p99_ms": took[int(len(took) * 0.99)] * 1000,
-            "cpu_us": used / len(took) * 1e6,
+            "cpu_us": self._cpu / len(took) * 1e6,
         }
 
     def json(self, path: str) -> dict[str, Any]:
