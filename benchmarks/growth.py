@@ -9,10 +9,12 @@ same program differ by a tenth for as long as they live.
 import itertools
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
+from typing import NamedTuple
 
 from benchmarks.bench import Bench, in_turn
+from benchmarks.figures import Label
 from benchmarks.latency import Client, Failed
 from benchmarks.measure import Server
 from benchmarks.plan import Effort
@@ -33,6 +35,14 @@ KEYS_AT_ONCE = 10_000
 FAILED: dict[str, float | None] = {"p50_ms": None, "p99_ms": None, "cpu_us": None, "failed": 1}
 
 _unique = itertools.count()
+
+
+class Asked(NamedTuple):
+    """Who asks, for what, and what the figures are labelled with."""
+
+    client: Client
+    requests: Iterator[Request]
+    labels: dict[str, Label]
 
 
 def first_page(_: Client, __: int) -> Iterator[Request]:
@@ -121,55 +131,46 @@ def run(bench: Bench) -> None:
 
 
 def _measure(bench: Bench, servers: list[Server], kind: str, turn: int) -> None:
-    """Ask all servers for the same, some requests at a time, so that each meets the same machine.
-
-    It may be half as fast for a second: whole measurements in turn differed by a third.
-    """
     bench.progress.step(kind, _seconds(bench.effort) * len(servers))
     number = FEWER if kind == "deep" else bench.effort.growth_requests
     with ExitStack() as stack:
-        clients = {
-            server.users: stack.enter_context(closing(Client(server, emptying=True)))
-            for server in servers
-        }
-        try:
-            asking = [(client, REQUESTS[kind](client, users)) for users, client in clients.items()]
-            for client, requests in asking:
-                client.warm_up(itertools.islice(requests, _for_warm_up(number)))
-            for some in range(number // AT_A_TIME):
-                for client, requests in in_turn(asking, turn + some):
-                    client.count(itertools.islice(requests, AT_A_TIME))
-        except Failed as error:
-            bench.invalid(f"{kind}: {error}")
-            figures = dict.fromkeys(clients, FAILED)
-        else:
-            figures = {
-                users: {**client.figures(), "failed": 0} for users, client in clients.items()
-            }
-    for users, of_one in figures.items():
-        bench.results.add(of_one, users=users, workload=kind)
+        asked = []
+        for server in servers:
+            client = stack.enter_context(closing(Client(server, emptying=True)))
+            labels: dict[str, Label] = {"users": server.users, "workload": kind}
+            asked.append(Asked(client, REQUESTS[kind](client, server.users), labels))
+        _ask(bench, asked, number, turn)
 
 
 def _write_beside(bench: Bench, server: Server, keys: int) -> None:
     bench.progress.step(f"writes beside {keys:,} keys", _keys_seconds(bench.effort, keys))
     server.redis.flushall()
     _fill(server, keys)
-    number = bench.effort.growth_requests
-    figures: dict[str, float | None] = FAILED
     with closing(Client(server, emptying=False)) as client:
-        requests = creation(client, server.users)
-        try:
-            client.warm_up(itertools.islice(requests, _for_warm_up(number)))
-            client.count(itertools.islice(requests, number))
-            figures = {**client.figures(), "failed": 0}
-        except Failed as error:
-            bench.invalid(f"writes beside {keys:,} keys: {error}")
-    bench.results.add(figures, keys=keys, workload="create")
+        labels: dict[str, Label] = {"keys": keys, "workload": "create"}
+        asked = [Asked(client, creation(client, server.users), labels)]
+        _ask(bench, asked, bench.effort.growth_requests)
     server.redis.flushall()
 
 
-def _for_warm_up(number: int) -> int:
-    return max(3, number // 10)
+def _ask(bench: Bench, asked: Sequence[Asked], number: int, turn: int = 0) -> None:
+    """Ask all for ``number`` requests, some at a time, so that each meets the same machine.
+
+    It may be half as fast for a second: whole measurements in turn differed by a third.
+    """
+    try:
+        for each in asked:
+            each.client.warm_up(itertools.islice(each.requests, max(3, number // 10)))
+        for some in range(number // AT_A_TIME):
+            for each in in_turn(asked, turn + some):
+                each.client.count(itertools.islice(each.requests, AT_A_TIME))
+    except Failed as error:
+        bench.invalid(str(error))
+        figures = [FAILED for _ in asked]
+    else:
+        figures = [{**each.client.figures(), "failed": 0} for each in asked]
+    for each, of_one in zip(asked, figures, strict=True):
+        bench.results.add(of_one, **each.labels)
 
 
 def _fill(server: Server, keys: int) -> None:
