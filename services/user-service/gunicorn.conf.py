@@ -69,6 +69,10 @@ def post_worker_init(worker: Worker) -> None:
     _services(worker).begin(drain.is_on)
 
 
+def pre_request(_worker: Worker, _request: object) -> None:
+    """Say nothing: gunicorn's own has a line for the debug log, which the service's stands for."""
+
+
 def worker_exit(_server: Arbiter, worker: Worker) -> None:
     """Close the pools, so that PostgreSQL and Redis see the connections end in good order."""
     _services(worker).close()

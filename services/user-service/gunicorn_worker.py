@@ -3,16 +3,14 @@
 gunicorn finds it by the name in ``gunicorn.conf.py``; nothing in ``user_service`` knows of it.
 """
 
+import math
 import select
 import socket
 import time
-import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 import gevent
@@ -20,14 +18,17 @@ import gevent.select
 from gevent import monkey
 from gunicorn import util
 from gunicorn.glogging import Logger
-from gunicorn.http import wsgi
+from gunicorn.http import message, wsgi
 from gunicorn.workers.ggevent import GeventWorker
 
 from server_problems import problem
 
 # How long a worker that stops keeps idle connections open, in seconds: a client may be sending
-# its next request at that moment. It is answered with "Connection: close" (RFC 9112, section 9.6).
+# its next request at that moment, which is answered with "Connection: close" (RFC 9112, section
+# 9.6). Who has been answered since the stop began, without that, gets as long for the next one.
 LINGER = 1.0
+# How often connections are looked at for those whose time is over, in seconds.
+LOOK_EVERY = 0.25
 
 _kernel_poll = monkey.get_original("select", "poll")
 
@@ -48,13 +49,27 @@ class Response(wsgi.Response):  # type: ignore[misc]
     One system call and one packet instead of two: 7 % of the time of a constant response.
     """
 
+    of_gunicorn = wsgi.Response
+
+    headers: list[tuple[str, str]]
     headers_sent: bool
     _unsent = b""
+
+    def process_headers(self, headers: list[tuple[str, str]]) -> None:
+        """Take ``headers`` as gunicorn does; those that it has seen lately are not checked again.
+
+        Most of them are the same in every response: 6 of the 300 us of a page.
+        """
+        for name, value in headers:
+            if _is_taken_as_it_is(name, value):
+                self.headers.append((name, value))
+            else:
+                super().process_headers([(name, value)])
 
     def send_headers(self) -> None:
         """Make the header; it is sent with what comes next."""
         if not self.headers_sent:
-            lines = [*self.default_headers(), *(f"{k}: {v}\r\n" for k, v in self.headers), "\r\n"]
+            lines = [*self.default_headers(), *[f"{k}: {v}\r\n" for k, v in self.headers], "\r\n"]
             self._unsent = "".join(lines).encode("latin-1")
             self.headers_sent = True
 
@@ -62,7 +77,11 @@ class Response(wsgi.Response):  # type: ignore[misc]
         if self.chunked:
             data = b"%X\r\n%b\r\n" % (len(data), data)
         header, self._unsent = self._unsent, b""
-        util.write(self.sock, header + data)
+        unsent = header + data
+        # Nearly always the kernel takes all at once; sendall asks it for its limits first.
+        sent = self.sock.send(unsent)
+        if sent < len(unsent):
+            self.sock.sendall(unsent[sent:])
 
     def can_sendfile(self) -> bool:
         """Say no: the kernel would send the file before the header that waits for it here."""
@@ -106,6 +125,43 @@ class Poll(gevent.select.poll):  # type: ignore[misc]
         return list(super().poll(timeout) if timeout != 0 else self._of_the_kernel.poll(0))
 
 
+class Overdue(BaseException):
+    """A client, or its request, has taken all the time that it may."""
+
+
+class Connection:
+    """A client's connection; entered while its next request is waited for, as gunicorn does.
+
+    From ``ends_at`` on, by the monotonic clock, it is ended at the worker's next look. One mark
+    that is moved on, since two gevent.Timeouts for each request took 5 of the 300 us of a page.
+    ``wait_seconds`` is how long the next request is waited for.
+    """
+
+    __slots__ = ("_keepalive", "ends_at", "is_idle", "wait_seconds")
+
+    def __init__(self, header_seconds: float, keepalive: float) -> None:
+        self.wait_seconds = header_seconds
+        self._keepalive = keepalive
+        self.ends_at = math.inf
+        self.is_idle = False
+
+    def __enter__(self) -> None:
+        self.is_idle = True
+        self.ends_at = time.monotonic() + self.wait_seconds
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        self.is_idle = False
+        self.ends_at = math.inf
+        # After its first request a connection may be idle; before, it has no reason to be.
+        self.wait_seconds = self._keepalive
+        return kind is Overdue  # gunicorn then has no request, and closes the connection
+
+
 class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn carries no types
     """One greenlet a connection, so that slow clients cost memory and nothing else.
 
@@ -118,8 +174,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn carries no types
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- gunicorn's own
         super().__init__(*args, **kwargs)
-        self._awaiting_request: dict[gevent.Greenlet, gevent.Timeout] = {}
-        self._served: weakref.WeakSet[gevent.Greenlet] = weakref.WeakSet()
+        self._connections: dict[gevent.Greenlet, Connection] = {}
         self._begun = 0
 
     def patch(self) -> None:
@@ -136,21 +191,31 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn carries no types
             if not hasattr(type(self.cfg), name)  # it is worked out, not just looked up
         }
 
-    @contextmanager
-    def timeout_ctx(self) -> Iterator[None]:
-        """Bound the wait for a connection's next request; gunicorn calls it around each."""
-        greenlet = gevent.getcurrent()
-        # After its first request a connection may be idle; before, it has no reason to be.
-        served = greenlet in self._served
-        timeout = gevent.Timeout(
-            self.cfg.keepalive if served else self.header_seconds, exception=False
-        )
-        self._awaiting_request[greenlet] = timeout
+    def run(self) -> None:
+        """Serve until told to stop, and end meanwhile what takes too long."""
+        # After what else is ready at that moment: it may be the request that was waited for.
+        timer = gevent.get_hub().loop.timer(LOOK_EVERY, repeat=LOOK_EVERY, priority=-1)
+        timer.start(self._end_overdue)
         try:
-            with timeout:
-                yield
+            super().run()
         finally:
-            del self._awaiting_request[greenlet]
+            timer.close()
+
+    def handle(self, *args: Any) -> None:  # noqa: ANN401 -- passed on as they are
+        """Serve a connection until it ends."""
+        greenlet = gevent.getcurrent()
+        self._connections[greenlet] = Connection(self.header_seconds, self.cfg.keepalive)
+        try:
+            super().handle(*args)
+        finally:
+            del self._connections[greenlet]
+
+    def timeout_ctx(self) -> Connection:
+        """Bound the wait for a connection's next request; gunicorn calls it around each."""
+        connection = self._connections[gevent.getcurrent()]
+        if not self.alive:
+            connection.wait_seconds = LINGER
+        return connection
 
     def handle_request(self, *args: Any) -> bool:  # noqa: ANN401 -- passed on as they are
         """Serve one request, then let the other connections have their turn, if none had one.
@@ -160,15 +225,19 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn carries no types
         clients waited 260 to 1,500 ms (p99) where the median was 6 ms; with it, 21 and 15 ms.
         Who has waited for anything meanwhile has given way already: a get costs 5 % less so.
         """
-        self._served.add(gevent.getcurrent())
+        connection = self._connections[gevent.getcurrent()]
+        connection.ends_at = time.monotonic() + self.request_seconds
         self._begun += 1
         begun = self._begun
-        with gevent.Timeout(self.request_seconds, exception=False):
+        try:
             super().handle_request(*args)
             if self._begun == begun:
                 gevent.sleep(0)
-            return True
-        raise StopIteration  # gunicorn's word for closing the connection
+        except Overdue:
+            raise StopIteration from None  # gunicorn's word for closing the connection
+        finally:
+            connection.ends_at = math.inf
+        return True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain, as SIGTERM asks: also of connections on which nobody asks anything."""
@@ -176,8 +245,17 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn carries no types
         gevent.spawn_later(LINGER, self._close_idle_connections)
 
     def _close_idle_connections(self) -> None:
-        for greenlet, timeout in list(self._awaiting_request.items()):
-            gevent.kill(greenlet, timeout)
+        for connection in self._connections.values():
+            if connection.is_idle:
+                connection.ends_at = 0
+
+    def _end_overdue(self) -> None:
+        """End what has taken too long; gevent's loop calls it, waiting for no greenlet."""
+        now = time.monotonic()
+        for greenlet, connection in list(self._connections.items()):
+            if connection.ends_at <= now:
+                connection.ends_at = math.inf  # once: it may have to wait while it tidies up
+                greenlet.throw(Overdue())
 
 
 def write_problem(sock: socket.socket, status_int: int, reason: str, mesg: str) -> None:  # noqa: ARG001
@@ -190,6 +268,29 @@ def write_problem(sock: socket.socket, status_int: int, reason: str, mesg: str) 
     headers, body = problem(status_int, reason, detail)
     head = [f"HTTP/1.1 {status_int} {reason}", *(f"{name}: {value}" for name, value in headers)]
     util.write_nonblock(sock, "\r\n".join([*head, "", ""]).encode("ascii") + body)
+
+
+@lru_cache(maxsize=256)
+def _is_taken_as_it_is(name: str, value: str) -> bool:
+    """Tell whether gunicorn takes a header unchanged and for nothing else; raise what it raises."""
+    response = Response.of_gunicorn(req=None, sock=None, cfg=None)
+    response.process_headers([(name, value)])
+    headers, length, upgrade = response.headers, response.response_length, response.upgrade
+    return (headers, length, upgrade) == ([(name, value)], None, False)
+
+
+def base_environ(cfg: Any) -> dict[str, Any]:  # noqa: ANN401 -- gunicorn's
+    """Return what is the same in every request's environ; making it took 3 of the 300 us."""
+    same: dict[str, Any] = _same_environ(cfg)
+    return same.copy()
+
+
+def ip_in_allow_list(ip: str, allowed: list[str], networks: list[Any]) -> bool:
+    """Tell whether a peer is a proxy that is believed; where none is, its address is not parsed.
+
+    That took 3 of the 300 us.
+    """
+    return bool(allowed) and bool(_ip_in_allow_list(ip, allowed, networks))
 
 
 @lru_cache(maxsize=1)
@@ -208,4 +309,8 @@ def http_date() -> str:
 # gunicorn has no settings for what its responses are made by.
 util.write_error = write_problem
 util.http_date = http_date
+_ip_in_allow_list = message._ip_in_allow_list  # noqa: SLF001
+message._ip_in_allow_list = ip_in_allow_list  # noqa: SLF001
+_same_environ = lru_cache(maxsize=1)(wsgi.base_environ)
+wsgi.base_environ = base_environ
 wsgi.Response = Response

@@ -131,6 +131,24 @@ def test_idle_connections_do_not_hold_up_the_stop(service: RunningService) -> No
         assert service.stop(timeout=10) == 0  # what is under way would have 20
 
 
+def test_connection_that_is_answered_late_does_not_hold_up_the_stop(
+    service: RunningService,
+) -> None:
+    body = json.dumps(user("ada")).encode()
+    head = (
+        "POST /api/v1/users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as client:
+        client.sendall(head.encode() + body[:10])
+        time.sleep(0.5)
+        service.process.terminate()
+        time.sleep(4)  # longer than idle connections stay open
+        client.sendall(body[10:])
+        assert client.recv(1 << 16).startswith(b"HTTP/1.1 201 ")
+        assert service.process.wait(8) == 0  # what is under way would have 20
+
+
 @contextmanager
 def slow_clients(port: int, number: int) -> Iterator[None]:
     """Keep ``number`` connections open on which a request's header never ends."""

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from gunicorn.config import Config
+from gunicorn.http.errors import InvalidResponseHeader
 
 from gunicorn_worker import Response
 
@@ -43,12 +44,55 @@ def test_date_is_that_of_the_second(now: float, monkeypatch: pytest.MonkeyPatch)
         assert f"Date: {formatdate(int(moment), usegmt=True)}\r\n" in sent("GET", [], writing(b"x"))
 
 
+def taking(most: int, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Have sockets take ``most`` bytes at once; return what they are asked to send at once."""
+    asked: list[bytes] = []
+    send = socket.socket.send
+
+    def send_some(sock: socket.socket, data: bytes) -> int:
+        asked.append(data)
+        return send(sock, data[:most])
+
+    monkeypatch.setattr("socket.socket.send", send_some)
+    return asked
+
+
 def test_header_and_body_are_sent_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[bytes] = []
-    monkeypatch.setattr("gunicorn.util.write", lambda _sock, data: calls.append(data))
+    asked = taking(65536, monkeypatch)
     sent("GET", [("Content-Length", "2")], writing(b"ok"))
-    (only,) = calls
+    (only,) = asked
     assert only.endswith(b"\r\n\r\nok")
+
+
+def test_nothing_is_lost_where_the_kernel_takes_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = "".join(map(str, range(1000)))
+    headers = [("Content-Length", str(len(body)))]
+    whole = sent("GET", headers, writing(body.encode()))
+    taking(7, monkeypatch)
+    assert sent("GET", headers, writing(body.encode())).endswith(f"\r\n\r\n{body}")
+    assert whole.endswith(f"\r\n\r\n{body}")
+
+
+def test_header_that_splits_the_response_is_refused_each_time() -> None:
+    for _ in range(2):
+        with pytest.raises(InvalidResponseHeader):
+            sent("GET", [("X-Name", "1\r\nX-Other: 1")], writing(b"ok"))
+
+
+def test_headers_are_taken_as_gunicorn_takes_them() -> None:
+    headers = [
+        ("X-Twice", "1"),
+        ("X-Twice", "1"),
+        ("X-Spaces", "  2 "),
+        ("connection", "close"),
+        ("Upgrade", "h2c"),
+        ("content-length", "2"),
+    ]
+    for _ in range(2):  # the second time, they have been seen
+        answer = sent("GET", headers, writing(b"ok"))
+        lines = answer.partition("\r\n\r\n")[0].split("\r\n")
+        assert lines[-4:] == ["X-Twice: 1", "X-Twice: 1", "X-Spaces: 2", "content-length: 2"]
+        assert "Connection: keep-alive" in lines
 
 
 @pytest.mark.parametrize(
