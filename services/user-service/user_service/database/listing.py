@@ -6,7 +6,7 @@ beside one it costs the same wherever it is, since the index of the order leads 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -43,8 +43,7 @@ class Filters:
     @property
     def names(self) -> tuple[str, ...]:
         """What is filtered by."""
-        every = (field.name for field in fields(self))
-        return tuple(name for name in every if getattr(self, name) is not None)
+        return tuple([name for name in _FILTERS if getattr(self, name) is not None])
 
 
 class Side(StrEnum):

@@ -1,10 +1,10 @@
-"""Flask without what this API has no use for: hosts in URLs, cookies, headers that need repair.
+"""Flask without what this API has no use for: hosts in URLs, cookies, coroutines, odd headers.
 
 Together it was a fifth of what Flask takes for a user.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Request, Response
 from flask.sessions import NullSession, SessionInterface, SessionMixin
@@ -31,14 +31,21 @@ class Application(Flask):
 
     session_interface = _NoSessions()
 
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return ``func`` as it is: no view here is a coroutine, which Flask asks each time."""
+        return func
+
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Bind the URLs to the path of ``request``; outside of a request there are none."""
         if request is None:
             return None
         environ = request.environ
-        return self.url_map.bind(
+        return MapAdapter(  # which Map.bind makes too, after it has encoded the host's name
+            self.url_map,
             server_name="",
-            script_name=environ.get("SCRIPT_NAME"),
+            script_name=environ.get("SCRIPT_NAME", ""),
+            subdomain="",
+            url_scheme="http",
             default_method=environ["REQUEST_METHOD"],
             # WSGI's strings hold bytes, one a character (PEP 3333).
             path_info=environ["PATH_INFO"].encode("latin-1").decode(errors="replace"),

@@ -89,37 +89,39 @@ def _cursor(query: ListQuery, position: Position | None) -> str | None:
 def _links(query: ListQuery, page: Page) -> str:
     """Return the Link header (RFC 8288): the same list, elsewhere."""
     others = _elsewhere_by_page(query, page) if query.cursor is None else _elsewhere(query, page)
-    same = {name: text for name, text in query.parameters.items() if name not in PLACE}
+    same = urlencode({name: text for name, text in query.parameters.items() if name not in PLACE})
     path = url_for("users.list_users")
     header = ""
     for relation, where in others.items():
-        link = f'<{path}?{urlencode({**where, **same})}>; rel="{relation}"'
+        link = f'<{path}?{"&".join(filter(None, (where, same)))}>; rel="{relation}"'
         if len(header) + len(link) <= LONGEST_LINK_HEADER:
             header += f"{', ' * bool(header)}{link}"
     return header
 
 
-# What in a query says where in the list the page lies.
+# What in a query says where in the list the page lies. Neither needs to be encoded in an address:
+# a page is a number, a cursor is base64url.
 PLACE = {"page", "cursor"}
 
 
-def _elsewhere_by_page(query: ListQuery, page: Page) -> dict[str, dict[str, object]]:
+def _elsewhere_by_page(query: ListQuery, page: Page) -> dict[str, str]:
     """Return where to go; by cursor where only an exact total would tell the number of the page."""
     last = -(-page.total // query.per_page) if page.total and not page.estimated else None
-    others: dict[str, dict[str, object]] = {}
+    others: dict[str, str] = {}
     if page.next:
-        others["next"] = {"page": query.page + 1}
+        others["next"] = f"page={query.page + 1}"
     if page.users and page.previous:
-        others["prev"] = {"page": query.page - 1}
+        others["prev"] = f"page={query.page - 1}"
     elif page.previous:  # beyond the end
-        others["prev"] = {"page": last} if last else {"cursor": _cursor(query, page.previous)}
-    others["first"] = {"page": 1}
+        others["prev"] = f"page={last}" if last else f"cursor={_cursor(query, page.previous)}"
+    others["first"] = "page=1"
     if page.users or page.previous:
-        others["last"] = {"page": last} if last else {"cursor": _cursor(query, Position(Side.END))}
+        end = Position(Side.END)
+        others["last"] = f"page={last}" if last else f"cursor={_cursor(query, end)}"
     return others
 
 
-def _elsewhere(query: ListQuery, page: Page) -> dict[str, dict[str, object]]:
+def _elsewhere(query: ListQuery, page: Page) -> dict[str, str]:
     others = {
         "next": _cursor(query, page.next),
         "prev": _cursor(query, page.previous),
@@ -127,7 +129,7 @@ def _elsewhere(query: ListQuery, page: Page) -> dict[str, dict[str, object]]:
         "last": _cursor(query, Position(Side.END)),
     }
     return {
-        relation: {"cursor": cursor} if cursor else {}
+        relation: cursor and f"cursor={cursor}"
         for relation, cursor in others.items()
         if cursor is not None
     }

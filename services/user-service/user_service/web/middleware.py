@@ -54,11 +54,12 @@ class RequestMiddleware:
         deadline.start(self._request_timeout)
         retry.policy_in_effect.set(self._retry_policy)
 
+        # Its types are quoted, or they would be made anew with each request.
         def start(
             status: str,
-            headers: list[tuple[str, str]],
+            headers: "list[tuple[str, str]]",
             exc_info: Any = None,  # noqa: ANN401
-        ) -> Callable[[bytes], object]:
+        ) -> "Callable[[bytes], object]":
             self._finish(environ, int(status[:3]), time.perf_counter() - started)
             headers.append(("X-Request-ID", identifier))
             return start_response(status, security.added_to(headers), exc_info)

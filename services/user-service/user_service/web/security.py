@@ -5,6 +5,8 @@ good (Strict-Transport-Security) is for whoever ends TLS to promise, and a polic
 of a page (Permissions-Policy) says nothing about JSON, which is none.
 """
 
+from operator import itemgetter
+
 HEADERS = (
     # JSON is JSON, whatever a browser finds in it that looks like HTML or a script.
     ("X-Content-Type-Options", "nosniff"),
@@ -17,12 +19,13 @@ HEADERS = (
     ("Cross-Origin-Resource-Policy", "same-origin"),
 )
 
-_NAMES = frozenset(name for name, _ in HEADERS)
+_name = itemgetter(0)
+_NAMES = frozenset(map(_name, HEADERS))
 
 
 def added_to(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return ``headers`` with HEADERS after them, but for those that they have already."""
-    if _NAMES.isdisjoint(name for name, _ in headers):
+    if _NAMES.isdisjoint(map(_name, headers)):
         return [*headers, *HEADERS]
     names = {name for name, _ in headers}
     return headers + [header for header in HEADERS if header[0] not in names]

@@ -137,7 +137,7 @@ def json_object(body: bytes) -> dict[str, Any]:
 def _refuse_repeated_members(body: bytes) -> None:
     """Refuse ``{"a": 1, "a": 2}``: which of the two is meant differs between parsers."""
     try:
-        json.loads(body, object_pairs_hook=_distinct)
+        _DISTINCT_MEMBERS.decode(body.decode())
     except RecursionError:
         raise MalformedBody("is nested too deeply") from None
 
@@ -146,6 +146,9 @@ def _distinct(pairs: list[tuple[str, Any]]) -> None:
     names = {name for name, _ in pairs}
     if len(names) < len(pairs):
         raise MalformedBody("must not name a member twice")
+
+
+_DISTINCT_MEMBERS = json.JSONDecoder(object_pairs_hook=_distinct)
 
 
 def _valid(model: type[M], values: dict[str, Any]) -> M:
