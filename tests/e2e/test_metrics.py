@@ -100,6 +100,6 @@ def is_replaced(service: RunningService, workers: list[int]) -> bool:
 
 def pools(service: RunningService) -> float:
     try:
-        return scrapes.value(scraped(service), "pool_connections_max")
+        return scrapes.value(scraped(service), "pool_connections_max", pool="database")
     except (KeyError, httpx.TransportError):  # nobody is there yet to tell of, or to tell
         return 0

@@ -118,7 +118,7 @@ def test_database_away_opens_the_breaker_and_serves_stale_pages(
         assert client.get("/metrics").status_code == 200
         assert value(client, "page_cache_requests_total", result="stale") == 6
         assert value(client, "circuit_breaker_state", dependency="database") == 2
-        assert value(client, "pool_connections_in_use") == 0
+        assert value(client, "pool_connections_in_use", pool="database") == 0
         assert client.get("/health/ready").status_code == 503
         assert value(client, "ready") == 0
 
@@ -127,33 +127,38 @@ def test_pool_counts_who_waits_and_who_gave_up(settings: Settings, database_url:
     with serving(settings, db_pool_size=1, db_pool_timeout=0.3) as client:
         app = client.application
         assert client.get(f"{URL}/1").status_code == 404
-        assert value(client, "pool_checkout_duration_seconds_count") == 1
+        assert value(client, "pool_checkout_duration_seconds_count", pool="database") == 1
         with ThreadPoolExecutor(2) as threads:
             with users_locked(database_url):
                 asking = [threads.submit(app.test_client().get, f"{URL}/1") for _ in range(2)]
-                eventually(lambda: value(client, "pool_requests_waiting") == 1)
-                assert value(client, "pool_connections_in_use") == 1
+                eventually(lambda: value(client, "pool_requests_waiting", pool="database") == 1)
+                assert value(client, "pool_connections_in_use", pool="database") == 1
                 assert value(client, "http_requests_in_flight") == 3
                 eventually(lambda: any(each.done() for each in asking))
             assert sorted(each.result().status_code for each in asking) == [404, 503]
-        assert value(client, "pool_checkout_timeouts_total") == 1
-        assert value(client, "pool_requests_waiting") == 0
-        assert value(client, "pool_connections_in_use") == 0
-        assert value(client, "pool_connections_max") == 1
-        assert value(client, "pool_checkout_duration_seconds_count") == 3
-        assert value(client, "pool_checkout_duration_seconds_sum") > 0.3
+        assert value(client, "pool_checkout_timeouts_total", pool="database") == 1
+        assert value(client, "pool_requests_waiting", pool="database") == 0
+        assert value(client, "pool_connections_in_use", pool="database") == 0
+        assert value(client, "pool_connections_max", pool="database") == 1
+        assert value(client, "pool_checkout_duration_seconds_count", pool="database") == 3
+        assert value(client, "pool_checkout_duration_seconds_sum", pool="database") > 0.3
 
 
-def test_replica_is_counted_together_with_the_primary(settings: Settings) -> None:
+def test_replica_is_told_apart_from_the_primary(settings: Settings) -> None:
     # On a server that never followed another, so that reads begin there and end at the primary.
     url = SecretStr(settings.database_dsn)
     with serving(settings, database_replica_url=url, db_pool_size=3) as client:
         assert client.post(URL, json=ADA).status_code == 201
-        before = value(client, "pool_checkout_duration_seconds_count")
+        names = ("database", "replica")
+        counted = "pool_checkout_duration_seconds_count"
+        before = [value(client, counted, pool=name) for name in names]
         assert client.get(f"{URL}/1").status_code == 200
-        assert value(client, "pool_checkout_duration_seconds_count") > before + 1
-        assert value(client, "pool_connections_max") == 6
-        assert value(client, "pool_connections_in_use") == 0
+        after = [value(client, counted, pool=name) for name in names]
+        # The primary's position, and then the user; between them the replica, which has not both.
+        assert [b - a for a, b in zip(before, after, strict=True)] == [2, 1]
+        for name in names:
+            assert value(client, "pool_connections_max", pool=name) == 3
+            assert value(client, "pool_connections_in_use", pool=name) == 0
         assert value(client, "circuit_breaker_state", dependency="replica") == 0
 
 
@@ -170,7 +175,7 @@ def test_connection_lost_in_a_query_is_replaced_and_the_call_recovers(
             eventually(lambda: terminated(database_url) == 1)
         asking.join()
         assert statuses == [404]
-        assert value(client, "pool_connections_replaced_total") == 1
+        assert value(client, "pool_connections_replaced_total", pool="database") == 1
         assert value(client, "retries_total", outcome="recovered") == 1
 
 

@@ -303,27 +303,48 @@ class TestSeveralProcesses:
             for name, labels, expected in counts:
                 assert self.scraped(tmp_path, name, **labels) == expected
 
+    def test_child_of_a_fork_counts_on_its_own(
+        self, tmp_path: Path, start: Callable[[], Worker]
+    ) -> None:
+        parent = start()
+        parent.do("metrics.cache.hit.inc(3)")
+        parent.do(
+            "import os; child = os.fork();"
+            " os.waitpid(child, 0) if child else (metrics.cache.hit.inc(4), os._exit(0))"
+        )
+        assert self.scraped(tmp_path, "page_cache_requests_total", result="hit") == 7
+        parent.do("metrics.cache.hit.inc(5)")
+        assert self.scraped(tmp_path, "page_cache_requests_total", result="hit") == 12
+
+    def test_threads_lose_no_count(self, tmp_path: Path, start: Callable[[], Worker]) -> None:
+        worker = start()
+        worker.do("import sys; sys.setswitchinterval(1e-6)")
+        worker.do("from concurrent.futures import ThreadPoolExecutor as Threads")
+        worker.do("count = lambda _: [metrics.cache.hit.inc() for _ in range(2000)]")
+        worker.do("_ = list(Threads(8).map(count, range(8)))")
+        assert self.scraped(tmp_path, "page_cache_requests_total", result="hit") == 16_000
+
     def test_gauges_of_the_dead_are_gone_at_the_next_scrape(
         self, tmp_path: Path, start: Callable[[], Worker]
     ) -> None:
         first, second = start(), start()
-        first.do("metrics.pool.in_use.set(3)")
+        first.do("metrics.pools.of('database').in_use.set(3)")
         first.do("metrics.resilience.breaker_listener('redis')('open')")
-        second.do("metrics.pool.in_use.set(4)")
-        assert self.scraped(tmp_path, "pool_connections_in_use") == 7
+        second.do("metrics.pools.of('database').in_use.set(4)")
+        assert self.scraped(tmp_path, "pool_connections_in_use", pool="database") == 7
         assert self.scraped(tmp_path, "circuit_breaker_state", dependency="redis") == 2
         first.kill()
-        assert self.scraped(tmp_path, "pool_connections_in_use") == 4
+        assert self.scraped(tmp_path, "pool_connections_in_use", pool="database") == 4
         assert self.scraped(tmp_path, "circuit_breaker_state", dependency="redis") == 0
 
     def test_gauges_of_a_predecessor_are_not_taken_over(
         self, tmp_path: Path, start: Callable[[], Worker]
     ) -> None:
         first = start()
-        first.do("metrics.pool.waiting.inc()")
+        first.do("metrics.pools.of('database').waiting.inc()")
         first.kill()
         start()  # before any scrape
-        assert self.scraped(tmp_path, "pool_requests_waiting") == 0
+        assert self.scraped(tmp_path, "pool_requests_waiting", pool="database") == 0
 
     def test_readiness_is_what_was_found_out_last(
         self, tmp_path: Path, start: Callable[[], Worker]

@@ -78,9 +78,12 @@ class Database:
         prepare: Callable[[], object] | None = None,
         after_commit: Callable[[cursor], None] | None = None,
         breaker: CircuitBreaker | None = None,
+        name: str = "database",
         metrics: Metrics | None = None,
     ) -> None:
         """Take times in seconds. ``after_commit`` is called on the connection of each commit.
+
+        ``name`` is what the pool is called in ``metrics``.
 
         With ``transaction_pooling`` nothing is set for a session: it is another's with the next
         transaction.
@@ -97,8 +100,8 @@ class Database:
             on_change=metrics.resilience.breaker_listener("database"),
         )
         self._must_be_writable = must_be_writable(dsn)
-        self._metrics = metrics.pool
-        self._metrics.size.inc(size)  # beside those of other pools that are counted here too
+        self._metrics = metrics.pools.of(name)
+        self._metrics.size.set(size)
         self._size = size
         self._checkout_timeout = checkout_timeout
         self._prepare = prepare

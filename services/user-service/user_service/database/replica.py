@@ -63,6 +63,7 @@ class Replica:
                 failures=(ConnectionLost, DeadlineExceeded, _Behind),
                 on_change=metrics.resilience.breaker_listener("replica"),
             ),
+            name="replica",
             metrics=metrics,
         )
         self._probe = DatabaseProbe(self.database.dsn, on_loss=self.database.discard_idle)

@@ -11,7 +11,9 @@ to tell which of its processes have died.
 import fcntl
 import itertools
 import os
+import threading
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry, values
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -23,9 +25,9 @@ def share(directory: Path) -> None:
     prometheus_client itself must find it in PROMETHEUS_MULTIPROC_DIR.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    values.ValueClass = values.MultiProcessValue(  # type: ignore[no-untyped-call]
-        Slot(directory).name
-    )
+    slot = Slot(directory)
+    value = values.MultiProcessValue(slot.name)  # type: ignore[no-untyped-call]
+    values.ValueClass = _counting_quickly(value, slot)
 
 
 def registry_of(directory: Path) -> CollectorRegistry:
@@ -40,22 +42,26 @@ def registry_of(directory: Path) -> CollectorRegistry:
 
 
 class Slot:
-    """The place of this process among those of ``directory``, held until the process ends."""
+    """The place of this process among those of ``directory``, held until the process ends.
+
+    ``is_taken`` is false before the first time that its name is asked for, and after a fork.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._name: str | None = None
+        self._name = ""
+        self.is_taken = False
         os.register_at_fork(after_in_child=self._leave)
 
     def name(self) -> str:
         """Return what to name the files of this process after; after a fork, another."""
-        # Asked for whenever something is counted, hence no look at the process id here.
-        if self._name is None:
+        if not self.is_taken:
             self._name = self._take()
+            self.is_taken = True
         return self._name
 
     def _leave(self) -> None:
-        self._name = None
+        self.is_taken = False
 
     def _take(self) -> str:
         for number in itertools.count():
@@ -66,6 +72,26 @@ class Slot:
             os.close(lock)
         _forget_gauges(self._directory, str(number))
         return str(number)
+
+
+def _counting_quickly(value_class: Any, slot: Slot) -> Any:  # noqa: ANN401 -- they have no types
+    """Return prometheus_client's class of values, without the question whether there was a fork.
+
+    Each count asked it by two calls, and a request counts five times or more. What is counted is
+    never set too, so that a lock beside prometheus_client's own will do.
+    """
+    lock = threading.Lock()
+
+    class Value(value_class):  # type: ignore[misc]
+        def inc(self, amount: float) -> None:
+            if not slot.is_taken:
+                super().inc(amount)
+                return
+            with lock:
+                self._value += amount
+                self._file.write_value(self._key, self._value, 0.0)
+
+    return Value
 
 
 def _locked(file: int) -> bool:

@@ -8,6 +8,7 @@ what each has found out (readiness).
 
 import platform
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -70,43 +71,73 @@ class HttpMetrics:
         self.rate_limited.labels(limit).inc()
 
 
+@dataclass(frozen=True, slots=True)
 class PoolMetrics:
-    """The database's connection pools: where there is a replica, both together."""
+    """Those of one pool."""
+
+    size: Gauge
+    in_use: Gauge
+    waiting: Gauge
+    checkout: Histogram
+    timeouts: Counter
+    replaced: Counter
+
+
+class PoolsMetrics:
+    """The database's connection pools, by what they connect to: ``database`` or ``replica``."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.size = Gauge(
+        self._size = Gauge(
             "user_service_pool_connections_max",
-            "Database connections that the pools may have, of all workers together",
+            "Database connections that a pool may have, of all workers together",
+            ["pool"],
             registry=registry,
             multiprocess_mode="livesum",
         )
-        self.in_use = Gauge(
+        self._in_use = Gauge(
             "user_service_pool_connections_in_use",
             "Database connections that are lent",
+            ["pool"],
             registry=registry,
             multiprocess_mode="livesum",
         )
-        self.waiting = Gauge(
+        self._waiting = Gauge(
             "user_service_pool_requests_waiting",
             "Requests waiting for a database connection",
+            ["pool"],
             registry=registry,
             multiprocess_mode="livesum",
         )
-        self.checkout = Histogram(
+        self._checkout = Histogram(
             "user_service_pool_checkout_duration_seconds",
             "Time that requests waited until they might have a database connection",
+            ["pool"],
             buckets=SECONDS,
             registry=registry,
         )
-        self.timeouts = Counter(
+        self._timeouts = Counter(
             "user_service_pool_checkout_timeouts",
             "Requests that got no database connection in time",
+            ["pool"],
             registry=registry,
         )
-        self.replaced = Counter(
+        self._replaced = Counter(
             "user_service_pool_connections_replaced",
             "Database connections given up because they broke, or may have",
+            ["pool"],
             registry=registry,
+        )
+        self.of("database")
+
+    def of(self, pool: str) -> PoolMetrics:
+        """Return the metrics of one pool, which begin with 0."""
+        return PoolMetrics(
+            size=self._size.labels(pool),
+            in_use=self._in_use.labels(pool),
+            waiting=self._waiting.labels(pool),
+            checkout=self._checkout.labels(pool),
+            timeouts=self._timeouts.labels(pool),
+            replaced=self._replaced.labels(pool),
         )
 
 
@@ -191,7 +222,7 @@ class Metrics:
         self._directory = directory
         self.registry = registry = CollectorRegistry()
         self.http = HttpMetrics(registry)
-        self.pool = PoolMetrics(registry)
+        self.pools = PoolsMetrics(registry)
         self.cache = CacheMetrics(registry)
         self.resilience = ResilienceMetrics(registry)
         self.ready = Gauge(
