@@ -1,10 +1,14 @@
 """The service beside others of its kind: same contract, same features, same database."""
 
+from collections.abc import Iterable
+from itertools import islice
+
 from benchmarks import targets
 from benchmarks.bench import OVERHEAD_SECONDS, Bench, in_turn
 from benchmarks.checks import AnswersDiffer, compare
 from benchmarks.conformance import conformance
-from benchmarks.plan import Effort
+from benchmarks.measure import Server
+from benchmarks.plan import TURN_SECONDS, Effort
 from benchmarks.targets import OURS, PEERS
 from benchmarks.workloads import (
     CREATION,
@@ -38,6 +42,7 @@ CROWD = 50
 # The whole contract, the service first.
 TARGETS = (*OURS, *PEERS)
 CONFORMANCE_SECONDS = 3
+START_SECONDS = 2
 
 
 def combinations(effort: Effort) -> list[tuple[Workload, int]]:
@@ -49,9 +54,10 @@ def combinations(effort: Effort) -> list[tuple[Workload, int]]:
 
 def expected_seconds(effort: Effort) -> float:
     """Return how long ``run`` takes."""
-    each = (effort.seconds + OVERHEAD_SECONDS) * effort.rounds * len(combinations(effort))
-    warm_up = (1 + OVERHEAD_SECONDS) * len(WARM_UP) + 2
-    return (CONFORMANCE_SECONDS + warm_up + each) * len(TARGETS)
+    turn = (TURN_SECONDS + OVERHEAD_SECONDS) * len(combinations(effort))
+    warm_up = (1 + OVERHEAD_SECONDS) * len(WARM_UP) + START_SECONDS
+    each = CONFORMANCE_SECONDS + (warm_up + turn * effort.turns) * effort.rounds
+    return each * len(TARGETS)
 
 
 def keep_the_contract(bench: Bench) -> None:
@@ -66,19 +72,28 @@ def keep_the_contract(bench: Bench) -> None:
 
 
 def run(bench: Bench) -> None:
-    """Measure every workload on every target, target by target within each round."""
+    """Measure every workload on every target in turn, on new processes in each round.
+
+    New ones, since two processes of the same program differ by a tenth for as long as they live.
+    """
     keep_the_contract(bench)
     database = bench.stand.database(USERS)
-    with bench.serving_all(TARGETS, database, USERS) as servers:
-        bench.stand.forget_created(database, USERS)
-        compare(servers)
-        for server in servers:
-            for workload in WARM_UP:
-                bench.warm_up(server, workload)
-        for number in range(bench.effort.rounds):
-            for workload, clients in combinations(bench.effort):
-                bench.stand.forget_created(database, USERS)
-                for server in in_turn(servers, number):
-                    bench.measure(server, workload, clients=clients)
-        bench.stand.forget_created(database, USERS)
-        compare(servers)
+    turns = iter(bench.effort.turns_of_all_rounds)
+    for _ in range(bench.effort.rounds):
+        with bench.serving_all(TARGETS, database, USERS) as servers:
+            _round(bench, database, servers, islice(turns, bench.effort.turns))
+
+
+def _round(bench: Bench, database: str, servers: list[Server], turns: Iterable[int]) -> None:
+    bench.stand.forget_created(database, USERS)
+    compare(servers)
+    for server in servers:
+        for workload in WARM_UP:
+            bench.warm_up(server, workload)
+    for number in turns:
+        for workload, clients in combinations(bench.effort):
+            bench.stand.forget_created(database, USERS)
+            for server in in_turn(servers, number):
+                bench.measure(server, workload, clients=clients)
+    bench.stand.forget_created(database, USERS)
+    compare(servers)

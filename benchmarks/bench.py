@@ -9,7 +9,7 @@ import redis
 
 from benchmarks.figures import Label, Results
 from benchmarks.measure import Server, measure
-from benchmarks.plan import Effort, Progress
+from benchmarks.plan import TURN_SECONDS, Effort, Progress
 from benchmarks.stand import Stand
 from benchmarks.targets import TARGETS, Target, serving
 from benchmarks.workloads import Workload
@@ -78,8 +78,8 @@ class Bench:
         settling: bool = True,
         **labels: Label,
     ) -> dict[str, float | None]:
-        """Add one round of ``workload`` on ``server`` to the results, and return its figures."""
-        seconds = seconds or self.effort.seconds
+        """Add one turn of ``workload`` on ``server`` to the results, and return its figures."""
+        seconds = seconds or TURN_SECONDS
         title = f"{server.name}: {workload.title}, clients: {clients}"
         self.progress.step(title, seconds + OVERHEAD_SECONDS)
         figures = measure(server, workload, clients=clients, seconds=seconds, settling=settling)

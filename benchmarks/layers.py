@@ -6,7 +6,7 @@ CPU time, because it is the same whatever else the machine does meanwhile.
 from benchmarks.bench import OVERHEAD_SECONDS, Bench, in_turn
 from benchmarks.constants import CONSTANT, serving_constants
 from benchmarks.measure import Server
-from benchmarks.plan import Effort
+from benchmarks.plan import TURN_SECONDS, Effort
 from benchmarks.workloads import GET_BY_ID, Request, Workload, page_of, uncached
 
 NAME = "layers"
@@ -19,8 +19,8 @@ ROUTES = (page_of(10), uncached(USERS), GET_BY_ID)
 
 def expected_seconds(effort: Effort) -> float:
     """Return how long ``run`` takes."""
-    each = effort.seconds + OVERHEAD_SECONDS
-    return (len(LAYERS) + len(ROUTES) + 2) * each * (effort.rounds + 1) + 8
+    each = TURN_SECONDS + OVERHEAD_SECONDS
+    return (len(LAYERS) + len(ROUTES) + 2) * each * (len(effort.turns_of_all_rounds) + 1) + 8
 
 
 def run(bench: Bench) -> None:
@@ -37,7 +37,7 @@ def run(bench: Bench) -> None:
         asked += [(layered, workload) for workload in ROUTES]
         for server, workload in asked:
             bench.warm_up(server, workload)
-        for number in range(bench.effort.rounds):
+        for number in bench.effort.turns_of_all_rounds:
             for server, workload in in_turn(asked, number):
                 bench.measure(server, workload, clients=CLIENTS)
 

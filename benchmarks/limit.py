@@ -6,7 +6,7 @@ from benchmarks.alone import alone
 from benchmarks.bench import OVERHEAD_SECONDS, Bench, in_turn
 from benchmarks.constants import CONSTANT, serving_constants
 from benchmarks.measure import Server
-from benchmarks.plan import Effort
+from benchmarks.plan import TURN_SECONDS, Effort
 from benchmarks.statements import UNIQUE, statements_of
 from benchmarks.workloads import CACHED, CREATION, GET_BY_ID, UPDATING, page_of, uncached
 
@@ -21,9 +21,9 @@ ALONE_SECONDS = 0.5
 
 def expected_seconds(effort: Effort) -> float:
     """Return how long ``run`` takes."""
-    loads = (len(ROUTES) + 2) * len(CLIENTS) * (effort.seconds + OVERHEAD_SECONDS)
+    loads = (len(ROUTES) + 2) * len(CLIENTS) * (TURN_SECONDS + OVERHEAD_SECONDS)
     loops = (len(LOOPS) + 2) * ALONE_SECONDS + 1
-    return effort.rounds * (loads + loops) + len(ROUTES) + 12
+    return len(effort.turns_of_all_rounds) * (loads + loops) + len(ROUTES) + 12
 
 
 def run(bench: Bench) -> None:
@@ -36,7 +36,7 @@ def run(bench: Bench) -> None:
     ):
         for workload in ROUTES:
             bench.warm_up(ours, workload)
-        for number in range(bench.effort.rounds):
+        for number in bench.effort.turns_of_all_rounds:
             for clients in CLIENTS:
                 for server in in_turn(constants, number):
                     bench.measure(server, CONSTANT, clients=clients)

@@ -4,17 +4,21 @@ import sys
 import time
 from dataclasses import dataclass
 
+TURN_SECONDS = 1
+
 
 @dataclass(frozen=True, slots=True)
 class Effort:
     """The sizes of a run. Times are in whole seconds, as wrk takes them.
 
+    What is compared has ``turns`` in each round, of ``TURN_SECONDS``: two of a second rather than
+    one of two, since a shared machine may be half as fast for a second.
     ``crowded`` are the workloads that 50 clients ask for too, beside the peers.
     """
 
     name: str
     rounds: int
-    seconds: int
+    turns: int
     crowded: tuple[str, ...]
     before_seconds: int
     before_users: tuple[int, ...]
@@ -24,11 +28,16 @@ class Effort:
     redis_keys: tuple[int, ...]
     requests_for_memory: int
 
+    @property
+    def turns_of_all_rounds(self) -> range:
+        """The numbers of all turns of a run."""
+        return range(self.rounds * self.turns)
+
 
 QUICK = Effort(
     "quick",
     rounds=1,
-    seconds=1,
+    turns=1,
     crowded=("cached-10", "get"),
     before_seconds=1,
     before_users=(1_000, 10_000),
@@ -41,7 +50,7 @@ QUICK = Effort(
 FULL = Effort(
     "full",
     rounds=5,
-    seconds=2,
+    turns=2,
     crowded=("cached-10", "uncached", "get", "create", "update"),
     before_seconds=1,
     before_users=(1_000, 10_000, 100_000),

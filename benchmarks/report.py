@@ -122,8 +122,9 @@ def about(sections: Sections) -> str:
     lines = []
     for name, saved in sections.items():
         told = saved.about
-        effort = f"{told['effort']}, rounds: {told['rounds']}, {told['seconds']} s each"
-        lines.append(f"- {name}: {told['date']}, {effort}; {told['machine']}; {told['cores']}")
+        effort = f"{told['effort']}, rounds: {told['rounds']}"
+        on = f"{told['software']}; {told['machine']}; {told['cores']}"
+        lines.append(f"- {name}: {told['date']}, {effort}; {on}")
     return "\n".join(lines)
 
 

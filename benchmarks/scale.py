@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 
 from benchmarks.bench import OVERHEAD_SECONDS, Bench, in_turn
-from benchmarks.plan import Effort
+from benchmarks.plan import TURN_SECONDS, Effort
 from benchmarks.processes import memory_mb
 from benchmarks.workloads import GET_BY_ID, page_of
 
@@ -17,8 +17,8 @@ WORKLOADS = (page_of(10), GET_BY_ID)
 
 def expected_seconds(effort: Effort) -> float:
     """Return how long ``run`` takes."""
-    each = effort.seconds + OVERHEAD_SECONDS
-    return len(WORKERS) * (len(WORKLOADS) * (effort.rounds * each + 1) + 2)
+    each = TURN_SECONDS + OVERHEAD_SECONDS
+    return len(WORKERS) * (len(WORKLOADS) * (len(effort.turns_of_all_rounds) * each + 1) + 2)
 
 
 def run(bench: Bench) -> None:
@@ -33,7 +33,7 @@ def run(bench: Bench) -> None:
         for workload in WORKLOADS:
             for _, server in servers:
                 bench.warm_up(server, workload)
-        for number in range(bench.effort.rounds):
+        for number in bench.effort.turns_of_all_rounds:
             for workload in WORKLOADS:
                 for workers, server in in_turn(servers, number):
                     bench.measure(server, workload, clients=CLIENTS, workers=workers)

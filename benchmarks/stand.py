@@ -127,7 +127,7 @@ def about(cores: Cores, effort: Effort) -> dict[str, str]:
     return {
         "effort": effort.name,
         "rounds": str(effort.rounds),
-        "seconds": str(effort.seconds),
+        "turns": str(effort.turns),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores",
         "cores": str(cores),
