@@ -83,7 +83,7 @@ class Database:
     ) -> None:
         """Take times in seconds. ``after_commit`` is called on the connection of each commit.
 
-        ``name`` is what the pool is called in ``metrics``.
+        ``name`` is what the pool, and its breaker if none is given, are called in ``metrics``.
 
         With ``transaction_pooling`` nothing is set for a session: it is another's with the next
         transaction.
@@ -97,7 +97,7 @@ class Database:
             "the database",
             failures=(ConnectionLost, DeadlineExceeded, OutcomeUnknown),
             open_seconds=OPEN_SECONDS,
-            on_change=metrics.resilience.breaker_listener("database"),
+            on_change=metrics.resilience.breaker_listener(name),
         )
         self._must_be_writable = must_be_writable(dsn)
         self._metrics = metrics.pools.of(name)
