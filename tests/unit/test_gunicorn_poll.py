@@ -98,10 +98,42 @@ def test_forgets_what_it_is_told_to(pair: tuple[socket.socket, socket.socket]) -
     assert poll.poll(0) == []
 
 
-def test_says_that_a_descriptor_is_closed() -> None:
+def test_waits_for_both_directions(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    poll = polling(ours, events=IN | OUT)
+    assert poll.poll(LONG) == [(ours.fileno(), OUT)]
+    theirs.send(b"x")
+    assert poll.poll(LONG) == [(ours.fileno(), IN | OUT)]
+
+
+def test_negative_time_out_has_no_end(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    gevent.spawn_later(0.05, theirs.send, b"x")
+    assert polling(ours).poll(-1) == [(ours.fileno(), IN)]
+
+
+def test_what_is_thrown_into_a_wait_ends_it_and_is_seen(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    """Also if it is an OSError, as socket.timeout is, which a closed descriptor would raise."""
+
+    def wait() -> str:
+        try:
+            return str(polling(pair[0]).poll(LONG))
+        except TimeoutError as error:
+            return str(error)
+
+    waiting = gevent.spawn(wait)
+    gevent.sleep(0.01)
+    waiting.kill(TimeoutError("enough"))
+    assert waiting.get() == "enough"
+
+
+@pytest.mark.parametrize("timeout", [0, LONG, None])
+def test_says_that_a_descriptor_is_closed(timeout: float | None) -> None:
     reading, writing = os.pipe()
     poll = Poll()
     poll.register(reading, IN)
     os.close(reading)
     os.close(writing)
-    assert poll.poll(0) == [(reading, select.POLLNVAL)]
+    assert poll.poll(timeout) == [(reading, select.POLLNVAL)]

@@ -73,10 +73,12 @@ def test_nothing_is_lost_where_the_kernel_takes_a_part(monkeypatch: pytest.Monke
     assert whole.endswith(f"\r\n\r\n{body}")
 
 
-def test_header_that_splits_the_response_is_refused_each_time() -> None:
+@pytest.mark.parametrize("value", ["1\r\nX-Other: 1", "1\n", "\n", "\x00", "\u0100", 1])
+def test_header_that_splits_the_response_is_refused_each_time(value: str) -> None:
+    headers = [("X-Name", "1"), ("X-Name", value)]  # also if its name is known
     for _ in range(2):
-        with pytest.raises(InvalidResponseHeader):
-            sent("GET", [("X-Name", "1\r\nX-Other: 1")], writing(b"ok"))
+        with pytest.raises((InvalidResponseHeader, TypeError)):
+            sent("GET", headers, writing(b"ok"))
 
 
 def test_headers_are_taken_as_gunicorn_takes_them() -> None:
@@ -84,6 +86,10 @@ def test_headers_are_taken_as_gunicorn_takes_them() -> None:
         ("X-Twice", "1"),
         ("X-Twice", "1"),
         ("X-Spaces", "  2 "),
+        ("X-Spaces", "\t3"),
+        ("X-Spaces", "4 "),
+        ("X-Latin", "\u00e9\u00df"),
+        ("X-Empty", ""),
         ("connection", "close"),
         ("Upgrade", "h2c"),
         ("content-length", "2"),
@@ -91,7 +97,11 @@ def test_headers_are_taken_as_gunicorn_takes_them() -> None:
     for _ in range(2):  # the second time, they have been seen
         answer = sent("GET", headers, writing(b"ok"))
         lines = answer.partition("\r\n\r\n")[0].split("\r\n")
-        assert lines[-4:] == ["X-Twice: 1", "X-Twice: 1", "X-Spaces: 2", "content-length: 2"]
+        assert lines[lines.index("X-Twice: 1") :] == [
+            *["X-Twice: 1"] * 2,
+            *["X-Spaces: 2", "X-Spaces: 3", "X-Spaces: 4"],
+            *["X-Latin: \u00e9\u00df", "X-Empty: ", "content-length: 2"],
+        ]
         assert "Connection: keep-alive" in lines
 
 
