@@ -428,11 +428,11 @@ class TestUnknownOutcome:
         losses: list[str] = []
         commit = pool._commit
 
-        def commit_and_lose(connection: connection, cursor: cursor) -> None:
-            commit(connection, cursor)
+        def commit_and_lose(cursor: cursor) -> None:
+            commit(cursor)
             if not losses:
                 losses.append("lost")
-                connection.close()
+                cursor.connection.close()
                 raise OutcomeUnknown("the connection was lost during COMMIT")
 
         monkeypatch.setattr(pool, "_commit", commit_and_lose)

@@ -87,7 +87,7 @@ class FakeConnection:
 
 class FakeCursor:
     def __init__(self, connection: FakeConnection) -> None:
-        self._connection = connection
+        self.connection = connection
         self.statusmessage: str | None = None
 
     def __enter__(self) -> Self:
@@ -97,9 +97,9 @@ class FakeCursor:
         pass
 
     def execute(self, query: str, _vars: object = None) -> None:
-        self._connection.sent.append(query)
+        self.connection.sent.append(query)
         for statement in query.split("; "):
-            self.statusmessage = self._connection.run(statement)
+            self.statusmessage = self.connection.run(statement)
 
 
 class Server:

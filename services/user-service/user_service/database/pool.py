@@ -9,7 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 import psycopg2
@@ -118,7 +118,7 @@ class Database:
         with ExitStack() as stack:
             try:
                 for _ in range(self._size):
-                    stack.enter_context(self._connection())
+                    stack.enter_context(self.read())
             except Unavailable as error:  # raised below: those that did connect have not failed
                 failure = error
         if failure is not None:
@@ -178,11 +178,9 @@ class Database:
         with self._lock:
             return PoolStats(self._size, self._connections.lent, self._slots.waiting)
 
-    @contextmanager
-    def read(self) -> Iterator[cursor]:
+    def read(self) -> AbstractContextManager[cursor]:
         """Lend a cursor whose every statement is a transaction of its own."""
-        with self._connection() as connection, self._reading_cursor(connection) as cursor:
-            yield cursor
+        return self._cursor(self._reading_cursor)
 
     def _reading_cursor(self, connection: connection) -> cursor:
         if not self._sent_along:
@@ -197,15 +195,15 @@ class Database:
         It begins with the first statement, in the same round trip: one less for every write.
         Raises OutcomeUnknown if the connection was lost after COMMIT had been sent.
         """
-        with self._connection() as connection, self._beginning_cursor(connection) as cursor:
+        with self._cursor(self._beginning_cursor) as cursor:
             try:
                 yield cursor
             except BaseException:
-                if not connection.closed:
+                if not cursor.connection.closed:
                     with suppress(psycopg2.Error, DeadlineExceeded):
                         cursor.execute("ROLLBACK")
                 raise
-            _commit(connection, cursor)
+            _commit(cursor)
             if self._after_commit is not None:
                 self._after_commit(cursor)
 
@@ -214,7 +212,7 @@ class Database:
         return connection.cursor(cursor_factory=kind)
 
     @contextmanager
-    def _connection(self) -> Iterator[connection]:
+    def _cursor(self, made_by: Callable[[connection], cursor]) -> Iterator[cursor]:
         self.breaker.refuse_if_open()  # before waiting for a slot that would be of no use
         in_time = self._take_slot()
         try:
@@ -222,8 +220,8 @@ class Database:
                 with stage("pool"):
                     connection = self._checked_out()
                 try:
-                    with stage("sql"):
-                        yield connection
+                    with stage("sql"), made_by(connection) as cursor:
+                        yield cursor
                 except psycopg2.Error as error:
                     if error.pgcode in CONNECTION_IS_USELESS:
                         connection.close()
@@ -306,11 +304,11 @@ class Database:
             self._connections.take_back(connection, close=True)
 
 
-def _commit(connection: connection, cursor: cursor) -> None:
+def _commit(cursor: cursor) -> None:
     try:
         cursor.execute("COMMIT")
     except (psycopg2.Error, DeadlineExceeded) as error:
-        if connection.closed:
+        if cursor.connection.closed:
             raise OutcomeUnknown("the connection was lost during COMMIT") from error
         raise
     if cursor.statusmessage != "COMMIT":

@@ -11,6 +11,7 @@ to tell which of its processes have died.
 import fcntl
 import itertools
 import os
+import struct
 import threading
 from pathlib import Path
 from typing import Any
@@ -87,11 +88,17 @@ def _counting_quickly(value_class: Any, slot: Slot) -> Any:  # noqa: ANN401 -- t
             if not slot.is_taken:
                 super().inc(amount)
                 return
+            file = self._file
+            at = file._positions[self._key]  # noqa: SLF001
             with lock:
                 self._value += amount
-                self._file.write_value(self._key, self._value, 0.0)
+                # In one go, so that no reader finds half of it; 0 stands for "no timestamp".
+                file._m[at : at + 16] = _value_and_timestamp(self._value, 0.0)  # noqa: SLF001
 
     return Value
+
+
+_value_and_timestamp = struct.Struct("dd").pack
 
 
 def _locked(file: int) -> bool:

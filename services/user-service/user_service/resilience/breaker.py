@@ -7,9 +7,10 @@ it tries whether the dependency is back, and takes its time from the wall clock.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from enum import StrEnum
+from types import TracebackType
 
 from user_service.errors import CircuitOpen, Unavailable
 
@@ -71,30 +72,12 @@ class CircuitBreaker:
         if self._opened_at is not None and (self._seconds_left() > 0 or self._probing):
             raise CircuitOpen(f"{self.name} did not answer lately", self._seconds_left())
 
-    @contextmanager
-    def calling(self, *, blaming: bool = True) -> Iterator[None]:
+    def calling(self, *, blaming: bool = True) -> AbstractContextManager[None]:
         """Count how the call in the block ends; raise CircuitOpen instead of beginning it.
 
         Without ``blaming`` its failure is not counted: it was given too little time to tell.
         """
-        period, probing = self._begin()
-        try:
-            yield
-        except self._failures:
-            if blaming:
-                self._failed(period, probing=probing)
-            else:
-                self._broken_off(probing=probing)
-            raise
-        except BaseException as error:
-            if isinstance(error, Unavailable) or not isinstance(error, Exception):
-                self._broken_off(probing=probing)
-            else:
-                self._succeeded(period)
-            raise
-        else:
-            if self._failed_in_a_row:
-                self._succeeded(period)
+        return _Call(self, blaming=blaming)
 
     def _begin(self) -> tuple[int, bool]:
         """Return the period, and whether this call tries whether the dependency is back."""
@@ -106,6 +89,20 @@ class CircuitBreaker:
             if self._probing:
                 self._on_change(State.HALF_OPEN)
             return self._period, self._probing
+
+    def _ended(self, error: BaseException | None, call: "_Call") -> None:
+        if error is None:
+            if self._failed_in_a_row:
+                self._succeeded(call.period)
+        elif isinstance(error, self._failures):
+            if call.blaming:
+                self._failed(call.period, probing=call.probing)
+            else:
+                self._broken_off(probing=call.probing)
+        elif isinstance(error, Unavailable) or not isinstance(error, Exception):
+            self._broken_off(probing=call.probing)
+        else:
+            self._succeeded(call.period)
 
     def _failed(self, period: int, *, probing: bool) -> None:
         with self._lock:
@@ -140,3 +137,25 @@ class CircuitBreaker:
     def _seconds_left(self) -> float:
         opened_at = self._opened_at
         return 0.0 if opened_at is None else opened_at + self._open_seconds - self._clock()
+
+
+class _Call:
+    """One call, from its beginning to its end."""
+
+    # Not a generator as other context managers here: it is entered up to four times a request.
+    __slots__ = ("_breaker", "blaming", "period", "probing")
+
+    def __init__(self, breaker: CircuitBreaker, *, blaming: bool) -> None:
+        self._breaker = breaker
+        self.blaming = blaming
+
+    def __enter__(self) -> None:
+        self.period, self.probing = self._breaker._begin()  # noqa: SLF001 -- it is a part of it
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._breaker._ended(error, self)  # noqa: SLF001
