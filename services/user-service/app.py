@@ -36,14 +36,11 @@ from user_service.web.page_shortcut import PageShortcut
 from user_service.web.problems import register_problems
 from user_service.web.server_timing import register_server_timing
 from user_service.web.services import Services, attach
-from user_service.web.validation import MAX_BODY_BYTES
 
 
 def create_app(settings: Settings) -> Flask:
     """Return the application. It owns one PostgreSQL and one Redis pool; neither connects yet."""
     app = Application("user_service", static_folder=None)
-    # One more: a body without Content-Length is cut here, and then seen to be too long.
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES + 1
     app.config[REQUIRE_IF_MATCH] = settings.require_if_match
     app.debug = settings.flask_env == "development" and __name__ == "__main__"
     services = create_services(settings)

@@ -3,14 +3,18 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from flask import Flask, Response
+from hypothesis import given
+from hypothesis import strategies as st
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.test import create_environ
 
 from user_service.errors import InvalidInput, MalformedBody
-from user_service.web.schemas import ListQuery, UserPatch, UserWrite
+from user_service.web.schemas import ListQuery, UserPatch, UserWrite, encoded
 from user_service.web.validation import json_object, parse_body, parse_query, validated
 
 ADA = b'{"username": "ada", "email": "ada@example.com"}'
@@ -20,9 +24,12 @@ def nested(depth: int, opening: bytes, closing: bytes) -> bytes:
     return b'{"a": ' + opening * depth + b"1" + closing * depth + b"}"
 
 
+def environ_of(method: str, content_type: str, data: bytes) -> Any:
+    return create_environ(method=method, content_type=content_type, data=data)
+
+
 def body(data: bytes, model: Any = UserWrite, method: str = "POST") -> Any:
-    with Flask("test").test_request_context(data=data):
-        return parse_body(model, method, "application/json")
+    return parse_body(model, environ_of(method, "application/json", data))
 
 
 def errors_of(call: Callable[[], object]) -> dict[str, str]:
@@ -177,12 +184,12 @@ class TestParseBody:
     def test_takes_json_and_for_patch_also_merge_patch(
         self, method: str, mimetype: str, taken: bool
     ) -> None:
-        with Flask("test").test_request_context(data=ADA):
-            if taken:
-                assert parse_body(UserWrite, method, mimetype).username == "ada"
-            else:
-                with pytest.raises(UnsupportedMediaType):
-                    parse_body(UserWrite, method, mimetype)
+        environ = environ_of(method, mimetype, ADA)
+        if taken:
+            assert parse_body(UserWrite, environ).username == "ada"
+        else:
+            with pytest.raises(UnsupportedMediaType):
+                parse_body(UserWrite, environ)
 
 
 class TestParseQuery:
@@ -299,3 +306,9 @@ class TestValidated:
 
         with Flask("test").test_request_context(data=b"{", content_type="text/html"):
             assert view().data == b"fine"
+
+
+@given(st.dictionaries(st.sampled_from(["page", "q", "sort"]), st.text()))
+def test_parameters_are_encoded_as_in_any_query_string(parameters: dict[str, str]) -> None:
+    parameters = {name: text.encode(errors="replace").decode() for name, text in parameters.items()}
+    assert encoded(parameters) == urlencode(parameters)

@@ -20,7 +20,7 @@ def client_has(etag: str) -> bool:
 
     By weak comparison: a gateway that compresses makes ``W/"x"`` of ``"x"``.
     """
-    tags = request.headers.get("If-None-Match")
+    tags = request.environ.get("HTTP_IF_NONE_MATCH")
     return tags is not None and _are_met_by(etag, tags)
 
 
@@ -29,10 +29,10 @@ def client_has_user(user: User) -> bool:
 
     If-Modified-Since counts only where no ETag is asked about, since HTTP's times are in seconds.
     """
-    headers = request.headers
-    if (tags := headers.get("If-None-Match")) is not None:
+    environ = request.environ
+    if (tags := environ.get("HTTP_IF_NONE_MATCH")) is not None:
         return _are_met_by(etag_of(user), tags)
-    if (text := headers.get("If-Modified-Since")) is None:
+    if (text := environ.get("HTTP_IF_MODIFIED_SINCE")) is None:
         return False
     since = parse_date(text)
     return since is not None and user.updated_at.replace(microsecond=0) <= since
@@ -47,17 +47,19 @@ def precondition_on(user_id: int) -> Precondition:
 
     Raise PreconditionRequired if it names none and the service asks for one.
     """
-    headers = request.headers
-    if_match = headers.get("If-Match")
+    environ = request.environ
+    if_match = environ.get("HTTP_IF_MATCH")
+    if_none_match = environ.get("HTTP_IF_NONE_MATCH")
+    if_unmodified_since = environ.get("HTTP_IF_UNMODIFIED_SINCE")
     if if_match is None and current_app.config.get(REQUIRE_IF_MATCH):
         raise PreconditionRequired
-    if if_match is None and "If-None-Match" not in headers and "If-Unmodified-Since" not in headers:
+    if if_match is None and if_none_match is None and if_unmodified_since is None:
         return UNCONDITIONAL
     if if_match is None:
-        versions, unmodified_since = None, parse_date(headers.get("If-Unmodified-Since"))
+        versions, unmodified_since = None, parse_date(if_unmodified_since)
     else:  # If-Unmodified-Since is for those who do not know If-Match
         versions, unmodified_since = _matching(parse_etags(if_match), user_id), None
-    unless = parse_etags(headers.get("If-None-Match"))
+    unless = parse_etags(if_none_match)
     if unless.star_tag:  # "only if there is none", and a write needs one
         versions = []
     return Precondition(versions, _versions(unless, user_id, weak=True), unmodified_since)

@@ -16,7 +16,7 @@ def keyed_request(route: str, *fields: str) -> KeyedRequest | None:
 
     ``fields`` are all that its body says. Raises InvalidInput naming the header.
     """
-    header = request.headers.get("Idempotency-Key")
+    header = request.environ.get("HTTP_IDEMPOTENCY_KEY")
     if header is None:
         return None
     quoted = len(header) > 1 and header.startswith('"') and header.endswith('"')

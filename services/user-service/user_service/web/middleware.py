@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask, request
+from flask import Flask, Request
 
 from user_service.observability import request_id
 from user_service.observability.logs import AccessLog
@@ -73,15 +73,15 @@ class RequestMiddleware:
             request_id.clear()
 
     def _finish(self, environ: "WSGIEnvironment", status: int, seconds: float) -> None:
-        route = environ.get(ROUTE) or _matched_route()
+        route = environ.get(ROUTE) or _matched_route(environ)
         method = environ["REQUEST_METHOD"]
         self._metrics.observe(route, method, status, seconds)
         self._access_log.write(method, route or UNMATCHED, status, seconds)
 
 
-def _matched_route() -> str | None:
-    rule = request.url_rule
-    return rule.rule if rule else None
+def _matched_route(environ: "WSGIEnvironment") -> str | None:
+    request: Request = environ["werkzeug.request"]  # werkzeug puts it there
+    return request.url_rule.rule if request.url_rule else None
 
 
 def expect_failures(app: Flask, metrics: HttpMetrics) -> None:

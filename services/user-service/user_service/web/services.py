@@ -4,7 +4,6 @@ import gc
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 from flask import Flask, current_app
 
@@ -83,9 +82,11 @@ def attach(app: Flask, services: Services) -> None:
 
 def services_of(app: Flask) -> Services:
     """Return the services of ``app``."""
-    return cast("Services", app.extensions[_NAME])
+    attached: Services = app.extensions[_NAME]
+    return attached
 
 
 def services() -> Services:
     """Return the services of the application that handles the request at hand."""
-    return services_of(current_app)
+    attached: Services = current_app.extensions[_NAME]
+    return attached

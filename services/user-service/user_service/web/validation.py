@@ -4,15 +4,19 @@ import functools
 import inspect
 import json
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 from flask import Response, request
 from pydantic import BaseModel, ValidationError
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.wsgi import get_content_length, get_input_stream
 
 from user_service.errors import InvalidInput, MalformedBody
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
 
 View = Callable[..., Response]
 M = TypeVar("M", bound=BaseModel)
@@ -53,18 +57,18 @@ def validated(view: View) -> View:
 
     @functools.wraps(view)
     def call(**path: Any) -> Response:  # noqa: ANN401 -- whatever the route's converters make
-        arguments = dict(path)
-        query = query_of_request(request.query_string)
+        environ = request.environ
+        query = query_of_request(environ.get("QUERY_STRING", ""))
         if "query" in models:
-            arguments["query"] = query
+            path["query"] = query
         if body_model is not None:
-            arguments["body"] = parse_body(body_model, request.method, request.mimetype)
-        return view(**arguments)
+            path["body"] = parse_body(body_model, environ)
+        return view(**path)
 
     return call
 
 
-def _remembering(model: type[M]) -> Callable[[bytes], M]:
+def _remembering(model: type[M]) -> Callable[[str], M]:
     """Return a function that gives the query string of the request at hand as ``model``.
 
     Clients ask the same again and again, and a model does not change: it is remembered, unless it
@@ -72,10 +76,10 @@ def _remembering(model: type[M]) -> Callable[[bytes], M]:
     """
 
     @functools.lru_cache(maxsize=REMEMBERED_QUERIES)
-    def remembered(_query_string: bytes) -> M:
-        return parse_query(model, request.args)  # which werkzeug makes of the same bytes
+    def remembered(_query_string: str) -> M:
+        return parse_query(model, request.args)  # which werkzeug makes of the same text
 
-    def of_request(query_string: bytes) -> M:
+    def of_request(query_string: str) -> M:
         if len(query_string) > LONGEST_REMEMBERED_QUERY:
             return parse_query(model, request.args)
         return remembered(query_string)
@@ -97,23 +101,25 @@ def parse_query(model: type[M], arguments: MultiDict[str, str]) -> M:
     return _valid(model, arguments.to_dict())
 
 
-def parse_body(model: type[M], method: str, mimetype: str) -> M:
-    """Return the body of the request at hand as ``model``.
+def parse_body(model: type[M], environ: "WSGIEnvironment") -> M:
+    """Return the body of the request as ``model``.
 
     Raise UnsupportedMediaType, RequestEntityTooLarge, MalformedBody, or InvalidInput naming the
     fields at fault.
     """
-    if mimetype not in BODY_TYPES[method]:
+    media_type, _, _ = environ.get("CONTENT_TYPE", "").partition(";")
+    if media_type.strip().lower() not in BODY_TYPES[environ["REQUEST_METHOD"]]:
         raise UnsupportedMediaType
-    return _valid(model, json_object(limited_body()))
+    return _valid(model, json_object(limited_body(environ)))
 
 
-def limited_body() -> bytes:
-    """Return the body of the request at hand; raise RequestEntityTooLarge over MAX_BODY_BYTES."""
-    announced = request.content_length or 0
+def limited_body(environ: "WSGIEnvironment") -> bytes:
+    """Return the body of the request; raise RequestEntityTooLarge over MAX_BODY_BYTES."""
+    announced = get_content_length(environ) or 0
     if announced > MAX_BODY_BYTES:
         raise RequestEntityTooLarge
-    body = request.get_data(cache=False)
+    # Without Content-Length its end is not known: one more, and it is seen to be too long.
+    body = get_input_stream(environ).read(MAX_BODY_BYTES + 1)
     if len(body) > MAX_BODY_BYTES:
         raise RequestEntityTooLarge
     return body
