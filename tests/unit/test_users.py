@@ -130,6 +130,12 @@ class TestCanonicalUsername:
     def test_makes_these_one_name(self, one: str, other: str) -> None:
         assert canonical_username(one) == canonical_username(other)
 
+    @repeatable
+    @given(st.text(st.characters(max_codepoint=0x7F)))
+    def test_of_ascii_is_what_unicode_makes_of_it(self, text: str) -> None:
+        folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFD", text).casefold())
+        assert canonical_username(text) == unicodedata.normalize("NFKC", folded.casefold())
+
     @pytest.mark.parametrize(
         ("one", "other"),
         [

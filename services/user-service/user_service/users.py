@@ -7,9 +7,9 @@ full-width ``ａｄａ`` are one name. Canonical is Unicode's "compatibility cas
 
 import re
 import unicodedata
-from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 from email_validator import EmailNotValidError, ValidatedEmail, validate_email
 
@@ -17,7 +17,7 @@ USERNAME_MIN_LENGTH = 3
 USERNAME_MAX_LENGTH = 50
 EMAIL_MAX_LENGTH = 255
 
-# The members of a user, in the order in which clients see them.
+# The members of a user, in the order in which clients see them: the first fields of User.
 USER_MEMBERS = ("id", "username", "email", "created_at", "updated_at")
 
 # Control, format (bidirectional marks, zero-width joiners), surrogate, private and unassigned.
@@ -29,8 +29,7 @@ _DEFAULT_IGNORABLE = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(NamedTuple):
     """One row of ``users``. ``version`` counts its changes, from 1; clients see it in the ETag."""
 
     id: int
@@ -99,12 +98,16 @@ def _parsed(address: str) -> ValidatedEmail:
 
 
 def _caseless(text: str) -> str:
+    if text.isascii():
+        return text.lower()  # which is what the rest makes of it, too
     folded = unicodedata.normalize("NFD", text).casefold()
     folded = unicodedata.normalize("NFKC", folded).casefold()
     return unicodedata.normalize("NFKC", folded)
 
 
 def _refuse_invisible(text: str) -> None:
+    if text.isascii() and text.isprintable():
+        return
     for character in text:
         if unicodedata.category(character) in _INVISIBLE_CATEGORIES:
             raise ValueError("must not contain control, invisible or unassigned characters")
