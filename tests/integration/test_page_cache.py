@@ -25,6 +25,7 @@ from app import create_app
 from tests.responses import json_of
 from tests.servers import Servers
 from tests.waiting import eventually
+from user_service.cache.client import MAX_CONNECTIONS
 from user_service.cache.connection import redis_client
 from user_service.cache.pages import CLAIM_SECONDS, CacheStatus, PageCache
 from user_service.cache.store import GENERATION_KEY, HISTORY_KEY, PREFIX, PageStore
@@ -249,7 +250,7 @@ def test_last_page_is_served_while_the_database_is_down(
     create(client, "ada")
     before = client.get(URL)
     create(client, "grace")  # so that the page is out of date, yet still there
-    mocker.patch("user_service.database.pool.Database._connection", side_effect=Unavailable("down"))
+    mocker.patch("user_service.database.pool.Database._cursor", side_effect=Unavailable("down"))
     stale = client.get(URL)
     assert (stale.status_code, stale.headers["X-Cache"]) == (200, "STALE")
     assert stale.data == before.data
@@ -262,7 +263,7 @@ def test_stale_pages_can_be_switched_off(settings: Settings, mocker: MockerFixtu
     client = app.test_client()
     client.get(URL)
     services_of(app).pages.invalidate()
-    mocker.patch("user_service.database.pool.Database._connection", side_effect=Unavailable("down"))
+    mocker.patch("user_service.database.pool.Database._cursor", side_effect=Unavailable("down"))
     assert client.get(URL).status_code == 503
     services_of(app).close()
 
@@ -557,6 +558,13 @@ class TestConnection:
             assert not unread(connection)
         client.connection_pool.release(connection)
         assert client.echo("new") == b"new"
+
+    def test_whose_answer_came_too_late_is_replaced(self, servers: Servers) -> None:
+        client = redis_client(servers.redis_url, timeout=0.05)
+        for number in range(2 * MAX_CONNECTIONS):  # and its place in the pool is free again
+            with pytest.raises(redis_py.TimeoutError):
+                client.blpop("no such list", 0.1)
+            assert client.echo(str(number)) == str(number).encode()
 
     @pytest.mark.parametrize("sockets", ["Python's own", "gevent's"])
     def test_that_is_idle_is_not_waited_for(self, servers: Servers, sockets: str) -> None:

@@ -68,6 +68,11 @@ class FakeRedis:
             return current
         return None if nx and current is not None else True
 
+    def execute_command(self, command: str, key: str, value: bytes, *options: Any) -> Any:
+        assert command == "SET"
+        px = options[options.index("PX") + 1] if "PX" in options else None
+        return self.set(key, value, nx="NX" in options, px=px)
+
     def disconnect(self) -> None:
         self.disconnected = True
 

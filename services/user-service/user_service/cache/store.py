@@ -188,7 +188,7 @@ class PageStore:
         """Return whether this caller is the one to refill the page; ``store`` gives it back."""
         key = _claim_key(name, generation)
         with self._asking():
-            return bool(self._redis.set(key, b"", nx=True, px=int(seconds * 1000)))
+            return self._set(key, b"", "NX", "PX", int(seconds * 1000))
 
     def give_back(self, name: str, generation: bytes) -> None:
         """End a claim without having stored the page."""
@@ -202,7 +202,7 @@ class PageStore:
         """
         with self._asking():
             if lsn is None:
-                self._redis.set(GENERATION_KEY, _new_generation())
+                self._set(GENERATION_KEY, _new_generation())
             else:
                 new = b"%0*x" % (LSN_LENGTH, lsn)
                 self._move_on_from([GENERATION_KEY], [new, _new_generation()[LSN_LENGTH:]])
@@ -231,6 +231,13 @@ class PageStore:
     def close(self) -> None:
         """Close the connections to Redis."""
         self._redis.disconnect()
+
+    def _set(self, key: str, value: bytes, *options: str | int) -> bool:
+        """Send SET and return whether it was done.
+
+        redis-py's ``set`` makes the same of keywords, in a sixth of all its calls for a command.
+        """
+        return bool(self._redis.execute_command("SET", key, value, *options))  # type: ignore[no-untyped-call]
 
     def _asked(self, name: str) -> Found:
         try:

@@ -7,7 +7,6 @@ gives up first what was not used for longest.
 """
 
 import hashlib
-from urllib.parse import urlencode
 
 import orjson
 from flask import Response, url_for
@@ -19,7 +18,7 @@ from user_service.web.application import JsonResponse
 from user_service.web.conditions import client_has
 from user_service.web.fields import BIGINT_MAX
 from user_service.web.representation import CACHE_CONTROL, members_of
-from user_service.web.schemas import ListQuery
+from user_service.web.schemas import ListQuery, encoded
 from user_service.web.services import services
 
 # A proxy takes 4 KiB of header (nginx's default); links that would not leave room are left out.
@@ -89,7 +88,7 @@ def _cursor(query: ListQuery, position: Position | None) -> str | None:
 def _links(query: ListQuery, page: Page) -> str:
     """Return the Link header (RFC 8288): the same list, elsewhere."""
     others = _elsewhere_by_page(query, page) if query.cursor is None else _elsewhere(query, page)
-    same = urlencode({name: text for name, text in query.parameters.items() if name not in PLACE})
+    same = encoded({name: text for name, text in query.parameters.items() if name not in PLACE})
     path = url_for("users.list_users")
     header = ""
     for relation, where in others.items():

@@ -4,7 +4,7 @@ import hashlib
 from datetime import datetime
 from functools import cached_property
 from typing import Annotated, cast
-from urllib.parse import urlencode
+from urllib.parse import quote_plus
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
@@ -176,7 +176,7 @@ class ListQuery(_Schema):
     @cached_property
     def page_name(self) -> str:
         """The name of the page. Long ones, of many ids or long prefixes, are hashed."""
-        name = urlencode(self.parameters)
+        name = encoded(self.parameters)
         if len(name) <= LONGEST_NAME:
             return name
         return hashlib.blake2b(name.encode(), digest_size=20).hexdigest()
@@ -185,11 +185,19 @@ class ListQuery(_Schema):
     def list_name(self) -> str:
         """The name of the list and its order: what is the same on all its pages."""
         of_all = {name: text for name, text in self.parameters.items() if name not in PER_PAGE}
-        return urlencode(of_all)
+        return encoded(of_all)
 
 
 # What may change from one page of a list to the next.
 PER_PAGE = {"page", "per_page", "cursor", "count", "fields"}
+
+
+def encoded(parameters: dict[str, str]) -> str:
+    """Return ``parameters``, whose names need no encoding, as a query string."""
+    return "&".join(
+        f"{name}={text if text.isascii() and text.isalnum() else quote_plus(text)}"
+        for name, text in parameters.items()
+    )
 
 
 def _text(value: object) -> str:

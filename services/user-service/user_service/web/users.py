@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable
 
 import orjson
-from flask import Blueprint, Response, url_for
+from flask import Blueprint, Response, request
 
 from user_service.cache.pages import CacheStatus
 from user_service.errors import (
@@ -54,12 +54,13 @@ def invalidates_pages(view: Callable[..., Response]) -> Callable[..., Response]:
 
     @functools.wraps(view)
     def call(**arguments: object) -> Response:
+        pages = services().pages
         try:
             response = view(**arguments)
         except OutcomeUnknown:
-            services().pages.invalidate()
+            pages.invalidate()
             raise
-        services().pages.invalidate()
+        pages.invalidate()
         return response
 
     return call
@@ -137,8 +138,8 @@ def list_users(query: ListQuery) -> Response:
 @invalidates_pages
 def create_user(body: UserWrite) -> Response:
     """Create a user; with an ``Idempotency-Key``, once, however often it is asked for."""
-    request = keyed_request("POST /api/v1/users", body.username, body.email)
-    stored = services().users.create(body.username, body.email, _created, request)
+    keyed = keyed_request("POST /api/v1/users", body.username, body.email)
+    stored = services().users.create(body.username, body.email, _created, keyed)
     return JsonResponse(
         stored.body,
         status=stored.status,
@@ -166,8 +167,9 @@ def create_user(body: UserWrite) -> Response:
 @retry_on_failure()
 def get_user(user_id: int) -> Response:
     """Return a user, or 304 to a client that has it."""
-    with services().pages.reading_latest():
-        user = services().users.get(user_id)
+    parts = services()
+    with parts.pages.reading_latest():
+        user = parts.users.get(user_id)
     if client_has_user(user):
         return Response(status=304, headers=entity_headers(user))
     return _user_response(user)
@@ -219,7 +221,7 @@ def delete_user(user_id: int) -> Response:
 
 
 def _created(user: User) -> StoredResponse:
-    location = url_for("users.get_user", user_id=user.id)
+    location = f"{request.script_root}{request.path}/{user.id}"
     headers = entity_headers(user) | {"Location": location}
     return StoredResponse(201, headers, _json(user))
 
