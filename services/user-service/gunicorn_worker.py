@@ -157,7 +157,7 @@ class Poll:
         try:
             ready.start(resume, pass_events=True)
             if late is not None:
-                late.start(resume, 0)
+                late.start(resume, 0, update=True)  # from now on, not from the turn's beginning
             happened = hub.switch()
         finally:
             ready.close()

@@ -20,12 +20,13 @@ import pytest
 import redis as redis_py
 from flask.testing import FlaskClient
 from pytest_mock import MockerFixture
+from redis.sentinel import SentinelManagedConnection
 
 from app import create_app
 from tests.responses import json_of
 from tests.servers import Servers
 from tests.waiting import eventually
-from user_service.cache.client import MAX_CONNECTIONS
+from user_service.cache.client import MAX_CONNECTIONS, BoundedConnection
 from user_service.cache.connection import redis_client
 from user_service.cache.pages import CLAIM_SECONDS, CacheStatus, PageCache
 from user_service.cache.store import GENERATION_KEY, HISTORY_KEY, PREFIX, PageStore
@@ -559,8 +560,20 @@ class TestConnection:
         client.connection_pool.release(connection)
         assert client.echo("new") == b"new"
 
-    def test_whose_answer_came_too_late_is_replaced(self, servers: Servers) -> None:
+    @pytest.mark.parametrize("kind", [BoundedConnection, SentinelManagedConnection])
+    def test_whose_answer_came_too_late_is_replaced(
+        self, servers: Servers, kind: type[redis_py.Connection]
+    ) -> None:
+        """Also a kind that does not close itself when it fails to read."""
         client = redis_client(servers.redis_url, timeout=0.05)
+        client.connection_pool.connection_class = kind
+        if kind is SentinelManagedConnection:
+            address = client.connection_pool.connection_kwargs
+            address["connection_pool"] = SimpleNamespace(
+                get_master_address=lambda: (address["host"], address["port"]),
+                is_master=True,
+                check_connection=False,
+            )
         for number in range(2 * MAX_CONNECTIONS):  # and its place in the pool is free again
             with pytest.raises(redis_py.TimeoutError):
                 client.blpop("no such list", 0.1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -10,7 +11,7 @@ from flask import Flask, Response
 from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.datastructures import MultiDict
-from werkzeug.exceptions import UnsupportedMediaType
+from werkzeug.exceptions import ClientDisconnected, UnsupportedMediaType
 from werkzeug.test import create_environ
 
 from user_service.errors import InvalidInput, MalformedBody
@@ -190,6 +191,28 @@ class TestParseBody:
         else:
             with pytest.raises(UnsupportedMediaType):
                 parse_body(UserWrite, environ)
+
+    def test_takes_methods_in_any_case(self) -> None:
+        environ = environ_of("POST", "application/json", ADA)
+        assert parse_body(UserWrite, environ | {"REQUEST_METHOD": "post"}).username == "ada"
+
+    @pytest.mark.parametrize("error", [OSError("no more data"), ValueError("no chunk")])
+    def test_client_that_goes_away_meanwhile_is_to_blame(self, error: Exception) -> None:
+        def read(_size: int) -> bytes:
+            raise error
+
+        environ = environ_of("POST", "application/json", ADA)
+        gone = {"wsgi.input": SimpleNamespace(read=read), "wsgi.input_terminated": True}
+        with pytest.raises(ClientDisconnected):
+            parse_body(UserWrite, environ | gone)
+
+    @pytest.mark.parametrize("terminated", [{}, {"wsgi.input_terminated": True}])
+    def test_body_that_is_shorter_than_announced_is_not_taken(
+        self, terminated: dict[str, bool]
+    ) -> None:
+        environ = environ_of("POST", "application/json", ADA)
+        with pytest.raises(ClientDisconnected):
+            parse_body(UserWrite, environ | terminated | {"CONTENT_LENGTH": "200"})
 
 
 class TestParseQuery:

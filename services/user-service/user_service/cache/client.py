@@ -72,13 +72,19 @@ class RedisClient(Redis):
     def _execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 -- redis-py's
         """Send a command and return the answer, without redis-py's retries and telemetry.
 
-        We have neither, and they were a fifth of the calls that it makes for a command. A
-        connection that fails closes itself.
+        We have neither, and they were a fifth of the calls that it makes for a command.
         """
         connection = self.connection_pool.get_connection()
         try:
             connection.send_command(*args)
             return self.parse_response(connection, args[0], **options)  # type: ignore[no-untyped-call]
+        except redis_errors.ResponseError:  # an answer, and read to its end
+            raise
+        except BaseException:
+            # Its answer may still come, and be taken for that to the next command: a connection
+            # to a master that Sentinel names does not close itself.
+            connection.disconnect()
+            raise
         finally:
             self.connection_pool.release(connection)
 

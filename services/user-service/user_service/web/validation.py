@@ -10,7 +10,7 @@ import orjson
 from flask import Response, request
 from pydantic import BaseModel, ValidationError
 from werkzeug.datastructures import MultiDict
-from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge, UnsupportedMediaType
 from werkzeug.wsgi import get_content_length, get_input_stream
 
 from user_service.errors import InvalidInput, MalformedBody
@@ -108,20 +108,28 @@ def parse_body(model: type[M], environ: "WSGIEnvironment") -> M:
     fields at fault.
     """
     media_type, _, _ = environ.get("CONTENT_TYPE", "").partition(";")
-    if media_type.strip().lower() not in BODY_TYPES[environ["REQUEST_METHOD"]]:
+    if media_type.strip().lower() not in BODY_TYPES[environ["REQUEST_METHOD"].upper()]:
         raise UnsupportedMediaType
     return _valid(model, json_object(limited_body(environ)))
 
 
 def limited_body(environ: "WSGIEnvironment") -> bytes:
-    """Return the body of the request; raise RequestEntityTooLarge over MAX_BODY_BYTES."""
+    """Return the body of the request.
+
+    Raise RequestEntityTooLarge over MAX_BODY_BYTES, and ClientDisconnected if it ends too soon.
+    """
     announced = get_content_length(environ) or 0
     if announced > MAX_BODY_BYTES:
         raise RequestEntityTooLarge
     # Without Content-Length its end is not known: one more, and it is seen to be too long.
-    body = get_input_stream(environ).read(MAX_BODY_BYTES + 1)
+    try:
+        body = get_input_stream(environ).read(MAX_BODY_BYTES + 1)
+    except (OSError, ValueError):  # what servers raise then, and of chunks that are none
+        raise ClientDisconnected from None
     if len(body) > MAX_BODY_BYTES:
         raise RequestEntityTooLarge
+    if len(body) < announced:
+        raise ClientDisconnected
     return body
 
 
