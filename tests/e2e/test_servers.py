@@ -291,13 +291,26 @@ def test_chunked_body_over_the_limit_is_too_large(
     path = URL if method == "POST" else f"{URL}/1"
     json_type = {"Content-Type": "application/json"}
     for chunks in ([body, b" " * 65_536], [body] + [b" " * 100] * 1000, [b" " * 65_537]):
-        answer = http.request(method, path, content=iter(chunks), headers=json_type)
+        answer = answered(http, method, path, chunks)
         assert "Content-Length" not in answer.request.headers
         assert answer.status_code == 413
         assert answer.headers["Content-Type"] == "application/problem+json"
     assert total(service) == 0
     created = http.post(URL, content=iter([body[:10], body[10:]]), headers=json_type)
     assert created.status_code == 201
+
+
+def answered(http: httpx.Client, method: str, path: str, chunks: list[bytes]) -> httpx.Response:
+    """Return an answer to a body that is refused before its end.
+
+    granian closes the connection then, and the reset that meets the rest of the body may overtake
+    the answer; another attempt sees it.
+    """
+    headers = {"Content-Type": "application/json"}
+    for _ in range(4):
+        with suppress(httpx.TransportError):
+            return http.request(method, path, content=iter(chunks), headers=headers)
+    return http.request(method, path, content=iter(chunks), headers=headers)
 
 
 def test_text_log_has_one_line_a_request(service: RunningService, http: httpx.Client) -> None:
