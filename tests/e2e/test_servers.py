@@ -5,9 +5,10 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -285,13 +286,14 @@ def test_loss_of_redis_changes_no_status(
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
 def test_chunked_body_over_the_limit_is_too_large(
-    service: RunningService, http: httpx.Client, method: str
+    service: RunningService, http: httpx.Client, method: str, server: str
 ) -> None:
     body = json.dumps(user("ada")).encode()
     path = URL if method == "POST" else f"{URL}/1"
     json_type = {"Content-Type": "application/json"}
     for chunks in ([body, b" " * 65_536], [body] + [b" " * 100] * 1000, [b" " * 65_537]):
-        answer = answered(http, method, path, chunks)
+        request = partial(http.request, method, path, headers=json_type)
+        answer = answered(request, chunks, attempts=5 if server == "granian" else 1)
         assert "Content-Length" not in answer.request.headers
         assert answer.status_code == 413
         assert answer.headers["Content-Type"] == "application/problem+json"
@@ -300,17 +302,18 @@ def test_chunked_body_over_the_limit_is_too_large(
     assert created.status_code == 201
 
 
-def answered(http: httpx.Client, method: str, path: str, chunks: list[bytes]) -> httpx.Response:
-    """Return an answer to a body that is refused before its end.
+def answered(
+    request: Callable[..., httpx.Response], chunks: list[bytes], *, attempts: int
+) -> httpx.Response:
+    """Return the answer to a body that is refused before its end.
 
     granian closes the connection then, and the reset that meets the rest of the body may overtake
     the answer; another attempt sees it.
     """
-    headers = {"Content-Type": "application/json"}
-    for _ in range(4):
+    for _ in range(attempts - 1):
         with suppress(httpx.TransportError):
-            return http.request(method, path, content=iter(chunks), headers=headers)
-    return http.request(method, path, content=iter(chunks), headers=headers)
+            return request(content=iter(chunks))
+    return request(content=iter(chunks))
 
 
 def test_text_log_has_one_line_a_request(service: RunningService, http: httpx.Client) -> None:

@@ -214,7 +214,7 @@ class PageStore:
         not answer this one.
         """
         try:
-            self._redis.set(GENERATION_KEY, _new_generation())
+            self._set(GENERATION_KEY, _new_generation())
         except RedisError as error:
             raise RedisFailure(error) from error
 

@@ -88,5 +88,4 @@ def services_of(app: Flask) -> Services:
 
 def services() -> Services:
     """Return the services of the application that handles the request at hand."""
-    attached: Services = current_app.extensions[_NAME]
-    return attached
+    return services_of(current_app)
