@@ -1,6 +1,8 @@
 """The way from granian to the application and back, with fakes on both sides."""
 
+import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,8 +26,9 @@ class FakeExchange:
     def response_iter(
         self, status: int, headers: list[tuple[str, str]], body: Iterator[bytes]
     ) -> None:
-        assert len(b"".join(body)) < int(dict(headers)["Content-Length"])
-        self.answers.append((status, dict(headers), b""))
+        sent = b"".join(body)
+        assert len(sent) < int(dict(headers)["Content-Length"])
+        self.answers.append((status, dict(headers), sent))
         self.cut.set()
 
 
@@ -33,12 +36,19 @@ class Body:
     """What a client sends, until ``ended``: then it is all there, or cut off."""
 
     def __init__(self, content: bytes = b"", ended: threading.Event | None = None) -> None:
-        self._content, self._ended = content, ended
+        self.left, self._ended = content, ended
 
     def read(self, size: int) -> bytes:
-        if self._ended is not None:
+        if self._ended is not None and len(self.left) <= size:
             self._ended.wait(10)
-        return self._content[:size]
+        read, self.left = self.left[:size], self.left[size:]
+        return read
+
+
+class EndlessBody(Body):
+    def read(self, size: int) -> bytes:
+        time.sleep(0.001)
+        return b" " * size
 
 
 class Closing(list[bytes]):
@@ -102,10 +112,42 @@ def test_last_answer_on_a_connection_says_so_when_the_server_stops() -> None:
         (b"a" * 99, 99, b""),  # which refuses it by what it announces
     ],
 )
-def test_body_is_read_up_to_the_limit(sent: bytes, length: int | None, seen: bytes) -> None:
-    exchange = FakeExchange()
-    requests()(exchange, post(Body(sent), length))
+def test_body_is_handed_over_up_to_the_limit_and_the_rest_thrown_away(
+    sent: bytes, length: int | None, seen: bytes
+) -> None:
+    exchange, body = FakeExchange(), Body(sent)
+    requests()(exchange, post(body, length))
     assert exchange.answers == [(200, {"X-Method": "POST"}, b"<" + seen + b">")]
+    assert not body.left  # or the connection would be reset, maybe before the answer is read
+
+
+def test_body_that_is_announced_too_large_is_not_asked_for() -> None:
+    exchange, body = FakeExchange(), Body(b"a" * 99)
+    requests()(exchange, post(body, 99) | {"HTTP_EXPECT": "100-continue"})
+    assert exchange.answers == [(200, {"X-Method": "POST"}, b"<>")]
+    assert len(body.left) == 99
+
+
+@pytest.mark.parametrize("length", [None, 99])
+def test_rest_of_a_body_is_not_waited_for_long(
+    monkeypatch: pytest.MonkeyPatch, length: int | None
+) -> None:
+    monkeypatch.setattr(granian_requests, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(granian_requests, "LINGER_SECONDS", 0.02)
+    exchange = FakeExchange()
+    requests()(exchange, post(Body(b"a" * 20, exchange.cut), length))
+    status, _, refusal = exchange.answers[0]
+    assert (status, json.loads(refusal)["detail"]) == (413, "The body is too large")
+
+
+@pytest.mark.parametrize("length", [None, 2**40])
+def test_body_without_an_end_is_refused_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, length: int | None
+) -> None:
+    monkeypatch.setattr(granian_requests, "LINGER_SECONDS", 0.02)
+    exchange = FakeExchange()
+    requests()(exchange, post(EndlessBody(), length))
+    assert [status for status, _, _ in exchange.answers] == [200]  # echo refuses nothing
 
 
 def test_body_that_breaks_off_does_not_reach_the_application() -> None:
@@ -144,5 +186,6 @@ def test_body_that_does_not_come_in_time_ends_the_connection(
     monkeypatch.setattr(granian_requests, "LOOK_SECONDS", 0.01)
     exchange = FakeExchange()
     requests(body_seconds=0.02)(exchange, post(Body(b"ab", exchange.cut)))
-    assert exchange.answers[0] == (408, {"Content-Length": "1"}, b"")
+    status, headers, refusal = exchange.answers[0]
+    assert (status, headers["Connection"], json.loads(refusal)["status"]) == (408, "close", 408)
     assert {status for status, _, _ in exchange.answers[1:]} <= {400}  # granian ignores it
