@@ -50,7 +50,7 @@ faults: $(VENV)/dev.stamp ## Provoke every fault on real servers and print the t
 soak: $(VENV)/dev.stamp ## Serve mixed load for MINUTES=10; memory, files, threads and pool must stay flat
 	@$(BIN)/python -m tests.faults.soak $(or $(MINUTES),10)
 
-bench: $(VENV)/dev.stamp ## Measure the claims, about 6 minutes (FULL=1: 45, all rounds and sizes; ONLY=growth: one section)
+bench: $(VENV)/dev.stamp ## Measure the claims, about 6 minutes (FULL=1: an hour, all rounds and sizes; ONLY=growth: one section)
 	@$(BIN)/python -m benchmarks $(if $(FULL),--full) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SHOW),--show) $(if $(ONLY),--only $(ONLY))
 
 screenshot: $(VENV)/dev.stamp ## Take docs/swagger-ui.png anew (needs chromium)

@@ -71,7 +71,7 @@ def measured(
     """Run one section, save what it found, and return how many of its rounds were invalid."""
     bench = Bench(made, effort, progress)
     section.run(bench)
-    save(Saved(section.name, about(made.cores, effort), bench.results), folder)
+    save(Saved(section.name, about(made, effort), bench.results), folder)
     return bench.invalid_rounds
 
 

@@ -1,14 +1,15 @@
 """The service beside others of its kind: same contract, same features, same database."""
 
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Sequence
+
+import httpx
 
 from benchmarks import targets
 from benchmarks.bench import OVERHEAD_SECONDS, Bench, in_turn
 from benchmarks.checks import AnswersDiffer, compare
 from benchmarks.conformance import conformance
 from benchmarks.measure import Server
-from benchmarks.plan import TURN_SECONDS, Effort
+from benchmarks.plan import CROWD_SECONDS, TURN_SECONDS, Effort
 from benchmarks.targets import OURS, PEERS
 from benchmarks.workloads import (
     CREATION,
@@ -45,18 +46,17 @@ CONFORMANCE_SECONDS = 3
 START_SECONDS = 2
 
 
-def combinations(effort: Effort) -> list[tuple[Workload, int]]:
-    """Return each workload with each number of clients that it is measured with."""
-    return [(each, CLIENTS) for each in WORKLOADS] + [
-        (each, CROWD) for each in WORKLOADS if each.name in effort.crowded
-    ]
+def crowded(effort: Effort) -> list[Workload]:
+    """Return the workloads that are measured with a crowd too."""
+    return [each for each in WORKLOADS if each.name in effort.crowded]
 
 
 def expected_seconds(effort: Effort) -> float:
     """Return how long ``run`` takes."""
-    turn = (TURN_SECONDS + OVERHEAD_SECONDS) * len(combinations(effort))
+    turns = (TURN_SECONDS + OVERHEAD_SECONDS) * len(WORKLOADS) * effort.turns
+    crowd = (CROWD_SECONDS + OVERHEAD_SECONDS) * len(crowded(effort))
     warm_up = (1 + OVERHEAD_SECONDS) * len(WARM_UP) + START_SECONDS
-    each = CONFORMANCE_SECONDS + (warm_up + turn * effort.turns) * effort.rounds
+    each = CONFORMANCE_SECONDS + (warm_up + turns + crowd) * effort.rounds
     return each * len(TARGETS)
 
 
@@ -78,22 +78,32 @@ def run(bench: Bench) -> None:
     """
     keep_the_contract(bench)
     database = bench.stand.database(USERS)
-    turns = iter(bench.effort.turns_of_all_rounds)
-    for _ in range(bench.effort.rounds):
+    for turns in bench.effort.turns_by_round:
         with bench.serving_all(TARGETS, database, USERS) as servers:
-            _round(bench, database, servers, islice(turns, bench.effort.turns))
+            _round(bench, database, servers, turns)
 
 
-def _round(bench: Bench, database: str, servers: list[Server], turns: Iterable[int]) -> None:
+def _round(bench: Bench, database: str, servers: list[Server], turns: Sequence[int]) -> None:
     bench.stand.forget_created(database, USERS)
     compare(servers)
     for server in servers:
         for workload in WARM_UP:
             bench.warm_up(server, workload)
     for number in turns:
-        for workload, clients in combinations(bench.effort):
-            bench.stand.forget_created(database, USERS)
-            for server in in_turn(servers, number):
-                bench.measure(server, workload, clients=clients)
+        for workload in WORKLOADS:
+            _turn(bench, in_turn(servers, number), workload, CLIENTS)
+    for workload in crowded(bench.effort):
+        _turn(bench, in_turn(servers, turns[0]), workload, CROWD)
     bench.stand.forget_created(database, USERS)
     compare(servers)
+
+
+def _turn(bench: Bench, servers: list[Server], workload: Workload, clients: int) -> None:
+    bench.stand.forget_created(servers[0].database_url, USERS)
+    for server in servers:
+        if workload.is_cached:
+            # Or the first requests, all at once, would be a stampede, which only ours bounds.
+            for request in workload.requests:
+                httpx.get(server.url + request.path).raise_for_status()
+        seconds = CROWD_SECONDS if clients == CROWD else TURN_SECONDS
+        bench.measure(server, workload, clients=clients, seconds=seconds)

@@ -1,5 +1,6 @@
 """What a section works with: the stand, the effort, and servers of every target."""
 
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -105,6 +106,8 @@ class Bench:
 
 
 def in_turn(what: Sequence[T], number: int) -> list[T]:
-    """Return all in the order of round ``number``: each is the first in turn."""
-    shift = number % len(what)
-    return [*what[shift:], *what[:shift]]
+    """Return all in the order of turn ``number``: at random, so that none always follows another.
+
+    The same in every run.
+    """
+    return random.Random(number).sample(what, len(what))  # noqa: S311 -- no secret

@@ -67,9 +67,13 @@ class Results:
             cell.figures.setdefault(name, []).append(value)
 
     def values(self, label: str, **labels: Label) -> list[Label]:
-        """Return the values of ``label`` in the cells with ``labels``, in order of measurement."""
+        """Return the values of ``label`` in the cells with ``labels``.
+
+        Numbers come by their size, names in the order of measurement.
+        """
         cells = (cell.labels for cell in self.cells if cell.has(labels))
-        return list(dict.fromkeys(each[label] for each in cells if label in each))
+        found = list(dict.fromkeys(each[label] for each in cells if label in each))
+        return sorted(found, key=lambda value: value if isinstance(value, int) else 0)
 
     def rounds(self, figure: str, **labels: Label) -> Rounds:
         """Return the rounds of one figure of the one cell with ``labels``; raise LookupError."""

@@ -125,8 +125,8 @@ def run(bench: Bench) -> None:
                 _measure(bench, servers, kind, turn=number)
     users, database = next(iter(databases.items()))
     with bench.serving("ours", database, users) as server:
-        for _ in range(bench.effort.rounds):
-            for keys in bench.effort.redis_keys:
+        for number in range(bench.effort.rounds):
+            for keys in in_turn(bench.effort.redis_keys, number):
                 _write_beside(bench, server, keys)
 
 

@@ -3,6 +3,8 @@
 CPU time, because it is the same whatever else the machine does meanwhile.
 """
 
+from collections.abc import Iterable
+
 from benchmarks.bench import OVERHEAD_SECONDS, Bench, in_turn
 from benchmarks.constants import CONSTANT, serving_constants
 from benchmarks.measure import Server
@@ -20,13 +22,19 @@ ROUTES = (page_of(10), uncached(USERS), GET_BY_ID)
 def expected_seconds(effort: Effort) -> float:
     """Return how long ``run`` takes."""
     each = TURN_SECONDS + OVERHEAD_SECONDS
-    return (len(LAYERS) + len(ROUTES) + 2) * each * (len(effort.turns_of_all_rounds) + 1) + 8
+    turns = (len(LAYERS) + len(ROUTES) + 2) * each * (effort.turns + 1)
+    return (turns + 8) * effort.rounds
 
 
 def run(bench: Bench) -> None:
-    """Measure every layer and the routes that they make up, in turn."""
+    """Measure every layer and the routes that they make up in turn, on new processes each round."""
     database = bench.stand.database(USERS)
-    bench.stand.forget_created(database, USERS)
+    for turns in bench.effort.turns_by_round:
+        bench.stand.forget_created(database, USERS)
+        _round(bench, database, turns)
+
+
+def _round(bench: Bench, database: str, turns: Iterable[int]) -> None:
     names = ["bare-wsgi", "bare-flask", "layered"]
     with (
         bench.serving("ours", database, USERS) as ours,
@@ -37,7 +45,7 @@ def run(bench: Bench) -> None:
         asked += [(layered, workload) for workload in ROUTES]
         for server, workload in asked:
             bench.warm_up(server, workload)
-        for number in bench.effort.turns_of_all_rounds:
+        for number in turns:
             for server, workload in in_turn(asked, number):
                 bench.measure(server, workload, clients=CLIENTS)
 

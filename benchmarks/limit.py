@@ -23,35 +23,38 @@ def expected_seconds(effort: Effort) -> float:
     """Return how long ``run`` takes."""
     loads = (len(ROUTES) + 2) * len(CLIENTS) * (TURN_SECONDS + OVERHEAD_SECONDS)
     loops = (len(LOOPS) + 2) * ALONE_SECONDS + 1
-    return len(effort.turns_of_all_rounds) * (loads + loops) + len(ROUTES) + 12
+    return effort.rounds * (effort.turns * (loads + loops) + len(ROUTES) + 6) + 6
 
 
 def run(bench: Bench) -> None:
-    """Measure the service and what it stands on in turn."""
+    """Measure the service and what it stands on in turn, on new processes in each round."""
     database = bench.stand.database(USERS)
     statements = statements_of(bench, database)
-    with (
-        bench.serving("ours", database, USERS) as ours,
-        serving_constants(bench, ours, ["bare-wsgi", "bare-flask"]) as constants,
-    ):
-        for workload in ROUTES:
-            bench.warm_up(ours, workload)
-        for number in bench.effort.turns_of_all_rounds:
-            for clients in CLIENTS:
-                for server in in_turn(constants, number):
-                    bench.measure(server, CONSTANT, clients=clients)
-                for workload in ROUTES:
-                    bench.measure(ours, workload, clients=clients)
-            bench.stand.forget_created(database, USERS)
-            _alone(bench, ours, statements)
-            bench.stand.forget_created(database, USERS)
+    for turns in bench.effort.turns_by_round:
+        with (
+            bench.serving("ours", database, USERS) as ours,
+            serving_constants(bench, ours, ["bare-wsgi", "bare-flask"]) as constants,
+        ):
+            asked = [(server, CONSTANT) for server in constants]
+            asked += [(ours, workload) for workload in ROUTES]
+            for server, workload in asked:
+                bench.warm_up(server, workload)
+            for number in turns:
+                for clients in CLIENTS:
+                    for server, workload in in_turn(asked, number):
+                        bench.measure(server, workload, clients=clients)
+                bench.stand.forget_created(database, USERS)
+                _alone(bench, ours, statements)
+                bench.stand.forget_created(database, USERS)
 
 
 def _alone(bench: Bench, ours: Server, statements: dict[str, list[str]]) -> None:
     """Add what the drivers do alone: the statements of each route, and reading a cached page."""
     bench.progress.step("drivers, alone", (len(LOOPS) + 2) * ALONE_SECONDS + 1)
     httpx.get(ours.url + CACHED.path).raise_for_status()
-    keys = [key.decode() for key in ours.redis.scan_iter()]
+    # Of a page that it has a copy of, the service asks only whether that is still current.
+    names = (key.decode() for key in ours.redis.scan_iter())
+    keys = [name for name in names if name.endswith(("generation", "history"))]
     job = {"kind": "redis", "redis_url": ours.redis_url, "keys": keys, "seconds": ALONE_SECONDS}
     for name, figures in alone(job, bench.stand.cores.service).items():
         bench.results.add(figures, target=name, workload="cached-10")

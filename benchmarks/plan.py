@@ -5,6 +5,8 @@ import time
 from dataclasses import dataclass
 
 TURN_SECONDS = 1
+# Of a crowd, whose first requests all come at once: they are to be few beside the 99th percentile.
+CROWD_SECONDS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +15,8 @@ class Effort:
 
     What is compared has ``turns`` in each round, of ``TURN_SECONDS``: two of a second rather than
     one of two, since a shared machine may be half as fast for a second.
-    ``crowded`` are the workloads that 50 clients ask for too, beside the peers.
+    ``crowded`` are the workloads that 50 clients ask for too, beside the peers, in one turn of
+    ``CROWD_SECONDS`` in each round.
     """
 
     name: str
@@ -29,9 +32,10 @@ class Effort:
     requests_for_memory: int
 
     @property
-    def turns_of_all_rounds(self) -> range:
-        """The numbers of all turns of a run."""
-        return range(self.rounds * self.turns)
+    def turns_by_round(self) -> list[range]:
+        """The numbers of the turns of each round."""
+        starts = range(0, self.rounds * self.turns, self.turns)
+        return [range(start, start + self.turns) for start in starts]
 
 
 QUICK = Effort(

@@ -15,7 +15,13 @@ from benchmarks.report_before import (
     restart_table,
 )
 from benchmarks.report_limit import layers_table, limit_table, reached_table
-from benchmarks.report_peers import cpu_table, p99_table, peers_table, ratios_table
+from benchmarks.report_peers import (
+    cpu_table,
+    p99_ms_table,
+    p99_table,
+    peers_table,
+    ratios_table,
+)
 from benchmarks.report_service import (
     growth_table,
     keys_table,
@@ -42,6 +48,7 @@ TABLES: Mapping[str, Shown] = {
     "restart": Shown("restart", restart_table, "PostgreSQL away for 2 s"),
     "peers": Shown("peers", ratios_table, "Requests/s, ours to theirs"),
     "peers-p99": Shown("peers", p99_table, "99th percentile of the times, ours to theirs"),
+    "peers-p99-ms": Shown("peers", p99_ms_table, "99th percentile of the times, in ms"),
     "peers-absolute": Shown("peers", peers_table, "Requests/s"),
     "peers-cpu": Shown("peers", cpu_table, "CPU time of the server a request, in µs"),
     **{
@@ -52,7 +59,7 @@ TABLES: Mapping[str, Shown] = {
         )
         for name in OURS[1:]
     },
-    "limit": Shown("limit", limit_table, "Of what nothing on this stack exceeds"),
+    "limit": Shown("limit", limit_table, "Beside what it stands on, alone"),
     "limit-reached": Shown("limit", reached_table, "What each reaches"),
     "layers": Shown("layers", layers_table, "Where the time goes, in µs of CPU a request"),
     "growth": Shown("growth", growth_table, "One request, as the table grows, in ms"),
@@ -118,14 +125,15 @@ def page(sections: Sections) -> str:
 
 
 def about(sections: Sections) -> str:
-    """Return on what each section was measured."""
-    lines = []
+    """Return on what the sections were measured, those on the same together."""
+    names: dict[str, list[str]] = {}
     for name, saved in sections.items():
         told = saved.about
         effort = f"{told['effort']}, rounds: {told['rounds']}"
-        on = f"{told['software']}; {told['machine']}; {told['cores']}"
-        lines.append(f"- {name}: {told['date']}, {effort}; {on}")
-    return "\n".join(lines)
+        when = f"{told['date']}, commit {told['commit']}"
+        on = f"{when}, {effort}; {told['software']}; {told['machine']}; {told['cores']}"
+        names.setdefault(on, []).append(name)
+    return "\n".join(f"- {', '.join(of)}: {on}" for on, of in names.items())
 
 
 def invalid_rounds(sections: Sections) -> str:

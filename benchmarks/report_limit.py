@@ -1,4 +1,4 @@
-"""Tables of what nothing on this stack exceeds, and of where the time of a request goes."""
+"""Tables of what the service stands on, alone, and of where the time of a request goes."""
 
 from benchmarks.figures import Label, Results, Spread
 from benchmarks.limit import ROUTES

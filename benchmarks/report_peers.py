@@ -11,14 +11,27 @@ TITLES = {workload.name: workload.title for workload in WORKLOADS}
 Cell = Callable[[str, dict[str, Label]], str]
 
 
+# A server that uses less of its core than this waits for something else: load or databases.
+BUSY = 0.9
+
+
 def ratios_table(results: Results, ours: str = "ours") -> str:
-    """Return requests/s, ours to each peer's; above 1 ours are more."""
-    return _table(results, _others(results, ours), _ratio(results, "per_second", ours))
+    """Return requests/s, ours to each peer's; above 1 ours are more.
+
+    Marked with * is what is less about the two servers than about what they waited for.
+    """
+    cell = _ratio(results, "per_second", ours, mark_idle=True)
+    return _table(results, _others(results, ours), cell)
 
 
 def p99_table(results: Results, ours: str = "ours") -> str:
     """Return the 99th percentiles for 50 clients, ours to each peer's; below 1 ours is shorter."""
     return _table(results, _others(results, ours), _ratio(results, "p99_ms", ours), CROWD)
+
+
+def p99_ms_table(results: Results) -> str:
+    """Return the 99th percentiles of all for 50 clients."""
+    return _table(results, _targets(results), _figure(results, "p99_ms"), CROWD)
 
 
 def peers_table(results: Results) -> str:
@@ -42,10 +55,12 @@ def _table(results: Results, targets: list[str], cell: Cell, only: int | None = 
     return table(("workload", *(TARGETS[target].label for target in targets)), rows)
 
 
-def _ratio(results: Results, name: str, ours: str) -> Cell:
+def _ratio(results: Results, name: str, ours: str, *, mark_idle: bool = False) -> Cell:
     def cell(target: str, where: dict[str, Label]) -> str:
-        of = {**where, "target": ours}
-        return ratio(results.ratio(name, of, {**where, "target": target}))
+        both = ({**where, "target": ours}, {**where, "target": target})
+        busy = [spread.median for each in both if (spread := results.spread("busy", **each))]
+        mark = " *" if mark_idle and busy and min(busy) < BUSY else ""
+        return ratio(results.ratio(name, *both)) + mark
 
     return cell
 

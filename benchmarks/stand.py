@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -121,15 +122,36 @@ def stand(cores: Cores) -> Iterator[Stand]:
             yield made
 
 
-def about(cores: Cores, effort: Effort) -> dict[str, str]:
+def about(stand: Stand, effort: Effort) -> dict[str, str]:
     """Return on what and how it is measured, for whoever reads the figures."""
     cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    ((postgres,),) = stand.ask("SHOW server_version")
+    with redis.Redis.from_url(stand.redis.url) as client:
+        valkey = client.info("server")["valkey_version"]
+    software = [
+        f"Python {platform.python_version()}",
+        f"Node {_said_by('node', '--version').removeprefix('v')}",
+        f"PostgreSQL {postgres}",
+        f"Valkey {valkey}",
+        f"wrk {_said_by('dpkg-query', '--show', '--showformat=${Version}', 'wrk')}",
+        f"Linux {platform.release()}",
+    ]
     return {
+        "commit": _said_by("git", "describe", "--always", "--dirty", "--exclude=*"),
         "effort": effort.name,
         "rounds": str(effort.rounds),
         "turns": str(effort.turns),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores",
-        "cores": str(cores),
-        "software": f"Python {platform.python_version()}, Linux {platform.release()}",
+        "cores": str(stand.cores),
+        "software": ", ".join(software),
     }
+
+
+def _said_by(*command: str) -> str:
+    """Return what a program prints, "unknown" where it is not there or has nothing to say."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()

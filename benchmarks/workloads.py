@@ -35,9 +35,11 @@ class Workload:
     pages: int = 0
 
     @property
-    def writes(self) -> bool:
-        """Whether any of it changes users."""
-        return any(request.method != "GET" for request in self.requests)
+    def is_cached(self) -> bool:
+        """Whether the cache holds all that is asked for, once it has been asked for."""
+        return not self.pages and all(
+            request.method == "GET" and "{" not in request.path for request in self.requests
+        )
 
 
 def _user(name: str) -> str:

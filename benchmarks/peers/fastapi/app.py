@@ -1,5 +1,6 @@
 """The user service on FastAPI: the routes. ``uvicorn app:app`` serves it."""
 
+import gc
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -33,6 +34,9 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     ):
         app.state.users = Users(pool)
         app.state.pages = Pages(redis)
+        # The collector need not go through what was there from the start, which halts requests.
+        gc.collect()
+        gc.freeze()
         yield
 
 
