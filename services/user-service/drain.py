@@ -7,6 +7,7 @@ requests for new connections, until the workers have accepted those that were th
 """
 
 import ctypes
+import functools
 import logging
 import mmap
 import socket
@@ -50,6 +51,12 @@ class Drain:
         if not all(ignore_new_connections(each) for each in listening):
             log.info("new connections are taken until the end: no filter is allowed")
         time.sleep(SETTLE)
+
+
+@functools.cache
+def drain_after(delay: float) -> Drain:
+    """Return the same for as long as the master lives, however often it reloads its settings."""
+    return Drain(delay)
 
 
 def ignore_new_connections(listening: socket.socket) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
 
 # Seconds that a request waits for its turn to wait for its body, before it is refused.
-PATIENCE = 0.1
+WAIT_FOR_TURN = 0.1
 LOOK_SECONDS = 0.25  # how often somebody looks for bodies that have been waited for long enough
 # Seconds for which a body over the limit is read on, and thrown away, before it is refused. Where
 # something is left unread, closing the connection resets it, and the reset may overtake the answer:
@@ -46,10 +46,11 @@ class Requests:
 
     ``body_seconds`` is how long a client may take to send a body that has no more than
     ``max_body_bytes``; then the answer is 408. A longer one is cut off one byte later, which is
-    for the application to notice, and the rest is thrown away.
+    for the application to notice, and the rest is thrown away. ``count_refused`` is told method and
+    status of each request that never reaches the application.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- by name only
         self,
         app: "WSGIApplication",
         *,
@@ -57,8 +58,10 @@ class Requests:
         threads: int,
         body_seconds: float,
         max_body_bytes: int,
+        count_refused: Callable[[str, int], None],
     ) -> None:
         self._app = app
+        self._count_refused = count_refused
         self._is_closing = is_closing
         self._body_seconds = body_seconds
         self._max_body_bytes = max_body_bytes
@@ -70,30 +73,34 @@ class Requests:
         """Answer a request."""
         if not _has_body(environ):
             self._answer(exchange, environ, b"")
-        elif self._for_bodies.acquire(timeout=PATIENCE):
-            # Here, not in a thread of its own: once this had returned, that one read nothing.
+        elif self._for_bodies.acquire(timeout=WAIT_FOR_TURN):
+            # In this thread: granian gives no body to another one once this call has returned.
             try:
                 body = self._read(exchange, environ)
             finally:
                 self._for_bodies.release()
-            self._answer(exchange, environ, body)
+            if body is not None:
+                self._answer(exchange, environ, body)
         else:
-            headers, refusal = problem(503, "Service Unavailable", "Too many slow clients")
-            exchange.response_bytes(503, [*headers, ("Retry-After", "1")], refusal)
+            retry_after = ("Retry-After", "1")
+            self._refuse(exchange, environ, 503, "Too many slow clients", retry_after)
 
     def _read(self, exchange: Exchange, environ: "WSGIEnvironment") -> bytes | None:
-        """Return the body, or None if there is nobody any more who sends or waits."""
+        """Return the body, or None if it did not come, which has been answered then."""
         announced = _content_length(environ)
         if announced is not None and announced > self._max_body_bytes:
-            # Who expects a word before he sends (100 Continue) gets his answer instead of it.
+            # A client that expects 100 Continue has sent nothing yet, and gets the answer instead.
             if "HTTP_EXPECT" not in environ:
                 self._throw_away_the_rest(exchange, environ)
             return b""  # refused by what it announces
         size = announced or self._max_body_bytes + 1
         body = self._wait_for(exchange, environ, size, _Wait(self._body_seconds, _TOO_SLOW))
-        if body is None or len(body) < (announced or 0):
+        if body is None:
+            self._count_refused(environ["REQUEST_METHOD"], 408)
+        elif len(body) < (announced or 0):
+            self._refuse(exchange, environ, 400, "The body ended too soon")
             return None
-        if len(body) > self._max_body_bytes:
+        elif len(body) > self._max_body_bytes:
             self._throw_away_the_rest(exchange, environ)
         return body
 
@@ -120,10 +127,7 @@ class Requests:
                 if wait.is_over() and self._waits.pop(exchange, None) is not None:
                     _cut(exchange, *wait.refusal)
 
-    def _answer(self, exchange: Exchange, environ: "WSGIEnvironment", body: bytes | None) -> None:
-        if body is None:
-            exchange.response_bytes(400, [("Connection", "close")], b"")
-            return
+    def _answer(self, exchange: Exchange, environ: "WSGIEnvironment", body: bytes) -> None:
         response = _Response()
         chunks = self._app(_completed(environ, body), response.start)
         try:
@@ -134,11 +138,23 @@ class Requests:
             response.headers.append(("Connection", "close"))  # RFC 9112, section 9.6
         exchange.response_bytes(response.status, response.headers, content)
 
+    def _refuse(
+        self,
+        exchange: Exchange,
+        environ: "WSGIEnvironment",
+        status: int,
+        detail: str,
+        *more: tuple[str, str],
+    ) -> None:
+        headers, refusal = problem(status, HTTPStatus(status).phrase, detail)
+        exchange.response_bytes(status, [*headers, *more], refusal)
+        self._count_refused(environ["REQUEST_METHOD"], status)
+
 
 class _Wait:
     """How long a body is waited for, and the refusal of whoever does not send it meanwhile."""
 
-    def __init__(self, seconds: float, refusal: tuple[HTTPStatus, str]) -> None:
+    def __init__(self, seconds: float, refusal: tuple[int, str, str]) -> None:
         self._until = time.monotonic() + seconds
         self.refusal = refusal
 
@@ -146,8 +162,8 @@ class _Wait:
         return time.monotonic() > self._until
 
 
-_TOO_SLOW = (HTTPStatus.REQUEST_TIMEOUT, "The body did not come in time")
-_TOO_LARGE = (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The body is too large")
+_TOO_SLOW = (408, "Request Timeout", "The body did not come in time")
+_TOO_LARGE = (413, "Content Too Large", "The body is too large")
 
 
 class _Response:
@@ -192,13 +208,13 @@ def _content_length(environ: "WSGIEnvironment") -> int | None:
     return None if length is None else int(length)  # hyper takes nothing but digits
 
 
-def _cut(exchange: Exchange, status: HTTPStatus, detail: str) -> None:
+def _cut(exchange: Exchange, status: int, title: str, detail: str) -> None:
     """Refuse the request, and have the connection closed, and so whoever reads from it freed.
 
     granian has no call for that, and would go on reading after any whole response; one that ends
     before its length has been sent is an error of the connection.
     """
-    headers, body = problem(status, status.phrase, detail)
+    headers, body = problem(status, title, detail)
     longer = str(len(body) + 1)
     headers = [(name, longer if name == "Content-Length" else value) for name, value in headers]
     exchange.response_iter(status, headers, _with_a_pause_after(body))

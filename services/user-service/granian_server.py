@@ -133,14 +133,17 @@ class Server(mp.MPServer):
 
     def _requests(self) -> Requests:
         from app import app  # noqa: PLC0415
+        from user_service.web.services import services_of  # noqa: PLC0415
         from user_service.web.validation import MAX_BODY_BYTES  # noqa: PLC0415
 
+        metrics = services_of(app).metrics.http
         return Requests(
             app,
             is_closing=self._drain.is_closing,
             threads=self._threads,
             body_seconds=2 * self._settings.request_timeout,
             max_body_bytes=MAX_BODY_BYTES,
+            count_refused=lambda method, status: metrics.observe(None, method, status, 0),
         )
 
 

@@ -7,7 +7,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
 import gunicorn_worker
-from drain import Drain
+from drain import drain_after
 from metrics_directory import metrics_directory
 from user_service.observability.logs import logging_config
 from user_service.settings import settings_or_exit
@@ -44,7 +44,7 @@ logger_class = gunicorn_worker.ErrorLogger
 
 directory = metrics_directory(settings.prometheus_multiproc_dir)
 raw_env = [f"PROMETHEUS_MULTIPROC_DIR={directory.path}"]
-drain = Drain(settings.drain_delay)
+drain = drain_after(settings.drain_delay)
 
 
 def on_starting(_server: Arbiter) -> None:
@@ -70,7 +70,7 @@ def post_worker_init(worker: Worker) -> None:
 
 
 def pre_request(_worker: Worker, _request: object) -> None:
-    """Say nothing: gunicorn's own has a line for the debug log, which the service's stands for."""
+    """Replace gunicorn's own hook, which writes to the debug log: the service has its own line."""
 
 
 def worker_exit(_server: Arbiter, worker: Worker) -> None:

@@ -2,12 +2,14 @@
 
 import json
 import re
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -15,6 +17,7 @@ import pytest
 
 from dev.servers import PostgresServer, RedisServer
 from tests.e2e.service import (
+    GUNICORN,
     SERVE,
     SERVERS,
     SERVICE,
@@ -103,6 +106,37 @@ def test_readiness_says_no_while_requests_are_still_served(
         assert httpx.get(service.url + URL).status_code == 200
         assert httpx.post(service.url + URL, json=user("ada")).status_code == 201
         assert service.process.wait(15) == 0
+
+
+@pytest.mark.parametrize("server", ["gunicorn"])
+def test_readiness_says_no_too_where_the_settings_were_read_anew(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    with running(tmp_path / "log", environment | {"DRAIN_DELAY": "2"}, GUNICORN) as service:
+        before = children(service.process.pid)
+        service.process.send_signal(signal.SIGHUP)
+        eventually(lambda: not set(before) & set(children(service.process.pid)), timeout=20)
+        ready = f"{service.url}/health/ready"
+        eventually(lambda: httpx.get(ready).status_code == 200)
+        service.process.terminate()
+        eventually(lambda: httpx.get(ready).json()["status"] == "draining", timeout=1)
+        assert service.process.wait(15) == 0
+
+
+@pytest.mark.parametrize("server", ["gunicorn"])
+def test_worker_that_has_served_its_requests_is_replaced_at_once(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    one_worker = environment | {"WEB_CONCURRENCY": "1"}
+    with (
+        running(tmp_path / "log", one_worker, [*GUNICORN, "--max-requests=50"]) as service,
+        httpx.Client(base_url=service.url) as idle,
+    ):
+        assert idle.get("/health/live").status_code == 200
+        (worker,) = children(service.process.pid)
+        for _ in range(50):
+            assert httpx.get(service.url + "/health/live").status_code == 200
+        eventually(lambda: worker not in children(service.process.pid), timeout=5)
 
 
 def test_sigterm_resets_no_connection(service: RunningService) -> None:
@@ -223,6 +257,33 @@ def test_client_that_stands_still_is_closed(
         assert is_held(service, client)
         eventually(lambda: not is_held(service, client), timeout=10)
         assert http.get("/health/live").status_code == 200
+
+
+def test_client_that_is_slow_to_send_has_nothing_to_do_with_the_database(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    options = {"REQUEST_TIMEOUT": "1", "WEB_CONCURRENCY": "1"}
+    with running(tmp_path / "log", environment | options) as service:
+        with ThreadPoolExecutor(8) as threads:
+            # More at once than the failures by which the circuit breaker opens.
+            late = list(threads.map(partial(sent_in_pieces, service, 1.5), range(8)))
+            slow = list(threads.map(partial(sent_in_pieces, service, 0.7), range(8, 16)))
+        assert set(late) <= {201, 408}  # granian reads bodies before the request's time begins
+        assert set(slow) == {201}
+        health = httpx.get(service.url + "/health").json()
+        assert health["breakers"]["database"] == "closed"
+        assert "replaces a connection" not in service.log
+
+
+def sent_in_pieces(service: RunningService, seconds: float, number: int) -> int:
+    """Return the status of a POST of which the body takes ``seconds`` to come."""
+    body = json.dumps(user(f"slow{number}"))
+    head = f"POST {URL} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", service.port), timeout=10) as client:
+        client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n{body[:5]}".encode())
+        time.sleep(seconds)
+        client.sendall(body[5:].encode())
+        return int(client.recv(4096).split()[1])
 
 
 def is_held(service: RunningService, client: socket.socket) -> bool:
@@ -372,6 +433,18 @@ def test_what_is_not_valid_http_is_answered_with_a_problem(
     problem = json.loads(body)
     assert problem["status"] == status
     assert problem["detail"] == problem["error"] == "The request is not valid HTTP"
+
+
+@pytest.mark.parametrize("server", ["gunicorn"])
+def test_what_a_server_refuses_is_logged_by_its_id_and_without_what_it_says_of_users(
+    service: RunningService,
+) -> None:
+    request = "GET /api/v1/users?email=jürgen@example.com HTTP/1.1\r\nHost: a\r\n\r\n"
+    _, body = head_and_body(service, request.encode())
+    request_id = json.loads(body)["request_id"]
+    eventually(lambda: f"400 The request is not valid HTTP, request_id={request_id}" in service.log)
+    assert "example.com" not in service.log
+    assert "127.0.0.1" not in service.log.partition("connection pool opened")[2]
 
 
 @pytest.mark.parametrize(

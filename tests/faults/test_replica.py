@@ -10,6 +10,7 @@ import pytest
 import redis as redis_py
 from flask import Flask
 from flask.testing import FlaskClient
+from psycopg2.extensions import cursor
 from pydantic import SecretStr
 
 from app import create_app
@@ -18,7 +19,9 @@ from tests.faults.harness.standby import Standby, pause, resume, run
 from tests.responses import json_of
 from tests.waiting import eventually
 from user_service.cache.store import GENERATION_KEY
-from user_service.database.replica import PATIENCE, Replica
+from user_service.database.replica import WAIT_FOR_REPLICA, Replica
+from user_service.errors import ReplicaUnusable
+from user_service.resilience import consistency, deadline
 from user_service.resilience.breaker import State
 from user_service.settings import Settings
 from user_service.web.services import services_of
@@ -245,9 +248,32 @@ def test_frozen_replica_costs_a_read_its_patience_and_then_nothing(
         return time.monotonic() - began
 
     with ThreadPoolExecutor(8) as threads:
-        assert PATIENCE - 0.1 < max(threads.map(timed_read, range(8))) < PATIENCE + 0.5
+        longest = max(threads.map(timed_read, range(8)))
+    assert WAIT_FOR_REPLICA - 0.1 < longest < WAIT_FOR_REPLICA + 0.5
     assert replica_of(client).database.breaker.state is State.OPEN
     assert timed_read(0) < 0.3
+
+
+def test_read_may_take_longer_than_the_replica_is_waited_for(
+    client: FlaskClient, primary: PostgresServer, standby: Standby
+) -> None:
+    create(client, "ada")
+    eventually(lambda: has_it_all(standby, primary))
+    client.get(URL)
+    replica, seconds = replica_of(client), WAIT_FOR_REPLICA + 0.2
+
+    def read_slowly(cursor: cursor) -> bool:
+        cursor.execute("SELECT pg_sleep(%s), pg_is_in_recovery()", (seconds,))
+        return cursor.fetchone() == ("", True)
+
+    with consistency.reading_after(0), deadline.within(5):
+        assert replica.read(read_slowly)
+    with (
+        consistency.reading_after(0),
+        deadline.within(2),
+        pytest.raises(ReplicaUnusable),  # half of it is the primary's
+    ):
+        replica.read(read_slowly)
 
 
 def test_reads_go_on_while_the_primary_is_away(

@@ -45,7 +45,7 @@ def server() -> Server:
 
 @pytest.fixture
 def batcher(server: Server, monkeypatch: pytest.MonkeyPatch) -> Batcher[str, int]:
-    monkeypatch.setattr(batch, "PATIENCE", LONG)
+    monkeypatch.setattr(batch, "BATCH_WAIT", LONG)
     return Batcher(server.ask)
 
 
@@ -229,7 +229,7 @@ def test_one_that_is_held_up_holds_nobody_else_up(
     held_up: Callable[..., Future[int]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batch, "PATIENCE", 0.001)
+    monkeypatch.setattr(batch, "BATCH_WAIT", 0.001)
     held_up()
     threads.submit(batcher.get, "second")
     eventually(lambda: server.questions == [{"first"}, {"second"}])

@@ -18,7 +18,7 @@ from tests.scrapes import Sample
 from user_service.errors import TransientFailure, Unavailable, UserExists
 from user_service.observability import metric_files
 from user_service.observability.logs import AccessLog
-from user_service.observability.metrics import Metrics
+from user_service.observability.metrics import UNMATCHED, Metrics
 from user_service.resilience import deadline
 from user_service.resilience.breaker import CircuitBreaker
 from user_service.resilience.retry import (
@@ -27,7 +27,7 @@ from user_service.resilience.retry import (
     policy_in_effect,
     retry_on_failure,
 )
-from user_service.web.middleware import RequestMiddleware
+from user_service.web.middleware import UNANSWERED, RequestMiddleware
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float:
@@ -120,6 +120,23 @@ class TestHttp:
         surrounded(app, metrics)
         assert app.test_client().get("/").status_code == 500
         assert seen == [1]
+        assert value(metrics, "http_requests_in_flight") == 0
+
+    def test_request_that_the_server_ends_is_counted_as_unanswered(self, metrics: Metrics) -> None:
+        class Overdue(BaseException):
+            pass
+
+        app = Flask("test")
+
+        @app.get("/")
+        def view() -> str:
+            raise Overdue
+
+        surrounded(app, metrics)
+        with pytest.raises(Overdue):
+            app.test_client().get("/")
+        labels = {"route": UNMATCHED, "method": "GET", "status": str(UNANSWERED)}
+        assert value(metrics, "http_request_duration_seconds_count", **labels) == 1
         assert value(metrics, "http_requests_in_flight") == 0
 
     def test_context_without_a_request_takes_nothing_out_of_flight(

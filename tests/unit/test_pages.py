@@ -506,6 +506,14 @@ class TestRefillByAnotherProcess:
         get(pages, b"ours")
         assert store.entries["1:50"] == (store.generation, b"ours")
 
+    def test_keeps_its_claim_where_ours_fails(self, pages: PageCache, store: FakeStore) -> None:
+        def fail() -> bytes:
+            raise KeyError
+
+        with pytest.raises(KeyError):
+            pages.get_or_produce("1:50", fail)
+        assert store.claims == {("1:50", store.generation)}
+
     def test_of_a_later_generation_is_taken_too(
         self, pages: PageCache, store: FakeStore, sleep: Sleep
     ) -> None:

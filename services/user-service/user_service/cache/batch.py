@@ -14,7 +14,7 @@ V = TypeVar("V")
 
 # Seconds for which a batch gathers while the one before it is under way: several round trips of a
 # network that is well. Then it goes ahead, whatever holds the other up.
-PATIENCE = 0.002
+BATCH_WAIT = 0.002
 # Bounds what one reply holds, so that who asks for little does not wait for much.
 MOST = 64
 
@@ -52,7 +52,7 @@ class Batcher(Generic[K, V]):
     def _lead(self, batch: "_Batch[K, V]") -> None:
         in_turn = False
         try:
-            in_turn = self._under_way.acquire(timeout=PATIENCE)
+            in_turn = self._under_way.acquire(timeout=BATCH_WAIT)
             # Lets all who are ready to run join: of 10 clients' look-ups of a cached page under
             # gevent, every one made a round trip of its own without it, and one in seven does with
             # it. Any longer pause would cost a client that is alone more than it saves.

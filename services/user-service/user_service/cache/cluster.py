@@ -45,6 +45,7 @@ class ClusterClient(RedisClient):
         changes = Changes()
         super().__init__(ConnectionPool(), changes)  # which stays empty: each node has its own
         (host, port), *others = nodes
+        host = f"[{host}]" if ":" in host else host
         self._connect = partial(
             RedisCluster,
             url=f"redis://{host}:{port}",  # with a URL, RedisCluster takes a pool of our kind

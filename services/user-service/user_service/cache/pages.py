@@ -176,7 +176,8 @@ class PageCache:
 
     def _refill(self, name: str, generation: bytes, produce: Callable[[], bytes]) -> bytes:
         try:
-            if not self._store.claim(name, generation, CLAIM_SECONDS):
+            is_ours = self._store.claim(name, generation, CLAIM_SECONDS)
+            if not is_ours:
                 body = self._wait_for_other_process(name)
                 if body is not None:
                     return body
@@ -186,8 +187,9 @@ class PageCache:
         try:
             body = produce()
         except BaseException:
-            with suppress(RedisFailure):
-                self._store.give_back(name, generation)
+            if is_ours:
+                with suppress(RedisFailure):
+                    self._store.give_back(name, generation)
             raise
         self._keep(name, generation, body)
         return body

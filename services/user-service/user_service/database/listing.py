@@ -230,9 +230,9 @@ def page_of(rows: Sequence[tuple[Any, ...]], position: Position | int) -> Page:
     )
 
 
-def with_estimate(page: Page, row: tuple[Any, ...] | None, position: Position | int) -> Page:
+def with_estimate(page: Page, row: tuple[Any], position: Position | int) -> Page:
     """Return ``page`` with the total in the planner's answer, put right by what the page shows."""
-    ((explained,),) = row or (({},),)
+    ((explained,),) = row
     estimate = int(explained["Plan"]["Plan Rows"])
     before = (
         position if isinstance(position, int) and page.users else int(page.previous is not None)

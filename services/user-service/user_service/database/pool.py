@@ -214,6 +214,8 @@ class Database:
     @contextmanager
     def _cursor(self, made_by: Callable[[connection], cursor]) -> Iterator[cursor]:
         self.breaker.refuse_if_open()  # before waiting for a slot that would be of no use
+        if not deadline.remaining():  # nor is there anything to learn about the database
+            raise DeadlineExceeded("there was no time left to ask the database")
         in_time = self._take_slot()
         try:
             with self.breaker.calling(blaming=in_time):
@@ -246,8 +248,8 @@ class Database:
     def _take_slot(self) -> bool:
         """Take one of ``size`` slots, so that there are never more connections than that.
 
-        Tell whether waiting for it took less than half of the request's time: if not, that the
-        rest was too short for the database says nothing of the database.
+        Tell whether waiting for it took less than half of the request's time. If it took more, a
+        time-out now says nothing about the database, so the breaker must not count it.
         """
         if self._slots.take_free():
             self._was_full = False

@@ -6,8 +6,9 @@ snapshot is taken when its statement begins, so a check within it could be young
 
 import logging
 from collections.abc import Callable
-from contextlib import suppress
-from typing import TypeVar
+from contextlib import ExitStack, suppress
+from decimal import Decimal
+from typing import TypeVar, cast
 
 import psycopg2
 from psycopg2.extensions import cursor
@@ -28,9 +29,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# The longest that a read waits for the replica, in seconds, before it asks the primary instead;
-# half of its time, if that is less.
-PATIENCE = 1.0
+# The longest that a read waits until the replica may be read, in seconds, before it asks the
+# primary instead; half of its time, if that is less.
+WAIT_FOR_REPLICA = 1.0
 
 
 class Replica:
@@ -98,20 +99,21 @@ class Replica:
     def read(self, work: Callable[[cursor], T]) -> T:
         """Return what ``work`` reads, on a server that has replayed what this read must see.
 
-        Raise ReplicaUnusable if that is not to be had here, whatever the reason, and what
-        ``work`` raises. Both ways are counted, in ``fallbacks`` and ``reads``.
+        ``work`` has half of the time that is left then: the other half is the primary's. Raise
+        ReplicaUnusable if that is not to be had here, whatever the reason, and what ``work``
+        raises. Both ways are counted, in ``fallbacks`` and ``reads``.
         """
         self._asked += 1
         lsn = consistency.required()
         try:
             if lsn is None:
                 raise _Behind("it is not known what it must have replayed")
-            with (
-                deadline.within(min(PATIENCE, deadline.remaining() / 2)),
-                self.database.read() as cursor,
-            ):
-                _require(lsn, cursor)
-                return work(cursor)
+            with ExitStack() as stack:
+                with deadline.within(min(WAIT_FOR_REPLICA, deadline.remaining() / 2)):
+                    cursor = stack.enter_context(self.database.read())
+                    _require(lsn, cursor)
+                with deadline.within(deadline.remaining() / 2):
+                    return work(cursor)
         except (Unavailable, psycopg2.Error) as error:
             self.fallbacks += 1
             log.debug("reading from the primary: %s", error)
@@ -132,7 +134,7 @@ def current_lsn(cursor: cursor) -> int:
     """Return the position up to which the primary has written; all that is committed is before."""
     # Of what is inserted, not of what is flushed: right with synchronous_commit off, too.
     cursor.execute("SELECT pg_current_wal_insert_lsn() - '0/0'")
-    (lsn,) = cursor.fetchone() or (0,)
+    (lsn,) = cast("tuple[Decimal]", cursor.fetchone())
     return int(lsn)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import psycopg2
 from psycopg2 import errors as sql_errors
@@ -40,7 +40,6 @@ from user_service.users import User, canonical_email, canonical_username
 
 T = TypeVar("T")
 
-BIGINT_MAX = 2**63 - 1
 BY_ID = Order()
 EVERYBODY = Filters()
 
@@ -115,7 +114,7 @@ class UserRepository:
             if count == "none" or counted:
                 return page
             cursor.execute(estimate_statement(names), binds(filters, position, limit))
-            return with_estimate(page, cursor.fetchone(), position)
+            return with_estimate(page, cast("tuple[Any]", cursor.fetchone()), position)
 
         return self._read(read_page)
 
@@ -131,8 +130,10 @@ class UserRepository:
         """Return the key that all replicas sign cursors with, unless they are given one."""
         with self._database.read() as cursor:
             cursor.execute("SELECT key FROM cursor_key")
-            (key,) = cursor.fetchone() or (b"",)
-            return bytes(key)
+            row = cursor.fetchone()
+            if row is None:  # no key is no secret
+                raise LookupError("the table cursor_key is empty; migration 0005 filled it")
+            return bytes(row[0])
 
     def add_many(self, users: Sequence[NewUser]) -> int:
         """Store those of ``users`` whose name and address are free; return how many they were.

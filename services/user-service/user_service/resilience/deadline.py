@@ -19,6 +19,11 @@ def start(seconds: float) -> None:
     _expires_at.set(time.monotonic() + seconds)
 
 
+def postpone(seconds: float) -> None:
+    """Give the request at hand ``seconds`` more: so long the client itself took."""
+    _expires_at.set(_expires_at.get() + seconds)
+
+
 def clear() -> None:
     """Take the deadline away: the request is over."""
     _expires_at.set(math.inf)

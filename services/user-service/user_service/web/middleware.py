@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # Where in the WSGI environment the route is named by whoever answers without Flask.
 ROUTE = "user_service.route"
+# What is counted and logged where the server ended a request; nginx has the same number for it.
+UNANSWERED = 499
 
 
 class RequestMiddleware:
@@ -54,12 +56,16 @@ class RequestMiddleware:
         deadline.start(self._request_timeout)
         retry.policy_in_effect.set(self._retry_policy)
 
+        is_answered = False
+
         # Its types are quoted, or they would be made anew with each request.
         def start(
             status: str,
             headers: "list[tuple[str, str]]",
             exc_info: Any = None,  # noqa: ANN401
         ) -> "Callable[[bytes], object]":
+            nonlocal is_answered
+            is_answered = True
             self._finish(environ, int(status[:3]), time.perf_counter() - started)
             headers.append(("X-Request-ID", identifier))
             return start_response(status, security.added_to(headers), exc_info)
@@ -67,6 +73,10 @@ class RequestMiddleware:
         self._metrics.in_flight.inc()
         try:
             return self._wsgi_app(environ, start)
+        except BaseException:  # of a client that is too slow, say, whose connection is closed
+            if not is_answered:
+                self._finish(environ, UNANSWERED, time.perf_counter() - started)
+            raise
         finally:
             self._metrics.in_flight.dec()
             deadline.clear()
@@ -80,8 +90,8 @@ class RequestMiddleware:
 
 
 def _matched_route(environ: "WSGIEnvironment") -> str | None:
-    request: Request = environ["werkzeug.request"]  # werkzeug puts it there
-    return request.url_rule.rule if request.url_rule else None
+    request: Request | None = environ.get("werkzeug.request")  # werkzeug puts it there
+    return request.url_rule.rule if request and request.url_rule else None
 
 
 def expect_failures(app: Flask, metrics: HttpMetrics) -> None:

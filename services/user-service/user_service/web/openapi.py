@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from werkzeug.exceptions import (
     NotFound,
     RequestEntityTooLarge,
+    RequestTimeout,
     RequestURITooLarge,
     UnsupportedMediaType,
 )
@@ -65,7 +66,12 @@ TAGS = [
 # What comes of a path, a query string or a body before the view is called.
 RAISED_BY_PATHS = (NotFound,)
 RAISED_BY_QUERIES = (RequestURITooLarge,)
-RAISED_BY_BODIES = (MalformedBody, RequestEntityTooLarge, UnsupportedMediaType)
+RAISED_BY_BODIES = (
+    MalformedBody,
+    RequestEntityTooLarge,
+    RequestTimeout,
+    UnsupportedMediaType,
+)
 
 
 class UndeclaredView(Exception):

@@ -14,6 +14,7 @@ from werkzeug.exceptions import (
     NotFound,
     RequestEntityTooLarge,
     RequestHeaderFieldsTooLarge,
+    RequestTimeout,
     RequestURITooLarge,
     UnsupportedMediaType,
 )
@@ -48,6 +49,7 @@ ERRORS: tuple[Exception, ...] = (
     Unavailable(),
     OutcomeUnknown(),
     NotFound(),
+    RequestTimeout(),
     RequestEntityTooLarge(),
     RequestURITooLarge(),
     RequestHeaderFieldsTooLarge(),

@@ -40,6 +40,10 @@ PROBLEM_JSON = "application/problem+json"
 
 Handler = Callable[[Any], Response]
 
+# As RFC 9110 has them; Python has had other ones before 3.13.
+_PHRASES = {413: "Content Too Large", 414: "URI Too Long"}
+_DESCRIPTIONS = {413: "The body is too large", 414: "The URI is too long"}
+
 
 @dataclass(frozen=True, slots=True)
 class ProblemType:
@@ -205,8 +209,9 @@ def _outcome_unknown(_error: OutcomeUnknown) -> Response:
 def _http_exception(error: HTTPException) -> Response:
     status = HTTPStatus(error.code or 500)
     headers = {key: value for key, value in error.get_headers() if key != "Content-Type"}
-    kind = ProblemType("about:blank", status, status.phrase)
-    return problem(kind, status.description or status.phrase, headers=headers)
+    title = _PHRASES.get(status, status.phrase)
+    detail = _DESCRIPTIONS.get(status) or status.description or title
+    return problem(ProblemType("about:blank", status, title), detail, headers=headers)
 
 
 def _unexpected(error: Exception) -> Response:

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,10 +11,16 @@ import orjson
 from flask import Response, request
 from pydantic import BaseModel, ValidationError
 from werkzeug.datastructures import MultiDict
-from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge, UnsupportedMediaType
+from werkzeug.exceptions import (
+    ClientDisconnected,
+    RequestEntityTooLarge,
+    RequestTimeout,
+    UnsupportedMediaType,
+)
 from werkzeug.wsgi import get_content_length, get_input_stream
 
 from user_service.errors import InvalidInput, MalformedBody
+from user_service.resilience import deadline
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -114,13 +121,15 @@ def parse_body(model: type[M], environ: "WSGIEnvironment") -> M:
 
 
 def limited_body(environ: "WSGIEnvironment") -> bytes:
-    """Return the body of the request.
+    """Return the body of the request, whose deadline does not run while the client sends it.
 
-    Raise RequestEntityTooLarge over MAX_BODY_BYTES, and ClientDisconnected if it ends too soon.
+    Raise RequestEntityTooLarge over MAX_BODY_BYTES, ClientDisconnected if it ends too soon, and
+    RequestTimeout if it took all the time that the request had.
     """
     announced = get_content_length(environ) or 0
     if announced > MAX_BODY_BYTES:
         raise RequestEntityTooLarge
+    left = deadline.remaining()
     # Without Content-Length its end is not known: one more, and it is seen to be too long.
     try:
         body = get_input_stream(environ).read(MAX_BODY_BYTES + 1)
@@ -130,6 +139,10 @@ def limited_body(environ: "WSGIEnvironment") -> bytes:
         raise RequestEntityTooLarge
     if len(body) < announced:
         raise ClientDisconnected
+    if not deadline.remaining():
+        raise RequestTimeout
+    if left < math.inf:
+        deadline.postpone(left - deadline.remaining())
     return body
 
 
