@@ -44,7 +44,7 @@ END = "the database at the end"
 class PageRule:
     """How old a page may be: fresh, but for ``bound`` seconds in ``excused`` spans of time.
 
-    A page that is marked STALE, which is only served without the database, may always be
+    A page that is marked STALE, which is only served where it cannot be read, may always be
     ``stale_bound`` seconds old. With ``reads_too`` all of it goes for reads of a single user, too.
     """
 

@@ -120,7 +120,7 @@ class Settings(BaseSettings):
     )
     db_transaction_pooling: bool = Field(
         default=False,
-        description="`true` behind PgBouncer in transaction mode: a session is set nothing",
+        description="`true` behind PgBouncer in transaction mode: settings go with transactions",
     )
     database_replica_url: SecretStr | None = Field(
         default=None, description="PostgreSQL URL of a replica that lists and gets are read from"
@@ -152,7 +152,7 @@ class Settings(BaseSettings):
         default=300,
         ge=0,
         le=604800,
-        description="seconds a page may still be served while the database is down; 0 for never",
+        description="seconds a page may still be served when it cannot be read anew; 0 for never",
     )
 
     cursor_key: SecretStr | None = Field(

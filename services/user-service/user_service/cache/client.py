@@ -42,7 +42,7 @@ class BoundedTlsConnection(SSLConnection, BoundedConnection):
 
 
 class Changes:
-    """How often another server than before may have begun to answer: with each new connection."""
+    """Counts new connections: each may lead to another server than the one that answered before."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -66,7 +66,7 @@ class RedisClient(Redis):
 
     @property
     def changes(self) -> int:
-        """A number that is the same for as long as the servers certainly are."""
+        """How many connections there have been; while it stays, no other server has taken over."""
         return self._changes.number
 
     def _execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 -- redis-py's

@@ -127,7 +127,7 @@ class PageStore:
         self._move_on_from = redis.register_script(_MOVE_ON_FROM)
         self._replace_if_current = redis.register_script(_REPLACE_IF_CURRENT)
         self._confirm_history = redis.register_script(_CONFIRM_HISTORY)
-        # The history that the server had, and when that was, in changes of the server.
+        # The history that the server last confirmed, and how many connections there were by then.
         self._confirmed: tuple[int, bytes] = (-1, b"")
         self._look_ups: Batcher[str, Found] = Batcher(self._ask)
         self._copies: Recent[str, _Copy] = Recent(COPIES)
@@ -143,7 +143,8 @@ class PageStore:
         """Return the generation, begun if there was none, and the page.
 
         One round trip, which look-ups that wait at the same time share. A page that this process
-        has a copy of does not travel again: the generation tells whether it is still current.
+        has a copy of does not travel again if the generation shows that it is still current; if
+        it is not, the page is a second round trip.
         """
         copy = self._copies.get(name)
         if copy is None:
@@ -276,7 +277,7 @@ class PageStore:
         return copy.body if is_fresh else None
 
     def _is_of_the_server(self, history: bytes | None) -> bool:
-        """Tell whether ``history`` is that of the server; if not, the generation was ended."""
+        """Tell whether ``history`` is the server's own; if not, the generation has been deleted."""
         changes = self._redis.changes
         if (changes, history) == self._confirmed:
             return True

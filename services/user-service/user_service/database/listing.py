@@ -30,7 +30,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Whom a list holds: those for whom all holds that is not None. Names in canonical form."""
+    """Which users a list holds: None does not filter, all else must match. Names are canonical."""
 
     ids: list[int] | None = None
     username: str | None = None
@@ -71,7 +71,7 @@ OTHER_SIDE = {
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a page lies: on a side of the place of a user with these values, there or not.
+    """Where a page lies: on a side of a place in the order, at which no user needs to be.
 
     ``value`` is what the list is sorted by. On the side ``END``, of all users, both say nothing.
     """

@@ -78,8 +78,8 @@ class Slot:
 def _counting_quickly(value_class: Any, slot: Slot) -> Any:  # noqa: ANN401 -- they have no types
     """Return prometheus_client's class of values, without the question whether there was a fork.
 
-    Each count asked it by two calls, and a request counts five times or more. What is counted is
-    never set too, so that a lock beside prometheus_client's own will do.
+    prometheus_client checks that on each increment, by two calls, and a request has five or more.
+    No metric here uses both inc() and set(), so that a lock beside prometheus_client's will do.
     """
     lock = threading.Lock()
 

@@ -147,7 +147,7 @@ class CacheMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         pages = Counter(
             "user_service_page_cache_requests",
-            "Pages asked for: hit, miss, bypass (Redis not asked), stale (database away)",
+            "Pages asked for: hit, miss, bypass (Redis not asked), stale (it could not be read)",
             ["result"],
             registry=registry,
         )

@@ -11,7 +11,7 @@ CACHE_CONTROL = "private, no-cache"
 
 
 def members_of(user: User, names: Iterable[str] = USER_MEMBERS) -> dict[str, object]:
-    """Return what clients see of ``user``, or of that what ``names`` names."""
+    """Return what clients see of ``user``, or of that only the members in ``names``."""
     if names is USER_MEMBERS:  # as nearly always, ten times for a page
         return dict(zip(USER_MEMBERS, user, strict=False))
     return {name: getattr(user, name) for name in names}

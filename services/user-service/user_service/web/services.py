@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Services:
-    """The parts that one application owns. ``open`` after a fork, ``close`` before the end.
+    """The parts that one application owns. ``begin`` after a fork, ``close`` before the end.
 
     ``commit`` says what the service was built from.
     ``is_draining`` tells whether the server is about to stop.
