@@ -24,7 +24,7 @@ LOOK_SECONDS = 0.25  # how often somebody looks for bodies that have been waited
 # Seconds for which a body over the limit is read on, and thrown away, before it is refused. Where
 # something is left unread, closing the connection resets it, and the reset may overtake the answer:
 # 8 to 20 of 100 clients never saw it.
-LINGER_SECONDS = 1.0
+READ_ON_SECONDS = 1.0
 PIECE = 65_536
 FLUSH_SECONDS = 0.02  # without it, an answer that is cut off mostly does not even begin to be sent
 
@@ -105,7 +105,7 @@ class Requests:
         return body
 
     def _throw_away_the_rest(self, exchange: Exchange, environ: "WSGIEnvironment") -> None:
-        wait = _Wait(LINGER_SECONDS, _TOO_LARGE)
+        wait = _Wait(READ_ON_SECONDS, _TOO_LARGE)
         while not wait.is_over() and self._wait_for(exchange, environ, PIECE, wait):
             pass
 

@@ -21,6 +21,7 @@ from granian.server import mp
 from drain import Drain
 from granian_requests import Requests
 from metrics_directory import metrics_directory
+from server_limits import CONNECTIONS, GRACEFUL_TIMEOUT, KEEPALIVE, LINGER
 from user_service.observability.logs import logging_config
 from user_service.settings import Settings, share_metrics_in
 
@@ -30,18 +31,8 @@ from user_service.settings import Settings, share_metrics_in
 # others used too, in turn: with 8 threads 1,490 cached pages/s and 1,420 users/s, with 16 1,450
 # and 1,290, with 32 960 and 950, with 64 780 and 900. With 8, a frozen database would stop all.
 SPARE_THREADS = 6
-# Connections of a worker, as under gunicorn.
-CONNECTIONS = 1000
-# Seconds in which the header of a connection's next request must be there. Longer than the idle
-# time-out of the usual load balancers (60 s); whoever trickles a header costs no thread meanwhile.
-KEEPALIVE = 75
 # Bytes of a request line and its header fields together.
 MAX_HEADER = 32_768
-# Seconds for what is under way when a worker is told to end: see gunicorn.conf.py.
-GRACEFUL_TIMEOUT = 20
-# Seconds in which a client on an open connection still gets an answer once the stop has begun,
-# with "Connection: close" in it.
-LINGER = 1.0
 
 
 class Server(mp.MPServer):
@@ -65,7 +56,9 @@ class Server(mp.MPServer):
             workers_kill_timeout=GRACEFUL_TIMEOUT,
             respawn_failed_workers=True,
             http1_settings=HTTP1Settings(
-                header_read_timeout=KEEPALIVE * 1000, max_buffer_size=MAX_HEADER
+                # Until the next header is there; who trickles one costs no thread meanwhile.
+                header_read_timeout=KEEPALIVE * 1000,
+                max_buffer_size=MAX_HEADER,
             ),
             log_level=LogLevels(settings.log_level.lower()),
             log_dictconfig=logging_config(settings.log_level, settings.log_format),

@@ -9,6 +9,7 @@ from gunicorn.workers.base import Worker
 import gunicorn_worker
 from drain import drain_after
 from metrics_directory import metrics_directory
+from server_limits import CONNECTIONS, GRACEFUL_TIMEOUT, KEEPALIVE
 from user_service.observability.logs import logging_config
 from user_service.settings import settings_or_exit
 
@@ -24,19 +25,16 @@ workers = settings.web_concurrency
 worker_class = "gunicorn_worker.Worker"
 # REQUEST_TIMEOUT is for our part; as much again for a client that is slow to send or to read.
 gunicorn_worker.Worker.request_seconds = 2 * settings.request_timeout
-worker_connections = 1000
+worker_connections = CONNECTIONS
 # More than the gateway lets pass (6,400 bytes): twice gunicorn's default, for long query strings.
 limit_request_line = 8190
 # No peer, 127.0.0.1 neither, says by headers what the path or the scheme is: SCRIPT_NAME made 500s.
 # X-Forwarded-For is another matter, and the service's own (TRUSTED_PROXIES).
 forwarded_allow_ips = ""
-# Longer than the idle time-out of the usual load balancers (60 s), so that they, who know of
-# requests under way, close a connection first.
-keepalive = 75
+keepalive = KEEPALIVE
 # A worker that has not said for so long that it lives is replaced.
 timeout = 30
-# Shorter than the grace of whoever stops us (docker-compose.yml, Kubernetes): exit in good order.
-graceful_timeout = 20
+graceful_timeout = GRACEFUL_TIMEOUT
 control_socket_disable = True
 logconfig_dict = logging_config(settings.log_level, settings.log_format)
 accesslog = None  # one line a request is written by the service itself

@@ -24,13 +24,9 @@ from gunicorn.glogging import Logger
 from gunicorn.http import message, wsgi
 from gunicorn.workers.ggevent import GeventWorker
 
+from server_limits import LINGER
 from server_problems import problem
 
-# How long a worker that stops keeps idle connections open, in seconds: a client may be sending
-# its next request at that moment, which is answered with "Connection: close" (RFC 9112, section
-# 9.6). A connection whose last answer was sent after the stop began, and without that, stays open
-# for just as long.
-LINGER = 1.0
 # How often connections are looked at for those whose time is over, in seconds.
 LOOK_EVERY = 0.25
 

@@ -140,7 +140,7 @@ def test_rest_of_a_body_is_not_waited_for_long(
     monkeypatch: pytest.MonkeyPatch, length: int | None
 ) -> None:
     monkeypatch.setattr(granian_requests, "LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(granian_requests, "LINGER_SECONDS", 0.02)
+    monkeypatch.setattr(granian_requests, "READ_ON_SECONDS", 0.02)
     exchange = FakeExchange()
     requests()(exchange, post(Body(b"a" * 20, exchange.cut), length))
     status, _, refusal = exchange.answers[0]
@@ -151,7 +151,7 @@ def test_rest_of_a_body_is_not_waited_for_long(
 def test_body_without_an_end_is_refused_meanwhile(
     monkeypatch: pytest.MonkeyPatch, length: int | None
 ) -> None:
-    monkeypatch.setattr(granian_requests, "LINGER_SECONDS", 0.02)
+    monkeypatch.setattr(granian_requests, "READ_ON_SECONDS", 0.02)
     exchange = FakeExchange()
     requests()(exchange, post(EndlessBody(), length))
     assert [status for status, _, _ in exchange.answers] == [200]  # echo refuses nothing

@@ -13,7 +13,7 @@ import yaml
 
 from dev.kustomize import FOREIGN, Resource, containers, render
 from drain import SETTLE
-from granian_server import GRACEFUL_TIMEOUT, LINGER
+from server_limits import GRACEFUL_TIMEOUT, LINGER
 from user_service import __version__
 from user_service.settings import Settings
 from user_service.web import health
@@ -46,14 +46,6 @@ def pod_of(resource: Any) -> Any:
 
 def pods(resources: list[Resource]) -> list[Any]:
     return [pod_of(each) for each in resources if "template" in each.get("spec", {})]
-
-
-def gunicorn_setting(name: str) -> float:
-    """Return a number that gunicorn.conf.py assigns, without starting anything."""
-    text = (ROOT / "services/user-service/gunicorn.conf.py").read_text(encoding="utf-8")
-    match = re.search(rf"^{name} = (\d+)$", text, re.MULTILINE)
-    assert match
-    return float(match[1])
 
 
 def test_manifests_are_valid(overlay: list[Resource]) -> None:
@@ -97,8 +89,7 @@ def test_there_is_time_for_preStop_and_the_drain(overlay: list[Resource]) -> Non
     drain_delay = float(settings.get("DRAIN_DELAY", Settings.model_fields["drain_delay"].default))
     pod = pod_of(one(overlay, "Deployment"))
     before = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    end = max(gunicorn_setting("graceful_timeout"), LINGER + GRACEFUL_TIMEOUT)
-    drain = drain_delay + SETTLE + end
+    drain = drain_delay + SETTLE + LINGER + GRACEFUL_TIMEOUT
     assert before + drain < pod["terminationGracePeriodSeconds"]
 
 
