@@ -3,7 +3,8 @@
 One client at a time, so that what is measured is the request and not a queue; Redis is emptied
 before each, so that every page is read from the table. All sizes are up at once, in databases and
 processes of their own, and are asked in turn; by new processes in each round, since two of the
-same program differ by a tenth for as long as they live.
+same program differ by a tenth for as long as they live. The statements are measured alone too: in
+all that surrounds them, one that takes twice as long would hardly be seen.
 """
 
 import itertools
@@ -18,6 +19,7 @@ from benchmarks.figures import Label
 from benchmarks.latency import Client, Failed
 from benchmarks.measure import Server
 from benchmarks.plan import Effort
+from benchmarks.statements import sent_alone, statements_of
 from benchmarks.workloads import USERS, Request
 
 NAME = "growth"
@@ -31,6 +33,11 @@ POPULATE_SECONDS_PER_USER = 2.5e-5
 FILL_SECONDS_PER_KEY = 3e-6
 START_SECONDS = 2
 KEYS_AT_ONCE = 10_000
+
+# Statements that are measured alone, by the workloads that send them.
+ALONE = ("uncached", "get")
+ALONE_SECONDS = 0.5
+STATEMENTS_SECONDS = 3
 
 FAILED: dict[str, float | None] = {"p50_ms": None, "p99_ms": None, "cpu_us": None, "failed": 1}
 
@@ -103,10 +110,11 @@ def expected_seconds(effort: Effort) -> float:
     """Return how long ``run`` takes."""
     rounds, sizes = effort.rounds, len(effort.growth_users)
     populate = sum(effort.growth_users) * POPULATE_SECONDS_PER_USER
-    starts = rounds * sizes * START_SECONDS
+    starts = sizes * (rounds * START_SECONDS + STATEMENTS_SECONDS)
     requests = rounds * sizes * len(REQUESTS) * _seconds(effort)
+    statements = rounds * sizes * (len(ALONE) * ALONE_SECONDS + 1)
     writes = rounds * sum(_keys_seconds(effort, number) for number in effort.redis_keys)
-    return populate + starts + requests + writes
+    return populate + starts + requests + statements + writes
 
 
 def run(bench: Bench) -> None:
@@ -115,6 +123,7 @@ def run(bench: Bench) -> None:
     for users in bench.effort.growth_users:
         bench.progress.step(f"a table of {users:,} users", users * POPULATE_SECONDS_PER_USER)
         databases[users] = bench.stand.database(users)
+    statements = {users: statements_of(bench, url) for users, url in databases.items()}
     for number in range(bench.effort.rounds):
         with ExitStack() as stack:
             servers = []
@@ -123,6 +132,8 @@ def run(bench: Bench) -> None:
                 servers.append(stack.enter_context(bench.serving("ours", database, users)))
             for kind in REQUESTS:
                 _measure(bench, servers, kind, turn=number)
+            for server in in_turn(servers, number):
+                _statements_alone(bench, server, statements[server.users])
     users, database = next(iter(databases.items()))
     with bench.serving("ours", database, users) as server:
         for number in range(bench.effort.rounds):
@@ -140,6 +151,13 @@ def _measure(bench: Bench, servers: list[Server], kind: str, turn: int) -> None:
             labels: dict[str, Label] = {"users": server.users, "workload": kind}
             asked.append(Asked(client, REQUESTS[kind](client, server.users), labels))
         _ask(bench, asked, number, turn)
+
+
+def _statements_alone(bench: Bench, server: Server, statements: dict[str, list[str]]) -> None:
+    bench.progress.step("statements, alone", len(ALONE) * ALONE_SECONDS + 1)
+    chosen = {name: statements[name] for name in ALONE}
+    for name, figures in sent_alone(bench, server.database_url, chosen, ALONE_SECONDS).items():
+        bench.results.add(figures, target="psycopg2", workload=name, users=server.users)
 
 
 def _write_beside(bench: Bench, server: Server, keys: int) -> None:

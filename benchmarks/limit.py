@@ -7,7 +7,7 @@ from benchmarks.bench import OVERHEAD_SECONDS, Bench, in_turn
 from benchmarks.constants import CONSTANT, serving_constants
 from benchmarks.measure import Server
 from benchmarks.plan import TURN_SECONDS, Effort
-from benchmarks.statements import UNIQUE, statements_of
+from benchmarks.statements import sent_alone, statements_of
 from benchmarks.workloads import CACHED, CREATION, GET_BY_ID, UPDATING, page_of, uncached
 
 NAME = "limit"
@@ -58,12 +58,6 @@ def _alone(bench: Bench, ours: Server, statements: dict[str, list[str]]) -> None
     job = {"kind": "redis", "redis_url": ours.redis_url, "keys": keys, "seconds": ALONE_SECONDS}
     for name, figures in alone(job, bench.stand.cores.service).items():
         bench.results.add(figures, target=name, workload="cached-10")
-    sql = {
-        "kind": "statements",
-        "database_url": ours.database_url,
-        "statements": {name: statements[name] for name in LOOPS},
-        "unique": UNIQUE,
-        "seconds": ALONE_SECONDS,
-    }
-    for name, figures in alone(sql, bench.stand.cores.service).items():
+    chosen = {name: statements[name] for name in LOOPS}
+    for name, figures in sent_alone(bench, ours.database_url, chosen, ALONE_SECONDS).items():
         bench.results.add(figures, target="psycopg2", workload=name)

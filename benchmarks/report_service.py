@@ -14,6 +14,10 @@ GROWTH_TITLES = {
 }
 
 
+# Of the same statement that the service sends, by psycopg2 alone.
+STATEMENT_TITLES = {"uncached": "a page's statement, alone", "get": "a get's statement, alone"}
+
+
 def growth_table(results: Results) -> str:
     """Return the median time of a request for one client at each size, and its growth."""
     sizes = results.values("users")
@@ -21,6 +25,11 @@ def growth_table(results: Results) -> str:
     for workload, title in GROWTH_TITLES.items():
         grown = to_smallest(results, "p50_ms", "users", workload=workload)
         times = [results.spread("p50_ms", workload=workload, users=users) for users in sizes]
+        rows.append([title, *map(ratio, grown.values()), *map(figure, times)])
+    for workload, title in STATEMENT_TITLES.items():
+        where: dict[str, Label] = {"target": "psycopg2", "workload": workload}
+        grown = to_smallest(results, "ms", "users", **where)
+        times = [results.spread("ms", users=users, **where) for users in sizes]
         rows.append([title, *map(ratio, grown.values()), *map(figure, times)])
     ratios = [f"{users:,} users to {sizes[0]:,}" for users in sizes[1:]]
     return table(("", *ratios, *(f"ms, {users:,}" for users in sizes)), rows)

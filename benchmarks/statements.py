@@ -5,6 +5,7 @@ import time
 
 import httpx
 
+from benchmarks.alone import alone
 from benchmarks.bench import Bench
 from benchmarks.measure import Server
 from benchmarks.workloads import USERS
@@ -25,6 +26,20 @@ def statements_of(bench: Bench, database_url: str) -> dict[str, list[str]]:
     finally:
         bench.stand.ask(f'ALTER DATABASE "{name}" RESET log_statement')
         bench.stand.ask("DELETE FROM users WHERE username = %s", UNIQUE, url=database_url)
+
+
+def sent_alone(
+    bench: Bench, database_url: str, statements: dict[str, list[str]], seconds: float
+) -> dict[str, dict[str, float]]:
+    """Return the figures of psycopg2 alone, sending the statements of each workload in turn."""
+    job = {
+        "kind": "statements",
+        "database_url": database_url,
+        "statements": statements,
+        "unique": UNIQUE,
+        "seconds": seconds,
+    }
+    return alone(job, bench.stand.cores.service)
 
 
 _USER = {"username": UNIQUE, "email": f"{UNIQUE}@example.com"}

@@ -88,3 +88,12 @@ def test_another_thread_has_its_own(clock: Clock) -> None:
     thread.start()
     thread.join()
     assert seen == [math.inf]
+
+
+def test_is_postponed_by_what_somebody_else_took(clock: Clock) -> None:
+    deadline.start(5)
+    deadline.postpone(2)
+    assert deadline.remaining() == 7
+    deadline.clear()
+    deadline.postpone(2)
+    assert deadline.remaining() == math.inf
