@@ -29,6 +29,8 @@ def growth_table(results: Results) -> str:
     for workload, title in STATEMENT_TITLES.items():
         where: dict[str, Label] = {"target": "psycopg2", "workload": workload}
         grown = to_smallest(results, "ms", "users", **where)
+        if not grown:
+            continue
         times = [results.spread("ms", users=users, **where) for users in sizes]
         rows.append([title, *map(ratio, grown.values()), *map(figure, times)])
     ratios = [f"{users:,} users to {sizes[0]:,}" for users in sizes[1:]]
