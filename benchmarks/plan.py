@@ -42,7 +42,7 @@ QUICK = Effort(
     "quick",
     rounds=1,
     turns=1,
-    crowded=("cached-10", "get"),
+    crowded=("get",),
     before_seconds=1,
     before_users=(1_000, 10_000),
     before_clients=(1, 10),

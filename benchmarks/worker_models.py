@@ -46,7 +46,6 @@ def main() -> None:
             "DATABASE_URL": servers.database_url,
             "REDIS_URL": servers.redis_url,
             "WEB_CONCURRENCY": "1",
-            "LOG_LEVEL": "WARNING",
         }
         services = {}
         for number, (model, options) in enumerate(MODELS.items()):
