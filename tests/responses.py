@@ -21,6 +21,7 @@ def problem_of(response: TestResponse, status: int) -> Any:
     assert problem["type"]
     assert problem["error"] == problem["detail"] != ""
     assert problem["request_id"] == response.headers["X-Request-ID"]
+    assert response.headers["Cache-Control"] in ("no-store", "private, no-cache")
     return problem
 
 

@@ -54,9 +54,14 @@ def when_ready(server: Arbiter) -> None:
     """Let the server drain before it stops gracefully; gunicorn has no hook for this."""
     stop: Callable[[bool], None] = server.stop
 
+    def is_shared() -> bool:
+        # Whoever else has the listening sockets (a new master after USR2, systemd) goes on with
+        # them; what is ignored on ours is ignored on theirs.
+        return bool(server.reexec_pid or server.master_pid or server.systemd)
+
     def drain_and_stop(graceful: bool = True) -> None:  # noqa: FBT001, FBT002 -- gunicorn's
         if graceful and server.LISTENERS:
-            drain.run(listener.sock for listener in server.LISTENERS)
+            drain.run([] if is_shared() else [each.sock for each in server.LISTENERS])
         stop(graceful)
 
     server.stop = drain_and_stop

@@ -9,12 +9,14 @@ import httpx
 import pytest
 from flask.testing import FlaskClient
 from pydantic import SecretStr
+from redis.cluster import ClusterNode
 from redis.crc import key_slot
 
 from app import create_app
 from tests.e2e.service import client_of_all_processes, running
 from tests.redis_topologies import PASSWORD, Cluster, DebianRedis, cluster, part, run
 from tests.waiting import eventually
+from user_service.cache.cluster import ClusterClient
 from user_service.cache.store import GENERATION_KEY
 from user_service.settings import Settings
 from user_service.web.services import services_of
@@ -88,6 +90,33 @@ def test_slot_that_moves_to_another_node_is_followed(client: FlaskClient, nodes:
     move_keys(target, source)
     end_move(target, source)
     eventually(lambda: cache_says(client) == "HIT")
+
+
+def test_node_that_is_not_on_the_map_yet_is_followed(client: FlaskClient, nodes: Cluster) -> None:
+    source = nodes.home
+    target = next(each for each in nodes.masters if each is not source)
+    assert total(client) == 0
+    known = known_nodes(client)
+    begin_to_move(source, target)
+    move_keys(source, target)
+    end_move(source, target)
+    try:
+        del known[f"127.0.0.1:{target.port}"]
+        assert client.post(URL, json=user("ada")).status_code == 201
+        assert total(client) == 1
+        eventually(lambda: cache_says(client) == "HIT")
+    finally:
+        begin_to_move(target, source)
+        move_keys(target, source)
+        end_move(target, source)
+
+
+def known_nodes(client: FlaskClient) -> dict[str, ClusterNode]:
+    redis = services_of(client.application).pages._store._redis
+    assert isinstance(redis, ClusterClient)
+    assert redis._cluster is not None
+    nodes: dict[str, ClusterNode] = redis._cluster.nodes_manager.nodes_cache
+    return nodes
 
 
 def begin_to_move(source: DebianRedis, target: DebianRedis) -> None:

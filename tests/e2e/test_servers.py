@@ -1,10 +1,12 @@
 """The service under each server, over HTTP: processes, signals, slow clients, lost servers."""
 
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -121,6 +123,29 @@ def test_readiness_says_no_too_where_the_settings_were_read_anew(
         service.process.terminate()
         eventually(lambda: httpx.get(ready).json()["status"] == "draining", timeout=1)
         assert service.process.wait(15) == 0
+
+
+@pytest.mark.parametrize("server", ["gunicorn"])
+def test_master_that_is_succeeded_by_another_leaves_it_the_socket(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    """gunicorn's way to another release without a gap: USR2, then TERM to the old master."""
+    # Not by "python -m", by which the new master would take gunicorn's modules for everybody's.
+    script = [str(Path(sys.executable).with_name("gunicorn")), *GUNICORN[3:]]
+    with running(tmp_path / "log", environment | {"WEB_CONCURRENCY": "1"}, script) as service:
+        before = children(service.process.pid)
+        service.process.send_signal(signal.SIGUSR2)
+        eventually(lambda: len(children(service.process.pid)) > len(before), timeout=20)
+        (successor,) = set(children(service.process.pid)) - set(before)
+        try:
+            eventually(lambda: len(children(successor)) == 1, timeout=20)
+            eventually(lambda: service.log.count("connection pool opened") == 2, timeout=20)
+            assert service.stop(timeout=30) == 0
+            for _ in range(10):
+                assert httpx.get(service.url + "/health/live", timeout=2).status_code == 200
+        finally:
+            os.kill(successor, signal.SIGTERM)
+            eventually(lambda: not Path(f"/proc/{successor}").exists(), timeout=30)
 
 
 @pytest.mark.parametrize("server", ["gunicorn"])

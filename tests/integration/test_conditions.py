@@ -69,6 +69,32 @@ class TestValidatorsOfAUser:
         assert client.get(f"{URL}/1").headers["ETag"] == '"1-2"'
 
 
+NO_DATES = [
+    "Mon, 01 Jan 99999999999999999999 00:00:00 GMT",
+    "Mon, 01 Jan 2020 99999999999999999999:00:00 GMT",
+    "Mon, 01 Jan 2020 00:00:00 +99999999999999",
+    "yesterday",
+    "",
+]
+
+
+@pytest.mark.usefixtures("ada")
+class TestWhatIsNoDate:
+    @pytest.mark.parametrize("text", NO_DATES)
+    def test_is_ignored_by_reads(self, client: FlaskClient, text: str) -> None:
+        answer = client.get(f"{URL}/1", headers={"If-Modified-Since": text})
+        assert answer.status_code == 200
+
+    @pytest.mark.parametrize("text", NO_DATES)
+    def test_is_ignored_by_writes(self, client: FlaskClient, text: str) -> None:
+        headers = {"If-Unmodified-Since": text}
+        assert client.put(f"{URL}/1", json=GRACE, headers=headers).status_code == 200
+
+    def test_offset_that_postgresql_refuses_is_worked_out_before(self, client: FlaskClient) -> None:
+        headers = {"If-Unmodified-Since": "Mon, 01 Jan 2020 00:00:00 +1600"}
+        problem_of(client.put(f"{URL}/1", json=GRACE, headers=headers), 412)
+
+
 class TestIfNoneMatch:
     @pytest.mark.parametrize(
         "tags", ['"1-1"', 'W/"1-1"', "*", '"x", "1-1"', 'W/"x",W/"1-1","y"'], ids=str

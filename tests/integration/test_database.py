@@ -17,6 +17,7 @@ from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
 from user_service.errors import (
     DeadlineExceeded,
+    OutcomeUnknown,
     PoolTimeout,
     TransientFailure,
     Unavailable,
@@ -173,6 +174,23 @@ def test_connection_lost_in_use_is_a_transient_failure_and_is_replaced(
         assert isinstance(pid, int)
         terminate(admin, {pid})
         cursor.execute("SELECT 1")
+    assert database.stats().in_use == 0
+    assert len(backend_pids(database)) == SIZE
+
+
+def test_transaction_whose_client_is_silent_gives_its_locks_back(
+    database: Database, admin: cursor
+) -> None:
+    admin.execute("CREATE TABLE lockable AS SELECT 1 AS id")
+    try:
+        with pytest.raises((TransientFailure, OutcomeUnknown)), database.transaction() as silent:
+            silent.execute("UPDATE lockable SET id = 2")
+            admin.execute("SET statement_timeout = '5s'")
+            admin.execute("UPDATE lockable SET id = 3")  # waits for the other, not for ever
+        admin.execute("SELECT id FROM lockable")
+        assert admin.fetchall() == [(3,)]
+    finally:
+        admin.execute("DROP TABLE lockable")
     assert database.stats().in_use == 0
     assert len(backend_pids(database)) == SIZE
 

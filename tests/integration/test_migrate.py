@@ -200,6 +200,19 @@ class TestAnyMigrations:
             results = sorted(other.result(30) for other in others)
         assert results == [[], [], ["0001_planets", "0002_earth"]]
 
+    def test_gives_up_soon_if_somebody_reads_the_table(
+        self, dsn: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("user_service.database.migrate.LOCK_TIMEOUT", "100ms")
+        migrate(dsn, folder)
+        write(folder, "0003_mass", "ALTER TABLE planets ADD COLUMN mass float")
+        with closing(psycopg2.connect(dsn)) as dump:
+            dump.cursor().execute("SELECT * FROM planets")  # and its lock until the end
+            with pytest.raises(psycopg2.errors.LockNotAvailable):
+                migrate(dsn, folder)
+            assert query(dsn, "SELECT name FROM planets") == ["Earth"]
+        assert migrate(dsn, folder) == ["0003_mass"]
+
     def test_lock_is_free_afterwards(self, dsn: str, folder: Path) -> None:
         migrate(dsn, folder)
         assert query(dsn, "SELECT pg_try_advisory_xact_lock(%s)", ADVISORY_LOCK) == [True]
@@ -223,6 +236,29 @@ def test_service_that_does_not_migrate_waits_for_who_does(dsn: str, settings: Se
         assert client.get("/api/v1/users/1").status_code == 404
     finally:
         services_of(app).close()
+
+
+def test_service_that_starts_while_the_database_is_read_only_waits(
+    dsn: str, admin_dsn: str, settings: Settings
+) -> None:
+    from app import create_app
+    from user_service.web.services import services_of
+
+    migrate(dsn)
+    read_only = sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(
+        sql.Identifier(parse_dsn(dsn)["dbname"])
+    )
+    reset = sql.SQL("ALTER DATABASE {} RESET default_transaction_read_only").format(
+        sql.Identifier(parse_dsn(dsn)["dbname"])
+    )
+    app = create_app(settings.model_copy(update={"database_url": SecretStr(as_url(dsn))}))
+    with closing(psycopg2.connect(admin_dsn)) as admin, closing(services_of(app)) as services:
+        admin.autocommit = True
+        admin.cursor().execute(read_only)
+        services.begin(lambda: False)  # a worker that ends here takes gunicorn with it
+        assert app.test_client().get("/health/ready").status_code == 503
+        admin.cursor().execute(reset)
+        eventually(lambda: app.test_client().get("/health/ready").status_code == 200)
 
 
 def test_database_that_is_behind_or_ahead(dsn: str, folder: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from flask import Flask
 from prometheus_client import CollectorRegistry, generate_latest, values
+from pytest_mock import MockerFixture
 
 from tests import scrapes
 from tests.e2e.service import SERVICE
@@ -138,6 +139,16 @@ class TestHttp:
         labels = {"route": UNMATCHED, "method": "GET", "status": str(UNANSWERED)}
         assert value(metrics, "http_request_duration_seconds_count", **labels) == 1
         assert value(metrics, "http_requests_in_flight") == 0
+
+    def test_error_outside_of_flask_is_counted_as_the_500_that_the_server_makes_of_it(
+        self, metrics: Metrics, mocker: MockerFixture
+    ) -> None:
+        app = Flask("test")
+        mocker.patch.object(app, "wsgi_app", side_effect=KeyError)
+        with pytest.raises(KeyError):
+            surrounded(app, metrics).test_client().get("/")
+        labels = {"route": UNMATCHED, "method": "GET", "status": "500"}
+        assert value(metrics, "http_request_duration_seconds_count", **labels) == 1
 
     def test_context_without_a_request_takes_nothing_out_of_flight(
         self, app: Flask, metrics: Metrics

@@ -758,7 +758,9 @@ class TestLog:
 class TestSessionDefaults:
     def test_are_added_to_a_dsn_that_says_nothing(self) -> None:
         dsn = parse_dsn(with_session_defaults("postgresql://u@h/db", 2.5))
-        assert dsn["options"] == "-c statement_timeout=2500 -c timezone=UTC"
+        assert dsn["options"] == (
+            "-c statement_timeout=2500 -c idle_in_transaction_session_timeout=2500 -c timezone=UTC"
+        )
         assert (dsn["application_name"], dsn["keepalives"]) == ("user-service", "1")
         assert (dsn["user"], dsn["host"], dsn["dbname"]) == ("u", "h", "db")
 
@@ -776,7 +778,9 @@ class TestSessionDefaults:
         self, seconds: float, setting: str
     ) -> None:
         options = parse_dsn(with_session_defaults("host=h", seconds))["options"]
-        assert options == f"-c statement_timeout={setting} -c timezone=UTC"
+        names = ("statement_timeout", "idle_in_transaction_session_timeout")
+        ours = " ".join(f"-c {name}={setting}" for name in names)
+        assert options == f"{ours} -c timezone=UTC"
 
     @pytest.mark.parametrize(
         "dsn",
@@ -788,7 +792,8 @@ class TestSessionDefaults:
     def test_options_of_the_dsn_come_after_ours_and_so_win(self, dsn: str) -> None:
         options = parse_dsn(with_session_defaults(dsn, 3))["options"]
         assert options == (
-            "-c statement_timeout=3000 -c timezone=UTC -c work_mem=8MB -c statement_timeout=7s"
+            "-c statement_timeout=3000 -c idle_in_transaction_session_timeout=3000"
+            " -c timezone=UTC -c work_mem=8MB -c statement_timeout=7s"
         )
 
     def test_of_a_session_are_left_out_where_it_is_shared(self) -> None:

@@ -261,6 +261,18 @@ class TestParseQuery:
         query = parse_query(ListQuery, MultiDict({"created_since": text}))
         assert query.created_since == time
 
+    @pytest.mark.parametrize(
+        ("digits", "microsecond"),
+        [("123456", 123456), ("1234560", 123456), ("1234561", 123457), ("123456001", 123457)],
+    )
+    def test_time_between_two_microseconds_is_the_later_one(
+        self, digits: str, microsecond: int
+    ) -> None:
+        """No user is between the two, so that since and before hold for the same users."""
+        text = f"2026-11-22T19:41:06.{digits}Z"
+        query = parse_query(ListQuery, MultiDict({"created_before": text}))
+        assert query.created_before == datetime(2026, 11, 22, 19, 41, 6, microsecond, UTC)
+
     def test_refuses_more_digits_than_python_converts(self) -> None:
         errors = errors_of(lambda: parse_query(ListQuery, MultiDict({"page": "9" * 5000})))
         assert errors == {"page": "must be a whole number"}

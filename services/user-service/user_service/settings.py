@@ -68,6 +68,8 @@ Networks = Annotated[str, AfterValidator(_networks)]
 _REDIS_HOST = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
 _REDIS_PORT = r"(?:[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
 _REDIS_HOSTS = rf"{_REDIS_HOST}(?::{_REDIS_PORT})?(?:,{_REDIS_HOST}(?::{_REDIS_PORT})?)*"
+# SQLAlchemy's forms are not libpq's, whose complaint about a stray "%" quotes the password.
+_LIBPQ_TAKES = re.compile(r"postgres(ql)?://([^%]|%[0-9A-Fa-f]{2})*")
 _REDIS_FORMS = re.compile(
     rf"rediss?\+sentinel://(?:[^@/?#\s]*@)?{_REDIS_HOSTS}/[^/?#\s]+(?:/\d{{1,3}})?(?:\?[^#\s]*)?"
     rf"|rediss?\+cluster://(?:[^@/?#\s]*@)?{_REDIS_HOSTS}(?:/0?)?(?:\?[^#\s]*)?"
@@ -245,7 +247,10 @@ class Settings(BaseSettings):
     @field_validator("database_url", "database_replica_url")
     @classmethod
     def _is_postgres_url(cls, url: SecretStr | None) -> SecretStr | None:
-        return _checked_url(url, PostgresDsn, "postgresql://user:password@host:5432/database")
+        example = "postgresql://user:password@host:5432/database"
+        if url is not None and not _LIBPQ_TAKES.fullmatch(url.get_secret_value()):
+            raise ValueError(f"must be a URL like {example}")
+        return _checked_url(url, PostgresDsn, example)
 
     @field_validator("redis_url")
     @classmethod

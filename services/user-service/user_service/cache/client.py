@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from queue import Empty
 from threading import Lock
 from typing import Any, Generic, TypeVar
 
@@ -11,6 +12,7 @@ from redis import exceptions as redis_errors
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from user_service.errors import Unavailable
 from user_service.resilience import resolve
 
 V = TypeVar("V")
@@ -18,6 +20,10 @@ V = TypeVar("V")
 # Enough for every request of a worker that is at Redis at one moment; one that finds none free
 # waits for the Redis time-out at most and then does without.
 MAX_CONNECTIONS = 32
+
+
+class NoConnectionFree(redis_errors.RedisError, Unavailable):
+    """All connections are in use. It says nothing of Redis, and is nothing for a breaker."""
 
 
 class BoundedConnection(Connection):
@@ -53,7 +59,11 @@ class Changes:
 
     def connect(self, connection: Connection) -> None:
         """Begin a connection as redis-py does, and count it."""
-        connection.on_connect()
+        try:
+            connection.on_connect()
+        except BaseException:  # the answer to AUTH may still come: see `_execute_command`
+            connection.disconnect()
+            raise
         self.note()
 
 
@@ -74,7 +84,7 @@ class RedisClient(Redis):
 
         We have neither, and they were a fifth of the calls that it makes for a command.
         """
-        connection = self.connection_pool.get_connection()
+        connection = self._connection_from_pool()
         try:
             connection.send_command(*args)
             return self.parse_response(connection, args[0], **options)  # type: ignore[no-untyped-call]
@@ -87,6 +97,14 @@ class RedisClient(Redis):
             raise
         finally:
             self.connection_pool.release(connection)
+
+    def _connection_from_pool(self) -> Connection:
+        try:
+            return self.connection_pool.get_connection()
+        except redis_errors.ConnectionError as error:
+            if isinstance(error.__context__, Empty):  # which redis-py does not tell otherwise
+                raise NoConnectionFree(f"all {MAX_CONNECTIONS} are in use") from error
+            raise
 
     def disconnect(self) -> None:
         """Close the connections; the next command opens another."""

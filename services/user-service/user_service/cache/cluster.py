@@ -44,12 +44,11 @@ class ClusterClient(RedisClient):
     ) -> None:
         changes = Changes()
         super().__init__(ConnectionPool(), changes)  # which stays empty: each node has its own
-        (host, port), *others = nodes
+        (host, port), *self._other_nodes = nodes
         host = f"[{host}]" if ":" in host else host
         self._connect = partial(
             RedisCluster,
             url=f"redis://{host}:{port}",  # with a URL, RedisCluster takes a pool of our kind
-            startup_nodes=[ClusterNode(*each) for each in others],
             connection_pool_class=BlockingConnectionPool,
             # Names stay what the configuration says, wherever the nodes move.
             dynamic_startup_nodes=False,
@@ -92,7 +91,7 @@ class ClusterClient(RedisClient):
         node, asking = _node(cluster, key), False
         for _ in range(MAX_REDIRECTIONS):
             try:
-                return _send(node, args, options, asking=asking)
+                return _send(cluster, node, args, options, asking=asking)
             except redis_errors.MovedError as moved:
                 cluster.nodes_manager.move_slot(moved)
                 self._changes.note()
@@ -100,7 +99,7 @@ class ClusterClient(RedisClient):
                 node, asking = _node(cluster, key), False
             except redis_errors.AskError as ask:
                 node, asking = _node_at(cluster, ask), True
-        return _send(node, args, options, asking=asking)
+        return _send(cluster, node, args, options, asking=asking)
 
     def _to_every_master(
         self, cluster: RedisCluster, args: tuple[Any, ...], options: dict[str, Any]
@@ -110,7 +109,7 @@ class ClusterClient(RedisClient):
         failure: redis_errors.RedisError = redis_errors.ConnectionError("there is no master")
         for node in cluster.get_primaries():
             try:
-                answers.append(_send(node, args, options))
+                answers.append(_send(cluster, node, args, options))
             except (redis_errors.ConnectionError, redis_errors.TimeoutError) as error:
                 failure = error
         if not answers:
@@ -127,10 +126,13 @@ class ClusterClient(RedisClient):
     def _draw_map(self) -> RedisCluster:
         try:
             if self._cluster is None:
-                self._cluster = self._connect()
+                # New ones each time: RedisCluster adds to the list, and to the nodes their clients.
+                others = [ClusterNode(*each) for each in self._other_nodes]
+                self._cluster = self._connect(startup_nodes=others)
             else:
                 self._cluster.nodes_manager.initialize(disconnect_startup_nodes_pools=False)
-        except redis_errors.RedisClusterException as error:  # which is no RedisError
+        # The one is no RedisError, the other a cluster that has no slots yet.
+        except (redis_errors.RedisClusterException, IndexError) as error:
             raise redis_errors.ConnectionError(str(error)) from error
         finally:
             self._drawn_at = time.monotonic()
@@ -161,9 +163,15 @@ def _node_at(cluster: RedisCluster, ask: redis_errors.AskError) -> ClusterNode:
 
 
 def _send(
-    node: ClusterNode, args: tuple[Any, ...], options: dict[str, Any], *, asking: bool = False
+    cluster: RedisCluster,
+    node: ClusterNode,
+    args: tuple[Any, ...],
+    options: dict[str, Any],
+    *,
+    asking: bool = False,
 ) -> Any:  # noqa: ANN401
-    redis: Redis = node.redis_connection
+    # Made now for a node that another has just named: it has none yet.
+    redis: Redis = cluster.get_redis_connection(node)
     if not asking:
         return redis.execute_command(*args, **options)
     # On one connection, and in one round trip: the permission is for the next command only.

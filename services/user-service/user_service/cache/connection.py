@@ -1,11 +1,12 @@
 """The one Redis client of the process, for each form that ``REDIS_URL`` has."""
 
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 from redis import BlockingConnectionPool, Connection, SSLConnection
-from redis.connection import parse_url
+from redis.connection import AbstractConnection, parse_url
 
 from user_service.cache.client import (
     BoundedConnection,
@@ -18,8 +19,13 @@ from user_service.cache.client import (
 from user_service.cache.cluster import ClusterClient
 from user_service.cache.sentinel import sentinel_client
 
-BOUNDED = {Connection: BoundedConnection, SSLConnection: BoundedTlsConnection}
+BOUNDED: Mapping[type[AbstractConnection], type[AbstractConnection]] = {
+    Connection: BoundedConnection,
+    SSLConnection: BoundedTlsConnection,
+}
 SENTINEL_PORT, REDIS_PORT = 26379, 6379
+# Options of the pool, and those by which Sentinel itself is asked.
+NOT_OF_CONNECTIONS = ("max_connections", "timeout", "sentinel_")
 
 
 class Servers(NamedTuple):
@@ -75,6 +81,15 @@ def _host(text: str, default_port: int) -> tuple[str, int]:
 
 
 def _redis_py_options(url: str) -> dict[str, Any]:
+    """Return what redis-py makes of a URL; raise ValueError for an option that it does not know.
+
+    redis-py would say so with the first command only.
+    """
     options = dict(parse_url(url))
-    kind = options.get("connection_class", Connection)
-    return {**options, "connection_class": BOUNDED.get(kind, kind)}
+    given: type[AbstractConnection] = options.pop("connection_class", Connection)
+    kind = BOUNDED.get(given, given)
+    try:
+        kind(**{name: options[name] for name in options if not name.startswith(NOT_OF_CONNECTIONS)})
+    except TypeError:
+        raise ValueError("the URL of Redis has an option that redis-py does not know") from None
+    return {**options, "connection_class": kind}

@@ -38,6 +38,14 @@ def connect(dsn: str) -> connection:
     raise ConnectionLost(f"cannot connect to the database: {failure}") from failure
 
 
+def parsed(dsn: str) -> dict[str, str]:
+    """Return the parameters of a DSN; raise ValueError, which tells nothing of it, for another."""
+    try:
+        return dict(parse_dsn(dsn))
+    except psycopg2.ProgrammingError:  # whose text may hold the password
+        raise ValueError("the URL of the database has what libpq does not know") from None
+
+
 def is_alive(idle: connection) -> bool:
     """Tell whether the server has not closed ``idle``, without a round trip.
 
@@ -54,7 +62,7 @@ def is_alive(idle: connection) -> bool:
 
 def must_be_writable(dsn: str) -> bool:
     """Tell whether ``dsn`` asks for a server that takes writes: of several hosts, the primary."""
-    return parse_dsn(dsn).get("target_session_attrs") in ("read-write", "primary")
+    return parsed(dsn).get("target_session_attrs") in ("read-write", "primary")
 
 
 def has_become_read_only(connection: connection) -> bool:
@@ -73,7 +81,7 @@ def with_session_defaults(dsn: str, statement_timeout: float | None) -> str:
     notice a server that vanished without a word after about 25 s of silence, or after 10 s in
     which sent data was not acknowledged; until then the deadline speaks.
     """
-    given = parse_dsn(dsn)
+    given = parsed(dsn)
     if statement_timeout is not None:
         ours = session.settings_for(statement_timeout).items()
         options = "".join(f"-c {name}={value} " for name, value in ours)

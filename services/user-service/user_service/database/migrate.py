@@ -15,13 +15,19 @@ from pathlib import Path
 
 from psycopg2.extensions import cursor, make_dsn
 
-from user_service.database.connect import connect
+from user_service.database.connect import connect, with_session_defaults
 from user_service.errors import Unavailable
+from user_service.resilience import deadline
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 # Any number will do, as long as every replica takes the same; these are the bytes of "users".
 ADVISORY_LOCK = 0x7573657273
+# While a migration waits for a table that somebody else reads for long (pg_dump), everybody who
+# comes after it waits too, the running release among them: for less than its statement time-out.
+LOCK_TIMEOUT = "2s"
+# Seconds in which somebody else's migrations are looked at.
+LOOK_SECONDS = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -29,15 +35,18 @@ log = logging.getLogger(__name__)
 def migrate(dsn: str, folder: Path = MIGRATIONS) -> list[str]:
     """Apply what is pending and return its names, oldest first.
 
-    Raise ConnectionLost if the database is away, and psycopg2.Error if a migration is refused.
+    Raise ConnectionLost if the database is away, and psycopg2.Error if a migration is refused, or
+    does not get a lock within LOCK_TIMEOUT.
 
     There is no statement time-out: an index on a large table takes as long as it takes.
     """
-    with closing(connect(make_dsn(dsn, application_name="user-service migrations"))) as connection:
+    dsn = with_session_defaults(make_dsn(dsn, application_name="user-service migrations"), None)
+    with closing(connect(dsn)) as connection:
         # One transaction. Whatever goes wrong before COMMIT, closing rolls it back.
         with connection.cursor() as cursor:
             cursor.execute("BEGIN")
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
+            cursor.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
             applied = [_apply(cursor, file) for file in _pending(cursor, folder)]
             cursor.execute("COMMIT")
         return applied
@@ -48,7 +57,12 @@ def require_migrated(dsn: str, folder: Path = MIGRATIONS) -> None:
 
     More than ours may be applied: in a rollout, the release after this one comes first.
     """
-    with closing(connect(dsn)) as connection, connection.cursor() as cursor:
+    dsn = with_session_defaults(dsn, None)
+    with (
+        deadline.within(LOOK_SECONDS),
+        closing(connect(dsn)) as connection,
+        connection.cursor() as cursor,
+    ):
         cursor.execute("SELECT to_regclass('schema_migrations') IS NOT NULL")
         applied = _applied(cursor) if cursor.fetchone() == (True,) else set()
     if pending := [file.stem for file in _files(folder) if file.stem not in applied]:

@@ -167,8 +167,11 @@ class Database:
                     self._preparation = None  # the next one tries again
             if isinstance(error, Unavailable):
                 raise
-            if isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
-                raise translated(error, connection_lost=True) from error
+            if isinstance(error, psycopg2.Error):
+                is_away = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+                meant = translated(error, connection_lost=is_away)
+                if meant is not error:
+                    raise meant from error
             log.exception("the database cannot be prepared")
             raise NotPrepared("the database cannot be prepared") from error
         self._prepare = None

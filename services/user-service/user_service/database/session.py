@@ -15,9 +15,17 @@ from psycopg2.extensions import cursor
 
 
 def settings_for(statement_timeout: float) -> dict[str, str]:
-    """Return the settings of PostgreSQL that we rely on; the time-out is in seconds."""
-    milliseconds = max(1, round(statement_timeout * 1000))  # 0 would mean no time-out at all
-    return {"statement_timeout": str(milliseconds), "timezone": "UTC"}
+    """Return the settings of PostgreSQL that we rely on; the time-out is in seconds.
+
+    It ends a transaction that waits for us for so long, too: of a client that has vanished without
+    a word PostgreSQL learns after two hours, for which its locks would be in everybody's way.
+    """
+    milliseconds = str(max(1, round(statement_timeout * 1000)))  # 0 would mean no time-out at all
+    return {
+        "statement_timeout": milliseconds,
+        "idle_in_transaction_session_timeout": milliseconds,
+        "timezone": "UTC",
+    }
 
 
 def for_one_transaction(statement_timeout: float) -> str:

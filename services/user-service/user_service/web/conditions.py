@@ -1,6 +1,7 @@
 """Conditional requests (RFC 9110, section 13): "only if it has changed", "only if it has not"."""
 
 import re
+from datetime import UTC, datetime
 
 from flask import current_app, request
 from werkzeug.datastructures import ETags
@@ -34,7 +35,7 @@ def client_has_user(user: User) -> bool:
         return _are_met_by(etag_of(user), tags)
     if (text := environ.get("HTTP_IF_MODIFIED_SINCE")) is None:
         return False
-    since = parse_date(text)
+    since = _http_date(text)
     return since is not None and user.updated_at.replace(microsecond=0) <= since
 
 
@@ -56,13 +57,25 @@ def precondition_on(user_id: int) -> Precondition:
     if if_match is None and if_none_match is None and if_unmodified_since is None:
         return UNCONDITIONAL
     if if_match is None:
-        versions, unmodified_since = None, parse_date(if_unmodified_since)
+        versions, unmodified_since = None, _http_date(if_unmodified_since)
     else:  # If-Unmodified-Since is for those who do not know If-Match
         versions, unmodified_since = _matching(parse_etags(if_match), user_id), None
     unless = parse_etags(if_none_match)
     if unless.star_tag:  # "only if there is none", and a write needs one
         versions = []
     return Precondition(versions, _versions(unless, user_id, weak=True), unmodified_since)
+
+
+def _http_date(text: str | None) -> datetime | None:
+    """Return a time in UTC; None, as if it had not been sent, for what is no HTTP date.
+
+    Werkzeug takes more than that: numbers that no date can hold, offsets that PostgreSQL refuses.
+    """
+    try:
+        date = parse_date(text)
+        return None if date is None else date.astimezone(UTC)
+    except OverflowError:
+        return None
 
 
 def _matching(tags: ETags, user_id: int) -> list[int] | None:

@@ -4,7 +4,7 @@ The OpenAPI document is made of these, so that it says what is really accepted.
 """
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
@@ -110,6 +110,8 @@ def _time(text: object) -> object:
     except ValueError:
         raise ValueError(_NO_TIME) from None
     try:
+        if _BELOW_MICROSECONDS.search(text):  # cut off by Python: the next one comes after it
+            time += timedelta(microseconds=1)
         return time.astimezone(UTC)
     except OverflowError:  # within a day of the calendar's ends, and no user is
         return _EARLIEST if time.year == 1 else _LATEST
@@ -120,6 +122,7 @@ _DATE_TIME = (
     r"([Zz]|[-+ ]([01][0-9]|2[0-3]):[0-5][0-9])"
 )
 _RFC_3339 = re.compile(_DATE_TIME)
+_BELOW_MICROSECONDS = re.compile(r"\.[0-9]{6}[0-9]*[1-9]")
 _EARLIEST, _LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 _NO_TIME = "must be a time with its offset from UTC, like 2026-11-22T19:41:06Z"
 

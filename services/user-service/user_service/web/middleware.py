@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Request
+from flask import Flask
+from werkzeug.routing import Rule
 
 from user_service.observability import request_id
 from user_service.observability.logs import AccessLog
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 # Where in the WSGI environment the route is named by whoever answers without Flask.
 ROUTE = "user_service.route"
-# What is counted and logged where the server ended a request; nginx has the same number for it.
+# What is counted and logged where the server ended a request, as of a client that is too slow;
+# nginx has the same number for it.
 UNANSWERED = 499
 
 
@@ -73,9 +75,10 @@ class RequestMiddleware:
         self._metrics.in_flight.inc()
         try:
             return self._wsgi_app(environ, start)
-        except BaseException:  # of a client that is too slow, say, whose connection is closed
+        except BaseException as error:  # Flask's are answered; this one is for the server
             if not is_answered:
-                self._finish(environ, UNANSWERED, time.perf_counter() - started)
+                status = 500 if isinstance(error, Exception) else UNANSWERED
+                self._finish(environ, status, time.perf_counter() - started)
             raise
         finally:
             self._metrics.in_flight.dec()
@@ -90,8 +93,9 @@ class RequestMiddleware:
 
 
 def _matched_route(environ: "WSGIEnvironment") -> str | None:
-    request: Request | None = environ.get("werkzeug.request")  # werkzeug puts it there
-    return request.url_rule.rule if request and request.url_rule else None
+    # Flask's request, if it came as far as that; werkzeug puts it there.
+    rule: Rule | None = getattr(environ.get("werkzeug.request"), "url_rule", None)
+    return rule.rule if rule is not None else None
 
 
 def expect_failures(app: Flask, metrics: HttpMetrics) -> None:

@@ -122,7 +122,8 @@ def problem(
         orjson.dumps(body),
         status=kind.status,
         mimetype=PROBLEM_JSON,
-        headers=dict(headers or {}),
+        # Or a 404 might be kept by a cache, and served when there is such a user.
+        headers={"Cache-Control": "no-store", **(headers or {})},
     )
 
 
