@@ -152,10 +152,5 @@ def _growth(sections: Sections) -> list[Line]:
         )
         for workload, title in titles.items()
     ]
-    alone: Found = {}
-    for workload in ("uncached", "get"):
-        grown = to_smallest(results, "ms", "users", target="psycopg2", workload=workload)
-        alone |= {f"{workload}, {size}": ratio for size, ratio in grown.items()}
-    lines.append(Line("their statements alone, growth with the table", 1.2, alone, at_least=False))
     keys = to_smallest(results, "p50_ms", "keys", workload="create")
     return [*lines, Line("a write, growth with the keys in Redis", THE_SAME, keys, at_least=False)]

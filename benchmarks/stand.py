@@ -137,7 +137,7 @@ def about(stand: Stand, effort: Effort) -> dict[str, str]:
         f"Linux {platform.release()}",
     ]
     return {
-        "commit": _said_by("git", "describe", "--always", "--dirty", "--exclude=*"),
+        "commit": _commit(),
         "effort": effort.name,
         "rounds": str(effort.rounds),
         "turns": str(effort.turns),
@@ -146,6 +146,12 @@ def about(stand: Stand, effort: Effort) -> dict[str, str]:
         "cores": str(stand.cores),
         "software": ", ".join(software),
     }
+
+
+def _commit() -> str:
+    """Return the commit of what is measured; with a "+" if something has been changed since."""
+    changed = _said_by("git", "status", "--porcelain", "--", ":/services", ":/benchmarks/*.py")
+    return _said_by("git", "rev-parse", "--short", "HEAD") + "+" * bool(changed)
 
 
 def _said_by(*command: str) -> str:
