@@ -135,7 +135,9 @@ class Stage:
             scene.pages = history.PageRule(stale_bound=stale_bound)
             with scene.at_work():
                 scene.wait(1)
-                scene.workers = {pid: scene.footprint(pid) for pid in scene.worker_pids()}
+                for pid in scene.worker_pids():
+                    with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                        scene.workers[pid] = scene.footprint(pid)
                 yield scene
                 scene.wait(after)
             scene.finish()
@@ -235,7 +237,8 @@ class Scene:
             complaints.append(f"pool in_use is {self.pools_in_use()}")
         for pid, before in self.workers.items():
             if pid in self.worker_pids():
-                complaints += self._grown_for_good(pid, before)
+                with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                    complaints += self._grown_for_good(pid, before)
         return complaints
 
     def pools_in_use(self) -> int:
