@@ -10,8 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from server_problems import problem
 
@@ -82,8 +81,7 @@ class Requests:
             if body is not None:
                 self._answer(exchange, environ, body)
         else:
-            retry_after = ("Retry-After", "1")
-            self._refuse(exchange, environ, 503, "Too many slow clients", retry_after)
+            self._refuse(exchange, environ, _TOO_MANY, ("Retry-After", "1"))
 
     def _read(self, exchange: Exchange, environ: "WSGIEnvironment") -> bytes | None:
         """Return the body, or None if it did not come, which has been answered then."""
@@ -96,9 +94,9 @@ class Requests:
         size = announced or self._max_body_bytes + 1
         body = self._wait_for(exchange, environ, size, _Wait(self._body_seconds, _TOO_SLOW))
         if body is None:
-            self._count_refused(environ["REQUEST_METHOD"], 408)
+            self._count_refused(environ["REQUEST_METHOD"], _TOO_SLOW.status)
         elif len(body) < (announced or 0):
-            self._refuse(exchange, environ, 400, "The body ended too soon")
+            self._refuse(exchange, environ, _TOO_SHORT)
             return None
         elif len(body) > self._max_body_bytes:
             self._throw_away_the_rest(exchange, environ)
@@ -125,7 +123,7 @@ class Requests:
             time.sleep(LOOK_SECONDS)
             for exchange, wait in list(self._waits.items()):
                 if wait.is_over() and self._waits.pop(exchange, None) is not None:
-                    _cut(exchange, *wait.refusal)
+                    _cut(exchange, wait.refusal)
 
     def _answer(self, exchange: Exchange, environ: "WSGIEnvironment", body: bytes) -> None:
         response = _Response()
@@ -142,28 +140,37 @@ class Requests:
         self,
         exchange: Exchange,
         environ: "WSGIEnvironment",
-        status: int,
-        detail: str,
+        refusal: "Refusal",
         *more: tuple[str, str],
     ) -> None:
-        headers, refusal = problem(status, HTTPStatus(status).phrase, detail)
-        exchange.response_bytes(status, [*headers, *more], refusal)
-        self._count_refused(environ["REQUEST_METHOD"], status)
+        headers, body = problem(*refusal)
+        exchange.response_bytes(refusal.status, [*headers, *more], body)
+        self._count_refused(environ["REQUEST_METHOD"], refusal.status)
+
+
+class Refusal(NamedTuple):
+    """What a request is answered that does not reach the application."""
+
+    status: int
+    title: str
+    detail: str
+
+
+_TOO_SHORT = Refusal(400, "Bad Request", "The body ended too soon")
+_TOO_SLOW = Refusal(408, "Request Timeout", "The body did not come in time")
+_TOO_LARGE = Refusal(413, "Content Too Large", "The body is too large")
+_TOO_MANY = Refusal(503, "Service Unavailable", "Too many slow clients")
 
 
 class _Wait:
     """How long a body is waited for, and the refusal of whoever does not send it meanwhile."""
 
-    def __init__(self, seconds: float, refusal: tuple[int, str, str]) -> None:
+    def __init__(self, seconds: float, refusal: Refusal) -> None:
         self._until = time.monotonic() + seconds
         self.refusal = refusal
 
     def is_over(self) -> bool:
         return time.monotonic() > self._until
-
-
-_TOO_SLOW = (408, "Request Timeout", "The body did not come in time")
-_TOO_LARGE = (413, "Content Too Large", "The body is too large")
 
 
 class _Response:
@@ -208,16 +215,16 @@ def _content_length(environ: "WSGIEnvironment") -> int | None:
     return None if length is None else int(length)  # hyper takes nothing but digits
 
 
-def _cut(exchange: Exchange, status: int, title: str, detail: str) -> None:
+def _cut(exchange: Exchange, refusal: Refusal) -> None:
     """Refuse the request, and have the connection closed, and so whoever reads from it freed.
 
     granian has no call for that, and would go on reading after any whole response; one that ends
     before its length has been sent is an error of the connection.
     """
-    headers, body = problem(status, title, detail)
+    headers, body = problem(*refusal)
     longer = str(len(body) + 1)
     headers = [(name, longer if name == "Content-Length" else value) for name, value in headers]
-    exchange.response_iter(status, headers, _with_a_pause_after(body))
+    exchange.response_iter(refusal.status, headers, _with_a_pause_after(body))
 
 
 def _with_a_pause_after(body: bytes) -> Iterator[bytes]:

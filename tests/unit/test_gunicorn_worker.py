@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import gevent
 import pytest
 from gevent import get_hub
+from gunicorn.config import Config
 
-from gunicorn_worker import Connection, Overdue, Worker
+from gunicorn_worker import Connection, ErrorLogger, Overdue, Worker
 
 LONG = 10.0  # seconds
 
@@ -70,3 +71,14 @@ def test_first_request_is_waited_for_less_long_than_those_after_it() -> None:
         assert 1 <= connection.ends_at - began < LONG
     with connection:
         assert connection.ends_at - began >= LONG
+
+
+def test_error_of_a_request_is_logged_without_its_query(caplog: pytest.LogCaptureFixture) -> None:
+    """The words are gunicorn's, in its `Worker.handle_error`."""
+    log = ErrorLogger(Config())
+    log.error_log.propagate = True
+    try:
+        raise KeyError
+    except KeyError:
+        log.exception("Error handling request %s %s", "GET", "/api/v1/users?email=ada@example.com")
+    assert caplog.messages == ["Error handling request GET /api/v1/users"]

@@ -69,7 +69,7 @@ _REDIS_HOST = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
 _REDIS_PORT = r"(?:[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
 _REDIS_HOSTS = rf"{_REDIS_HOST}(?::{_REDIS_PORT})?(?:,{_REDIS_HOST}(?::{_REDIS_PORT})?)*"
 # SQLAlchemy's forms are not libpq's, whose complaint about a stray "%" quotes the password.
-_LIBPQ_TAKES = re.compile(r"postgres(ql)?://([^%]|%[0-9A-Fa-f]{2})*")
+_TakenByLibpq = Annotated[str, Field(pattern=r"^postgres(ql)?://([^%]|%[0-9A-Fa-f]{2})*$")]
 _REDIS_FORMS = re.compile(
     rf"rediss?\+sentinel://(?:[^@/?#\s]*@)?{_REDIS_HOSTS}/[^/?#\s]+(?:/\d{{1,3}})?(?:\?[^#\s]*)?"
     rf"|rediss?\+cluster://(?:[^@/?#\s]*@)?{_REDIS_HOSTS}(?:/0?)?(?:\?[^#\s]*)?"
@@ -248,9 +248,7 @@ class Settings(BaseSettings):
     @classmethod
     def _is_postgres_url(cls, url: SecretStr | None) -> SecretStr | None:
         example = "postgresql://user:password@host:5432/database"
-        if url is not None and not _LIBPQ_TAKES.fullmatch(url.get_secret_value()):
-            raise ValueError(f"must be a URL like {example}")
-        return _checked_url(url, PostgresDsn, example)
+        return _checked_url(url, example, PostgresDsn, _TakenByLibpq)
 
     @field_validator("redis_url")
     @classmethod
@@ -259,9 +257,9 @@ class Settings(BaseSettings):
             return url
         return _checked_url(
             url,
-            RedisDsn,
             "redis://:password@host:6379/0, redis+sentinel://host:26379,host:26379/service/0"
             " or redis+cluster://host:6379,host:6379",
+            RedisDsn,
         )
 
     @classmethod
@@ -369,10 +367,11 @@ def _can_trace() -> bool:
 _TRACED = ("flask", "psycopg2", "redis")
 
 
-def _checked_url(url: SecretStr | None, kind: type, example: str) -> SecretStr | None:
+def _checked_url(url: SecretStr | None, example: str, *kinds: Any) -> SecretStr | None:  # noqa: ANN401
     if url is not None:
         try:
-            TypeAdapter(kind).validate_python(url.get_secret_value())
+            for kind in kinds:
+                TypeAdapter(kind).validate_python(url.get_secret_value())
         except ValidationError:
             # Nothing of what was given: it may hold a password.
             raise ValueError(f"must be a URL like {example}") from None

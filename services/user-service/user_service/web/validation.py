@@ -3,7 +3,7 @@
 import functools
 import inspect
 import json
-import math
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -129,7 +129,7 @@ def limited_body(environ: "WSGIEnvironment") -> bytes:
     announced = get_content_length(environ) or 0
     if announced > MAX_BODY_BYTES:
         raise RequestEntityTooLarge
-    left = deadline.remaining()
+    began = time.monotonic()
     # Without Content-Length its end is not known: one more, and it is seen to be too long.
     try:
         body = get_input_stream(environ).read(MAX_BODY_BYTES + 1)
@@ -141,8 +141,7 @@ def limited_body(environ: "WSGIEnvironment") -> bytes:
         raise ClientDisconnected
     if not deadline.remaining():
         raise RequestTimeout
-    if left < math.inf:
-        deadline.postpone(left - deadline.remaining())
+    deadline.postpone(time.monotonic() - began)
     return body
 
 
