@@ -84,8 +84,9 @@ def test_wait_for_the_pool_and_for_the_database_are_told_apart(
 ) -> None:
     with services_of(app).database.read():  # the only connection
         waiting = timed(client, "GET", f"{URL}/1")
-    assert waiting.keys() == {"pool", "total"}
+    assert waiting.keys() == {"pool", "sql", "total"}
     assert 200 <= waiting["pool"] <= waiting["total"]
+    assert waiting["sql"] < 100
     with users_locked(database_url), services_of(app).database.read() as cursor:
         cursor.execute("SET statement_timeout = 300")
     with users_locked(database_url):

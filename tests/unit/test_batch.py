@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.waiting import eventually
-from user_service.cache import batch
-from user_service.cache.batch import Batcher
+from user_service.errors import DeadlineExceeded
+from user_service.resilience import batch, deadline
+from user_service.resilience.batch import Batcher
 
 SERVICE = Path(__file__).parents[2] / "services" / "user-service"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SERVICE)}  # for programs that import the package
@@ -141,7 +142,7 @@ def test_who_is_told_to_end_while_asking_lets_the_others_go(
     eventually(lambda: gathered(batcher, 3))
     server.may_answer.set()
     errors = sorted(type(each.exception(LONG)).__name__ for each in others)
-    assert errors == ["BatchBrokenOff", "BatchBrokenOff", "SystemExit"]
+    assert errors == ["SystemExit", "TransientFailure", "TransientFailure"]
     server.error = None
     assert batcher.get("key 0") == 3
 
@@ -150,6 +151,9 @@ def test_who_is_told_to_end_while_waiting_for_the_turn_leaves_nothing_behind(
     batcher: Batcher[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Interrupted:
+        def locked(self) -> bool:
+            return False
+
         def acquire(self, **_: float) -> bool:
             raise KeyboardInterrupt
 
@@ -165,7 +169,8 @@ def test_greenlet_that_is_killed_or_timed_out_lets_the_others_go() -> None:
     program = """
 from gevent import monkey; monkey.patch_all()
 import gevent, sys
-from user_service.cache.batch import BatchBrokenOff, Batcher
+from user_service.errors import TransientFailure
+from user_service.resilience.batch import Batcher
 
 def ask(keys):
     gevent.sleep(0.2)
@@ -174,7 +179,7 @@ def ask(keys):
 def follow():
     try:
         return batcher.get("b")
-    except BatchBrokenOff:
+    except TransientFailure:
         return "broken off"
 
 def lead():
@@ -204,22 +209,93 @@ def test_greenlets_that_are_ready_are_asked_for_together() -> None:
     program = """
 from gevent import monkey; monkey.patch_all()
 import gevent
-from user_service.cache.batch import Batcher
+from user_service.resilience.batch import Batcher
 
 def ask(keys):
     asked.append(len(keys))
+    if len(asked) == 1:
+        gevent.sleep(0)  # the others come meanwhile: from now on, nobody is alone
     return dict.fromkeys(keys, 1)
+
+def client(key):
+    for _ in range(5):
+        batcher.get(key)
+        gevent.sleep(0)
 
 asked = []
 batcher = Batcher(ask)
-gevent.joinall([gevent.spawn(batcher.get, key) for key in range(9)], raise_error=True)
-print(asked)
+gevent.joinall([gevent.spawn(client, key) for key in range(9)], raise_error=True)
+print(sum(asked), len(asked))
 """
     command = [sys.executable, "-c", program]
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, timeout=60, env=ENVIRONMENT
     )
-    assert done.stdout == "[9]\n"
+    questions, round_trips = map(int, done.stdout.split())
+    assert questions == 45
+    assert round_trips <= 10
+
+
+def test_who_is_alone_pauses_for_nobody(
+    batcher: Batcher[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("paused"))
+    for _ in range(3):
+        batcher.get("a")
+
+
+def test_who_was_in_company_pauses_once_and_then_no_more(
+    batcher: Batcher[str, int],
+    server: Server,
+    threads: ThreadPoolExecutor,
+    held_up: Callable[..., Future[int]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    first = held_up()
+    second = threads.submit(batcher.get, "second")
+    eventually(lambda: gathered(batcher, 1))
+    server.may_answer.set()
+    first.result(LONG)
+    second.result(LONG)
+    batcher.get("third")
+    assert pauses == [0]
+
+
+def test_nobody_waits_past_the_own_deadline_for_who_has_longer(
+    batcher: Batcher[str, int],
+    server: Server,
+    threads: ThreadPoolExecutor,
+    held_up: Callable[..., Future[int]],
+) -> None:
+    def ask_within(seconds: float) -> int:
+        with deadline.within(seconds):
+            return batcher.get("same")
+
+    held_up()
+    leader = threads.submit(ask_within, LONG)
+    eventually(lambda: gathered(batcher, 1))
+    with pytest.raises(DeadlineExceeded):
+        ask_within(0.05)
+    assert not leader.done()
+    server.may_answer.set()
+    assert leader.result(LONG) == 2
+
+
+def test_deadline_of_who_asks_is_not_that_of_the_others(
+    batcher: Batcher[str, int],
+    server: Server,
+    threads: ThreadPoolExecutor,
+    held_up: Callable[..., Future[int]],
+) -> None:
+    held_up()
+    server.error = DeadlineExceeded("of the one who asks")
+    others = [threads.submit(batcher.get, f"key {n}") for n in range(3)]
+    eventually(lambda: gathered(batcher, 3))
+    server.may_answer.set()
+    errors = sorted(type(each.exception(LONG)).__name__ for each in others)
+    assert errors == ["DeadlineExceeded", "TransientFailure", "TransientFailure"]
 
 
 def test_one_that_is_held_up_holds_nobody_else_up(

@@ -10,9 +10,11 @@ from redis import TimeoutError as RedisTimeoutError
 
 from user_service.cache.client import RedisClient
 from user_service.cache.store import (
+    _CLAIM_IF_FREE,
     _CONFIRM_HISTORY,
     _MOVE_ON_FROM,
     _REPLACE_IF_CURRENT,
+    _STORE_IF_CURRENT,
     GENERATION_KEY,
     HISTORY_KEY,
     LSN_LENGTH,
@@ -77,43 +79,56 @@ class FakeRedis:
         self.disconnected = True
 
     def register_script(self, script: str) -> Callable[..., Any]:
-        def move_on_from(keys: list[str], arguments: list[bytes]) -> None:
-            self._called("script")
-            lsn, rest = arguments
-            current = self.values.get(keys[0], UNKNOWN_LSN)[:LSN_LENGTH]
-            self.values[keys[0]] = max(current, lsn) + rest
-
-        def replace_if_current(keys: list[str], arguments: list[bytes]) -> int:
-            self._called("script")
-            old, new = arguments
-            if self.values.get(keys[0]) != old:
-                return 0
-            self.values[keys[0]] = new
-            return 1
-
-        def store_if_current(keys: list[str], arguments: list[Any]) -> int:
-            self._called("script")
-            generation, page, claim = keys
-            self.values.pop(claim, None)
-            if self.values.get(generation) != arguments[0]:
-                return 0
-            self.values[page] = b"".join(arguments[:3])
-            self.expiries[page] = arguments[3]
-            return 1
-
-        def confirm_history(keys: list[str]) -> bytes:
-            self._called("confirm")
-            if self.values.get(keys[0]) != self.history:
-                self.values[keys[0]] = self.history
-                self.values.pop(keys[1], None)
-            return self.history
-
         scripts: dict[str, Callable[..., Any]] = {
-            _MOVE_ON_FROM: move_on_from,
-            _REPLACE_IF_CURRENT: replace_if_current,
-            _CONFIRM_HISTORY: confirm_history,
+            _CLAIM_IF_FREE: self._claim_if_free,
+            _CONFIRM_HISTORY: self._confirm_history,
+            _MOVE_ON_FROM: self._move_on_from,
+            _REPLACE_IF_CURRENT: self._replace_if_current,
+            _STORE_IF_CURRENT: self._store_if_current,
         }
-        return scripts.get(script, store_if_current)
+        return scripts[script]
+
+    def _move_on_from(self, keys: list[str], arguments: list[bytes]) -> None:
+        self._called("script")
+        lsn, rest = arguments
+        current = self.values.get(keys[0], UNKNOWN_LSN)[:LSN_LENGTH]
+        self.values[keys[0]] = max(current, lsn) + rest
+
+    def _replace_if_current(self, keys: list[str], arguments: list[bytes]) -> int:
+        self._called("script")
+        old, new = arguments
+        if self.values.get(keys[0]) != old:
+            return 0
+        self.values[keys[0]] = new
+        return 1
+
+    def _claim_if_free(self, keys: list[str], arguments: list[int]) -> list[int]:
+        self._called("script")
+        ours = [int(key not in self.values) for key in keys]
+        for key, is_ours, px in zip(keys, ours, arguments, strict=True):
+            if is_ours:
+                self.values[key], self.expiries[key] = b"", px
+        return ours
+
+    def _store_if_current(self, keys: list[str], arguments: list[Any]) -> list[int]:
+        self._called("script")
+        ((generation, *keys), (ttl, *arguments)), kept = (keys, arguments), []
+        for page, claim, of, rest in zip(
+            keys[::2], keys[1::2], arguments[::2], arguments[1::2], strict=True
+        ):
+            self.values.pop(claim, None)
+            is_current = self.values.get(generation) == of
+            if is_current:
+                self.values[page], self.expiries[page] = of + rest, ttl
+            kept.append(int(is_current))
+        return kept
+
+    def _confirm_history(self, keys: list[str]) -> bytes:
+        self._called("confirm")
+        if self.values.get(keys[0]) != self.history:
+            self.values[keys[0]] = self.history
+            self.values.pop(keys[1], None)
+        return self.history
 
 
 class Clock:

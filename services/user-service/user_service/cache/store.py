@@ -23,21 +23,24 @@ with the server's own, and begins a new generation where they differ.
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Hashable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
 
 from redis import RedisError
 from redis import exceptions as redis_errors
 
-from user_service.cache.batch import BatchBrokenOff, Batcher
 from user_service.cache.client import RedisClient
-from user_service.errors import CircuitOpen
+from user_service.errors import CircuitOpen, Unavailable
 from user_service.observability.metrics import Metrics
 from user_service.observability.timing import stage
 from user_service.recent import Recent
+from user_service.resilience.batch import Batcher
 from user_service.resilience.breaker import CircuitBreaker
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 # The braces keep all keys in one slot of a Redis Cluster, as one command on several keys needs;
 # the version is moved on with the format of entries, so that no release serves another's pages.
@@ -53,11 +56,25 @@ GENERATION_ALONE = ""  # no page is called so
 # Pages that a process has copies of: those of 100 users, of 17 KB, take 2 MB.
 COPIES = 128
 
+_CLAIM_IF_FREE = """
+local ours = {}
+for i, claim in ipairs(KEYS) do
+  ours[i] = redis.call('SET', claim, '', 'NX', 'PX', ARGV[i]) and 1 or 0
+end
+return ours
+"""
+
+# For each page, its key and that of the claim on it; and its generation, and what goes after that.
 _STORE_IF_CURRENT = """
-redis.call('DEL', KEYS[3])
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[2], ARGV[1] .. ARGV[2] .. ARGV[3], 'EX', ARGV[4])
-return 1
+local generation = redis.call('GET', KEYS[1])
+local kept = {}
+for i = 2, #KEYS, 2 do
+  redis.call('DEL', KEYS[i + 1])
+  local is_current = ARGV[i] == generation
+  if is_current then redis.call('SET', KEYS[i], ARGV[i] .. ARGV[i + 1], 'EX', ARGV[1]) end
+  kept[i / 2] = is_current and 1 or 0
+end
+return kept
 """
 
 # Hexadecimal digits of one length compare as the numbers do.
@@ -105,6 +122,9 @@ class Found:
 class PageStore:
     """Pages in Redis: fresh for ``ttl`` seconds, kept for ``stale_ttl``.
 
+    What several requests look up, claim, store or put out of date at the same time shares one
+    round trip.
+
     ``clock`` gives the time in seconds since 1970. It is compared between processes, so a page
     may be fresh for longer by as much as their clocks differ, but never more than twice as long:
     what seems to be of the future counts by its distance from now too.
@@ -123,13 +143,17 @@ class PageStore:
         self._ttl = ttl
         self._stale_ttl = stale_ttl
         self._clock = clock
+        self._claim_if_free = redis.register_script(_CLAIM_IF_FREE)
         self._store_if_current = redis.register_script(_STORE_IF_CURRENT)
         self._move_on_from = redis.register_script(_MOVE_ON_FROM)
         self._replace_if_current = redis.register_script(_REPLACE_IF_CURRENT)
         self._confirm_history = redis.register_script(_CONFIRM_HISTORY)
         # The history that the server last confirmed, and how many connections there were by then.
         self._confirmed: tuple[int, bytes] = (-1, b"")
-        self._look_ups: Batcher[str, Found] = Batcher(self._ask)
+        self._look_ups: Batcher[str, Found] = Batcher(self._look_up)
+        self._claims: Batcher[_Claim, bool] = Batcher(self._claim)
+        self._stores: Batcher[_Refill, bool] = Batcher(self._store)
+        self._moves: Batcher[int | None, None] = Batcher(self._move_on)
         self._copies: Recent[str, _Copy] = Recent(COPIES)
         # An error that Redis answers is an answer; only silence counts.
         self.breaker = CircuitBreaker(
@@ -142,20 +166,21 @@ class PageStore:
     def look_up(self, name: str) -> Found:
         """Return the generation, begun if there was none, and the page.
 
-        One round trip, which look-ups that wait at the same time share. A page that this process
-        has a copy of does not travel again if the generation shows that it is still current; if
-        it is not, the page is a second round trip.
+        A page that this process has a copy of does not travel again if the generation shows that
+        it is still current; if it is not, the page is a second round trip.
         """
         copy = self._copies.get(name)
         if copy is None:
-            return self._asked(name)
-        found = self._asked(GENERATION_ALONE)
+            return self._shared(self._look_ups, name)
+        found = self.current()
         body = self._body(copy, found.generation)
-        return self._asked(name) if body is None else Found(found.generation, body)
+        if body is None:
+            return self._shared(self._look_ups, name)
+        return Found(found.generation, body)
 
     def current(self) -> Found:
         """Return the generation alone, begun if there was none; in a round trip as ``look_up``."""
-        return self._asked(GENERATION_ALONE)
+        return self._shared(self._look_ups, GENERATION_ALONE)
 
     def settle(self, generation: bytes, lsn: int) -> Found:
         """Return the generation with its position known to be ``lsn``, or that after it.
@@ -179,17 +204,12 @@ class PageStore:
 
     def store(self, name: str, generation: bytes, body: bytes) -> bool:
         """Keep ``body``, read in ``generation``, unless that is over; return whether it is kept."""
-        keys = [GENERATION_KEY, PREFIX + name, _claim_key(name, generation)]
-        kept = max(self._ttl, self._stale_ttl)
-        now = b"%0*d" % (TIME_LENGTH, int(self._clock()))
-        with self._asking():
-            return bool(self._store_if_current(keys, [generation, now, body, kept]))
+        return self._shared(self._stores, _Refill(name, generation, body))
 
     def claim(self, name: str, generation: bytes, seconds: float) -> bool:
         """Return whether this caller is the one to refill the page; ``store`` gives it back."""
-        key = _claim_key(name, generation)
-        with self._asking():
-            return self._set(key, b"", "NX", "PX", int(seconds * 1000))
+        claim = _Claim(_claim_key(name, generation), round(seconds * 1000))
+        return self._shared(self._claims, claim)
 
     def give_back(self, name: str, generation: bytes) -> None:
         """End a claim without having stored the page."""
@@ -201,12 +221,7 @@ class PageStore:
 
         With ``lsn``, what a replica must have replayed from now on is that, if it is not more.
         """
-        with self._asking():
-            if lsn is None:
-                self._set(GENERATION_KEY, _new_generation())
-            else:
-                new = b"%0*x" % (LSN_LENGTH, lsn)
-                self._move_on_from([GENERATION_KEY], [new, _new_generation()[LSN_LENGTH:]])
+        self._shared(self._moves, lsn)
 
     def insist_on_moving_on(self) -> None:
         """Do so whatever the circuit breaker thinks.
@@ -240,15 +255,15 @@ class PageStore:
         """
         return bool(self._redis.execute_command("SET", key, value, *options))  # type: ignore[no-untyped-call]
 
-    def _asked(self, name: str) -> Found:
+    def _shared(self, batcher: Batcher[K, V], question: K) -> V:
         try:
             with stage("cache"):
                 self.breaker.refuse_if_open()
-                return self._look_ups.get(name)
-        except (CircuitOpen, BatchBrokenOff) as error:
+                return batcher.get(question)
+        except Unavailable as error:
             raise RedisFailure(error) from error
 
-    def _ask(self, names: Set[str]) -> dict[str, Found]:
+    def _look_up(self, names: Set[str]) -> dict[str, Found]:
         pages = [name for name in names if name != GENERATION_ALONE]
         keys = [HISTORY_KEY, GENERATION_KEY, *(PREFIX + name for name in pages)]
         with self._asking():
@@ -261,6 +276,36 @@ class PageStore:
             name: self._found(name, generation, entry)
             for name, entry in zip(pages, entries, strict=True)
         }
+
+    def _claim(self, claims: Set["_Claim"]) -> dict["_Claim", bool]:
+        asked = list(claims)
+        with self._asking():
+            ours = self._claim_if_free(
+                [claim.key for claim in asked], [claim.milliseconds for claim in asked]
+            )
+        return dict(zip(asked, map(bool, cast("list[int]", ours)), strict=True))
+
+    def _store(self, refills: Set["_Refill"]) -> dict["_Refill", bool]:
+        asked = list(refills)
+        now = b"%0*d" % (TIME_LENGTH, int(self._clock()))
+        keys = [GENERATION_KEY]
+        values: list[bytes | int] = [max(self._ttl, self._stale_ttl)]
+        for refill in asked:
+            keys += PREFIX + refill.name, _claim_key(refill.name, refill.generation)
+            values += refill.generation, now + refill.body
+        with self._asking():
+            kept = self._store_if_current(keys, values)
+        return dict(zip(asked, map(bool, cast("list[int]", kept)), strict=True))
+
+    def _move_on(self, lsns: Set[int | None]) -> dict[int | None, None]:
+        known = [lsn for lsn in lsns if lsn is not None]
+        with self._asking():
+            if len(known) < len(lsns):
+                self._set(GENERATION_KEY, _new_generation())
+            else:
+                lsn = b"%0*x" % (LSN_LENGTH, max(known))
+                self._move_on_from([GENERATION_KEY], [lsn, _new_generation()[LSN_LENGTH:]])
+        return dict.fromkeys(lsns)
 
     def _found(self, name: str, generation: bytes, entry: bytes | None) -> Found:
         if entry is None or not entry.startswith(generation):
@@ -302,6 +347,19 @@ class PageStore:
                 yield
         except (RedisError, CircuitOpen) as error:
             raise RedisFailure(error) from error
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # of two who claim the same, one is to be told so
+class _Claim:
+    key: str
+    milliseconds: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Refill:
+    name: str
+    generation: bytes
+    body: bytes
 
 
 class _Copy(NamedTuple):

@@ -29,9 +29,14 @@ def clear() -> None:
     _expires_at.set(math.inf)
 
 
+def expiry() -> float:
+    """Return when that is, on the monotonic clock; infinity outside of a request."""
+    return _expires_at.get()
+
+
 def remaining() -> float:
     """Return the seconds left, never below 0; infinity outside of a request."""
-    return max(0.0, _expires_at.get() - time.monotonic())
+    return max(0.0, expiry() - time.monotonic())
 
 
 @contextmanager
