@@ -10,6 +10,7 @@ import pytest
 import redis as redis_py
 from flask import Flask
 from flask.testing import FlaskClient
+from psycopg2.extensions import cursor
 from pydantic import SecretStr
 
 from app import create_app
@@ -36,11 +37,12 @@ def serving(settings: Settings, **changes: object) -> Iterator[FlaskClient]:
 
 
 @contextmanager
-def users_locked(database_url: str) -> Iterator[None]:
-    """Let nobody read users for a block."""
+def users_locked(database_url: str) -> Iterator[cursor]:
+    """Let nobody but this cursor read users for a block, and commit what it did."""
     with closing(psycopg2.connect(database_url)) as connection, connection:
-        connection.cursor().execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
-        yield
+        cursor = connection.cursor()
+        cursor.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+        yield cursor
 
 
 def test_is_text_for_prometheus(client: FlaskClient) -> None:
