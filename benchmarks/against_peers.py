@@ -40,21 +40,22 @@ WARM_UP = (uncached(USERS), CREATION, MIX)
 CLIENTS = 10
 # With so many, where the 99th percentile is compared.
 CROWD = 50
+ALONE = 1
 # The whole contract, the service first.
 TARGETS = (*OURS, *PEERS)
 CONFORMANCE_SECONDS = 3
 START_SECONDS = 2
 
 
-def crowded(effort: Effort) -> list[Workload]:
-    """Return the workloads that are measured with a crowd too."""
-    return [each for each in WORKLOADS if each.name in effort.crowded]
+def named(names: Sequence[str]) -> list[Workload]:
+    """Return the workloads that are called so."""
+    return [each for each in WORKLOADS if each.name in names]
 
 
 def expected_seconds(effort: Effort) -> float:
     """Return how long ``run`` takes."""
-    turns = (TURN_SECONDS + OVERHEAD_SECONDS) * len(WORKLOADS) * effort.turns
-    crowd = (CROWD_SECONDS + OVERHEAD_SECONDS) * len(crowded(effort))
+    turns = (TURN_SECONDS + OVERHEAD_SECONDS) * (len(WORKLOADS) * effort.turns + len(effort.lonely))
+    crowd = (CROWD_SECONDS + OVERHEAD_SECONDS) * len(effort.crowded)
     warm_up = (1 + OVERHEAD_SECONDS) * len(WARM_UP) + START_SECONDS
     each = CONFORMANCE_SECONDS + (warm_up + turns + crowd) * effort.rounds
     return each * len(TARGETS)
@@ -92,8 +93,10 @@ def _round(bench: Bench, database: str, servers: list[Server], turns: Sequence[i
     for number in turns:
         for workload in WORKLOADS:
             _turn(bench, in_turn(servers, number), workload, CLIENTS)
-    for workload in crowded(bench.effort):
+    for workload in named(bench.effort.crowded):
         _turn(bench, in_turn(servers, turns[0]), workload, CROWD)
+    for workload in named(bench.effort.lonely):
+        _turn(bench, in_turn(servers, turns[0]), workload, ALONE)
     bench.stand.forget_created(database, USERS)
     compare(servers)
 

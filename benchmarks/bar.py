@@ -1,5 +1,6 @@
 """What was asked of the service, beside what was measured, line by line."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from benchmarks.comparisons import (
@@ -13,11 +14,13 @@ from benchmarks.comparisons import (
     to_peer,
     to_smallest,
 )
-from benchmarks.figures import Label, Spread
+from benchmarks.figures import Label, Results, Spread
 from benchmarks.markdown import MISSING, number, table
 
 PAGES = ("cached-10", "cached-100")
 WORKLOADS = ("list", "get", "create")
+# Beside the peers. What one client alone has of them is its time, and no matter of capacity.
+CLIENTS = (10, 50)
 # Two medians of the same thing differ by as much.
 THE_SAME = 1.1
 
@@ -95,9 +98,7 @@ def _memory(sections: Sections) -> list[Line]:
 def _beside_peers(sections: Sections) -> list[Line]:
     results = results_of(sections, "peers")
     lines = [
-        Line(
-            f"cached page, to {title}", asked, to_peer(results, "per_second", ("ours", peer), PAGES)
-        )
+        Line(f"cached page, to {title}", asked, _to_peer(results, ("ours", peer), PAGES))
         for peer, title, asked in (
             ("fastapi", "FastAPI", 1.0),
             ("flask-sqlalchemy", "Flask-SQLAlchemy", 2.0),
@@ -105,10 +106,17 @@ def _beside_peers(sections: Sections) -> list[Line]:
         )
     ]
     for workload in ("get", "create", "update", "uncached"):
-        found = to_peer(results, "per_second", ("ours", "fastapi"), [workload])
+        found = _to_peer(results, ("ours", "fastapi"), [workload])
         lines.append(Line(f"{workload}, to FastAPI", 0.9, found))
     crowd = to_peer(results, "p99_ms", ("ours", "fastapi"), clients=50)
     return [*lines, Line("p99 of 50 clients, to FastAPI's", 1.0, crowd, at_least=False)]
+
+
+def _to_peer(results: Results, targets: tuple[str, str], workloads: Iterable[str]) -> Found:
+    found: Found = {}
+    for clients in CLIENTS:
+        found |= to_peer(results, "per_second", targets, workloads, clients=clients)
+    return found
 
 
 def _granian(sections: Sections) -> list[Line]:
@@ -118,7 +126,7 @@ def _granian(sections: Sections) -> list[Line]:
         Line(
             f"granian: {', '.join(workloads)}, to FastAPI",
             factor,
-            to_peer(results, "per_second", ("ours-granian", "fastapi"), workloads),
+            _to_peer(results, ("ours-granian", "fastapi"), workloads),
         )
         for workloads, factor in asked.items()
     ]

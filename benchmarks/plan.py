@@ -16,13 +16,15 @@ class Effort:
     What is compared has ``turns`` in each round, of ``TURN_SECONDS``: two of a second rather than
     one of two, since a shared machine may be half as fast for a second.
     ``crowded`` are the workloads that 50 clients ask for too, beside the peers, in one turn of
-    ``CROWD_SECONDS`` in each round.
+    ``CROWD_SECONDS`` in each round; ``lonely`` those that one client alone asks for, in a turn of
+    ``TURN_SECONDS``: what requests share, they share with others.
     """
 
     name: str
     rounds: int
     turns: int
     crowded: tuple[str, ...]
+    lonely: tuple[str, ...]
     before_seconds: int
     before_users: tuple[int, ...]
     before_clients: tuple[int, ...]
@@ -43,6 +45,7 @@ QUICK = Effort(
     rounds=1,
     turns=1,
     crowded=("get",),
+    lonely=(),
     before_seconds=1,
     before_users=(1_000, 10_000),
     before_clients=(1, 10),
@@ -56,6 +59,7 @@ FULL = Effort(
     rounds=5,
     turns=2,
     crowded=("cached-10", "uncached", "get", "create", "update"),
+    lonely=("get", "create"),
     before_seconds=1,
     before_users=(1_000, 10_000, 100_000),
     before_clients=(1, 10, 50),
