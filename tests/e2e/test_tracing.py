@@ -70,7 +70,7 @@ def test_request_is_one_trace_with_http_sql_and_redis(
     assert (server.name, server.parent_id) == (f"GET {URL}", PARENT)
     assert {(span.kind, span.parent_id) for span in others} == {(CLIENT, server.span_id)}
     assert {span.service for span in spans} == {"user-service"}
-    assert [span.name for span in by_system(spans, "redis")] == ["MGET", "SET", "EVALSHA"]
+    assert [span.name for span in by_system(spans, "redis")] == ["MGET", "EVALSHA", "EVALSHA"]
     (statement,) = by_system(spans, "postgresql")
     assert statement.name == "WITH"
     assert "FROM users" in statement.attributes["db.statement"]
