@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
+import psycopg2
 import pytest
 import redis as redis_py
 from flask.testing import FlaskClient
+from psycopg2.extensions import connection
 
 from tests.integration.test_metrics import users_locked, value
 from tests.responses import json_of
@@ -16,8 +18,10 @@ from tests.servers import Servers
 from tests.waiting import eventually
 from user_service.cache.connection import redis_client
 from user_service.cache.store import PREFIX, PageStore
-from user_service.resilience import batch
+from user_service.errors import ConnectionLost, Unavailable
+from user_service.resilience import batch, deadline
 from user_service.resilience.batch import Batcher
+from user_service.resilience.breaker import State
 from user_service.web.services import Services
 
 URL = "/api/v1/users"
@@ -56,6 +60,16 @@ def has_gathered(batcher: Batcher[Any, Any], number: int) -> bool:
     """Tell whether the next batch has so many questions."""
     gathering = batcher._gathering
     return (len(gathering.keys) if gathering else 0) == number
+
+
+def terminated_one(admin: connection) -> bool:
+    """End the session that waits for the lock, if there is one; return whether there was."""
+    with admin.cursor() as cursor:
+        cursor.execute("""
+            SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity
+            WHERE datname = current_database() AND wait_event_type = 'Lock'
+        """)
+        return cursor.fetchall() == [(True,)]
 
 
 def together(
@@ -119,6 +133,41 @@ def test_get_sees_what_was_committed_while_another_was_under_way(
         )
         cursor.execute("UPDATE users SET username = 'eve', username_canonical = 'eve'")
     assert second.result(LONG).username == "eve"
+
+
+def test_lost_connection_of_many_is_a_retry_of_one(
+    client: FlaskClient, services: Services, database_url: str, threads: ThreadPoolExecutor
+) -> None:
+    for name in ("ada", "bob", "eve"):
+        client.post(URL, json={"username": name, "email": f"{name}@example.com"})
+    with users_locked(database_url), closing(psycopg2.connect(database_url)) as admin:
+        admin.autocommit = True
+        answers = together(
+            services.users._gets,
+            threads,
+            partial(services.users.get, 9),
+            [partial(services.users.get, number) for number in (1, 2, 3)],
+        )
+        eventually(lambda: terminated_one(admin))  # after which the three are asked for
+        eventually(lambda: terminated_one(admin))
+    ends = [answer.exception(LONG) for answer in answers]
+    assert [type(end) for end in ends if end] == [ConnectionLost]  # of the one who asked
+
+
+def test_what_many_waited_for_in_vain_opens_the_breaker(
+    services: Services, database_url: str, threads: ThreadPoolExecutor
+) -> None:
+    def get(number: int) -> object:
+        with deadline.within(2):
+            return services.users.get(number)
+
+    gets = services.users._gets
+    with users_locked(database_url):
+        with gets._under_way:
+            answers = [threads.submit(get, number) for number in range(1, 6)]
+            eventually(lambda: has_gathered(gets, 5))
+        assert all(isinstance(answer.exception(LONG), Unavailable) for answer in answers)
+        assert services.database.breaker.state is State.OPEN
 
 
 def test_claim_of_one_refill_is_had_by_one(

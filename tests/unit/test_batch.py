@@ -1,9 +1,14 @@
 """Batching: those who wait at the same time share a round trip, and never an answer from before."""
 
+import gc
+import itertools
 import os
 import subprocess
 import sys
 import threading
+import traceback
+import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -12,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.waiting import eventually
-from user_service.errors import DeadlineExceeded
+from user_service.errors import ConnectionLost, DeadlineExceeded, PoolTimeout, Unavailable
 from user_service.resilience import batch, deadline
 from user_service.resilience.batch import Batcher
 
@@ -22,20 +27,23 @@ LONG = 30.0  # seconds: nobody who does as they should waits for so long
 
 
 class Server:
-    """Answers each key with how many questions it was asked so far, when the test lets it."""
+    """Answers each key with how many questions it was asked so far, when the test lets it.
+
+    ``errors`` are raised instead, by the number of the question, from 1.
+    """
 
     def __init__(self) -> None:
         self.questions: list[frozenset[str]] = []
         self.may_answer = threading.Event()
         self.may_answer.set()
-        self.error: BaseException | None = None
+        self.errors: dict[int, BaseException] = {}
 
     def ask(self, keys: Set[str]) -> Mapping[str, int]:
         self.questions.append(frozenset(keys))
-        number, error = len(self.questions), self.error
+        number = len(self.questions)
         assert self.may_answer.wait(LONG)
-        if error is not None:
-            raise error
+        if number in self.errors:
+            raise self.errors.pop(number)
         return dict.fromkeys(keys, number)
 
 
@@ -119,14 +127,13 @@ def test_failure_is_raised_for_the_whole_batch_and_forgotten(
     held_up: Callable[..., Future[int]],
 ) -> None:
     held_up()
-    server.error = KeyError("it")
+    server.errors[2] = KeyError("it")
     others = [threads.submit(batcher.get, f"key {n}") for n in range(3)]
     eventually(lambda: gathered(batcher, 3))
     server.may_answer.set()
     for each in others:
         with pytest.raises(KeyError, match="it"):
             each.result(LONG)
-    server.error = None
     assert batcher.get("key 0") == 3
 
 
@@ -137,14 +144,12 @@ def test_who_is_told_to_end_while_asking_lets_the_others_go(
     held_up: Callable[..., Future[int]],
 ) -> None:
     held_up()
-    server.error = SystemExit()
+    server.errors[2] = SystemExit("told to end")
     others = [threads.submit(batcher.get, f"key {n}") for n in range(3)]
     eventually(lambda: gathered(batcher, 3))
     server.may_answer.set()
-    errors = sorted(type(each.exception(LONG)).__name__ for each in others)
-    assert errors == ["SystemExit", "TransientFailure", "TransientFailure"]
-    server.error = None
-    assert batcher.get("key 0") == 3
+    assert [str(error) for each in others if (error := each.exception(LONG))] == ["told to end"]
+    assert batcher.get("key 0") > 2
 
 
 def test_who_is_told_to_end_while_waiting_for_the_turn_leaves_nothing_behind(
@@ -169,18 +174,11 @@ def test_greenlet_that_is_killed_or_timed_out_lets_the_others_go() -> None:
     program = """
 from gevent import monkey; monkey.patch_all()
 import gevent, sys
-from user_service.errors import TransientFailure
 from user_service.resilience.batch import Batcher
 
 def ask(keys):
     gevent.sleep(0.2)
     return dict.fromkeys(keys, 1)
-
-def follow():
-    try:
-        return batcher.get("b")
-    except TransientFailure:
-        return "broken off"
 
 def lead():
     with gevent.Timeout(float(sys.argv[1]), False):
@@ -189,7 +187,7 @@ def lead():
 batcher = Batcher(ask)
 gevent.spawn(batcher.get, "earlier"); gevent.sleep(0.05)  # so that the next one gathers
 leader = gevent.spawn(lead); gevent.sleep(0)
-follower = gevent.spawn(follow); gevent.sleep(0)
+follower = gevent.spawn(batcher.get, "b"); gevent.sleep(0)
 if sys.argv[2] == "killed":
     gevent.spawn_later(float(sys.argv[1]) / 2, leader.kill, block=False)
 print(follower.get(timeout=10), batcher.get("c"))
@@ -201,7 +199,7 @@ print(follower.get(timeout=10), batcher.get("c"))
             done = subprocess.run(
                 command, capture_output=True, text=True, check=True, timeout=60, env=ENVIRONMENT
             )
-            assert done.stdout == "broken off 1\n"
+            assert done.stdout == "1 1\n"
 
 
 def test_greenlets_that_are_ready_are_asked_for_together() -> None:
@@ -283,19 +281,76 @@ def test_nobody_waits_past_the_own_deadline_for_who_has_longer(
     assert leader.result(LONG) == 2
 
 
-def test_deadline_of_who_asks_is_not_that_of_the_others(
+@pytest.mark.parametrize("error", [DeadlineExceeded("too slow"), PoolTimeout("no slot")])
+def test_what_ends_with_the_deadline_of_who_asks_goes_on_for_the_others(
     batcher: Batcher[str, int],
     server: Server,
     threads: ThreadPoolExecutor,
     held_up: Callable[..., Future[int]],
+    error: Unavailable,
+) -> None:
+    def ask_for_no_time() -> int:
+        with deadline.within(0):
+            return batcher.get("same")
+
+    held_up()
+    leader = threads.submit(ask_for_no_time)
+    eventually(lambda: gathered(batcher, 1))
+    others = [threads.submit(batcher.get, f"key {n}") for n in range(3)]
+    eventually(lambda: gathered(batcher, 4))
+    server.errors[2] = error
+    server.may_answer.set()
+    assert leader.exception(LONG) is error
+    assert all(each.result(LONG) > 2 for each in others)
+
+
+@pytest.mark.parametrize("failures", [1, 100])
+def test_what_failed_in_passing_while_another_asked_is_asked_for_once_more(
+    batcher: Batcher[str, int],
+    server: Server,
+    threads: ThreadPoolExecutor,
+    held_up: Callable[..., Future[int]],
+    failures: int,
 ) -> None:
     held_up()
-    server.error = DeadlineExceeded("of the one who asks")
-    others = [threads.submit(batcher.get, f"key {n}") for n in range(3)]
-    eventually(lambda: gathered(batcher, 3))
+    others = [threads.submit(batcher.get, f"key {n}") for n in range(20)]
+    eventually(lambda: gathered(batcher, 20))
+    server.errors = {n: ConnectionLost("gone") for n in range(2, 2 + failures)}
     server.may_answer.set()
-    errors = sorted(type(each.exception(LONG)).__name__ for each in others)
-    assert errors == ["DeadlineExceeded", "TransientFailure", "TransientFailure"]
+    ends = [each.exception(LONG) for each in others]
+    assert [type(end) for end in ends if end] == [ConnectionLost] * {1: 1, 100: 20}[failures]
+    asked = Counter(itertools.chain.from_iterable(server.questions))
+    assert sorted(asked.values()) == [1, 1] + [2] * 19
+
+
+@pytest.mark.parametrize("callers", [1, 20])
+def test_failure_keeps_nothing_and_does_not_grow(
+    batcher: Batcher[str, int],
+    server: Server,
+    threads: ThreadPoolExecutor,
+    held_up: Callable[..., Future[int]],
+    callers: int,
+) -> None:
+    class Key(str):  # can be told to be gone, which a string cannot
+        __slots__ = ("__weakref__",)
+
+    keys = [Key(f"key {n}") for n in range(callers)]
+    gone = [weakref.ref(key) for key in keys]
+    held_up()
+    others = [threads.submit(batcher.get, keys.pop()) for _ in range(callers)]
+    eventually(lambda: gathered(batcher, callers))
+    server.errors[2] = KeyError("it")
+    gc.disable()
+    try:
+        server.may_answer.set()
+        errors = [each.exception(LONG) for each in others]
+        assert all(len(traceback.extract_tb(error.__traceback__)) < 10 for error in errors if error)
+        others.clear()
+        errors.clear()
+        server.questions.clear()
+        eventually(lambda: not any(key() for key in gone))
+    finally:
+        gc.enable()
 
 
 def test_one_that_is_held_up_holds_nobody_else_up(

@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -113,6 +113,12 @@ class TestClosed:
         assert state_of(breaker) is State.CLOSED
         fail(breaker)
         assert state_of(breaker) is State.OPEN
+
+    def test_call_that_stands_for_several_fails_as_often(self, breaker: CircuitBreaker) -> None:
+        for state in (State.CLOSED, State.OPEN):
+            with suppress(ConnectionError), breaker.calling(stands_for=THRESHOLD - 1):
+                raise ConnectionError
+            assert breaker.state is state
 
     def test_success_begins_the_row_anew(self, breaker: CircuitBreaker) -> None:
         fail(breaker, THRESHOLD - 1)

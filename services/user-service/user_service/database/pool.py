@@ -181,9 +181,12 @@ class Database:
         with self._lock:
             return PoolStats(self._size, self._connections.lent, self._slots.waiting)
 
-    def read(self) -> AbstractContextManager[cursor]:
-        """Lend a cursor whose every statement is a transaction of its own."""
-        return self._cursor(self._reading_cursor)
+    def read(self, *, requests: int = 1) -> AbstractContextManager[cursor]:
+        """Lend a cursor whose every statement is a transaction of its own.
+
+        ``requests`` is how many wait for what is read: to the breaker, a failure is one of each.
+        """
+        return self._cursor(self._reading_cursor, requests)
 
     def _reading_cursor(self, connection: connection) -> cursor:
         if not self._sent_along:
@@ -215,13 +218,15 @@ class Database:
         return connection.cursor(cursor_factory=kind)
 
     @contextmanager
-    def _cursor(self, made_by: Callable[[connection], cursor]) -> Iterator[cursor]:
+    def _cursor(
+        self, made_by: Callable[[connection], cursor], requests: int = 1
+    ) -> Iterator[cursor]:
         self.breaker.refuse_if_open()  # before waiting for a slot that would be of no use
         if not deadline.remaining():  # nor is there anything to learn about the database
             raise DeadlineExceeded("there was no time left to ask the database")
         in_time = self._take_slot()
         try:
-            with self.breaker.calling(blaming=in_time):
+            with self.breaker.calling(blaming=in_time, stands_for=requests):
                 with stage("pool"):
                     connection = self._checked_out()
                 try:

@@ -182,7 +182,7 @@ class UserRepository:
             return self._gets.get(user_id)
 
     def _get_many(self, user_ids: Set[int]) -> dict[int, User | None]:
-        with self._database.read() as cursor:
+        with self._database.read(requests=len(user_ids)) as cursor:
             return _users(cursor, user_ids)
 
     def create(

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Set
 from typing import Generic, TypeVar
 
-from user_service.errors import DeadlineExceeded, TransientFailure
+from user_service.errors import DeadlineExceeded, TransientFailure, Unavailable
 from user_service.resilience import deadline
 
 K = TypeVar("K", bound=Hashable)
@@ -25,8 +25,15 @@ MOST = 64
 class Batcher(Generic[K, V]):
     """Asks ``ask`` for all keys that wait: while one batch is under way, the next one gathers."""
 
-    def __init__(self, ask: Callable[[Set[K]], Mapping[K, V]]) -> None:
+    def __init__(
+        self, ask: Callable[[Set[K]], Mapping[K, V]], *, until_deadline: bool = True
+    ) -> None:
+        """With ``until_deadline``, nobody waits past the own deadline for what others ask for.
+
+        Without it, the time that ``ask`` takes must be bounded by something else.
+        """
         self._ask = ask
+        self._until_deadline = until_deadline
         self._gathering: _Batch[K, V] | None = None
         self._lock = threading.Lock()
         self._under_way = threading.Lock()
@@ -34,11 +41,27 @@ class Batcher(Generic[K, V]):
         self._has_company = False
 
     def get(self, key: K) -> V:
-        """Return the answer to ``key``; raise what ``ask`` raises.
+        """Return the answer to ``key``; raise what ``ask`` raises, or DeadlineExceeded.
 
-        Raise TransientFailure if whoever asked for the whole batch had to give up, and
-        DeadlineExceeded if the answer takes longer than this caller may wait.
+        What failed in passing while another asked is asked for once more, together: many who
+        share one connection would otherwise need as many retries when it is lost.
         """
+        for may_ask_again in (True, False):
+            batch, leads = self._join(key)
+            try:
+                if leads:
+                    self._lead(batch)
+                else:
+                    batch.wait(until_deadline=self._until_deadline)
+                    if may_ask_again and isinstance(batch.error, TransientFailure):
+                        continue
+                return batch.answer_to(key)
+            finally:
+                del batch  # or an error's traceback would keep, by it, what everybody has asked
+        raise AssertionError("unreachable: the second time returns or raises")
+
+    def _join(self, key: K) -> "tuple[_Batch[K, V], bool]":
+        """Return the batch that gathers, with ``key`` in it, and whether this caller leads it."""
         with self._lock:
             batch = self._gathering
             if leads := batch is None:
@@ -48,13 +71,7 @@ class Batcher(Generic[K, V]):
                 self._gathering = None
             if not leads or self._under_way.locked():
                 self._has_company = True
-        if leads:
-            self._lead(batch)
-        else:
-            batch.wait()
-        if batch.error is not None:
-            raise batch.error
-        return batch.answers[key]
+            return batch, leads
 
     def _lead(self, batch: "_Batch[K, V]") -> None:
         in_turn = False
@@ -69,20 +86,23 @@ class Batcher(Generic[K, V]):
                 time.sleep(0)
             self._close(batch)
             batch.answers = self._ask(batch.keys)
-        except DeadlineExceeded:  # that our time is up is not so for the others
-            batch.error = TransientFailure("what others asked for as well was broken off")
+        except Unavailable as error:
+            # That our own time is up, whatever that led to, is not so for the others.
+            is_ours = isinstance(error, DeadlineExceeded) or not deadline.remaining()
+            batch.error = _broken_off() if is_ours else error
             raise
         except Exception as error:
             batch.error = error
             raise
         except BaseException:  # a time-out or the end of the program, meant for this caller alone
-            batch.error = TransientFailure("what others asked for as well was broken off")
+            batch.error = _broken_off()
             raise
         finally:
             self._close(batch)
             if in_turn:
                 self._under_way.release()
             batch.is_answered.set()
+            del batch
 
     def _close(self, batch: "_Batch[K, V]") -> None:
         """Let nobody join any more: whoever comes now might come too late."""
@@ -101,10 +121,22 @@ class _Batch(Generic[K, V]):
         self.error: Exception | None = None
         self.is_answered = threading.Event()
 
-    def wait(self) -> None:
+    def wait(self, *, until_deadline: bool) -> None:
         # To wait with a time-out of one's own takes a tenth of a cached page's time. Who has as
         # long as the one who asks, as nearly all have, needs none.
-        if deadline.expiry() >= self.expiry:
+        if not until_deadline or deadline.expiry() >= self.expiry:
             self.is_answered.wait()
         elif not self.is_answered.wait(deadline.remaining()):
             raise DeadlineExceeded("what others asked for at the same time takes too long")
+
+    def answer_to(self, key: K) -> V:
+        if self.error is None:
+            return self.answers[key]
+        try:
+            raise self.error.with_traceback(None)  # or it would grow with everybody who raises it
+        finally:
+            del self
+
+
+def _broken_off() -> TransientFailure:
+    return TransientFailure("what others asked for at the same time was broken off")

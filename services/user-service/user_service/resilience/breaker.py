@@ -72,12 +72,13 @@ class CircuitBreaker:
         if self._opened_at is not None and (self._seconds_left() > 0 or self._probing):
             raise CircuitOpen(f"{self.name} did not answer lately", self._seconds_left())
 
-    def calling(self, *, blaming: bool = True) -> AbstractContextManager[None]:
+    def calling(self, *, blaming: bool = True, stands_for: int = 1) -> AbstractContextManager[None]:
         """Count how the call in the block ends; raise CircuitOpen instead of beginning it.
 
         Without ``blaming`` its failure is not counted: it was given too little time to tell.
+        One that ``stands_for`` several counts as so many: as many have waited in vain.
         """
-        return _Call(self, blaming=blaming)
+        return _Call(self, blaming=blaming, stands_for=stands_for)
 
     def _begin(self) -> tuple[int, bool]:
         """Return the period, and whether this call tries whether the dependency is back."""
@@ -96,7 +97,7 @@ class CircuitBreaker:
                 self._succeeded(call.period)
         elif isinstance(error, self._failures):
             if call.blaming:
-                self._failed(call.period, probing=call.probing)
+                self._failed(call)
             else:
                 self._broken_off(probing=call.probing)
         elif isinstance(error, Unavailable) or not isinstance(error, Exception):
@@ -104,16 +105,16 @@ class CircuitBreaker:
         else:
             self._succeeded(call.period)
 
-    def _failed(self, period: int, *, probing: bool) -> None:
+    def _failed(self, call: "_Call") -> None:
         with self._lock:
-            if period != self._period:
+            if call.period != self._period:
                 return  # began before the breaker opened or closed, and tells nothing of now
-            self._failed_in_a_row += 1
+            self._failed_in_a_row += call.stands_for
             self._probing = False
-            if probing or self._failed_in_a_row >= self._threshold:
+            if call.probing or self._failed_in_a_row >= self._threshold:
                 log.warning("circuit breaker of %s opens", self.name)
                 self._opened_at = self._clock()
-                self._period += not probing
+                self._period += not call.probing
                 self._on_change(State.OPEN)
 
     def _succeeded(self, period: int) -> None:
@@ -143,11 +144,12 @@ class _Call:
     """One call, from its beginning to its end."""
 
     # Not a generator as other context managers here: it is entered up to four times a request.
-    __slots__ = ("_breaker", "blaming", "period", "probing")
+    __slots__ = ("_breaker", "blaming", "period", "probing", "stands_for")
 
-    def __init__(self, breaker: CircuitBreaker, *, blaming: bool) -> None:
+    def __init__(self, breaker: CircuitBreaker, *, blaming: bool, stands_for: int) -> None:
         self._breaker = breaker
         self.blaming = blaming
+        self.stands_for = stands_for
 
     def __enter__(self) -> None:
         self.period, self.probing = self._breaker._begin()  # noqa: SLF001 -- it is a part of it
