@@ -1,8 +1,9 @@
 """Traces, by OpenTelemetry: this module is imported only where an ``OTEL_*`` variable asks for it.
 
 A request has a server span, continued from the client's ``traceparent`` (W3C Trace Context), and
-below it a span for each statement of SQL and each command of Redis. The response says which span
-it was in ``traceresponse``. OpenTelemetry reads what else ``OTEL_*`` variables say by itself.
+below it a span for each statement of SQL and each command of Redis; where several requests ask for
+something together, it is below the one that asked. The response says which span it was in
+``traceresponse``. OpenTelemetry reads what else ``OTEL_*`` variables say by itself.
 """
 
 import re
