@@ -233,3 +233,18 @@ def test_invalidations_are_one_that_reaches_the_last_write(
     for move in moves:
         move.result(LONG)
     assert store.current().lsn == reached
+
+
+def test_invalidation_is_waited_for_by_whoever_has_no_time_left(
+    store: PageStore, redis: redis_py.Redis, threads: ThreadPoolExecutor
+) -> None:
+    def late() -> None:
+        with deadline.within(0):
+            store.move_on(3)
+
+    with writes_held_up(redis):
+        calls: list[Callable[[], object]] = [partial(store.move_on, 2), late]
+        moves = together(store._moves, threads, partial(store.move_on, 1), calls)
+        with pytest.raises(TimeoutError):
+            moves[1].result(0.1)
+    assert moves[1].result(LONG) is None
