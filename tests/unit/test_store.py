@@ -59,21 +59,19 @@ class FakeRedis:
         return self.values.get(key)
 
     def set(
-        self, key: str, value: bytes, *, nx: bool = False, get: bool = False, px: int | None = None
+        self, key: str, value: bytes, *, nx: bool = False, get: bool = False
     ) -> bytes | bool | None:
         self._called("set")
         current = self.values.get(key)
         if current is None or not nx:
-            self.values[key] = value
-            self.expiries[key] = px
+            self.values[key], self.expiries[key] = value, None
         if get:
             return current
         return None if nx and current is not None else True
 
-    def execute_command(self, command: str, key: str, value: bytes, *options: Any) -> Any:
+    def execute_command(self, command: str, key: str, value: bytes) -> Any:
         assert command == "SET"
-        px = options[options.index("PX") + 1] if "PX" in options else None
-        return self.set(key, value, nx="NX" in options, px=px)
+        return self.set(key, value)
 
     def disconnect(self) -> None:
         self.disconnected = True

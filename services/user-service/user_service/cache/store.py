@@ -232,7 +232,7 @@ class PageStore:
         not answer this one.
         """
         try:
-            self._set(GENERATION_KEY, _new_generation())
+            self._replace_generation()
         except RedisError as error:
             raise RedisFailure(error) from error
 
@@ -250,12 +250,12 @@ class PageStore:
         """Close the connections to Redis."""
         self._redis.disconnect()
 
-    def _set(self, key: str, value: bytes, *options: str | int) -> bool:
-        """Send SET and return whether it was done.
+    def _replace_generation(self) -> None:
+        """Set another generation, whatever it was.
 
         redis-py's ``set`` makes the same of keywords, in a sixth of all its calls for a command.
         """
-        return bool(self._redis.execute_command("SET", key, value, *options))  # type: ignore[no-untyped-call]
+        self._redis.execute_command("SET", GENERATION_KEY, _new_generation())  # type: ignore[no-untyped-call]
 
     def _shared(self, batcher: Batcher[K, V], question: K) -> V:
         try:
@@ -303,7 +303,7 @@ class PageStore:
         known = [lsn for lsn in lsns if lsn is not None]
         with self._asking():
             if len(known) < len(lsns):
-                self._set(GENERATION_KEY, _new_generation())
+                self._replace_generation()
             else:
                 lsn = b"%0*x" % (LSN_LENGTH, max(known))
                 self._move_on_from([GENERATION_KEY], [lsn, _new_generation()[LSN_LENGTH:]])

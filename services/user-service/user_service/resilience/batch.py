@@ -122,8 +122,8 @@ class _Batch(Generic[K, V]):
         self.is_answered = threading.Event()
 
     def wait(self, *, until_deadline: bool) -> None:
-        # To wait with a time-out of one's own takes a tenth of a cached page's time. Who has as
-        # long as the one who asks, as nearly all have, needs none.
+        # A time-out of one's own takes a twelfth of the requests/s of 50 clients (measured on
+        # cached pages). Who has as long as the one who asks, as nearly all have, needs none.
         if not until_deadline or deadline.expiry() >= self.expiry:
             self.is_answered.wait()
         elif not self.is_answered.wait(deadline.remaining()):
