@@ -10,7 +10,7 @@ import psycopg2
 import pytest
 import redis as redis_py
 from flask.testing import FlaskClient
-from psycopg2.extensions import connection
+from psycopg2.extensions import connection, cursor
 
 from tests.integration.test_metrics import users_locked, value
 from tests.responses import json_of
@@ -18,7 +18,11 @@ from tests.servers import Servers
 from tests.waiting import eventually
 from user_service.cache.connection import redis_client
 from user_service.cache.store import PREFIX, PageStore
-from user_service.errors import ConnectionLost, Unavailable
+from user_service.database import pool, shared_writes
+from user_service.database.replica import Replica
+from user_service.database.users import UserRepository
+from user_service.errors import ConnectionLost, OutcomeUnknown, Unavailable
+from user_service.idempotency import StoredResponse
 from user_service.resilience import batch, deadline
 from user_service.resilience.batch import Batcher
 from user_service.resilience.breaker import State
@@ -31,6 +35,12 @@ LONG = 30.0  # seconds: nobody who does as they should waits for so long
 @pytest.fixture(autouse=True)
 def _batches_gather_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch, "BATCH_WAIT", LONG)
+
+
+@pytest.fixture
+def _locks_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let shared transactions do so for as long as a test takes."""
+    monkeypatch.setattr(shared_writes, "LOCK_TIMEOUT", LONG)
 
 
 @pytest.fixture
@@ -81,6 +91,20 @@ def together(
     """Begin ``first``, which must be held up, and then all of ``calls``, as one batch."""
     threads.submit(first)
     eventually(lambda: batcher._under_way.locked() and not batcher._gathering)
+    return _begun(batcher, threads, calls)
+
+
+def at_once(
+    batcher: Batcher[Any, Any], threads: ThreadPoolExecutor, calls: list[Callable[[], Any]]
+) -> list[Future[Any]]:
+    """Begin all of ``calls`` as one batch."""
+    with batcher._under_way:
+        return _begun(batcher, threads, calls)
+
+
+def _begun(
+    batcher: Batcher[Any, Any], threads: ThreadPoolExecutor, calls: list[Callable[[], Any]]
+) -> list[Future[Any]]:
     begun = []
     for number, call in enumerate(calls, 1):
         begun.append(threads.submit(call))
@@ -154,20 +178,252 @@ def test_lost_connection_of_many_is_a_retry_of_one(
     assert [type(end) for end in ends if end] == [ConnectionLost]  # of the one who asked
 
 
+@pytest.mark.parametrize("what", ["gets", "creates"])
+@pytest.mark.usefixtures("_locks_are_waited_for")
 def test_what_many_waited_for_in_vain_opens_the_breaker(
-    services: Services, database_url: str, threads: ThreadPoolExecutor
+    services: Services,
+    database_url: str,
+    threads: ThreadPoolExecutor,
+    what: str,
 ) -> None:
-    def get(number: int) -> object:
-        with deadline.within(2):
-            return services.users.get(number)
+    users = services.users
 
-    gets = services.users._gets
+    def ask(number: int) -> object:
+        with deadline.within(2):
+            return users.get(number) if what == "gets" else created(users, f"user{number}")
+
+    batcher: Batcher[Any, Any] = users._gets if what == "gets" else users._creations._batcher
     with users_locked(database_url):
-        with gets._under_way:
-            answers = [threads.submit(get, number) for number in range(1, 6)]
-            eventually(lambda: has_gathered(gets, 5))
+        answers = at_once(batcher, threads, [partial(ask, number) for number in range(1, 6)])
         assert all(isinstance(answer.exception(LONG), Unavailable) for answer in answers)
         assert services.database.breaker.state is State.OPEN
+
+
+@pytest.mark.usefixtures("_locks_are_waited_for")
+def test_who_goes_before_the_write_is_over_does_not_know_its_outcome(
+    services: Services, database_url: str, threads: ThreadPoolExecutor
+) -> None:
+    def create_soon() -> object:
+        with deadline.within(1):
+            return created(services.users, "bob")
+
+    with users_locked(database_url):
+        leader, follower = at_once(
+            services.users._creations._batcher,
+            threads,
+            [partial(created, services.users, "ada"), create_soon],
+        )
+        assert isinstance(follower.exception(LONG), OutcomeUnknown)
+    assert leader.result(LONG).status == 201
+
+
+def created(users: UserRepository, name: str) -> StoredResponse:
+    return users.create(name, f"{name}@example.com", lambda _: StoredResponse(201, {}, b""))
+
+
+def post(client: FlaskClient, username: str, email: str | None = None) -> tuple[int | str, ...]:
+    """Create a user in a client of one's own; return the status and what field was at fault."""
+    body = {"username": username, "email": email or f"{username}@example.com"}
+    answer = client.application.test_client().post(URL, json=body)
+    at_fault = [error["field"] for error in json_of(answer).get("errors", [])]
+    return answer.status_code, *at_fault
+
+
+def patch(client: FlaskClient, user_id: int, username: str) -> int:
+    own = client.application.test_client()
+    return own.patch(f"{URL}/{user_id}", json={"username": username}).status_code
+
+
+def written(admin: connection) -> dict[str, tuple[int, str]]:
+    """Return the version of each user, and the transaction that has written it, by username."""
+    with admin.cursor() as cursor:
+        cursor.execute("SELECT username, version, xmin::text FROM users")
+        return {name: (version, xid) for name, version, xid in cursor.fetchall()}
+
+
+@pytest.fixture
+def admin(database_url: str) -> Iterator[connection]:
+    with closing(psycopg2.connect(database_url)) as admin:
+        admin.autocommit = True
+        yield admin
+
+
+def test_creates_are_one_transaction_and_each_its_own_success(
+    client: FlaskClient,
+    services: Services,
+    database_url: str,
+    admin: connection,
+    threads: ThreadPoolExecutor,
+) -> None:
+    post(client, "ada")
+    with users_locked(database_url):
+        answers = together(
+            services.users._creations._batcher,
+            threads,
+            partial(post, client, "first"),
+            [
+                partial(post, client, *names)
+                for names in (("Ada",), ("eve",), ("bob",), ("bob",), ("BOB", "b@b.org"), ("dan",))
+            ],
+        )
+    taken, eve, *bobs, dan = [answer.result(LONG) for answer in answers]
+    assert taken == (409, "username")
+    assert eve == dan == (201,)
+    assert sorted(bobs) == [(201,), *[(409, "username")] * 2]
+    users = written(admin)
+    assert sorted(map(str.lower, users)) == ["ada", "bob", "dan", "eve", "first"]
+    assert users["eve"] == users["dan"] != users["first"]
+
+
+def test_creates_of_one_address_are_one_user(
+    client: FlaskClient, services: Services, admin: connection, threads: ThreadPoolExecutor
+) -> None:
+    names = [f"user{n}" for n in range(9)]
+    answers = at_once(
+        services.users._creations._batcher,
+        threads,
+        [partial(post, client, name, "same@example.com") for name in names],
+    )
+    ends = {name: answer.result(LONG) for name, answer in zip(names, answers, strict=True)}
+    refused = (409, "email")
+    assert sorted(ends.values()) == [(201,), *[refused] * 8]
+    assert list(written(admin)) == [name for name, end in ends.items() if end != refused]
+
+
+def test_updates_are_one_transaction_and_none_is_lost(
+    client: FlaskClient, services: Services, admin: connection, threads: ThreadPoolExecutor
+) -> None:
+    for name in ("ada", "bob", "eve"):
+        post(client, name)
+    changes = [(1, "ada2"), (2, "bob2"), (2, "bob3"), (99, "nobody"), (3, "eve2")]
+    answers = at_once(
+        services.users._changes._batcher,
+        threads,
+        [partial(patch, client, *change) for change in changes],
+    )
+    assert [answer.result(LONG) for answer in answers] == [200, 200, 200, 404, 200]
+    users = written(admin)
+    assert users["ada2"] == users["eve2"]
+    bob = users.get("bob2") or users["bob3"]
+    assert bob[0] == 3  # both changes were made to it, one after the other
+    assert bob[1] != users["ada2"][1]
+
+
+def test_update_that_is_refused_refuses_no_other(
+    client: FlaskClient, services: Services, admin: connection, threads: ThreadPoolExecutor
+) -> None:
+    for name in ("ada", "bob", "eve", "dan"):
+        post(client, name)
+    answers = at_once(
+        services.users._changes._batcher,
+        threads,
+        [partial(patch, client, *change) for change in ((1, "ada2"), (2, "DAN"), (3, "eve2"))],
+    )
+    assert [answer.result(LONG) for answer in answers] == [200, 409, 200]
+    versions = {name: version for name, (version, _) in written(admin).items()}
+    assert versions == {"ada2": 2, "bob": 1, "eve2": 2, "dan": 1}
+
+
+@pytest.mark.usefixtures("_locks_are_waited_for")
+def test_who_waits_for_a_locked_user_waits_alone(
+    client: FlaskClient,
+    services: Services,
+    database_url: str,
+    threads: ThreadPoolExecutor,
+) -> None:
+    for name in ("ada", "bob", "eve"):
+        post(client, name)
+    with closing(psycopg2.connect(database_url)) as other:
+        other.cursor().execute("SELECT FROM users WHERE id = 1 FOR UPDATE")
+        ada, bob, eve = at_once(
+            services.users._changes._batcher,
+            threads,
+            [partial(patch, client, *change) for change in ((1, "ada2"), (2, "bob2"), (3, "eve2"))],
+        )
+        assert (bob.result(LONG), eve.result(LONG)) == (200, 200)
+        assert not ada.done()
+    assert ada.result(LONG) == 200
+
+
+def test_who_waits_for_a_name_waits_alone(
+    client: FlaskClient, services: Services, database_url: str, threads: ThreadPoolExecutor
+) -> None:
+    with closing(psycopg2.connect(database_url)) as other:
+        other.cursor().execute("""
+            INSERT INTO users (username, username_canonical, email, email_canonical)
+            VALUES ('ada', 'ada', 'other@example.com', 'other@example.com')
+        """)
+        ada, bob = at_once(
+            services.users._creations._batcher,
+            threads,
+            [partial(post, client, "ada"), partial(post, client, "bob")],
+        )
+        assert bob.result(LONG) == (201,)
+        assert not ada.done()
+    assert ada.result(LONG) == (201,)
+
+
+@pytest.mark.usefixtures("_locks_are_waited_for")
+def test_lost_connection_of_many_writes_is_made_up_for_once(
+    services: Services,
+    database_url: str,
+    admin: connection,
+    threads: ThreadPoolExecutor,
+) -> None:
+    with users_locked(database_url):
+        answers = at_once(
+            services.users._creations._batcher,
+            threads,
+            [partial(created, services.users, name) for name in ("ada", "bob", "eve")],
+        )
+        eventually(lambda: terminated_one(admin))
+    ends = [answer.exception(LONG) for answer in answers]
+    assert [type(end) for end in ends if end] == [ConnectionLost]  # of the one who led
+    assert len(written(admin)) == 2
+
+
+def test_commit_that_is_lost_leaves_all_outcomes_unknown(
+    client: FlaskClient,
+    services: Services,
+    admin: connection,
+    threads: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def create(name: str) -> tuple[int, str]:
+        own = client.application.test_client()
+        answer = own.post(URL, json={"username": name, "email": f"{name}@example.com"})
+        return answer.status_code, json_of(answer)["type"].rpartition(":")[2]
+
+    commit = pool._commit
+
+    def cut(cursor: cursor) -> None:
+        with admin.cursor() as ending:
+            ending.execute(
+                "SELECT pg_terminate_backend(%s, 10000)", (cursor.connection.get_backend_pid(),)
+            )
+        commit(cursor)
+
+    client.get(URL)
+    monkeypatch.setattr(pool, "_commit", cut)
+    answers = at_once(
+        services.users._creations._batcher,
+        threads,
+        [partial(create, name) for name in ("ada", "bob", "eve")],
+    )
+    assert {answer.result(LONG) for answer in answers} == {(503, "outcome-unknown")}
+    assert written(admin) == {}
+    assert client.get(URL).headers["X-Cache"] == "MISS"  # as it may have been committed
+
+
+def test_writes_beside_a_replica_share_nothing(
+    services: Services, database_url: str, threads: ThreadPoolExecutor
+) -> None:
+    replica = Replica(database_url, size=1, checkout_timeout=LONG, statement_timeout=LONG)
+    users = UserRepository(services.database, replica)
+    with users._creations._batcher._under_way, users._changes._batcher._under_way:
+        assert threads.submit(created, users, "ada").result(LONG / 2).status == 201
+        assert threads.submit(users.update, 1, "bob", None).result(LONG / 2).username == "bob"
+    replica.close()
 
 
 def test_claim_of_one_refill_is_had_by_one(

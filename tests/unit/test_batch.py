@@ -17,7 +17,13 @@ from pathlib import Path
 import pytest
 
 from tests.waiting import eventually
-from user_service.errors import ConnectionLost, DeadlineExceeded, PoolTimeout, Unavailable
+from user_service.errors import (
+    ConnectionLost,
+    DeadlineExceeded,
+    OutcomeUnknown,
+    PoolTimeout,
+    Unavailable,
+)
 from user_service.resilience import batch, deadline
 from user_service.resilience.batch import Batcher
 
@@ -161,6 +167,20 @@ def test_who_is_told_to_end_while_asking_lets_the_others_go(
     assert batcher.get("key 0") > 2
 
 
+def test_who_wrote_through_one_who_was_told_to_end_does_not_know_the_outcome(
+    batcher: Batcher[str, int],
+    server: Server,
+    together: Callable[..., list[Future[int]]],
+) -> None:
+    batcher._is_write = True
+    server.errors[2] = SystemExit("told to end")
+    others = together(keys(3))
+    server.may_answer.set()
+    ends = Counter(type(each.exception(LONG)) for each in others)
+    assert ends == {SystemExit: 1, OutcomeUnknown: 2}
+    assert len(server.questions) == 2
+
+
 def test_who_is_told_to_end_while_waiting_for_the_turn_leaves_nothing_behind(
     batcher: Batcher[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,20 +290,23 @@ def test_who_was_in_company_pauses_once_and_then_no_more(
     assert pauses.count(0) == 1  # all others are the test's own
 
 
+@pytest.mark.parametrize("is_write", [False, True])
 def test_nobody_waits_past_the_own_deadline_for_who_has_longer(
-    batcher: Batcher[str, int],
     server: Server,
+    batcher: Batcher[str, int],
     threads: ThreadPoolExecutor,
     held_up: Callable[..., Future[int]],
+    is_write: bool,
 ) -> None:
     def ask_within(seconds: float) -> int:
         with deadline.within(seconds):
             return batcher.get("same")
 
+    batcher._is_write = is_write
     held_up()
     leader = threads.submit(ask_within, LONG)
     eventually(lambda: gathered(batcher, 1))
-    with pytest.raises(DeadlineExceeded):
+    with pytest.raises(OutcomeUnknown if is_write else DeadlineExceeded):
         ask_within(0.05)
     assert not leader.done()
     server.may_answer.set()
@@ -311,6 +334,26 @@ def test_what_ends_with_the_deadline_of_who_asks_goes_on_for_the_others(
     server.may_answer.set()
     assert leader.exception(LONG) is error
     assert all(each.result(LONG) > 2 for each in others)
+
+
+def test_unknown_outcome_is_told_to_all_though_the_time_of_who_asked_is_up(
+    batcher: Batcher[str, int],
+    server: Server,
+    threads: ThreadPoolExecutor,
+    held_up: Callable[..., Future[int]],
+) -> None:
+    def ask_for_no_time() -> int:
+        with deadline.within(0):
+            return batcher.get("same")
+
+    held_up()
+    threads.submit(ask_for_no_time)
+    eventually(lambda: gathered(batcher, 1))
+    others = [threads.submit(batcher.get, f"key {n}") for n in range(3)]
+    eventually(lambda: gathered(batcher, 4))
+    server.errors[2] = OutcomeUnknown("lost")
+    server.may_answer.set()
+    assert {type(each.exception(LONG)) for each in others} == {OutcomeUnknown}
 
 
 @pytest.mark.parametrize("failures", [1, 100])

@@ -16,9 +16,11 @@ transaction = database.transaction
 
 
 @contextmanager
-def transaction_retried_blindly() -> Iterator[cursor]:
+def transaction_retried_blindly(
+    requests: int = 1, *, lock_timeout: float | None = None
+) -> Iterator[cursor]:
     try:
-        with transaction() as cursor:
+        with transaction(requests, lock_timeout=lock_timeout) as cursor:
             yield cursor
     except OutcomeUnknown as error:
         raise TransientFailure(str(error)) from error

@@ -15,9 +15,11 @@ transaction, invalidate = database.transaction, pages.invalidate
 
 
 @contextmanager
-def transaction_after_invalidation() -> Iterator[cursor]:
+def transaction_after_invalidation(
+    requests: int = 1, *, lock_timeout: float | None = None
+) -> Iterator[cursor]:
     invalidate()
-    with transaction() as cursor:
+    with transaction(requests, lock_timeout=lock_timeout) as cursor:
         yield cursor
 
 

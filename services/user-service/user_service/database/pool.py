@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection, cursor
@@ -195,13 +196,21 @@ class Database:
         return connection.cursor(cursor_factory=kind)
 
     @contextmanager
-    def transaction(self) -> Iterator[cursor]:
+    def transaction(
+        self, requests: int = 1, *, lock_timeout: float | None = None
+    ) -> Iterator[cursor]:
         """Lend a cursor for one transaction: committed at the end of the block, or rolled back.
 
         It begins with the first statement, in the same round trip: one less for every write.
         Raises OutcomeUnknown if the connection was lost after COMMIT had been sent.
+
+        ``requests`` is as with ``read``; ``lock_timeout``, in seconds, is for each lock.
         """
-        with self._cursor(self._beginning_cursor) as cursor:
+        begin = self._begin
+        if lock_timeout is not None:
+            begin += f"SET LOCAL lock_timeout = {round(lock_timeout * 1000)}; "
+
+        with self._cursor(partial(_beginning_cursor, begin), requests) as cursor:
             try:
                 yield cursor
             except BaseException:
@@ -212,10 +221,6 @@ class Database:
             _commit(cursor)
             if self._after_commit is not None:
                 self._after_commit(cursor)
-
-    def _beginning_cursor(self, connection: connection) -> cursor:
-        kind = session.sending_first(self._begin, connection.cursor_factory)
-        return connection.cursor(cursor_factory=kind)
 
     @contextmanager
     def _cursor(
@@ -312,6 +317,11 @@ class Database:
         self._metrics.replaced.inc()
         with self._lock:
             self._connections.take_back(connection, close=True)
+
+
+def _beginning_cursor(begin: str, connection: connection) -> cursor:
+    kind = session.sending_first(begin, connection.cursor_factory)
+    return connection.cursor(cursor_factory=kind)
 
 
 def _commit(cursor: cursor) -> None:

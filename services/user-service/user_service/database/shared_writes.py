@@ -1,0 +1,76 @@
+"""Writes that share a transaction: those of the requests that come while another one is written.
+
+What is shared is the way there and back, and the commit. Each write succeeds or fails by itself:
+whatever would fail them all, or hold them all up, is left to each alone.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Set
+from contextlib import contextmanager, suppress
+from typing import Generic, TypeVar
+
+import psycopg2
+from psycopg2 import errors as sql_errors
+from psycopg2.extensions import cursor
+
+from user_service.database.pool import Database
+from user_service.observability.timing import stage
+from user_service.resilience.batch import Batcher
+from user_service.users import User
+
+W = TypeVar("W", bound=Hashable)
+
+# Seconds for which a shared transaction waits for a lock of another one: what those usually take,
+# many times over. What somebody holds for longer is not to hold everybody up.
+LOCK_TIMEOUT = 0.1
+
+
+class SharedWrites(Generic[W]):
+    """Does writes of one kind ``together`` in one transaction when several come at once.
+
+    ``together`` returns the users of those that it has written and leaves out the others. These
+    are then done ``alone``, which raises what keeps it from writing.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        alone: Callable[[W], User],
+        together: Callable[[cursor, Set[W]], Mapping[W, User]],
+    ) -> None:
+        """Take equal writes for one: those of two requests must not be equal."""
+        self._database = database
+        self._alone = alone
+        self._together = together
+        self._batcher: Batcher[W, User | None] = Batcher(self._write_all, is_write=True)
+
+    def write(self, write: W) -> User:
+        """Return the user as it is then; raise what ``alone`` raises."""
+        with stage("sql"):
+            user = self._batcher.get(write)
+        return self._alone(write) if user is None else user
+
+    def _write_all(self, writes: Set[W]) -> dict[W, User | None]:
+        if len(writes) == 1:
+            (write,) = writes
+            return {write: self._alone(write)}
+        written: Mapping[W, User] = {}
+        with (
+            suppress(_EachAlone),
+            self._database.transaction(len(writes), lock_timeout=LOCK_TIMEOUT) as cursor,
+            _refusal_of_one(),
+        ):
+            written = self._together(cursor, writes)
+        return {write: written.get(write) for write in writes}
+
+
+class _EachAlone(Exception):
+    """One of the writes cannot be done, or not at once."""
+
+
+@contextmanager
+def _refusal_of_one() -> Iterator[None]:
+    try:
+        yield
+    except (psycopg2.IntegrityError, psycopg2.DataError, sql_errors.LockNotAvailable) as error:
+        raise _EachAlone from error
