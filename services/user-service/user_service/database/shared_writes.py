@@ -72,5 +72,5 @@ class _EachAlone(Exception):
 def _refusal_of_one() -> Iterator[None]:
     try:
         yield
-    except (psycopg2.IntegrityError, psycopg2.DataError, sql_errors.LockNotAvailable) as error:
+    except (psycopg2.IntegrityError, sql_errors.LockNotAvailable) as error:
         raise _EachAlone from error
