@@ -17,13 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.waiting import eventually
-from user_service.errors import (
-    ConnectionLost,
-    DeadlineExceeded,
-    OutcomeUnknown,
-    PoolTimeout,
-    Unavailable,
-)
+from user_service.errors import ConnectionLost, OutcomeUnknown
 from user_service.resilience import batch, deadline
 from user_service.resilience.batch import Batcher
 
@@ -290,70 +284,39 @@ def test_who_was_in_company_pauses_once_and_then_no_more(
     assert pauses.count(0) == 1  # all others are the test's own
 
 
-@pytest.mark.parametrize("is_write", [False, True])
-def test_nobody_waits_past_the_own_deadline_for_who_has_longer(
-    server: Server,
+@pytest.mark.parametrize("by_deadline", [False, True])
+def test_who_has_another_deadline_is_asked_for_alone_where_that_matters(
     batcher: Batcher[str, int],
-    threads: ThreadPoolExecutor,
+    server: Server,
     held_up: Callable[..., Future[int]],
-    is_write: bool,
+    threads: ThreadPoolExecutor,
+    by_deadline: bool,
 ) -> None:
-    def ask_within(seconds: float) -> int:
+    def ask(key: str, seconds: float) -> int:
         with deadline.within(seconds):
-            return batcher.get("same")
+            return batcher.get(key)
 
-    batcher._is_write = is_write
+    batcher._by_deadline = by_deadline
     held_up()
-    leader = threads.submit(ask_within, LONG)
+    others = [threads.submit(ask, "a", LONG)]
     eventually(lambda: gathered(batcher, 1))
-    with pytest.raises(OutcomeUnknown if is_write else DeadlineExceeded):
-        ask_within(0.05)
-    assert not leader.done()
+    others += [threads.submit(ask, "b", LONG / 2), threads.submit(ask, "c", LONG)]
+    eventually(lambda: gathered(batcher, 2 if by_deadline else 3))
     server.may_answer.set()
-    assert leader.result(LONG) == 2
+    for each in others:
+        each.result(LONG)
+    together = [{"a", "c"}, {"b"}] if by_deadline else [{"a", "b", "c"}]
+    assert sorted(map(sorted, server.questions[1:])) == sorted(map(sorted, together))
 
 
-@pytest.mark.parametrize("error", [DeadlineExceeded("too slow"), PoolTimeout("no slot")])
-def test_what_ends_with_the_deadline_of_who_asks_goes_on_for_the_others(
-    batcher: Batcher[str, int],
-    server: Server,
-    threads: ThreadPoolExecutor,
-    held_up: Callable[..., Future[int]],
-    error: Unavailable,
+def test_unknown_outcome_is_told_to_all_and_nobody_asks_again(
+    server: Server, together: Callable[..., list[Future[int]]]
 ) -> None:
-    def ask_for_no_time() -> int:
-        with deadline.within(0):
-            return batcher.get("same")
-
-    held_up()
-    leader = threads.submit(ask_for_no_time)
-    eventually(lambda: gathered(batcher, 1))
-    others = [threads.submit(batcher.get, f"key {n}") for n in range(3)]
-    eventually(lambda: gathered(batcher, 4))
-    server.errors[2] = error
-    server.may_answer.set()
-    assert leader.exception(LONG) is error
-    assert all(each.result(LONG) > 2 for each in others)
-
-
-def test_unknown_outcome_is_told_to_all_though_the_time_of_who_asked_is_up(
-    batcher: Batcher[str, int],
-    server: Server,
-    threads: ThreadPoolExecutor,
-    held_up: Callable[..., Future[int]],
-) -> None:
-    def ask_for_no_time() -> int:
-        with deadline.within(0):
-            return batcher.get("same")
-
-    held_up()
-    threads.submit(ask_for_no_time)
-    eventually(lambda: gathered(batcher, 1))
-    others = [threads.submit(batcher.get, f"key {n}") for n in range(3)]
-    eventually(lambda: gathered(batcher, 4))
+    others = together(keys(3))
     server.errors[2] = OutcomeUnknown("lost")
     server.may_answer.set()
     assert {type(each.exception(LONG)) for each in others} == {OutcomeUnknown}
+    assert len(server.questions) == 2
 
 
 @pytest.mark.parametrize("failures", [1, 100])

@@ -150,12 +150,12 @@ class PageStore:
         self._confirm_history = redis.register_script(_CONFIRM_HISTORY)
         # The history that the server last confirmed, and how many connections there were by then.
         self._confirmed: tuple[int, bytes] = (-1, b"")
-        # Redis' own time-outs bound them, also for those whose deadline is over: they still have
-        # to invalidate what they wrote, and to give back what they claimed.
-        self._look_ups: Batcher[str, Found] = Batcher(self._look_up, until_deadline=False)
-        self._claims: Batcher[_Claim, bool] = Batcher(self._claim, until_deadline=False)
-        self._stores: Batcher[_Refill, bool] = Batcher(self._store, until_deadline=False)
-        self._moves: Batcher[int | None, None] = Batcher(self._move_on, until_deadline=False)
+        # Redis' own time-outs bound them: those whose deadline is over still have to invalidate
+        # what they wrote, and to give back what they claimed.
+        self._look_ups: Batcher[str, Found] = Batcher(self._look_up)
+        self._claims: Batcher[_Claim, bool] = Batcher(self._claim)
+        self._stores: Batcher[_Refill, bool] = Batcher(self._store)
+        self._moves: Batcher[int | None, None] = Batcher(self._move_on)
         self._copies: Recent[str, _Copy] = Recent(COPIES)
         # An error that Redis answers is an answer; only silence counts.
         self.breaker = CircuitBreaker(

@@ -20,8 +20,16 @@ from user_service.users import User
 W = TypeVar("W", bound=Hashable)
 
 # Seconds for which a shared transaction waits for a lock of another one: what those usually take,
-# many times over. What somebody holds for longer is not to hold everybody up.
-LOCK_TIMEOUT = 0.1
+# several times over. What somebody holds for longer is not to hold everybody up; nor are those of
+# two processes, that each need a name of the other, to stand still for long.
+LOCK_TIMEOUT = 0.01
+
+# What one write can bring upon all: a name that is taken, a lock, a lock for each of several.
+_BECAUSE_OF_ONE = (
+    psycopg2.IntegrityError,
+    sql_errors.LockNotAvailable,
+    sql_errors.QueryCanceled,
+)
 
 
 class SharedWrites(Generic[W]):
@@ -42,7 +50,9 @@ class SharedWrites(Generic[W]):
         self._database = database
         self._alone = alone
         self._together = together
-        self._batcher: Batcher[W, User | None] = Batcher(self._write_all, is_write=True)
+        self._batcher: Batcher[W, User | None] = Batcher(
+            self._write_all, by_deadline=True, is_write=True
+        )
 
     def write(self, write: W) -> User:
         """Return the user as it is then; raise what ``alone`` raises."""
@@ -72,5 +82,5 @@ class _EachAlone(Exception):
 def _refusal_of_one() -> Iterator[None]:
     try:
         yield
-    except (psycopg2.IntegrityError, sql_errors.LockNotAvailable) as error:
+    except _BECAUSE_OF_ONE as error:
         raise _EachAlone from error

@@ -91,7 +91,7 @@ class UserRepository:
     def __init__(self, database: Database, replica: Replica | None = None) -> None:
         self._database = database
         self._replica = replica
-        self._gets: Batcher[int, User | None] = Batcher(self._get_many)
+        self._gets: Batcher[int, User | None] = Batcher(self._get_many, by_deadline=True)
         self._creations = SharedWrites(database, alone=self._create, together=_insert_many)
         self._changes = SharedWrites(database, alone=self._change, together=_update_many)
 

@@ -9,12 +9,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Set
 from typing import Generic, TypeVar
 
-from user_service.errors import (
-    DeadlineExceeded,
-    OutcomeUnknown,
-    TransientFailure,
-    Unavailable,
-)
+from user_service.errors import OutcomeUnknown, TransientFailure
 from user_service.resilience import deadline
 
 K = TypeVar("K", bound=Hashable)
@@ -25,8 +20,10 @@ V = TypeVar("V")
 BATCH_WAIT = 0.002
 # Bounds what one reply holds, so that who asks for little does not wait for much.
 MOST = 64
-
-_BROKEN_OFF = "what others asked for at the same time was broken off"
+# Seconds by which the deadlines in one batch may differ, where they bound it: far more than those
+# of requests that came at the same time do, and little for who has to wait, or to fail, so much
+# longer or sooner than alone.
+DEADLINE_SPREAD = 0.25
 
 
 class Batcher(Generic[K, V]):
@@ -36,18 +33,18 @@ class Batcher(Generic[K, V]):
         self,
         ask: Callable[[Set[K]], Mapping[K, V]],
         *,
-        until_deadline: bool = True,
+        by_deadline: bool = False,
         is_write: bool = False,
     ) -> None:
-        """With ``until_deadline``, nobody waits past the own deadline for what others ask for.
+        """Take what bounds the time that ``ask`` takes, since nobody stops waiting for it.
 
-        Without it, the time that ``ask`` takes must be bounded by something else. With
-        ``is_write``, whoever stops waiting, or waited for one who was told to end, raises
-        OutcomeUnknown: it may be done nevertheless.
+        With ``by_deadline`` that is the deadline of whoever calls it, and who has another one is
+        asked for alone: a request that is nearly over is not to fail those that have just begun.
+        With ``is_write``, those who wait for one who is told to end raise OutcomeUnknown.
         """
         self._ask = ask
+        self._by_deadline = by_deadline
         self._is_write = is_write
-        self._until_deadline = until_deadline
         self._gathering: _Batch[K, V] | None = None
         self._lock = threading.Lock()
         self._under_way = threading.Lock()
@@ -55,7 +52,7 @@ class Batcher(Generic[K, V]):
         self._has_company = False
 
     def get(self, key: K) -> V:
-        """Return the answer to ``key``; raise what ``ask`` raises, or DeadlineExceeded.
+        """Return the answer to ``key``; raise what ``ask`` raises.
 
         What failed in passing while another asked is asked for once more, together: many who
         share one connection would otherwise need as many retries when it is lost.
@@ -66,7 +63,7 @@ class Batcher(Generic[K, V]):
                 if leads:
                     self._lead(batch)
                 else:
-                    self._wait_for(batch)
+                    batch.is_answered.wait()
                     if may_ask_again and isinstance(batch.error, TransientFailure):
                         continue
                 return batch.answer_to(key)
@@ -75,11 +72,13 @@ class Batcher(Generic[K, V]):
         raise AssertionError("unreachable: the second time returns or raises")
 
     def _join(self, key: K) -> "tuple[_Batch[K, V], bool]":
-        """Return the batch that gathers, with ``key`` in it, and whether this caller leads it."""
+        """Return a batch with ``key`` in it, and whether this caller leads it."""
         with self._lock:
             batch = self._gathering
-            if leads := batch is None:
-                batch = self._gathering = _Batch()
+            if leads := batch is None or (self._by_deadline and not batch.has_our_deadline()):
+                batch = _Batch()
+                if self._gathering is None:
+                    self._gathering = batch
             batch.keys.add(key)
             if len(batch.keys) == MOST:
                 self._gathering = None
@@ -100,20 +99,12 @@ class Batcher(Generic[K, V]):
                 time.sleep(0)
             self._close(batch)
             batch.answers = self._ask(batch.keys)
-        except OutcomeUnknown as error:
-            batch.error = error
-            raise
-        except Unavailable as error:
-            # That our own time is up, whatever that led to, is not so for the others.
-            is_ours = isinstance(error, DeadlineExceeded) or not deadline.remaining()
-            batch.error = TransientFailure(_BROKEN_OFF) if is_ours else error
-            raise
         except Exception as error:
             batch.error = error
             raise
         except BaseException:  # a time-out or the end of the program, meant for this caller alone
             failure = OutcomeUnknown if self._is_write else TransientFailure
-            batch.error = failure(_BROKEN_OFF)
+            batch.error = failure("what others asked for at the same time was broken off")
             raise
         finally:
             self._close(batch)
@@ -121,15 +112,6 @@ class Batcher(Generic[K, V]):
                 self._under_way.release()
             batch.is_answered.set()
             del batch
-
-    def _wait_for(self, batch: "_Batch[K, V]") -> None:
-        # A time-out of one's own takes a twelfth of the requests/s of 50 clients (measured on
-        # cached pages). Who has as long as the one who asks, as nearly all have, needs none.
-        if not self._until_deadline or deadline.expiry() >= batch.expiry:
-            batch.is_answered.wait()
-        elif not batch.is_answered.wait(deadline.remaining()):
-            failure = OutcomeUnknown if self._is_write else DeadlineExceeded
-            raise failure("what others asked for at the same time takes too long")
 
     def _close(self, batch: "_Batch[K, V]") -> None:
         """Let nobody join any more: whoever comes now might come too late."""
@@ -147,6 +129,10 @@ class _Batch(Generic[K, V]):
         self.answers: Mapping[K, V] = {}
         self.error: Exception | None = None
         self.is_answered = threading.Event()
+
+    def has_our_deadline(self) -> bool:
+        ours = deadline.expiry()
+        return ours == self.expiry or abs(ours - self.expiry) <= DEADLINE_SPREAD
 
     def answer_to(self, key: K) -> V:
         if self.error is None:
