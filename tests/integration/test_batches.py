@@ -1,5 +1,6 @@
 """What requests ask for at the same moment, on a real PostgreSQL and a real Redis."""
 
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -200,20 +201,30 @@ def test_what_many_waited_for_in_vain_opens_the_breaker(
         assert services.database.breaker.state is State.OPEN
 
 
+@pytest.mark.parametrize("what", ["gets", "creates"])
+@pytest.mark.usefixtures("_locks_are_waited_for")
 def test_who_has_little_time_left_fails_nobody_who_has_more(
-    services: Services, database_url: str, threads: ThreadPoolExecutor
+    services: Services, database_url: str, threads: ThreadPoolExecutor, what: str
 ) -> None:
-    def create_soon() -> object:
-        with deadline.within(0.5):
-            return created(services.users, "ada")
+    users = services.users
+    created(users, "ada")
 
+    def ask(number: int) -> object:
+        return users.get(1) if what == "gets" else created(users, f"user{number}")
+
+    def ask_soon() -> object:
+        with deadline.within(0.5):
+            return ask(0)
+
+    batcher: Batcher[Any, Any] = users._gets if what == "gets" else users._creations._batcher
     with users_locked(database_url):
-        with services.users._creations._batcher._under_way:
-            soon = threads.submit(create_soon)
-            eventually(lambda: has_gathered(services.users._creations._batcher, 1))
-            others = [threads.submit(created, services.users, name) for name in ("bob", "eve")]
+        with batcher._under_way:
+            soon = threads.submit(ask_soon)
+            eventually(lambda: has_gathered(batcher, 1))
+            others = [threads.submit(ask, number) for number in (1, 2)]
+            time.sleep(0.1)  # until those who would join have joined
         assert isinstance(soon.exception(LONG), DeadlineExceeded)
-    assert [other.result(LONG).status for other in others] == [201, 201]
+    assert all(other.exception(LONG) is None for other in others)
 
 
 def created(users: UserRepository, name: str) -> StoredResponse:
@@ -379,6 +390,28 @@ def test_lost_connection_of_many_writes_is_made_up_for_once(
     ends = [answer.exception(LONG) for answer in answers]
     assert [type(end) for end in ends if end] == [ConnectionLost]  # of the one who led
     assert len(written(admin)) == 2
+
+
+@pytest.mark.usefixtures("_locks_are_waited_for")
+def test_statement_of_many_writes_that_is_cancelled_is_left_to_each(
+    services: Services, database_url: str, admin: connection, threads: ThreadPoolExecutor
+) -> None:
+    def cancelled_one() -> bool:
+        with admin.cursor() as cursor:
+            cursor.execute("""
+                SELECT pg_cancel_backend(pid) FROM pg_stat_activity
+                WHERE datname = current_database() AND wait_event_type = 'Lock'
+            """)
+            return cursor.fetchall() == [(True,)]
+
+    with users_locked(database_url):
+        answers = at_once(
+            services.users._creations._batcher,
+            threads,
+            [partial(created, services.users, name) for name in ("ada", "bob", "eve")],
+        )
+        eventually(cancelled_one)
+    assert [answer.result(LONG).status for answer in answers] == [201] * 3
 
 
 def test_commit_that_is_lost_leaves_all_outcomes_unknown(
