@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from user_service.errors import CircuitOpen, Unavailable
+from user_service.errors import CircuitOpen, DeadlineExceeded, Unavailable
 from user_service.resilience.breaker import CircuitBreaker, State
 
 LONG = 30.0  # seconds: nobody who does as they should waits for so long
@@ -114,11 +114,17 @@ class TestClosed:
         fail(breaker)
         assert state_of(breaker) is State.OPEN
 
-    def test_call_that_stands_for_several_fails_as_often(self, breaker: CircuitBreaker) -> None:
+    def test_time_out_of_one_that_stands_for_several_counts_as_so_many(self) -> None:
+        breaker = CircuitBreaker("the server", failures=(DeadlineExceeded,), threshold=THRESHOLD)
         for state in (State.CLOSED, State.OPEN):
-            with suppress(ConnectionError), breaker.calling(stands_for=THRESHOLD - 1):
-                raise ConnectionError
+            with suppress(DeadlineExceeded), breaker.calling(stands_for=THRESHOLD - 1):
+                raise DeadlineExceeded
             assert breaker.state is state
+
+    def test_what_else_fails_for_several_is_one_failure(self, breaker: CircuitBreaker) -> None:
+        with suppress(ConnectionError), breaker.calling(stands_for=THRESHOLD):
+            raise ConnectionError
+        assert breaker.state is State.CLOSED
 
     def test_success_begins_the_row_anew(self, breaker: CircuitBreaker) -> None:
         fail(breaker, THRESHOLD - 1)

@@ -4,7 +4,13 @@ import psycopg2
 import pytest
 
 from user_service.database.failures import CONNECTION_IS_USELESS, translated
-from user_service.errors import ConnectionLost, OutcomeUnknown, TransientFailure, Unavailable
+from user_service.errors import (
+    ConnectionLost,
+    LockTimeout,
+    OutcomeUnknown,
+    TransientFailure,
+    Unavailable,
+)
 
 TRANSIENT = {
     "08000": "connection_exception",
@@ -68,7 +74,8 @@ def test_is_transient(sqlstate: str) -> None:
 
 @pytest.mark.parametrize("sqlstate", UNAVAILABLE, ids=UNAVAILABLE.get)
 def test_is_unavailable_and_not_to_be_retried(sqlstate: str) -> None:
-    assert type(translated(failure(sqlstate), connection_lost=False)) is Unavailable
+    kind = LockTimeout if sqlstate == "55P03" else Unavailable
+    assert type(translated(failure(sqlstate), connection_lost=False)) is kind
 
 
 @pytest.mark.parametrize("sqlstate", A_BUG, ids=A_BUG.get)

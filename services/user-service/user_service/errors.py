@@ -89,6 +89,10 @@ class NotPrepared(Unavailable):
     """The database is there, but what has to be done before its first use was refused."""
 
 
+class LockTimeout(Unavailable):
+    """What another transaction has locked did not come free in time."""
+
+
 class PoolTimeout(Unavailable):
     """No connection came free within the checkout time-out."""
 
@@ -102,4 +106,7 @@ class ReplicaUnusable(Exception):
 
 
 class OutcomeUnknown(Unavailable):
-    """The connection broke during COMMIT: the write may have happened, or not."""
+    """The connection broke during COMMIT, or whoever wrote for us was told to end.
+
+    The write may have happened, or not.
+    """

@@ -17,10 +17,10 @@ transaction = database.transaction
 
 @contextmanager
 def transaction_retried_blindly(
-    requests: int = 1, *, lock_timeout: float | None = None
+    *, requests: int = 1, lock_timeout: float | None = None
 ) -> Iterator[cursor]:
     try:
-        with transaction(requests, lock_timeout=lock_timeout) as cursor:
+        with transaction(requests=requests, lock_timeout=lock_timeout) as cursor:
             yield cursor
     except OutcomeUnknown as error:
         raise TransientFailure(str(error)) from error

@@ -16,10 +16,10 @@ transaction, invalidate = database.transaction, pages.invalidate
 
 @contextmanager
 def transaction_after_invalidation(
-    requests: int = 1, *, lock_timeout: float | None = None
+    *, requests: int = 1, lock_timeout: float | None = None
 ) -> Iterator[cursor]:
     invalidate()
-    with transaction(requests, lock_timeout=lock_timeout) as cursor:
+    with transaction(requests=requests, lock_timeout=lock_timeout) as cursor:
         yield cursor
 
 

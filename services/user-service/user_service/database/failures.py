@@ -8,7 +8,13 @@ disk) and too narrow (a read-only standby after a failover raises an ``InternalE
 import psycopg2
 import psycopg2.errorcodes as sqlstate
 
-from user_service.errors import ConnectionLost, OutcomeUnknown, TransientFailure, Unavailable
+from user_service.errors import (
+    ConnectionLost,
+    LockTimeout,
+    OutcomeUnknown,
+    TransientFailure,
+    Unavailable,
+)
 
 # The transaction lost against another one: the server is well.
 CONTENTION = frozenset({sqlstate.SERIALIZATION_FAILURE, sqlstate.DEADLOCK_DETECTED})
@@ -31,7 +37,7 @@ UNKNOWN = frozenset(
 )
 
 # Trying again at once would meet the same; the fault is the server's, not the request's.
-UNAVAILABLE = frozenset({sqlstate.QUERY_CANCELED, sqlstate.LOCK_NOT_AVAILABLE})
+UNAVAILABLE = frozenset({sqlstate.QUERY_CANCELED})
 UNAVAILABLE_CLASSES = frozenset(
     {
         sqlstate.CLASS_INSUFFICIENT_RESOURCES,
@@ -57,6 +63,8 @@ def translated(error: psycopg2.Error, *, connection_lost: bool) -> Exception:
         return TransientFailure(f"the transaction lost against another one ({code})")
     if connection_lost or code in TRANSIENT or code[:2] in TRANSIENT_CLASSES:
         return ConnectionLost(f"database connection failed ({code or 'connection lost'})")
+    if code == sqlstate.LOCK_NOT_AVAILABLE:
+        return LockTimeout(f"another transaction holds a lock for too long ({code})")
     if code in UNAVAILABLE or code[:2] in UNAVAILABLE_CLASSES:
         return Unavailable(f"database cannot serve this now ({code})")
     return error

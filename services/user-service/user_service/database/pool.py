@@ -185,7 +185,7 @@ class Database:
     def read(self, *, requests: int = 1) -> AbstractContextManager[cursor]:
         """Lend a cursor whose every statement is a transaction of its own.
 
-        ``requests`` is how many wait for what is read: to the breaker, a failure is one of each.
+        ``requests`` is for how many it is read: to the breaker, a time-out is one of each.
         """
         return self._cursor(self._reading_cursor, requests)
 
@@ -197,7 +197,7 @@ class Database:
 
     @contextmanager
     def transaction(
-        self, requests: int = 1, *, lock_timeout: float | None = None
+        self, *, requests: int = 1, lock_timeout: float | None = None
     ) -> Iterator[cursor]:
         """Lend a cursor for one transaction: committed at the end of the block, or rolled back.
 

@@ -4,15 +4,14 @@ What is shared is the way there and back, and the commit. Each write succeeds or
 whatever would fail them all, or hold them all up, is left to each alone.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Set
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Hashable, Mapping, Set
 from typing import Generic, TypeVar
 
 import psycopg2
-from psycopg2 import errors as sql_errors
 from psycopg2.extensions import cursor
 
 from user_service.database.pool import Database
+from user_service.errors import LockTimeout
 from user_service.observability.timing import stage
 from user_service.resilience.batch import Batcher
 from user_service.users import User
@@ -23,13 +22,6 @@ W = TypeVar("W", bound=Hashable)
 # several times over. What somebody holds for longer is not to hold everybody up; nor are those of
 # two processes, that each need a name of the other, to stand still for long.
 LOCK_TIMEOUT = 0.01
-
-# What one write can bring upon all: a name that is taken, a lock, a lock for each of several.
-_BECAUSE_OF_ONE = (
-    psycopg2.IntegrityError,
-    sql_errors.LockNotAvailable,
-    sql_errors.QueryCanceled,
-)
 
 
 class SharedWrites(Generic[W]):
@@ -64,23 +56,11 @@ class SharedWrites(Generic[W]):
         if len(writes) == 1:
             (write,) = writes
             return {write: self._alone(write)}
-        written: Mapping[W, User] = {}
-        with (
-            suppress(_EachAlone),
-            self._database.transaction(len(writes), lock_timeout=LOCK_TIMEOUT) as cursor,
-            _refusal_of_one(),
-        ):
-            written = self._together(cursor, writes)
+        try:
+            with self._database.transaction(
+                requests=len(writes), lock_timeout=LOCK_TIMEOUT
+            ) as cursor:
+                written = self._together(cursor, writes)
+        except (psycopg2.IntegrityError, LockTimeout):  # because of one of them
+            return dict.fromkeys(writes)
         return {write: written.get(write) for write in writes}
-
-
-class _EachAlone(Exception):
-    """One of the writes cannot be done, or not at once."""
-
-
-@contextmanager
-def _refusal_of_one() -> Iterator[None]:
-    try:
-        yield
-    except _BECAUSE_OF_ONE as error:
-        raise _EachAlone from error

@@ -20,10 +20,10 @@ V = TypeVar("V")
 BATCH_WAIT = 0.002
 # Bounds what one reply holds, so that who asks for little does not wait for much.
 MOST = 64
-# Seconds by which the deadlines in one batch may differ, where they bound it: far more than those
-# of requests that came at the same time do, and little for who has to wait, or to fail, so much
-# longer or sooner than alone.
-DEADLINE_SPREAD = 0.25
+# By how much a deadline may differ from that of whoever asks, as a share of the time left: of five
+# seconds more than what requests that came together differ by, and little for who waits so much
+# longer than alone, or fails so much sooner.
+DEADLINE_SPREAD = 0.05
 
 
 class Batcher(Generic[K, V]):
@@ -36,9 +36,9 @@ class Batcher(Generic[K, V]):
         by_deadline: bool = False,
         is_write: bool = False,
     ) -> None:
-        """Take what bounds the time that ``ask`` takes, since nobody stops waiting for it.
+        """``ask`` must end by itself, since nobody stops waiting for it.
 
-        With ``by_deadline`` that is the deadline of whoever calls it, and who has another one is
+        With ``by_deadline`` it ends by the deadline of whoever calls it, and who has another one is
         asked for alone: a request that is nearly over is not to fail those that have just begun.
         With ``is_write``, those who wait for one who is told to end raise OutcomeUnknown.
         """
@@ -132,7 +132,10 @@ class _Batch(Generic[K, V]):
 
     def has_our_deadline(self) -> bool:
         ours = deadline.expiry()
-        return ours == self.expiry or abs(ours - self.expiry) <= DEADLINE_SPREAD
+        if ours == self.expiry:  # as when there is none
+            return True
+        left = min(ours, self.expiry) - time.monotonic()
+        return abs(ours - self.expiry) <= DEADLINE_SPREAD * left
 
     def answer_to(self, key: K) -> V:
         if self.error is None:

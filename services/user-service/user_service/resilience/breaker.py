@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from enum import StrEnum
 from types import TracebackType
 
-from user_service.errors import CircuitOpen, Unavailable
+from user_service.errors import CircuitOpen, DeadlineExceeded, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,8 @@ class CircuitBreaker:
         """Count how the call in the block ends; raise CircuitOpen instead of beginning it.
 
         Without ``blaming`` its failure is not counted: it was given too little time to tell.
-        One that ``stands_for`` several counts as so many: as many have waited in vain.
+        A time-out of one that ``stands_for`` several counts as so many: as many have waited in
+        vain. A lost connection is one failure, however many were to share what it was lost with.
         """
         return _Call(self, blaming=blaming, stands_for=stands_for)
 
@@ -97,7 +98,7 @@ class CircuitBreaker:
                 self._succeeded(call.period)
         elif isinstance(error, self._failures):
             if call.blaming:
-                self._failed(call)
+                self._failed(call, call.stands_for if isinstance(error, DeadlineExceeded) else 1)
             else:
                 self._broken_off(probing=call.probing)
         elif isinstance(error, Unavailable) or not isinstance(error, Exception):
@@ -105,11 +106,11 @@ class CircuitBreaker:
         else:
             self._succeeded(call.period)
 
-    def _failed(self, call: "_Call") -> None:
+    def _failed(self, call: "_Call", times: int) -> None:
         with self._lock:
             if call.period != self._period:
                 return  # began before the breaker opened or closed, and tells nothing of now
-            self._failed_in_a_row += call.stands_for
+            self._failed_in_a_row += times
             self._probing = False
             if call.probing or self._failed_in_a_row >= self._threshold:
                 log.warning("circuit breaker of %s opens", self.name)

@@ -57,8 +57,10 @@ def invalidates_pages(view: Callable[..., Response]) -> Callable[..., Response]:
         pages = services().pages
         try:
             response = view(**arguments)
-        except OutcomeUnknown:
-            pages.invalidate()
+        except BaseException as error:
+            is_told_to_end = not isinstance(error, Exception)  # maybe during COMMIT
+            if is_told_to_end or isinstance(error, OutcomeUnknown):
+                pages.invalidate()
             raise
         pages.invalidate()
         return response
