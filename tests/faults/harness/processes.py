@@ -1,6 +1,7 @@
 """What a process holds: threads, open files, connections and memory, as /proc shows them."""
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +23,11 @@ class Footprint:
 
 def children(pid: int) -> list[int]:
     """Return the processes that ``pid`` has started and that live: gunicorn's workers."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
-    return sorted(found)
+    while True:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread ended: another has its own
+            started = [(thread / "children").read_text().split() for thread in threads]
+            return sorted(int(child) for each in started for child in each)
 
 
 def footprint(pid: int, ports: tuple[int, ...]) -> Footprint:
