@@ -1,6 +1,6 @@
 """What requests ask for at the same moment, on a real PostgreSQL and a real Redis."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import partial
@@ -87,7 +87,7 @@ def together(
     batcher: Batcher[Any, Any],
     threads: ThreadPoolExecutor,
     first: Callable[[], object],
-    calls: list[Callable[[], Any]],
+    calls: Sequence[Callable[[], Any]],
 ) -> list[Future[Any]]:
     """Begin ``first``, which must be held up, and then all of ``calls``, as one batch."""
     threads.submit(first)
@@ -96,7 +96,7 @@ def together(
 
 
 def at_once(
-    batcher: Batcher[Any, Any], threads: ThreadPoolExecutor, calls: list[Callable[[], Any]]
+    batcher: Batcher[Any, Any], threads: ThreadPoolExecutor, calls: Sequence[Callable[[], Any]]
 ) -> list[Future[Any]]:
     """Begin all of ``calls`` as one batch."""
     with batcher._under_way:
@@ -104,7 +104,7 @@ def at_once(
 
 
 def _begun(
-    batcher: Batcher[Any, Any], threads: ThreadPoolExecutor, calls: list[Callable[[], Any]]
+    batcher: Batcher[Any, Any], threads: ThreadPoolExecutor, calls: Sequence[Callable[[], Any]]
 ) -> list[Future[Any]]:
     begun = []
     for number, call in enumerate(calls, 1):
@@ -177,58 +177,53 @@ def test_lost_connection_of_many_is_one_failure(
     assert [type(end) for end in ends if end] == [ConnectionLost]
 
 
-@pytest.mark.parametrize("what", ["gets", "creates"])
+def created(users: UserRepository, name: str) -> StoredResponse:
+    return users.create(name, f"{name}@example.com", lambda _: StoredResponse(201, {}, b""))
+
+
+Asked = tuple[Batcher[Any, Any], Callable[[int], object]]
+
+
+@pytest.fixture(params=["gets", "creates"])
+def asked(services: Services, request: pytest.FixtureRequest) -> Asked:
+    """What is shared by those who ask the database, and how to ask for something with a number."""
+    users = services.users
+    if request.param == "creates":
+        return users._creations._batcher, lambda number: created(users, f"user{number}")
+    for number in range(6):
+        created(users, f"user{number}")
+    return users._gets, lambda number: users.get(number + 1)
+
+
+def ask_soon(ask: Callable[[int], object], number: int = 0) -> object:
+    with deadline.within(2):
+        return ask(number)
+
+
 @pytest.mark.usefixtures("_locks_are_waited_for")
 def test_what_many_waited_for_in_vain_opens_the_breaker(
-    services: Services,
-    database_url: str,
-    threads: ThreadPoolExecutor,
-    what: str,
+    services: Services, asked: Asked, database_url: str, threads: ThreadPoolExecutor
 ) -> None:
-    users = services.users
-
-    def ask(number: int) -> object:
-        with deadline.within(2):
-            return users.get(number) if what == "gets" else created(users, f"user{number}")
-
-    batcher: Batcher[Any, Any] = users._gets if what == "gets" else users._creations._batcher
+    batcher, ask = asked
+    calls = [partial(ask_soon, ask, number) for number in range(5)]
     with users_locked(database_url):
-        answers = at_once(batcher, threads, [partial(ask, number) for number in range(1, 6)])
+        answers = at_once(batcher, threads, calls)
         assert all(isinstance(answer.exception(LONG), Unavailable) for answer in answers)
         assert services.database.breaker.state is not State.CLOSED
 
 
-@pytest.mark.parametrize("what", ["gets", "creates"])
 @pytest.mark.usefixtures("_locks_are_waited_for")
 def test_who_has_little_time_left_fails_nobody_who_has_more(
-    services: Services,
-    database_url: str,
-    threads: ThreadPoolExecutor,
-    monkeypatch: pytest.MonkeyPatch,
-    what: str,
+    asked: Asked, database_url: str, threads: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    users = services.users
-    created(users, "ada")
-
-    def ask(number: int) -> object:
-        return users.get(1) if what == "gets" else created(users, f"user{number}")
-
-    def ask_soon() -> object:
-        with deadline.within(2):
-            return ask(0)
-
     monkeypatch.setattr(batch, "BATCH_WAIT", 1)  # for which others could join
-    batcher: Batcher[Any, Any] = users._gets if what == "gets" else users._creations._batcher
+    batcher, ask = asked
     with users_locked(database_url), batcher._under_way:
-        soon = threads.submit(ask_soon)
+        soon = threads.submit(ask_soon, ask)
         eventually(lambda: has_gathered(batcher, 1))
         others = [threads.submit(ask, number) for number in (1, 2)]
         assert isinstance(soon.exception(LONG), DeadlineExceeded)
     assert all(other.exception(LONG) is None for other in others)
-
-
-def created(users: UserRepository, name: str) -> StoredResponse:
-    return users.create(name, f"{name}@example.com", lambda _: StoredResponse(201, {}, b""))
 
 
 def post(client: FlaskClient, username: str, email: str | None = None) -> tuple[int | str, ...]:

@@ -209,7 +209,6 @@ class Database:
         begin = self._begin
         if lock_timeout is not None:
             begin += f"SET LOCAL lock_timeout = {round(lock_timeout * 1000)}; "
-
         with self._cursor(partial(_beginning_cursor, begin), requests) as cursor:
             try:
                 yield cursor

@@ -38,7 +38,7 @@ class SharedWrites(Generic[W]):
         alone: Callable[[W], User],
         together: Callable[[cursor, Set[W]], Mapping[W, User]],
     ) -> None:
-        """Take equal writes for one: those of two requests must not be equal."""
+        """Take writes of which no two are equal: equal ones would be done once."""
         self._database = database
         self._alone = alone
         self._together = together

@@ -199,7 +199,7 @@ class UserRepository:
 
         Those that come at the same time share a transaction, which takes a fifth off the time of a
         create with 10 clients and a third with 50. Not so with a replica, since each is to note
-        what that must have replayed, nor with a keyed request:
+        what that must have replayed, nor with a keyed request.
 
         With a keyed request, the response is stored in the same transaction, and what was stored
         before is returned instead; see ``idempotency.begin`` for what that raises. Then a lost
