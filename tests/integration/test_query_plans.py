@@ -115,15 +115,18 @@ def test_no_list_is_read_by_a_sequential_scan(planner: cursor, values: dict[str,
         for position in every_position(order):
             side = position.side if isinstance(position, Position) else None
             # Counted, since the plan then holds all that it holds without the count.
-            statement = list_statement(filters.names, order, side, counted=True)
             bound = binds(filters, position, 50)
-            plans += 1
-            for scan in scans_of(planner, statement, bound):
-                complaint = complaint_about(scan, order)
-                complaints += [(complaint, filters.names, order, position)] if complaint else []
+            for even_if_empty in (False, True):
+                statement = list_statement(
+                    filters.names, order, side, counted=True, even_if_empty=even_if_empty
+                )
+                plans += 1
+                for scan in scans_of(planner, statement, bound):
+                    complaint = complaint_about(scan, order)
+                    complaints += [(complaint, filters.names, order, position)] if complaint else []
     print(f"{plans} plans")
     assert complaints == []
-    assert plans == 2 ** len(NAMES) * len(ORDERS) * (2 + len(Side))
+    assert plans == 2 ** len(NAMES) * len(ORDERS) * (2 + len(Side)) * 2
 
 
 def test_estimate_is_a_plan_and_no_scan(planner: cursor) -> None:

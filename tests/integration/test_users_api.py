@@ -225,11 +225,31 @@ def test_query_string_where_none_is_taken_is_refused(client: FlaskClient) -> Non
     problem_of(client.get(f"{URL}/1?verbose=1"), 400)
 
 
-def test_page_loads_no_row_that_it_does_not_return(
+@pytest.mark.parametrize(
+    ("query", "even_if_empty"),
+    [
+        ("per_page=2", [False]),
+        ("page=3&per_page=2", [False, True]),
+        ("username=nobody", [True]),
+        ("page=20000&per_page=2", [True]),
+    ],
+    ids=["page", "beyond the end", "lookup", "far beyond the end"],
+)
+def test_page_is_one_statement_unless_nobody_is_on_it_against_expectation(
+    client: FlaskClient, mocker: MockerFixture, query: str, even_if_empty: list[bool]
+) -> None:
+    create_many(client, 3)
+    statement = mocker.spy(users_of_database, "list_statement")
+    listed = json_of(client.get(f"{URL}?{query}"))
+    assert [call.kwargs["even_if_empty"] for call in statement.call_args_list] == even_if_empty
+    assert listed["pagination"]["total"] == (0 if "nobody" in query else 3)
+
+
+def test_page_loads_no_row_that_it_does_not_return_but_the_next(
     client: FlaskClient, mocker: MockerFixture
 ) -> None:
     create_many(client, 5)
     page_of = mocker.spy(users_of_database, "page_of")
     listed = json_of(client.get(f"{URL}?per_page=2"))
     client.get(f"{URL}?cursor={listed['pagination']['next_cursor']}&per_page=2")
-    assert [len(call.args[0]) for call in page_of.call_args_list] == [2, 2]
+    assert [len(call.args[0]) for call in page_of.call_args_list] == [3, 3]

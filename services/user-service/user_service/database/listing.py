@@ -5,11 +5,10 @@ and of the id where that is the same. A page begins at an offset or beside a pla
 beside one it costs the same wherever it is, since the index of the order leads there.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from psycopg2 import sql
@@ -28,7 +27,7 @@ class Order:
     descending: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Filters:
     """Which users a list holds: None does not filter, all else must match. Names are canonical."""
 
@@ -40,7 +39,7 @@ class Filters:
     created_before: datetime | None = None
     updated_since: datetime | None = None
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """What is filtered by."""
         return tuple([name for name in _FILTERS if getattr(self, name) is not None])
@@ -132,25 +131,23 @@ _DESCENDING = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
 # SET LOCAL, in the same round trip and over with it: a sequential scan would be chosen where a
 # filter lets most users through, and be paid for by everybody else on the same disk. What has to
 # scan nevertheless (the slots of the count) then looks so dear, up to PostgreSQL 17, that the
-# whole statement would be compiled first: 350 ms for a page that takes 2. Beyond the
-# last page, total and behind stand alone, beside a user of nothing but NULLs.
+# whole statement would be compiled first: 350 ms for a page that takes 2.
+_SETTINGS = "SET LOCAL enable_seqscan = off; SET LOCAL jit = off; "
 _LIST = """
-    SET LOCAL enable_seqscan = off;
-    SET LOCAL jit = off;
-    WITH looked_at AS (
-        SELECT {value} AS value, id, username, email, created_at, updated_at, version
-        FROM {users}
-        WHERE {where}
-        ORDER BY {scan}
-        LIMIT %(limit)s + 1 OFFSET {offset}
-    )
     SELECT {total} AS total, {behind} AS behind,
-           (SELECT count(*) > %(limit)s FROM looked_at) AS ahead, listed.*
-    FROM (VALUES (true)) AS always
-    LEFT JOIN (
-        SELECT * FROM looked_at ORDER BY {taken} LIMIT %(limit)s
-    ) AS listed ON true
-    ORDER BY {order}
+           {value} AS value, id, username, email, created_at, updated_at, version
+    FROM {users}
+    WHERE {where}
+    ORDER BY {scan}
+    LIMIT %(one_more)s OFFSET {offset}
+"""
+# Total and behind, beside a user of nothing but NULLs if there is nobody on the page. This takes a
+# third longer than the page alone: it is for who has seen that nobody is.
+_EVEN_IF_EMPTY = """
+    SELECT {total} AS total, {behind} AS behind,
+           page.value, page.id, username, email, created_at, updated_at, version
+    FROM (VALUES (true)) AS always LEFT JOIN ({page}) AS page ON true
+    ORDER BY {taken}
 """
 _ESTIMATE = "EXPLAIN (FORMAT JSON) SELECT FROM users WHERE {where}"
 _ALL_USERS = "(SELECT sum(number)::bigint FROM users_count)"
@@ -161,22 +158,32 @@ _FOUND_FIRST = "(SELECT * FROM users WHERE {where} OFFSET 0) AS users"
 # Passes over the users before the page in the index alone, which has the order but not the users.
 _BEYOND_MANY = """(
     SELECT users.* FROM users JOIN (
-        SELECT {key} FROM users ORDER BY {scan} LIMIT %(limit)s + 1 OFFSET %(offset)s
+        SELECT {key} FROM users ORDER BY {scan} LIMIT %(one_more)s OFFSET %(offset)s
     ) AS far USING ({key})
 ) AS users"""
 # From this offset on; before it, finding each user once more costs more than that saves.
 MANY = 1000
+# Passing over so many takes a millisecond.
+VERY_MANY = 10_000
 
 
 @lru_cache(maxsize=1024)
-def list_statement(
-    names: tuple[str, ...], order: Order, side: Side | None, *, counted: bool, far: bool = False
+def list_statement(  # noqa: PLR0913 -- what a list is made of
+    names: tuple[str, ...],
+    order: Order,
+    side: Side | None,
+    *,
+    counted: bool,
+    far: bool = False,
+    even_if_empty: bool = False,
 ) -> str:
     """Return the statement for a page of the list filtered by ``names``.
 
     The page begins on ``side`` of a place, or at an offset if that is None: ``far`` down, maybe.
-    The database looks at one row more, to say whether the list goes on, and keeps it. What is
-    bound is in ``binds``.
+    The database returns one user more than ``limit``, if the list goes on, and those before a
+    place backwards. What is bound is in ``binds``.
+
+    Of an empty page nothing is returned, but ``even_if_empty`` a row that says what lies beside it.
     """
     forward = side is None or side.forward
     downwards = order.descending is forward
@@ -184,20 +191,22 @@ def list_statement(
     scan = _ORDER[order.by, downwards]
     users, where = _users(names, order)
     beyond_many = _composed(_BEYOND_MANY, key=_KEY[order.by], scan=scan) if far else None
-    return _composed(
+    total = _total(filters) if counted else "NULL::bigint"
+    behind = _behind(users, where, order, side)
+    page = _composed(
         _LIST,
-        total=_total(filters) if counted else "NULL::bigint",
-        behind=_behind(users, where, order, side),
+        total="NULL" if even_if_empty else total,
+        behind="NULL" if even_if_empty else "%(offset)s > 0" if side is None else behind,
         value=_VALUE[order.by],
         users=beyond_many or users,
         offset="0" if far else "%(offset)s",
         where=_all_of([*where, *_beside(order, side)]),
         scan=scan,
-        taken="value DESC, id DESC" if downwards else "value, id",
-        order="listed.value DESC, listed.id DESC"
-        if order.descending
-        else "listed.value, listed.id",
     )
+    if even_if_empty:
+        taken = "page.value DESC, page.id DESC" if downwards else "page.value, page.id"
+        page = _composed(_EVEN_IF_EMPTY, total=total, behind=behind, page=page, taken=taken)
+    return _SETTINGS + page
 
 
 def binds(filters: Filters, position: Position | int, limit: int) -> dict[str, Any]:
@@ -205,7 +214,9 @@ def binds(filters: Filters, position: Position | int, limit: int) -> dict[str, A
     place: dict[str, Any] = {"offset": position}
     if isinstance(position, Position):
         place = {"offset": 0, "value": position.value, "id": position.id}
-    return place | {"limit": limit} | {name: getattr(filters, name) for name in filters.names}
+    return (
+        place | {"one_more": limit + 1} | {name: getattr(filters, name) for name in filters.names}
+    )
 
 
 @lru_cache(maxsize=128)
@@ -214,19 +225,21 @@ def estimate_statement(names: tuple[str, ...]) -> str:
     return _composed(_ESTIMATE, where=_all_of([_FILTERS[name] for name in names]))
 
 
-def page_of(rows: Sequence[tuple[Any, ...]], position: Position | int) -> Page:
-    """Return the page that the rows of a ``list_statement`` make."""
-    total, behind, ahead = rows[0][:3]
-    found = [row[3:] for row in rows if row[4] is not None]
-    forward = isinstance(position, int) or position.side.forward
-    if not found:
+def page_of(rows: list[tuple[Any, ...]], position: Position | int, limit: int) -> Page:
+    """Return the page of ``limit`` users that the rows of a ``list_statement`` make."""
+    total, behind, _, first_id = rows[0][:4]
+    if first_id is None:
         return Page([], total, *_around_nobody(position, behind=behind))
+    ahead, found = len(rows) > limit, rows[:limit]
+    forward = isinstance(position, int) or position.side.forward
+    if not forward:
+        found.reverse()
     after, before = (ahead, behind) if forward else (behind, ahead)
     return Page(
-        [User(*row[1:]) for row in found],
+        [User._make(row[3:]) for row in found],
         total,
-        Position(Side.AFTER, *found[-1][:2]) if after else None,
-        Position(Side.BEFORE, *found[0][:2]) if before else None,
+        Position(Side.AFTER, *found[-1][2:4]) if after else None,
+        Position(Side.BEFORE, *found[0][2:4]) if before else None,
     )
 
 

@@ -14,6 +14,7 @@ from psycopg2.extras import execute_values
 from user_service.database import idempotency
 from user_service.database.listing import (
     MANY,
+    VERY_MANY,
     Count,
     Filters,
     Order,
@@ -106,20 +107,32 @@ class UserRepository:
     ) -> Page:
         """Return the page of ``limit`` users that begins at an offset or beside a place.
 
-        One statement, so all of it is of the same moment; an estimate is another.
+        All of it is of one statement and so of the same moment, but for an estimate.
         """
         names = filters.names
         side = position.side if isinstance(position, Position) else None
         counted = count == "exact" or (count == "estimated" and not names)  # then exact is as cheap
 
+        bound = binds(filters, position, limit)
+        passed = position if isinstance(position, int) else 0
+        far = not names and passed >= MANY
+        # Then it is not worth a statement of its own to find nobody: a lookup of one name often
+        # does, and a page beyond a million others has passed over all of them.
+        may_well_be_empty = bool(names) or passed >= VERY_MANY
+
+        def rows(cursor: cursor, *, even_if_empty: bool = False) -> list[tuple[Any, ...]]:
+            statement = list_statement(
+                names, order, side, counted=counted, far=far, even_if_empty=even_if_empty
+            )
+            cursor.execute(statement, bound)
+            return cursor.fetchall()
+
         def read_page(cursor: cursor) -> Page:
-            far = not names and isinstance(position, int) and position >= MANY
-            statement = list_statement(names, order, side, counted=counted, far=far)
-            cursor.execute(statement, binds(filters, position, limit))
-            page = page_of(cursor.fetchall(), position)
+            found = [] if may_well_be_empty else rows(cursor)
+            page = page_of(found or rows(cursor, even_if_empty=True), position, limit)
             if count == "none" or counted:
                 return page
-            cursor.execute(estimate_statement(names), binds(filters, position, limit))
+            cursor.execute(estimate_statement(names), bound)
             return with_estimate(page, cast("tuple[Any]", cursor.fetchone()), position)
 
         return self._read(read_page)
