@@ -41,12 +41,11 @@ def store(url: str) -> Iterator[PageStore]:
 
 def test_page_is_claimed_kept_and_put_out_of_date(store: PageStore) -> None:
     store.ping()
-    generation = store.look_up(PAGE).generation
-    assert [store.claim(PAGE, generation, 60) for _ in range(2)] == [True, False]
-    store.give_back(PAGE, generation)
-    assert store.claim(PAGE, generation, 60)
+    generation = store.current().generation
+    assert [store.look_up(PAGE).is_ours for _ in range(2)] == [True, False]
+    store.give_back(PAGE)
+    assert store.look_up(PAGE).is_ours
     assert store.store(PAGE, generation, b"body")
-    assert store.claim(PAGE, generation, 60)
     assert store.look_up(PAGE) == Found(generation, b"body")
     store.insist_on_moving_on()
     assert store.look_up(PAGE).body is None

@@ -459,32 +459,33 @@ def test_writes_beside_a_replica_share_nothing(
     replica.close()
 
 
-def test_claim_of_one_refill_is_had_by_one(
+def test_look_up_claims_what_is_not_there_and_nobody_has_claimed(
     store: PageStore, redis: redis_py.Redis, threads: ThreadPoolExecutor
 ) -> None:
-    generation = store.current().generation
-    store.claim("before", generation, LONG)
-    names = ["1:50"] * 5 + ["2:50", "before"]
+    store.look_up("claimed")
+    store.store("stored", store.current().generation, b"body")
+    names = ["1:50", "2:50", "claimed", "stored"]
     with writes_held_up(redis):
-        claims = together(
-            store._claims,
+        looks = together(
+            store._look_ups,
             threads,
-            lambda: store.claim("first", generation, LONG),
-            [partial(store.claim, name, generation, LONG) for name in names],
+            lambda: store.look_up("first"),
+            [partial(store.look_up, name) for name in names],
         )
-    had = [claim.result(LONG) for claim in claims]
-    assert sum(had[:5]) == 1
-    assert had[5:] == [True, False]
+    found = [look.result(LONG) for look in looks]
+    assert [each.is_ours for each in found[:3]] == [True, True, False]
+    assert [each.body for each in found] == [None, None, None, b"body"]
+    assert not any(store.look_up(name).is_ours for name in names[:3])
 
 
 def test_of_refills_each_is_kept_if_it_is_current(
     store: PageStore, redis: redis_py.Redis, threads: ThreadPoolExecutor
 ) -> None:
-    old = store.current().generation
+    old = store.look_up("late").generation
     store.move_on()
-    new = store.current().generation
-    for generation, name in ((old, "late"), (new, "1:50"), (new, "2:50")):
-        store.claim(name, generation, LONG)
+    new = store.look_up("1:50").generation
+    assert store.look_up("2:50").is_ours
+    assert store.look_up("late").is_ours  # in the new generation, so not that of who is late
     with writes_held_up(redis):
         refills = together(
             store._stores,
@@ -497,10 +498,10 @@ def test_of_refills_each_is_kept_if_it_is_current(
             ],
         )
     assert [refill.result(LONG) for refill in refills] == [False, True, True]
+    assert list(redis.scan_iter("*refill*")) == [f"{PREFIX}late:refill".encode()]
     assert store.look_up("late").body is None
     assert (store.look_up("1:50").body, store.look_up("2:50").body) == (b"one", b"two")
     assert 0 < redis.ttl(PREFIX + "2:50") <= 300
-    assert not list(redis.scan_iter("*refill*"))  # all claims are given back
 
 
 @pytest.mark.parametrize(("positions", "reached"), [([5, 9, 7], 9), ([5, None, 9], None), ([1], 2)])

@@ -26,10 +26,16 @@ from app import create_app
 from tests.responses import json_of
 from tests.servers import Servers
 from tests.waiting import eventually
-from user_service.cache.client import MAX_CONNECTIONS, BoundedConnection
+from user_service.cache.client import MAX_CONNECTIONS, BoundedConnection, Pool, RedisClient
 from user_service.cache.connection import redis_client
-from user_service.cache.pages import CLAIM_SECONDS, CacheStatus, PageCache
-from user_service.cache.store import GENERATION_KEY, HISTORY_KEY, PREFIX, PageStore
+from user_service.cache.pages import CacheStatus, PageCache
+from user_service.cache.store import (
+    CLAIM_SECONDS,
+    GENERATION_KEY,
+    HISTORY_KEY,
+    PREFIX,
+    PageStore,
+)
 from user_service.errors import Unavailable
 from user_service.resilience import consistency, deadline, resolve
 from user_service.resilience.breaker import State
@@ -55,11 +61,13 @@ def process(servers: Servers, redis: redis_py.Redis) -> Iterator[MakeProcess]:
     made: list[PageCache] = []
 
     def make(
-        clock: Callable[[], float] = time.time, sleep: Callable[[float], None] = time.sleep
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+        current_lsn: Callable[[], int] | None = None,
     ) -> PageCache:
         client = redis_client(servers.redis_url, timeout=2)
         store = PageStore(client, ttl=TTL, stale_ttl=STALE_TTL, clock=clock)
-        made.append(PageCache(store, sleep=sleep))
+        made.append(PageCache(store, sleep=sleep, current_lsn=current_lsn))
         return made[-1]
 
     yield make
@@ -169,6 +177,25 @@ def test_hit_costs_one_command(client: FlaskClient, redis: redis_py.Redis) -> No
     assert counts == {"mget": 1}
 
 
+def test_miss_costs_one_script_before_it_is_read_and_one_after(
+    client: FlaskClient, redis: redis_py.Redis
+) -> None:
+    client.get(URL)
+    with commands_counted(redis) as counts:
+        client.get(f"{URL}?per_page=7")
+    assert counts["evalsha"] == 2
+    assert "eval" not in counts
+
+
+def test_server_that_has_forgotten_the_scripts_is_told_them_again(
+    client: FlaskClient, redis: redis_py.Redis
+) -> None:
+    client.get(URL)
+    redis.script_flush()
+    create(client, "ada")
+    assert [x_cache(client) for _ in range(2)] == ["MISS", "HIT"]
+
+
 def test_page_read_before_a_write_and_stored_after_it_is_refused(
     client: FlaskClient, pages: PageCache
 ) -> None:
@@ -243,6 +270,17 @@ def test_failed_invalidation_stops_reading_until_it_is_made_up_for(
         assert x_cache(client) == "BYPASS"
     eventually(lambda: x_cache(client) == "HIT")
     assert total(client) == 2
+
+
+def test_without_room_for_claims_everybody_reads(
+    process: MakeProcess, redis: redis_py.Redis
+) -> None:
+    here, there = process(), process()
+    here.get_or_produce("1:50", lambda: b"stored")
+    with out_of_memory(redis):
+        assert there.get_or_produce("1:50", never) == (b"stored", HIT)
+        for pages in (here, there):
+            assert pages.get_or_produce("2:50", lambda: b"read") == (b"read", MISS)
 
 
 def test_last_page_is_served_while_the_database_is_down(
@@ -378,11 +416,18 @@ class TestSingleFlight:
         self, process: MakeProcess, redis: redis_py.Redis
     ) -> None:
         dying, waiting = process(), process(sleep=lambda _: None)
-        generation = dying._store.look_up("1:50").generation
-        assert dying._store.claim("1:50", generation, CLAIM_SECONDS)
+        assert dying._store.look_up("1:50").is_ours
         (claim,) = claim_keys(redis)
         assert 0 < redis.pttl(claim) <= CLAIM_SECONDS * 1000
         assert waiting.get_or_produce("1:50", lambda: b"ours") == (b"ours", MISS)
+
+    def test_claim_holds_where_the_position_is_settled_only_then(
+        self, process: MakeProcess
+    ) -> None:
+        assert process()._store.look_up("1:50").is_ours
+        beside_a_replica = process(current_lsn=lambda: 7).look_up("1:50")
+        assert beside_a_replica is not None
+        assert (beside_a_replica.lsn, beside_a_replica.is_ours) == (7, False)
 
     def test_no_claim_is_left(self, process: MakeProcess, redis: redis_py.Redis) -> None:
         process().get_or_produce("1:50", lambda: b"body")
@@ -438,7 +483,7 @@ def unread(connection: redis_py.Connection) -> int:
 
 
 def claim_keys(redis: redis_py.Redis) -> list[bytes]:
-    return list(redis.scan_iter("*:refill:*"))
+    return list(redis.scan_iter("*:refill"))
 
 
 class TestAge:
@@ -710,3 +755,52 @@ class TestPosition:
         with pages.reading_latest():
             assert consistency.required() is None
         assert redis.info("stats")["total_commands_processed"] == before + 1  # the INFO
+
+
+class TestPool:
+    """The short way to a connection is for one that is open and has nothing to read."""
+
+    @pytest.fixture
+    def client(self, servers: Servers) -> Iterator[RedisClient]:
+        client = redis_client(servers.redis_url, timeout=2)
+        yield client
+        client.disconnect()
+
+    def test_connection_is_used_again(self, client: RedisClient) -> None:
+        assert {client.client_id() for _ in range(5)} == {client.client_id()}
+        assert client.changes == 1
+
+    def test_connection_that_the_server_has_closed_is_replaced(
+        self, client: RedisClient, redis: redis_py.Redis
+    ) -> None:
+        before = client.client_id()
+        redis.client_kill_filter(_id=str(before))
+        assert client.client_id() != before
+        assert client.changes == 2
+
+    def test_connection_that_has_something_to_read_is_replaced(self, client: RedisClient) -> None:
+        """It would be taken for the answer to the next command."""
+        before = client.client_id()
+        pool = client.connection_pool
+        connection = pool.get_connection()
+        connection.send_command("PING")
+        eventually(lambda: unread(connection) > 0)
+        pool.release(connection)
+        assert client.client_id() != before
+
+    def test_connection_of_the_process_before_a_fork_is_left_to_that(
+        self, client: RedisClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = client.client_id()
+        monkeypatch.setattr(client.connection_pool, "pid", 0)
+        assert client.client_id() != before
+
+    def test_none_is_lost_in_failing(self, client: RedisClient) -> None:
+        pool = client.connection_pool
+        assert isinstance(pool, Pool)
+        for _ in range(2 * MAX_CONNECTIONS):
+            client.client_id()
+            connection = pool.get_connection()
+            connection.disconnect()
+            pool.release(connection)
+        assert len(pool.pool.queue) == MAX_CONNECTIONS

@@ -9,6 +9,7 @@ from pytest_mock import MockerFixture
 
 from app import create_app
 from tests.responses import json_of
+from user_service.errors import TransientFailure
 from user_service.settings import Settings
 from user_service.web.services import services_of
 
@@ -152,3 +153,18 @@ def test_deprecated_view_is_not_gone_past(settings: Settings, mocker: MockerFixt
         assert answers[-1].headers["X-Cache"] == "HIT"
     finally:
         services_of(application).close()
+
+
+def test_who_tries_again_looks_anew(client: FlaskClient, mocker: MockerFixture) -> None:
+    """What was claimed by the first look has been given back by then."""
+    client.get(URL)
+    client.post(URL, json={"username": "bob", "email": "bob@example.com"})
+    services = services_of(client.application)
+    look_up = mocker.spy(services.pages, "look_up")
+    read = services.users.page
+    mocker.patch.object(
+        services.users, "page", side_effect=[TransientFailure("gone"), mocker.DEFAULT], wraps=read
+    )
+    assert client.get(URL).headers["X-Cache"] == "MISS"
+    assert look_up.call_count == 2
+    assert client.get(URL).headers["X-Cache"] == "HIT"

@@ -32,7 +32,7 @@ class FakeStore:
         self.breaker = CircuitBreaker("Redis", failures=())
         self.generation = b"0"
         self.entries: dict[str, tuple[bytes, bytes]] = {}
-        self.claims: set[tuple[str, bytes]] = set()
+        self.claims: dict[str, bytes] = {}
         self.failing: set[str] = set()
         self.calls: list[str] = []
         self.before: dict[str, Callable[[], None]] = {}
@@ -47,7 +47,11 @@ class FakeStore:
     def look_up(self, name: str) -> Found:
         self._called("look_up")
         generation, body = self.entries.get(name, (b"", b""))
-        return Found(self.generation, body if generation == self.generation else None)
+        if generation == self.generation:
+            return Found(generation, body)
+        is_ours = self.claims.get(name) != self.generation
+        self.claims[name] = self.generation
+        return Found(self.generation, is_ours=is_ours)
 
     def look_up_stale(self, name: str) -> bytes | None:
         self._called("look_up_stale")
@@ -55,18 +59,12 @@ class FakeStore:
 
     def store(self, name: str, generation: bytes, body: bytes) -> bool:
         self._called("store")
-        self.claims.discard((name, generation))
+        if self.claims.get(name) == generation:
+            del self.claims[name]
         if generation != self.generation:
             return False
         self.entries[name] = generation, body
         return True
-
-    def claim(self, name: str, generation: bytes, seconds: float) -> bool:
-        self._called("claim")
-        assert seconds > 0
-        claimed = (name, generation) not in self.claims
-        self.claims.add((name, generation))
-        return claimed
 
     def insist_on_moving_on(self) -> None:
         self.move_on()
@@ -75,9 +73,9 @@ class FakeStore:
         self._called("current")
         return Found(self.generation)
 
-    def give_back(self, name: str, generation: bytes) -> None:
+    def give_back(self, name: str) -> None:
         self._called("give_back")
-        self.claims.discard((name, generation))
+        del self.claims[name]
 
     def move_on(self, _lsn: int | None = None) -> None:
         self._called("move_on")
@@ -210,16 +208,14 @@ class TestWithRedis:
         assert pages.get_or_produce("1:50", never) == (b"fresh", HIT)
         assert store.calls == ["look_up"]
 
-    def test_miss_is_claimed_before_it_is_produced_and_stored_after(
-        self, pages: PageCache, store: FakeStore
-    ) -> None:
+    def test_miss_is_stored_after_it_is_produced(self, pages: PageCache, store: FakeStore) -> None:
         def produce() -> bytes:
             store.calls.append("produce")
             return b"body"
 
         pages.get_or_produce("1:50", produce)
-        assert store.calls == ["look_up", "claim", "produce", "store"]
-        assert store.claims == set()
+        assert store.calls == ["look_up", "produce", "store"]
+        assert store.claims == {}
 
     def test_empty_body_is_a_hit_too(self, pages: PageCache) -> None:
         get(pages, b"")
@@ -252,7 +248,7 @@ class TestWithRedis:
 
         with pytest.raises(KeyError):
             pages.get_or_produce("1:50", fail)
-        assert store.entries == {}
+        assert (store.entries, store.claims) == ({}, {})
         assert get(pages) == (b"fresh", MISS)
 
     def test_is_reachable(self, pages: PageCache) -> None:
@@ -278,9 +274,8 @@ class TestWithoutRedis:
         ("failing", "status"),
         [
             pytest.param({"look_up"}, BYPASS, id="lookup"),
-            pytest.param({"claim"}, MISS, id="claim"),
             pytest.param({"store"}, MISS, id="store"),
-            pytest.param({"look_up", "claim", "store", "move_on", "ping"}, BYPASS, id="everything"),
+            pytest.param({"look_up", "store", "move_on", "ping"}, BYPASS, id="everything"),
         ],
     )
     def test_reader_gets_the_fresh_body(
@@ -293,7 +288,6 @@ class TestWithoutRedis:
         ("method", "message"),
         [
             ("look_up", "page cache bypassed: away"),
-            ("claim", "page cache bypassed: away"),
             ("store", "page not stored in the cache: away"),
         ],
     )
@@ -311,16 +305,9 @@ class TestWithoutRedis:
         assert (warning.levelno, warning.message) == (logging.WARNING, message)
 
     def test_bypass_costs_one_failing_command(self, pages: PageCache, store: FakeStore) -> None:
-        store.failing = {"look_up", "claim", "store"}
+        store.failing = {"look_up", "store"}
         get(pages)
         assert store.calls == ["look_up"]
-
-    def test_page_whose_claim_failed_is_not_stored(
-        self, pages: PageCache, store: FakeStore
-    ) -> None:
-        store.failing = {"claim"}
-        get(pages)
-        assert store.calls == ["look_up", "claim"]
 
     def test_entry_is_not_served(self, pages: PageCache, store: FakeStore) -> None:
         get(pages, b"old")
@@ -464,8 +451,7 @@ class TestRefillByOne:
 class TestRefillByAnotherProcess:
     @pytest.fixture(autouse=True)
     def claimed(self, store: FakeStore) -> None:
-        assert store.claim("1:50", store.generation, 2)
-        store.calls.clear()
+        store.claims["1:50"] = store.generation
 
     def test_is_waited_for(self, pages: PageCache, store: FakeStore, sleep: Sleep) -> None:
         def stored_the_third_time() -> None:
@@ -512,7 +498,24 @@ class TestRefillByAnotherProcess:
 
         with pytest.raises(KeyError):
             pages.get_or_produce("1:50", fail)
-        assert store.claims == {("1:50", store.generation)}
+        assert store.claims == {"1:50": store.generation}
+
+    def test_is_ours_to_make_up_for_once_it_is_given_back(
+        self, pages: PageCache, store: FakeStore, sleep: Sleep
+    ) -> None:
+        sleep.during = lambda: store.give_back("1:50")
+        assert get(pages, b"ours") == (b"ours", MISS)
+        assert len(sleep.slept) == 1
+        assert store.entries["1:50"] == (store.generation, b"ours")
+        assert store.claims == {}
+
+    def test_claim_in_a_later_generation_is_not_kept_by_who_read_before(
+        self, pages: PageCache, store: FakeStore, sleep: Sleep
+    ) -> None:
+        sleep.during = store.move_on
+        assert get(pages, b"ours") == (b"ours", MISS)
+        assert len(sleep.slept) == 1
+        assert (store.entries, store.claims) == ({}, {})
 
     def test_of_a_later_generation_is_taken_too(
         self, pages: PageCache, store: FakeStore, sleep: Sleep

@@ -2,11 +2,11 @@
 
 import pytest
 from pytest_mock import MockerFixture
-from redis import BlockingConnectionPool, RedisError
+from redis import RedisError
 
 from tests.e2e.service import free_port
 from user_service.cache import cluster
-from user_service.cache.client import Changes, NoConnectionFree, RedisClient
+from user_service.cache.client import Changes, NoConnectionFree, Pool, RedisClient
 from user_service.cache.connection import redis_client
 from user_service.errors import Unavailable
 
@@ -53,7 +53,7 @@ def test_options_that_it_knows_are_taken(url: str) -> None:
 
 
 def test_full_pool_says_nothing_of_redis() -> None:
-    pool = BlockingConnectionPool(max_connections=1, timeout=0.01)
+    pool = Pool(max_connections=1, timeout=0.01)  # type: ignore[no-untyped-call]
     pool.pool.get()
     with pytest.raises(NoConnectionFree) as raised:
         RedisClient(pool, Changes()).get("key")

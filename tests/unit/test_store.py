@@ -10,12 +10,15 @@ from redis import TimeoutError as RedisTimeoutError
 
 from user_service.cache.client import RedisClient
 from user_service.cache.store import (
-    _CLAIM_IF_FREE,
     _CONFIRM_HISTORY,
+    _LOOK_UP_OR_CLAIM,
     _MOVE_ON_FROM,
     _REPLACE_IF_CURRENT,
     _STORE_IF_CURRENT,
+    BODY_AT,
+    CLAIM_SECONDS,
     GENERATION_KEY,
+    GENERATION_LENGTH,
     HISTORY_KEY,
     LSN_LENGTH,
     PREFIX,
@@ -28,6 +31,7 @@ from user_service.resilience.breaker import State
 
 TTL, STALE_TTL = 60, 300
 PAGE_KEY = PREFIX + "1:50"
+CLAIM_KEY = PAGE_KEY + ":refill"
 
 
 class FakeRedis:
@@ -50,10 +54,6 @@ class FakeRedis:
         if command in self.failing:
             raise self.error
 
-    def mget(self, *keys: str) -> list[bytes | None]:
-        self._called("mget")
-        return [self.values.get(key) for key in keys]
-
     def get(self, key: str) -> bytes | None:
         self._called("get")
         return self.values.get(key)
@@ -69,17 +69,24 @@ class FakeRedis:
             return current
         return None if nx and current is not None else True
 
-    def execute_command(self, command: str, key: str, value: bytes) -> Any:
-        assert command == "SET"
-        return self.set(key, value)
+    def execute_command(self, command: str, *arguments: Any) -> Any:
+        if command == "SET":
+            return self.set(*arguments)
+        assert command == "MGET"
+        self._called("mget")
+        return [self.values.get(key) for key in arguments]
+
+    def delete(self, key: str) -> None:
+        self._called("delete")
+        self.values.pop(key, None)
 
     def disconnect(self) -> None:
         self.disconnected = True
 
     def register_script(self, script: str) -> Callable[..., Any]:
         scripts: dict[str, Callable[..., Any]] = {
-            _CLAIM_IF_FREE: self._claim_if_free,
             _CONFIRM_HISTORY: self._confirm_history,
+            _LOOK_UP_OR_CLAIM: self._look_up_or_claim,
             _MOVE_ON_FROM: self._move_on_from,
             _REPLACE_IF_CURRENT: self._replace_if_current,
             _STORE_IF_CURRENT: self._store_if_current,
@@ -100,13 +107,24 @@ class FakeRedis:
         self.values[keys[0]] = new
         return 1
 
-    def _claim_if_free(self, keys: list[str], arguments: list[int]) -> list[int]:
-        self._called("script")
-        ours = [int(key not in self.values) for key in keys]
-        for key, is_ours, px in zip(keys, ours, arguments, strict=True):
+    def _look_up_or_claim(self, keys: list[str], arguments: list[int]) -> list[Any]:
+        self._called("look_up")
+        now, ttl, claim_ms = arguments
+        history, generation, *found = [self.values.get(key) for key in keys]
+        if generation is None:
+            return [history, None, *found]
+        answer: list[Any] = [history, generation]
+        for page, claim, key in zip(found[::2], found[1::2], keys[3::2], strict=True):
+            is_current = (
+                page is not None
+                and page.startswith(generation)
+                and abs(now - int(page[GENERATION_LENGTH:BODY_AT])) < ttl
+            )
+            is_ours = not is_current and claim != generation[LSN_LENGTH:]
             if is_ours:
-                self.values[key], self.expiries[key] = b"", px
-        return ours
+                self.values[key], self.expiries[key] = generation[LSN_LENGTH:], claim_ms
+            answer += [page if is_current else None, int(is_ours)]
+        return answer
 
     def _store_if_current(self, keys: list[str], arguments: list[Any]) -> list[int]:
         self._called("script")
@@ -114,7 +132,8 @@ class FakeRedis:
         for page, claim, of, rest in zip(
             keys[::2], keys[1::2], arguments[::2], arguments[1::2], strict=True
         ):
-            self.values.pop(claim, None)
+            if self.values.get(claim) == of[LSN_LENGTH:]:
+                del self.values[claim]
             is_current = self.values.get(generation) == of
             if is_current:
                 self.values[page], self.expiries[page] = of + rest, ttl
@@ -155,13 +174,15 @@ def store(redis: FakeRedis, clock: Clock) -> PageStore:
 
 
 def generation_of(store: PageStore) -> bytes:
-    return store.look_up("any").generation
+    return store.current().generation
 
 
 def keep(store: PageStore, body: bytes = b"body", name: str = "1:50") -> bytes:
-    """Store ``body`` in the current generation, and return that."""
+    """Store ``body`` in the current generation, as another process does, and return that."""
     generation = generation_of(store)
-    assert store.store(name, generation, body)
+    ttl, stale_ttl = store._ttl, store._stale_ttl
+    another = PageStore(store._redis, ttl=ttl, stale_ttl=stale_ttl, clock=store._clock)
+    assert another.store(name, generation, body)
     return generation
 
 
@@ -172,7 +193,7 @@ class TestLookUp:
         generation = keep(store)
         redis.calls.clear()
         assert store.look_up("1:50") == Found(generation, b"body")
-        assert redis.calls == ["mget"]
+        assert redis.calls == ["look_up"]
 
     @pytest.mark.parametrize("body", [b"", b"\0\xff\r\n", b"0" * 100])
     def test_finds_the_same_bytes(self, store: PageStore, body: bytes) -> None:
@@ -234,8 +255,7 @@ class TestCopies:
     @pytest.fixture
     def generation(self, store: PageStore) -> bytes:
         """The generation, in which a page was stored and looked up once."""
-        generation = store.look_up("1:50").generation
-        store.store("1:50", generation, b"body")
+        generation = keep(store)
         assert store.look_up("1:50") == Found(generation, b"body")
         return generation
 
@@ -245,6 +265,19 @@ class TestCopies:
         del redis.values[PAGE_KEY], redis.calls[:]
         assert store.look_up("1:50") == Found(generation, b"body")
         assert redis.calls == ["mget"]
+
+    def test_is_also_had_of_what_the_process_has_stored_itself(
+        self, store: PageStore, redis: FakeRedis, generation: bytes
+    ) -> None:
+        store.store("2:50", generation, b"ours")
+        redis.calls.clear()
+        assert store.look_up("2:50") == Found(generation, b"ours")
+        assert redis.calls == ["mget"]
+
+    def test_is_not_had_of_what_was_refused(self, store: PageStore, generation: bytes) -> None:
+        store.move_on()
+        assert not store.store("2:50", generation, b"late")
+        assert store._copies.get("2:50") is None
 
     def test_is_not_found_after_a_write(self, store: PageStore, generation: bytes) -> None:
         store.move_on()
@@ -305,7 +338,7 @@ class TestHistory:
         redis.calls.clear()
         for _ in range(3):
             store.look_up("1:50")
-        assert redis.calls == ["mget"] * 3
+        assert redis.calls == ["look_up", "mget", "mget"]
 
     def test_is_confirmed_after_each_change_and_keeps_the_generation(
         self, store: PageStore, redis: FakeRedis
@@ -344,7 +377,7 @@ class TestHistory:
         def reconnect() -> None:
             redis.changes, redis.history = 1, b"a0" * 20
 
-        redis.before["mget"] = reconnect
+        redis.before["look_up"] = reconnect
         assert store.look_up("1:50").body is None
 
     def test_late_page_of_a_former_history_is_not_found(
@@ -448,34 +481,64 @@ class TestStore:
 
 
 class TestClaim:
+    """Whoever looks a page up that is not there has claimed it by that, unless another has."""
+
     def test_is_had_by_one(self, store: PageStore) -> None:
-        generation = generation_of(store)
-        assert [store.claim("1:50", generation, 2) for _ in range(3)] == [True, False, False]
+        assert [store.look_up("1:50").is_ours for _ in range(3)] == [True, False, False]
 
     def test_is_of_one_page_in_one_generation(self, store: PageStore) -> None:
-        first = generation_of(store)
-        store.move_on()
-        second = generation_of(store)
-        claims = [("1:50", first), ("2:50", first), ("1:50", second), ("2:50", second)]
-        assert all(store.claim(name, generation, 2) for name, generation in claims)
+        for _ in range(2):
+            store.move_on()
+            assert all(store.look_up(name).is_ours for name in ("1:50", "2:50"))
+
+    def test_is_on_nothing_that_is_there(self, store: PageStore, redis: FakeRedis) -> None:
+        keep(store)
+        store.look_up("1:50")
+        assert redis.values.keys() == {GENERATION_KEY, HISTORY_KEY, PAGE_KEY}
+
+    def test_is_on_what_is_out_of_date(self, store: PageStore, clock: Clock) -> None:
+        keep(store)
+        clock.now += TTL
+        assert [store.look_up("1:50").is_ours for _ in range(2)] == [True, False]
+
+    def test_of_a_new_generation_is_in_that(self, store: PageStore, redis: FakeRedis) -> None:
+        """Also of one that begins with the look-up: of many after a flush, one reads a page."""
+        store.look_up("1:50")
+        redis.values.clear()
+        assert [store.look_up("1:50").is_ours for _ in range(2)] == [True, False]
+
+    def test_outlives_that_its_position_is_settled(self, store: PageStore) -> None:
+        store.settle(store.look_up("1:50").generation, 10)
+        assert not store.look_up("1:50").is_ours
 
     @pytest.mark.parametrize("over", [False, True])
-    def test_is_given_back_by_storing_also_in_vain(self, store: PageStore, over: bool) -> None:
-        generation = generation_of(store)
-        store.claim("1:50", generation, 2)
+    def test_is_given_back_by_storing_also_in_vain(
+        self, store: PageStore, redis: FakeRedis, over: bool
+    ) -> None:
+        generation = store.look_up("1:50").generation
         if over:
             store.move_on()
         assert store.store("1:50", generation, b"body") is not over
-        assert store.claim("1:50", generation, 2)
+        assert CLAIM_KEY not in redis.values
+
+    def test_of_another_generation_is_not_given_back_by_storing(self, store: PageStore) -> None:
+        before = store.look_up("1:50").generation
+        store.move_on()
+        assert store.look_up("1:50").is_ours
+        assert not store.store("1:50", before, b"old")
+        assert not store.look_up("1:50").is_ours
+
+    def test_is_another_s_once_it_is_given_back(self, store: PageStore) -> None:
+        store.look_up("1:50")
+        store.give_back("1:50")
+        assert store.look_up("1:50").is_ours
 
     def test_runs_out_by_itself(self, store: PageStore, redis: FakeRedis) -> None:
-        store.claim("1:50", generation_of(store), 1.5)
-        (claim,) = redis.values.keys() - {GENERATION_KEY, HISTORY_KEY}
-        assert redis.expiries[claim] == 1500
+        store.look_up("1:50")
+        assert redis.expiries[CLAIM_KEY] == CLAIM_SECONDS * 1000
 
     def test_is_no_page(self, store: PageStore) -> None:
-        generation = generation_of(store)
-        store.claim("1:50", generation, 2)
+        store.look_up("1:50")
         assert store.look_up("1:50").body is None
         assert store.look_up_stale("1:50") is None
 
@@ -484,10 +547,10 @@ COMMANDS: dict[str, Callable[[PageStore], object]] = {
     "look_up": lambda store: store.look_up("1:50"),
     "look_up_stale": lambda store: store.look_up_stale("1:50"),
     "store": lambda store: store.store("1:50", b"generation", b"body"),
-    "claim": lambda store: store.claim("1:50", b"generation", 2),
+    "give_back": lambda store: store.give_back("1:50"),
     "move_on": lambda store: store.move_on(),
 }
-EVERYTHING = {"mget", "get", "set", "script", "confirm"}
+EVERYTHING = {"look_up", "mget", "delete", "get", "set", "script", "confirm"}
 
 
 class TestFailure:

@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from redis import BlockingConnectionPool, Connection, SSLConnection
+from redis import Connection, SSLConnection
 from redis.connection import AbstractConnection, parse_url
 
 from user_service.cache.client import (
     BoundedConnection,
     BoundedTlsConnection,
     Changes,
+    Pool,
     RedisClient,
     connection_options,
     pool_options,
@@ -55,7 +56,7 @@ def redis_client(url: str, *, timeout: float) -> RedisClient:
 def _client_of_one_server(url: str, timeout: float) -> RedisClient:
     changes = Changes()
     options = _redis_py_options(url)
-    pool = BlockingConnectionPool(
+    pool = Pool(  # type: ignore[no-untyped-call]
         redis_connect_func=changes.connect,
         **(connection_options(timeout) | pool_options(timeout) | options),
     )

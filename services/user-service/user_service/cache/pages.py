@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from enum import StrEnum
 
 from user_service.cache.single_flight import SingleFlight
@@ -23,9 +24,8 @@ log = logging.getLogger(__name__)
 # is twice as long, up to the second number.
 REPAIR_INTERVAL = 0.2
 REPAIR_INTERVAL_MAX = 2.0
-# Seconds for which a process may keep the others from refilling a page that it refills itself,
-# and the longest that they wait for it before they read the database too.
-CLAIM_SECONDS = 2.0
+# The longest, in seconds, that a page is awaited which another process refills, and how often it
+# is looked for.
 WAIT_FOR_CLAIM = 0.5
 CLAIM_POLL_INTERVAL = 0.01
 
@@ -112,10 +112,9 @@ class PageCache:
         if found.body is not None:
             return found.body, CacheStatus.HIT
         self._metrics.miss.inc()
-        generation = found.generation
         with consistency.reading_after(found.lsn):
             body = self._refills.run(
-                (name, generation), lambda: self._refill(name, generation, produce)
+                (name, found.generation), lambda: self._refill(name, found, produce)
             )
         return body, CacheStatus.MISS
 
@@ -172,36 +171,44 @@ class PageCache:
             lsn = self._current_lsn()
         except Unavailable:
             return found
-        return self._store.settle(found.generation, lsn)
+        settled = self._store.settle(found.generation, lsn)
+        return replace(settled, is_ours=found.is_ours)
 
-    def _refill(self, name: str, generation: bytes, produce: Callable[[], bytes]) -> bytes:
+    def _refill(self, name: str, missed: Found, produce: Callable[[], bytes]) -> bytes:
         try:
-            is_ours = self._store.claim(name, generation, CLAIM_SECONDS)
-            if not is_ours:
-                body = self._wait_for_other_process(name)
-                if body is not None:
-                    return body
+            found = missed if missed.is_ours else self._wait_for_other_process(name, missed)
         except RedisFailure as error:
             log.warning("page cache bypassed: %s", error)
             return produce()
+        if found.body is not None:
+            return found.body
         try:
             body = produce()
         except BaseException:
-            if is_ours:
+            if found.is_ours:
                 with suppress(RedisFailure):
-                    self._store.give_back(name, generation)
+                    self._store.give_back(name)
             raise
-        self._keep(name, generation, body)
+        self._keep(name, missed.generation, body)
         return body
 
-    def _wait_for_other_process(self, name: str) -> bytes | None:
+    def _wait_for_other_process(self, name: str, missed: Found) -> Found:
+        """Return the page as soon as it is there, or its claim if that is given back before.
+
+        Return what was missed when neither came in time.
+        """
         ended = self._clock() + min(WAIT_FOR_CLAIM, deadline.remaining() / 2)
         while self._clock() < ended:
             self._sleep(CLAIM_POLL_INTERVAL)
-            body = self._store.look_up(name).body
-            if body is not None:
-                return body
-        return None
+            found = self._store.look_up(name)
+            if found.body is not None:
+                return found
+            if found.is_ours:
+                if found.generation == missed.generation:
+                    return found
+                self._store.give_back(name)  # it is for those who come now
+                break
+        return missed
 
     def _keep(self, name: str, generation: bytes, body: bytes) -> None:
         try:

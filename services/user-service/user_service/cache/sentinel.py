@@ -7,7 +7,6 @@ that follow are with the new one.
 
 from typing import Any
 
-from redis import BlockingConnectionPool
 from redis.sentinel import (
     Sentinel,
     SentinelConnectionPool,
@@ -20,6 +19,7 @@ from user_service.cache.client import (
     BoundedConnection,
     BoundedTlsConnection,
     Changes,
+    Pool,
     RedisClient,
     connection_options,
     pool_options,
@@ -50,18 +50,18 @@ class _Sentinel(Sentinel):
         return self._asking.wait(self._timeout)
 
 
-class _Pool(SentinelConnectionPool, BlockingConnectionPool):
+class _Pool(SentinelConnectionPool, Pool):
     """Connections to the master. One to a former master is opened anew when it comes back."""
 
     def release(self, connection: Any) -> None:  # noqa: ANN401 -- of redis-py's many kinds
         if self.master_address != (connection.host, connection.port):
             connection.disconnect()
-        BlockingConnectionPool.release(self, connection)
+        Pool.release(self, connection)
 
     def owns_connection(self, connection: Any) -> int:  # noqa: ANN401
         # As redis-py has it, one that could not be opened is not the pool's, which would make
         # another for each attempt and remember them all.
-        return BlockingConnectionPool.owns_connection(self, connection)
+        return Pool.owns_connection(self, connection)
 
 
 def sentinel_client(

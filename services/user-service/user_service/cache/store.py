@@ -26,7 +26,7 @@ import uuid
 from collections.abc import Callable, Hashable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from redis import RedisError
 from redis import exceptions as redis_errors
@@ -50,26 +50,43 @@ HISTORY_KEY = PREFIX + "history"
 LSN_LENGTH = 16
 GENERATION_LENGTH = LSN_LENGTH + 32
 TIME_LENGTH = 10
+BODY_AT = GENERATION_LENGTH + TIME_LENGTH
 UNKNOWN_LSN = b"f" * LSN_LENGTH
 GENERATION_ALONE = ""  # no page is called so
+
+# Seconds for which a process may keep the others from refilling a page that it refills itself.
+CLAIM_SECONDS = 2.0
 
 # Pages that a process has copies of: those of 100 users, of 17 KB, take 2 MB.
 COPIES = 128
 
-_CLAIM_IF_FREE = """
-local ours = {}
-for i, claim in ipairs(KEYS) do
-  ours[i] = redis.call('SET', claim, '', 'NX', 'PX', ARGV[i]) and 1 or 0
+# Claims are by what is random in a generation, since its position may be settled meanwhile. What
+# holds one is told by 1, as is who could get none: without room for claims everybody reads.
+_LOOK_UP_OR_CLAIM = f"""
+local now, ttl, claim_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local found = redis.call('MGET', unpack(KEYS))
+local generation = found[2]
+if not generation then return found end
+local token = string.sub(generation, {LSN_LENGTH + 1})
+for i = 3, #KEYS, 2 do
+  local page, claim = found[i], found[i + 1]
+  local is_current = page
+    and string.sub(page, 1, {GENERATION_LENGTH}) == generation
+    and math.abs(now - string.sub(page, {GENERATION_LENGTH + 1}, {BODY_AT})) < ttl
+  found[i] = is_current and page
+  found[i + 1] = (is_current or claim == token) and 0 or 1
+  if found[i + 1] == 1 then redis.pcall('SET', KEYS[i + 1], token, 'PX', claim_ms) end
 end
-return ours
+return found
 """
 
 # For each page, its key and that of the claim on it; and its generation, and what goes after that.
-_STORE_IF_CURRENT = """
+_STORE_IF_CURRENT = f"""
 local generation = redis.call('GET', KEYS[1])
-local kept = {}
+local kept = {{}}
 for i = 2, #KEYS, 2 do
-  redis.call('DEL', KEYS[i + 1])
+  local token = string.sub(ARGV[i], {LSN_LENGTH + 1})
+  if redis.call('GET', KEYS[i + 1]) == token then redis.call('DEL', KEYS[i + 1]) end
   local is_current = ARGV[i] == generation
   if is_current then redis.call('SET', KEYS[i], ARGV[i] .. ARGV[i + 1], 'EX', ARGV[1]) end
   kept[i / 2] = is_current and 1 or 0
@@ -107,10 +124,15 @@ class RedisFailure(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The current generation, and the body that is current and fresh, if there is one."""
+    """The current generation, and the body that is current and fresh, if there is one.
+
+    Without a body, ``is_ours`` tells whether nobody else has claimed to refill the page: then who
+    looked has claimed it by that.
+    """
 
     generation: bytes
     body: bytes | None = None
+    is_ours: bool = True
 
     @property
     def lsn(self) -> int | None:
@@ -122,8 +144,7 @@ class Found:
 class PageStore:
     """Pages in Redis: fresh for ``ttl`` seconds, kept for ``stale_ttl``.
 
-    What several requests look up, claim, store or put out of date at the same time shares one
-    round trip.
+    What several requests look up, store or put out of date at the same time shares one round trip.
 
     ``clock`` gives the time in seconds since 1970. It is compared between processes, so a page
     may be fresh for longer by as much as their clocks differ, but never more than twice as long:
@@ -143,7 +164,7 @@ class PageStore:
         self._ttl = ttl
         self._stale_ttl = stale_ttl
         self._clock = clock
-        self._claim_if_free = redis.register_script(_CLAIM_IF_FREE)
+        self._look_up_or_claim = redis.register_script(_LOOK_UP_OR_CLAIM)
         self._store_if_current = redis.register_script(_STORE_IF_CURRENT)
         self._move_on_from = redis.register_script(_MOVE_ON_FROM)
         self._replace_if_current = redis.register_script(_REPLACE_IF_CURRENT)
@@ -153,7 +174,6 @@ class PageStore:
         # Redis' own time-outs bound them: those whose deadline is over still have to invalidate
         # what they wrote, and to give back what they claimed.
         self._look_ups: Batcher[str, Found] = Batcher(self._look_up)
-        self._claims: Batcher[_Claim, bool] = Batcher(self._claim)
         self._stores: Batcher[_Refill, bool] = Batcher(self._store)
         self._moves: Batcher[int | None, None] = Batcher(self._move_on)
         self._copies: Recent[str, _Copy] = Recent(COPIES)
@@ -166,10 +186,11 @@ class PageStore:
         )
 
     def look_up(self, name: str) -> Found:
-        """Return the generation, begun if there was none, and the page.
+        """Return the generation, begun if there was none, and the page or a claim on it.
 
-        A page that this process has a copy of does not travel again if the generation shows that
-        it is still current; if it is not, the page is a second round trip.
+        Whoever has claimed a page is to ``store`` it or to ``give_back`` the claim. One that this
+        process has a copy of does not travel again if the generation shows that it is still
+        current; if it is not, the page is a second round trip.
         """
         copy = self._copies.get(name)
         if copy is None:
@@ -202,21 +223,19 @@ class PageStore:
             entry = cast("bytes | None", self._redis.get(PREFIX + name))
         if entry is None or self._age(_stored_at(entry)) >= self._stale_ttl:
             return None
-        return entry[GENERATION_LENGTH + TIME_LENGTH :]
+        return entry[BODY_AT:]
 
     def store(self, name: str, generation: bytes, body: bytes) -> bool:
-        """Keep ``body``, read in ``generation``, unless that is over; return whether it is kept."""
+        """Keep ``body``, read in ``generation``, unless that is over; return whether it is kept.
+
+        A claim on it in that generation is over, too.
+        """
         return self._shared(self._stores, _Refill(name, generation, body))
 
-    def claim(self, name: str, generation: bytes, seconds: float) -> bool:
-        """Return whether this caller is the one to refill the page; ``store`` gives it back."""
-        claim = _Claim(_claim_key(name, generation), round(seconds * 1000))
-        return self._shared(self._claims, claim)
-
-    def give_back(self, name: str, generation: bytes) -> None:
+    def give_back(self, name: str) -> None:
         """End a claim without having stored the page."""
         with self._asking():
-            self._redis.delete(_claim_key(name, generation))
+            self._redis.delete(_claim_key(name))
 
     def move_on(self, lsn: int | None = None) -> None:
         """Begin a new generation, by which all pages so far are out of date.
@@ -266,38 +285,52 @@ class PageStore:
             raise RedisFailure(error) from error
 
     def _look_up(self, names: Set[str]) -> dict[str, Found]:
-        pages = [name for name in names if name != GENERATION_ALONE]
-        keys = [HISTORY_KEY, GENERATION_KEY, *(PREFIX + name for name in pages)]
         with self._asking():
-            # redis-py's types do not know decode_responses=False.
-            found = cast("list[bytes | None]", self._redis.mget(*keys))
-            history, generation, *entries = found
-            if not self._is_of_the_server(history) or generation is None:
+            found = self._found(names)
+            if found is None:
                 generation = self._begin_generation()
-        return {GENERATION_ALONE: Found(generation)} | {
-            name: self._found(name, generation, entry)
-            for name, entry in zip(pages, entries, strict=True)
-        }
+                # Once more, for claims in this generation; if it is gone by now, without any.
+                found = self._found(names) or dict.fromkeys(names, Found(generation))
+        return found
 
-    def _claim(self, claims: Set["_Claim"]) -> dict["_Claim", bool]:
-        asked = list(claims)
-        with self._asking():
-            ours = self._claim_if_free(
-                [claim.key for claim in asked], [claim.milliseconds for claim in asked]
-            )
-        return dict(zip(asked, map(bool, cast("list[int]", ours)), strict=True))
+    def _found(self, names: Set[str]) -> dict[str, Found] | None:
+        """Return what there is of ``names``; None if there is no generation that holds."""
+        pages = [name for name in names if name != GENERATION_ALONE]
+        keys = [HISTORY_KEY, GENERATION_KEY]
+        answer: list[Any]
+        if not pages:
+            answer = self._redis.execute_command("MGET", *keys)  # type: ignore[no-untyped-call]
+        else:
+            for name in pages:
+                keys += PREFIX + name, _claim_key(name)
+            now, milliseconds = int(self._clock()), round(CLAIM_SECONDS * 1000)
+            answer = self._look_up_or_claim(keys, [now, self._ttl, milliseconds])
+        history, generation, *entries = answer
+        if not self._is_of_the_server(history) or generation is None:
+            return None
+        found = {GENERATION_ALONE: Found(generation)}
+        for name, entry, is_ours in zip(pages, entries[::2], entries[1::2], strict=True):
+            if entry is None:
+                found[name] = Found(generation, is_ours=bool(is_ours))
+            else:
+                copy = _Copy(generation, _stored_at(entry), entry[BODY_AT:])
+                self._copies.keep(name, copy)
+                found[name] = Found(generation, copy.body)
+        return found
 
     def _store(self, refills: Set["_Refill"]) -> dict["_Refill", bool]:
-        asked = list(refills)
-        now = b"%0*d" % (TIME_LENGTH, int(self._clock()))
+        asked, now = list(refills), int(self._clock())
         keys = [GENERATION_KEY]
         values: list[bytes | int] = [max(self._ttl, self._stale_ttl)]
         for refill in asked:
-            keys += PREFIX + refill.name, _claim_key(refill.name, refill.generation)
-            values += refill.generation, now + refill.body
+            keys += PREFIX + refill.name, _claim_key(refill.name)
+            values += refill.generation, b"%0*d" % (TIME_LENGTH, now) + refill.body
         with self._asking():
-            kept = self._store_if_current(keys, values)
-        return dict(zip(asked, map(bool, cast("list[int]", kept)), strict=True))
+            kept = dict(zip(asked, map(bool, self._store_if_current(keys, values)), strict=True))
+        for refill in asked:
+            if kept[refill]:
+                self._copies.keep(refill.name, _Copy(refill.generation, now, refill.body))
+        return kept
 
     def _move_on(self, lsns: Set[int | None]) -> dict[int | None, None]:
         known = [lsn for lsn in lsns if lsn is not None]
@@ -308,15 +341,6 @@ class PageStore:
                 lsn = b"%0*x" % (LSN_LENGTH, max(known))
                 self._move_on_from([GENERATION_KEY], [lsn, _new_generation()[LSN_LENGTH:]])
         return dict.fromkeys(lsns)
-
-    def _found(self, name: str, generation: bytes, entry: bytes | None) -> Found:
-        if entry is None or not entry.startswith(generation):
-            return Found(generation)
-        copy = _Copy(generation, _stored_at(entry), entry[GENERATION_LENGTH + TIME_LENGTH :])
-        body = self._body(copy, generation)
-        if body is not None:
-            self._copies.keep(name, copy)
-        return Found(generation, body)
 
     def _body(self, copy: "_Copy", generation: bytes) -> bytes | None:
         """Return the body, if it is current and fresh."""
@@ -351,12 +375,6 @@ class PageStore:
             raise RedisFailure(error) from error
 
 
-@dataclass(frozen=True, slots=True, eq=False)  # of two who claim the same, one is to be told so
-class _Claim:
-    key: str
-    milliseconds: int
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class _Refill:
     name: str
@@ -373,11 +391,11 @@ class _Copy(NamedTuple):
 
 
 def _stored_at(entry: bytes) -> int:
-    return int(entry[GENERATION_LENGTH : GENERATION_LENGTH + TIME_LENGTH])
+    return int(entry[GENERATION_LENGTH:BODY_AT])
 
 
-def _claim_key(name: str, generation: bytes) -> str:
-    return f"{PREFIX}{name}:refill:{generation.decode()}"
+def _claim_key(name: str) -> str:
+    return f"{PREFIX}{name}:refill"
 
 
 def _new_generation() -> bytes:

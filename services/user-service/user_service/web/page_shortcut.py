@@ -73,10 +73,14 @@ class PageShortcut:
 
 
 def look_up(pages: PageCache, name: str) -> Found | None:
-    """Return what ``pages`` has for the request at hand: what the shortcut saw, if it looked."""
-    request.environ[PAGE_NAME] = name
-    if LOOKED_UP in request.environ:
-        found: Found | None = request.environ[LOOKED_UP]
+    """Return what ``pages`` has for the request at hand: what the shortcut saw, if it looked.
+
+    Once: who tries again is to look anew.
+    """
+    environ = request.environ
+    environ[PAGE_NAME] = name
+    if LOOKED_UP in environ:
+        found: Found | None = environ.pop(LOOKED_UP)
         return found
     return pages.look_up(name)
 
