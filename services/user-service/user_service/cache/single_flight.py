@@ -16,7 +16,8 @@ class SingleFlight(Generic[K, V]):
     """The flights of one process, by key."""
 
     def __init__(self) -> None:
-        self._flights: dict[K, Future[V]] = {}
+        # Those under way. What the others wait by is made by the first of them: few have any.
+        self._flights: dict[K, Future[V] | None] = {}
         self._lock = threading.Lock()
 
     def run(self, key: K, work: Callable[[], V]) -> V:
@@ -26,29 +27,32 @@ class SingleFlight(Generic[K, V]):
         than this caller may wait.
         """
         with self._lock:
-            under_way = self._flights.get(key)
-            flight = under_way or self._flights.setdefault(key, Future())
-        if under_way is None:
-            return self._lead(key, flight, work)
+            if leads := key not in self._flights:
+                self._flights[key] = None
+            else:
+                flight = self._flights[key] = self._flights[key] or Future()
+        if leads:
+            return self._lead(key, work)
         left = deadline.remaining()
         try:
             return flight.result(min(left, threading.TIMEOUT_MAX))
         except TimeoutError:
             raise DeadlineExceeded("somebody else's refill of the page takes too long") from None
 
-    def _lead(self, key: K, flight: Future[V], work: Callable[[], V]) -> V:
+    def _lead(self, key: K, work: Callable[[], V]) -> V:
         try:
             value = work()
         except BaseException as error:
-            if isinstance(error, DeadlineExceeded) or not isinstance(error, Exception):
+            if (flight := self._landed(key)) is not None:
                 # That our time is up, or that we are told to end, is not so for the others.
-                flight.set_exception(TransientFailure("the refill that was waited for broke off"))
-            else:
-                flight.set_exception(error)
+                is_ours = isinstance(error, DeadlineExceeded) or not isinstance(error, Exception)
+                broke_off = TransientFailure("the refill that was waited for broke off")
+                flight.set_exception(broke_off if is_ours else error)
             raise
-        else:
+        if (flight := self._landed(key)) is not None:
             flight.set_result(value)
-            return value
-        finally:
-            with self._lock:
-                del self._flights[key]
+        return value
+
+    def _landed(self, key: K) -> Future[V] | None:
+        with self._lock:
+            return self._flights.pop(key)

@@ -63,7 +63,7 @@ class Batcher(Generic[K, V]):
                 if leads:
                     self._lead(batch)
                 else:
-                    batch.is_answered.wait()
+                    batch.wait()
                     if may_ask_again and isinstance(batch.error, TransientFailure):
                         continue
                 return batch.answer_to(key)
@@ -82,6 +82,8 @@ class Batcher(Generic[K, V]):
             batch.keys.add(key)
             if len(batch.keys) == MOST:
                 self._gathering = None
+            if not leads:
+                batch.is_answered = batch.is_answered or threading.Event()
             if not leads or self._under_way.locked():
                 self._has_company = True
             return batch, leads
@@ -110,7 +112,8 @@ class Batcher(Generic[K, V]):
             self._close(batch)
             if in_turn:
                 self._under_way.release()
-            batch.is_answered.set()
+            if batch.is_answered is not None:
+                batch.is_answered.set()
             del batch
 
     def _close(self, batch: "_Batch[K, V]") -> None:
@@ -128,7 +131,12 @@ class _Batch(Generic[K, V]):
         self.keys: set[K] = set()
         self.answers: Mapping[K, V] = {}
         self.error: Exception | None = None
-        self.is_answered = threading.Event()
+        # Made by the first who waits: whoever is alone needs none.
+        self.is_answered: threading.Event | None = None
+
+    def wait(self) -> None:
+        if self.is_answered is not None:
+            self.is_answered.wait()
 
     def has_our_deadline(self) -> bool:
         ours = deadline.expiry()

@@ -7,39 +7,55 @@ gives up first what was not used for longest.
 """
 
 import hashlib
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import NamedTuple
 
 import orjson
-from flask import Response, url_for
+from flask import Response, request, url_for
 
 from user_service.cache.pages import CacheStatus
 from user_service.database.listing import Page, Position, Side
 from user_service.observability.timing import stage
 from user_service.web.application import JsonResponse
 from user_service.web.conditions import client_has
+from user_service.web.cursors import Cursors
 from user_service.web.fields import BIGINT_MAX
 from user_service.web.representation import CACHE_CONTROL, members_of
-from user_service.web.schemas import ListQuery, encoded
+from user_service.web.schemas import ListQuery
 from user_service.web.services import services
 
 # A proxy takes 4 KiB of header (nginx's default); links that would not leave room are left out.
 LONGEST_LINK_HEADER = 2000
 
 
+class Beside(NamedTuple):
+    """The cursors of what lies beside a page, where there is something."""
+
+    next: str | None
+    previous: str | None
+    last: Callable[[], str | None]
+
+
 def page_entry(query: ListQuery) -> bytes:
     """Read the page that ``query`` asks for, and return it as it is cached."""
-    position = _position(query)
-    page = services().users.page(
-        position,
+    parts = services()
+    page = parts.users.page(
+        _position(query, parts.cursors),
         query.per_page,
         order=query.order,
         filters=query.filters,
         count=query.count or ("exact" if query.cursor is None else "none"),
     )
     with stage("json"):
+        cursor = partial(parts.cursors.written, the_list=query.list_name)
+        beside = Beside(
+            cursor(page.next), cursor(page.previous), lambda: cursor(Position(Side.END))
+        )
         users = [members_of(user, query.fields) for user in page.users]
-        body = orjson.dumps({"users": users, "pagination": _pagination(query, page)})
+        body = orjson.dumps({"users": users, "pagination": _pagination(query, page, beside)})
         etag = hashlib.blake2b(body, digest_size=16).hexdigest()
-        return b"%b\n%b\n%b" % (etag.encode(), _links(query, page).encode(), body)
+        return b"%b\n%b\n%b" % (etag.encode(), _links(query, page, beside).encode(), body)
 
 
 def page_response(entry: bytes, status: CacheStatus) -> Response:
@@ -63,47 +79,42 @@ def headers_and_body(entry: bytes, status: CacheStatus) -> tuple[dict[str, str],
     return headers, body
 
 
-def _position(query: ListQuery) -> Position | int:
+def _position(query: ListQuery, cursors: Cursors) -> Position | int:
     if query.cursor is None:
         # Past the largest offset that PostgreSQL takes there is as little as at it.
         return min((query.page - 1) * query.per_page, BIGINT_MAX)
-    return services().cursors.read(query.cursor, query.list_name, query.sort)
+    return cursors.read(query.cursor, query.list_name, query.sort)
 
 
-def _pagination(query: ListQuery, page: Page) -> dict[str, object]:
+def _pagination(query: ListQuery, page: Page, beside: Beside) -> dict[str, object]:
     numbers: dict[str, object] = {} if query.cursor is not None else {"page": query.page}
     numbers["per_page"] = query.per_page
     if page.total is not None:
         numbers |= {"total": page.total, "pages": -(-page.total // query.per_page)}
-    return numbers | {
-        "next_cursor": _cursor(query, page.next),
-        "prev_cursor": _cursor(query, page.previous),
-    }
+    return numbers | {"next_cursor": beside.next, "prev_cursor": beside.previous}
 
 
-def _cursor(query: ListQuery, position: Position | None) -> str | None:
-    return services().cursors.written(position, query.list_name)
-
-
-def _links(query: ListQuery, page: Page) -> str:
+def _links(query: ListQuery, page: Page, beside: Beside) -> str:
     """Return the Link header (RFC 8288): the same list, elsewhere."""
-    others = _elsewhere_by_page(query, page) if query.cursor is None else _elsewhere(query, page)
-    same = encoded({name: text for name, text in query.parameters.items() if name not in PLACE})
-    path = url_for("users.list_users")
+    by_page = query.cursor is None
+    others = _elsewhere_by_page(query, page, beside) if by_page else _elsewhere(beside)
+    path, same = _path(request.environ.get("SCRIPT_NAME", "")), query.elsewhere
     header = ""
     for relation, where in others.items():
-        link = f'<{path}?{"&".join(filter(None, (where, same)))}>; rel="{relation}"'
+        link = f'<{path}?{where and where + "&"}{same}>; rel="{relation}"'
         if len(header) + len(link) <= LONGEST_LINK_HEADER:
             header += f"{', ' * bool(header)}{link}"
     return header
 
 
-# What in a query says where in the list the page lies. Neither needs to be encoded in an address:
-# a page is a number, a cursor is base64url.
-PLACE = {"page", "cursor"}
+@lru_cache(maxsize=16)
+def _path(_script_name: str) -> str:
+    """Return the path of lists, where the service is mounted; Flask takes 30 us to make it."""
+    return url_for("users.list_users")
 
 
-def _elsewhere_by_page(query: ListQuery, page: Page) -> dict[str, str]:
+# Neither a page's number nor a cursor, in base64url, needs to be encoded in an address.
+def _elsewhere_by_page(query: ListQuery, page: Page, beside: Beside) -> dict[str, str]:
     """Return where to go; by cursor where only an exact total would tell the number of the page."""
     last = -(-page.total // query.per_page) if page.total and not page.estimated else None
     others: dict[str, str] = {}
@@ -112,21 +123,15 @@ def _elsewhere_by_page(query: ListQuery, page: Page) -> dict[str, str]:
     if page.users and page.previous:
         others["prev"] = f"page={query.page - 1}"
     elif page.previous:  # beyond the end
-        others["prev"] = f"page={last}" if last else f"cursor={_cursor(query, page.previous)}"
+        others["prev"] = f"page={last}" if last else f"cursor={beside.previous}"
     others["first"] = "page=1"
     if page.users or page.previous:
-        end = Position(Side.END)
-        others["last"] = f"page={last}" if last else f"cursor={_cursor(query, end)}"
+        others["last"] = f"page={last}" if last else f"cursor={beside.last()}"
     return others
 
 
-def _elsewhere(query: ListQuery, page: Page) -> dict[str, str]:
-    others = {
-        "next": _cursor(query, page.next),
-        "prev": _cursor(query, page.previous),
-        "first": "",
-        "last": _cursor(query, Position(Side.END)),
-    }
+def _elsewhere(beside: Beside) -> dict[str, str]:
+    others = {"next": beside.next, "prev": beside.previous, "first": "", "last": beside.last()}
     return {
         relation: cursor and f"cursor={cursor}"
         for relation, cursor in others.items()

@@ -146,12 +146,12 @@ class ListQuery(_Schema):
             )
         return self
 
-    @property
+    @cached_property
     def order(self) -> Order:
         """The order that ``sort`` names."""
         return Order(cast("SortColumn", self.sort.removeprefix("-")), self.sort.startswith("-"))
 
-    @property
+    @cached_property
     def filters(self) -> Filters:
         """What the list is filtered by."""
         return Filters(
@@ -187,7 +187,14 @@ class ListQuery(_Schema):
         of_all = {name: text for name, text in self.parameters.items() if name not in PER_PAGE}
         return encoded(of_all)
 
+    @cached_property
+    def elsewhere(self) -> str:
+        """What is the same in the query string of every other page of the list."""
+        return encoded({n: text for n, text in self.parameters.items() if n not in PLACE})
 
+
+# What says where in the list a page lies.
+PLACE = {"page", "cursor"}
 # What may change from one page of a list to the next.
 PER_PAGE = {"page", "per_page", "cursor", "count", "fields"}
 
