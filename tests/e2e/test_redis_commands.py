@@ -32,18 +32,29 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
             yield nodes.url
 
 
+def opened(url: str) -> PageStore:
+    return PageStore(redis_client(url, timeout=TIMEOUT), ttl=60, stale_ttl=300)
+
+
 @pytest.fixture
 def store(url: str) -> Iterator[PageStore]:
-    with closing(PageStore(redis_client(url, timeout=TIMEOUT), ttl=60, stale_ttl=300)) as opened:
-        opened.move_on()
-        yield opened
+    with closing(opened(url)) as store:
+        store.move_on()
+        yield store
 
 
-def test_page_is_claimed_kept_and_put_out_of_date(store: PageStore) -> None:
+@pytest.fixture
+def another(url: str) -> Iterator[PageStore]:
+    """The store of another process."""
+    with closing(opened(url)) as store:
+        yield store
+
+
+def test_page_is_claimed_kept_and_put_out_of_date(store: PageStore, another: PageStore) -> None:
     store.ping()
     generation = store.current().generation
-    assert [store.look_up(PAGE).is_ours for _ in range(2)] == [True, False]
-    store.give_back(PAGE)
+    assert [each.look_up(PAGE).is_ours for each in (another, store, another)] == [True, False, True]
+    another.give_back(PAGE)
     assert store.look_up(PAGE).is_ours
     assert store.store(PAGE, generation, b"body")
     assert store.look_up(PAGE) == Found(generation, b"body")

@@ -459,11 +459,19 @@ def test_writes_beside_a_replica_share_nothing(
     replica.close()
 
 
-def test_look_up_claims_what_is_not_there_and_nobody_has_claimed(
-    store: PageStore, redis: redis_py.Redis, threads: ThreadPoolExecutor
+@pytest.fixture
+def another(servers: Servers) -> Iterator[PageStore]:
+    """The store of another process."""
+    another = PageStore(redis_client(servers.redis_url, timeout=LONG), ttl=60, stale_ttl=300)
+    yield another
+    another.close()
+
+
+def test_look_up_claims_what_is_not_there_and_no_other_process_has_claimed(
+    store: PageStore, another: PageStore, redis: redis_py.Redis, threads: ThreadPoolExecutor
 ) -> None:
-    store.look_up("claimed")
-    store.store("stored", store.current().generation, b"body")
+    another.look_up("claimed")
+    another.store("stored", store.current().generation, b"body")
     names = ["1:50", "2:50", "claimed", "stored"]
     with writes_held_up(redis):
         looks = together(
@@ -475,17 +483,19 @@ def test_look_up_claims_what_is_not_there_and_nobody_has_claimed(
     found = [look.result(LONG) for look in looks]
     assert [each.is_ours for each in found[:3]] == [True, True, False]
     assert [each.body for each in found] == [None, None, None, b"body"]
-    assert not any(store.look_up(name).is_ours for name in names[:3])
+    assert [store.look_up(name).is_ours for name in names[:3]] == [True, True, False]
+    assert [another.look_up(name).is_ours for name in names[:3]] == [False, False, True]
 
 
 def test_of_refills_each_is_kept_if_it_is_current(
-    store: PageStore, redis: redis_py.Redis, threads: ThreadPoolExecutor
+    store: PageStore, another: PageStore, redis: redis_py.Redis, threads: ThreadPoolExecutor
 ) -> None:
     old = store.look_up("late").generation
     store.move_on()
     new = store.look_up("1:50").generation
     assert store.look_up("2:50").is_ours
     assert store.look_up("late").is_ours  # in the new generation, so not that of who is late
+    another.look_up("3:50")
     with writes_held_up(redis):
         refills = together(
             store._stores,
@@ -495,10 +505,12 @@ def test_of_refills_each_is_kept_if_it_is_current(
                 lambda: store.store("late", old, b"old"),
                 lambda: store.store("1:50", new, b"one"),
                 lambda: store.store("2:50", new, b"two"),
+                lambda: store.store("3:50", new, b"three"),
             ],
         )
-    assert [refill.result(LONG) for refill in refills] == [False, True, True]
-    assert list(redis.scan_iter("*refill*")) == [f"{PREFIX}late:refill".encode()]
+    assert [refill.result(LONG) for refill in refills] == [False, True, True, True]
+    left = {f"{PREFIX}late:refill".encode(), f"{PREFIX}3:50:refill".encode()}
+    assert set(redis.scan_iter("*refill*")) == left
     assert store.look_up("late").body is None
     assert (store.look_up("1:50").body, store.look_up("2:50").body) == (b"one", b"two")
     assert 0 < redis.ttl(PREFIX + "2:50") <= 300

@@ -283,6 +283,20 @@ def test_without_room_for_claims_everybody_reads(
             assert pages.get_or_produce("2:50", lambda: b"read") == (b"read", MISS)
 
 
+def test_server_that_takes_no_writes_is_not_asked_for_what_it_does_not_have(
+    process: MakeProcess, redis: redis_py.Redis
+) -> None:
+    """As a master that was demoted: who is told so looks for the new one."""
+    pages = process()
+    pages.get_or_produce("1:50", lambda: b"stored")
+    redis.execute_command("REPLICAOF 127.0.0.1 1")
+    try:
+        assert pages.get_or_produce("1:50", never) == (b"stored", HIT)
+        assert pages.get_or_produce("2:50", lambda: b"read") == (b"read", BYPASS)
+    finally:
+        redis.execute_command("REPLICAOF NO ONE")
+
+
 def test_last_page_is_served_while_the_database_is_down(
     client: FlaskClient, settings: Settings, mocker: MockerFixture
 ) -> None:
@@ -428,6 +442,12 @@ class TestSingleFlight:
         beside_a_replica = process(current_lsn=lambda: 7).look_up("1:50")
         assert beside_a_replica is not None
         assert (beside_a_replica.lsn, beside_a_replica.is_ours) == (7, False)
+
+    def test_claim_of_its_own_process_is_waited_for_by_nobody(self, process: MakeProcess) -> None:
+        """Or who has claimed a page could wait for somebody who waits for that claim."""
+        pages = process(sleep=lambda _: pytest.fail("waits"))
+        assert pages.look_up("1:50") is not None
+        assert pages.get_or_produce("1:50", lambda: b"body") == (b"body", MISS)
 
     def test_no_claim_is_left(self, process: MakeProcess, redis: redis_py.Redis) -> None:
         process().get_or_produce("1:50", lambda: b"body")

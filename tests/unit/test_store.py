@@ -107,9 +107,9 @@ class FakeRedis:
         self.values[keys[0]] = new
         return 1
 
-    def _look_up_or_claim(self, keys: list[str], arguments: list[int]) -> list[Any]:
+    def _look_up_or_claim(self, keys: list[str], arguments: list[Any]) -> list[Any]:
         self._called("look_up")
-        now, ttl, claim_ms = arguments
+        now, ttl, claim_ms, process = arguments
         history, generation, *found = [self.values.get(key) for key in keys]
         if generation is None:
             return [history, None, *found]
@@ -120,19 +120,22 @@ class FakeRedis:
                 and page.startswith(generation)
                 and abs(now - int(page[GENERATION_LENGTH:BODY_AT])) < ttl
             )
-            is_ours = not is_current and claim != generation[LSN_LENGTH:]
+            token = generation[LSN_LENGTH:]
+            mine = token + process.encode()
+            is_anothers = claim is not None and claim != mine and claim.startswith(token)
+            is_ours = not is_current and not is_anothers
             if is_ours:
-                self.values[key], self.expiries[key] = generation[LSN_LENGTH:], claim_ms
+                self.values[key], self.expiries[key] = mine, claim_ms
             answer += [page if is_current else None, int(is_ours)]
         return answer
 
     def _store_if_current(self, keys: list[str], arguments: list[Any]) -> list[int]:
         self._called("script")
-        ((generation, *keys), (ttl, *arguments)), kept = (keys, arguments), []
+        ((generation, *keys), (ttl, process, *arguments)), kept = (keys, arguments), []
         for page, claim, of, rest in zip(
             keys[::2], keys[1::2], arguments[::2], arguments[1::2], strict=True
         ):
-            if self.values.get(claim) == of[LSN_LENGTH:]:
+            if self.values.get(claim) == of[LSN_LENGTH:] + process.encode():
                 del self.values[claim]
             is_current = self.values.get(generation) == of
             if is_current:
@@ -180,10 +183,14 @@ def generation_of(store: PageStore) -> bytes:
 def keep(store: PageStore, body: bytes = b"body", name: str = "1:50") -> bytes:
     """Store ``body`` in the current generation, as another process does, and return that."""
     generation = generation_of(store)
-    ttl, stale_ttl = store._ttl, store._stale_ttl
-    another = PageStore(store._redis, ttl=ttl, stale_ttl=stale_ttl, clock=store._clock)
-    assert another.store(name, generation, body)
+    assert another(store).store(name, generation, body)
     return generation
+
+
+def another(store: PageStore) -> PageStore:
+    """Return the store of another process, on the same Redis."""
+    ttl, stale_ttl = store._ttl, store._stale_ttl
+    return PageStore(store._redis, ttl=ttl, stale_ttl=stale_ttl, clock=store._clock)
 
 
 class TestLookUp:
@@ -481,35 +488,55 @@ class TestStore:
 
 
 class TestClaim:
-    """Whoever looks a page up that is not there has claimed it by that, unless another has."""
+    """Whoever looks a page up that is not there has claimed it for its process by that."""
 
-    def test_is_had_by_one(self, store: PageStore) -> None:
-        assert [store.look_up("1:50").is_ours for _ in range(3)] == [True, False, False]
+    @pytest.fixture
+    def other(self, store: PageStore) -> PageStore:
+        return another(store)
 
-    def test_is_of_one_page_in_one_generation(self, store: PageStore) -> None:
-        for _ in range(2):
+    def test_is_had_by_one_process(self, store: PageStore, other: PageStore) -> None:
+        looks = [each.look_up("1:50").is_ours for each in (store, other, store, other)]
+        assert looks == [True, False, True, False]
+
+    def test_is_not_that_of_the_child_of_a_process(
+        self, store: PageStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert store.look_up("1:50").is_ours
+        monkeypatch.setattr("os.getpid", lambda: 1)
+        assert not store.look_up("1:50").is_ours
+
+    def test_is_of_one_page_in_one_generation(self, store: PageStore, other: PageStore) -> None:
+        for each in (store, other):
             store.move_on()
-            assert all(store.look_up(name).is_ours for name in ("1:50", "2:50"))
+            assert all(each.look_up(name).is_ours for name in ("1:50", "2:50"))
 
     def test_is_on_nothing_that_is_there(self, store: PageStore, redis: FakeRedis) -> None:
         keep(store)
         store.look_up("1:50")
         assert redis.values.keys() == {GENERATION_KEY, HISTORY_KEY, PAGE_KEY}
 
-    def test_is_on_what_is_out_of_date(self, store: PageStore, clock: Clock) -> None:
+    def test_is_on_what_is_out_of_date(
+        self, store: PageStore, other: PageStore, clock: Clock
+    ) -> None:
         keep(store)
         clock.now += TTL
-        assert [store.look_up("1:50").is_ours for _ in range(2)] == [True, False]
+        assert [each.look_up("1:50").is_ours for each in (store, other)] == [True, False]
 
-    def test_of_a_new_generation_is_in_that(self, store: PageStore, redis: FakeRedis) -> None:
+    def test_of_a_new_generation_is_in_that(
+        self, store: PageStore, other: PageStore, redis: FakeRedis
+    ) -> None:
         """Also of one that begins with the look-up: of many after a flush, one reads a page."""
         store.look_up("1:50")
         redis.values.clear()
-        assert [store.look_up("1:50").is_ours for _ in range(2)] == [True, False]
+        assert [each.look_up("1:50").is_ours for each in (other, store)] == [True, False]
 
-    def test_outlives_that_its_position_is_settled(self, store: PageStore) -> None:
-        store.settle(store.look_up("1:50").generation, 10)
-        assert not store.look_up("1:50").is_ours
+    def test_outlives_that_its_position_is_settled(
+        self, store: PageStore, other: PageStore
+    ) -> None:
+        found = store.look_up("1:50")
+        settled = store.settle(found.generation, 10)
+        assert settled.is_as_old_as(found)
+        assert not other.look_up("1:50").is_ours
 
     @pytest.mark.parametrize("over", [False, True])
     def test_is_given_back_by_storing_also_in_vain(
@@ -521,17 +548,26 @@ class TestClaim:
         assert store.store("1:50", generation, b"body") is not over
         assert CLAIM_KEY not in redis.values
 
-    def test_of_another_generation_is_not_given_back_by_storing(self, store: PageStore) -> None:
+    def test_of_another_generation_is_not_given_back_by_storing(
+        self, store: PageStore, other: PageStore
+    ) -> None:
         before = store.look_up("1:50").generation
         store.move_on()
         assert store.look_up("1:50").is_ours
         assert not store.store("1:50", before, b"old")
-        assert not store.look_up("1:50").is_ours
+        assert not other.look_up("1:50").is_ours
 
-    def test_is_another_s_once_it_is_given_back(self, store: PageStore) -> None:
+    def test_of_another_process_is_not_given_back_by_storing(
+        self, store: PageStore, other: PageStore, redis: FakeRedis
+    ) -> None:
+        generation = store.look_up("1:50").generation
+        assert other.store("1:50", generation, b"body")
+        assert CLAIM_KEY in redis.values
+
+    def test_is_another_s_once_it_is_given_back(self, store: PageStore, other: PageStore) -> None:
         store.look_up("1:50")
         store.give_back("1:50")
-        assert store.look_up("1:50").is_ours
+        assert other.look_up("1:50").is_ours
 
     def test_runs_out_by_itself(self, store: PageStore, redis: FakeRedis) -> None:
         store.look_up("1:50")

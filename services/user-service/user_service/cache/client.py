@@ -4,7 +4,6 @@ import math
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from queue import Empty
 from threading import Lock
 from typing import Any, Generic, TypeVar
@@ -64,7 +63,7 @@ class Pool(BlockingConnectionPool):
 
     def release(self, connection: Any) -> None:  # noqa: ANN401 -- of redis-py's many kinds
         """Take a connection back."""
-        if connection.is_connected:
+        if connection.is_connected and not connection.should_reconnect():
             self.pool.put_nowait(connection)
         else:
             super().release(connection)  # type: ignore[no-untyped-call]
@@ -78,14 +77,18 @@ class Pool(BlockingConnectionPool):
             return None
         is_ready = False
         try:
-            with suppress(redis_errors.ConnectionError):  # the server has closed it
-                is_ready = (
-                    connection is not None and connection.is_connected and not connection.can_read()
-                )
+            is_ready = connection is not None and _is_ready(connection)
         finally:
             if not is_ready:
                 self.pool.put_nowait(connection)  # on top, to be what redis-py takes
         return connection if is_ready else None
+
+
+def _is_ready(connection: Any) -> bool:  # noqa: ANN401
+    try:
+        return connection.is_connected and not connection.can_read()
+    except redis_errors.ConnectionError:  # the server has closed it
+        return False
 
 
 class Changes:
@@ -112,9 +115,9 @@ class _Script(Script):
     """redis-py's script, which Redis is asked for by its digest in one call and not in five."""
 
     def __call__(self, keys: Any = (), args: Any = (), client: Any = None) -> Any:  # noqa: ANN401
+        redis = client or self.registered_client
         try:
-            redis = self.registered_client
-            return redis.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)  # type: ignore[no-untyped-call]
+            return redis.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
         except redis_errors.NoScriptError:  # it is a new server, or was told to forget them
             return super().__call__(keys, args, client)
 

@@ -172,7 +172,7 @@ class PageCache:
         except Unavailable:
             return found
         settled = self._store.settle(found.generation, lsn)
-        return replace(settled, is_ours=found.is_ours)
+        return replace(settled, is_ours=found.is_ours or not settled.is_as_old_as(found))
 
     def _refill(self, name: str, missed: Found, produce: Callable[[], bytes]) -> bytes:
         try:
@@ -193,7 +193,7 @@ class PageCache:
         return body
 
     def _wait_for_other_process(self, name: str, missed: Found) -> Found:
-        """Return the page as soon as it is there, or its claim if that is given back before.
+        """Return the page as soon as it is there, or its claim if that is over before.
 
         Return what was missed when neither came in time.
         """
@@ -204,7 +204,7 @@ class PageCache:
             if found.body is not None:
                 return found
             if found.is_ours:
-                if found.generation == missed.generation:
+                if found.is_as_old_as(missed):
                     return found
                 self._store.give_back(name)  # it is for those who come now
                 break

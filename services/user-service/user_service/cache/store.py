@@ -21,6 +21,7 @@ history that it belongs to; whenever another server than before may answer, a re
 with the server's own, and begins a new generation where they differ.
 """
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Hashable, Iterator, Set
@@ -44,7 +45,7 @@ V = TypeVar("V")
 
 # The braces keep all keys in one slot of a Redis Cluster, as one command on several keys needs;
 # the version is moved on with the format of entries, so that no release serves another's pages.
-PREFIX = "users:page:{v2}:"
+PREFIX = "users:page:{v3}:"
 GENERATION_KEY = PREFIX + "generation"
 HISTORY_KEY = PREFIX + "history"
 LSN_LENGTH = 16
@@ -60,10 +61,12 @@ CLAIM_SECONDS = 2.0
 # Pages that a process has copies of: those of 100 users, of 17 KB, take 2 MB.
 COPIES = 128
 
-# Claims are by what is random in a generation, since its position may be settled meanwhile. What
-# holds one is told by 1, as is who could get none: without room for claims everybody reads.
+# A claim is of a process, in which those who miss the same page wait for each other anyway. And it
+# is by what is random in a generation, since its position may be settled meanwhile. For each page
+# there are two answers: itself if it is current, and 1 if it is not and nobody else has claimed it.
+# Without room for claims everybody reads.
 _LOOK_UP_OR_CLAIM = f"""
-local now, ttl, claim_ms = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local now, ttl, claim_ms, process = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local found = redis.call('MGET', unpack(KEYS))
 local generation = found[2]
 if not generation then return found end
@@ -73,9 +76,14 @@ for i = 3, #KEYS, 2 do
   local is_current = page
     and string.sub(page, 1, {GENERATION_LENGTH}) == generation
     and math.abs(now - string.sub(page, {GENERATION_LENGTH + 1}, {BODY_AT})) < ttl
+  local is_anothers = claim and claim ~= token .. process and string.sub(claim, 1, #token) == token
+  local is_ours = not is_current and not is_anothers
+  if is_ours then
+    local answer = redis.pcall('SET', KEYS[i + 1], token .. process, 'PX', claim_ms)
+    if answer.err and not string.find(answer.err, 'OOM') then return answer end
+  end
   found[i] = is_current and page
-  found[i + 1] = (is_current or claim == token) and 0 or 1
-  if found[i + 1] == 1 then redis.pcall('SET', KEYS[i + 1], token, 'PX', claim_ms) end
+  found[i + 1] = is_ours and 1 or 0
 end
 return found
 """
@@ -85,10 +93,10 @@ _STORE_IF_CURRENT = f"""
 local generation = redis.call('GET', KEYS[1])
 local kept = {{}}
 for i = 2, #KEYS, 2 do
-  local token = string.sub(ARGV[i], {LSN_LENGTH + 1})
-  if redis.call('GET', KEYS[i + 1]) == token then redis.call('DEL', KEYS[i + 1]) end
-  local is_current = ARGV[i] == generation
-  if is_current then redis.call('SET', KEYS[i], ARGV[i] .. ARGV[i + 1], 'EX', ARGV[1]) end
+  local claim = string.sub(ARGV[i + 1], {LSN_LENGTH + 1}) .. ARGV[2]
+  if redis.call('GET', KEYS[i + 1]) == claim then redis.call('DEL', KEYS[i + 1]) end
+  local is_current = ARGV[i + 1] == generation
+  if is_current then redis.call('SET', KEYS[i], ARGV[i + 1] .. ARGV[i + 2], 'EX', ARGV[1]) end
   kept[i / 2] = is_current and 1 or 0
 end
 return kept
@@ -126,8 +134,8 @@ class RedisFailure(Exception):
 class Found:
     """The current generation, and the body that is current and fresh, if there is one.
 
-    Without a body, ``is_ours`` tells whether nobody else has claimed to refill the page: then who
-    looked has claimed it by that.
+    Without a body, ``is_ours`` tells whether no other process has claimed to refill the page: then
+    ours has, by the look-up.
     """
 
     generation: bytes
@@ -139,6 +147,10 @@ class Found:
         """What a replica must have replayed to show what the generation stands for, if known."""
         lsn = self.generation[:LSN_LENGTH]
         return None if lsn == UNKNOWN_LSN else int(lsn, 16)
+
+    def is_as_old_as(self, other: "Found") -> bool:
+        """Tell whether both are of one generation, whose position may have been settled since."""
+        return self.generation[LSN_LENGTH:] == other.generation[LSN_LENGTH:]
 
 
 class PageStore:
@@ -177,6 +189,7 @@ class PageStore:
         self._stores: Batcher[_Refill, bool] = Batcher(self._store)
         self._moves: Batcher[int | None, None] = Batcher(self._move_on)
         self._copies: Recent[str, _Copy] = Recent(COPIES)
+        self._name = uuid.uuid4().hex
         # An error that Redis answers is an answer; only silence counts.
         self.breaker = CircuitBreaker(
             "Redis",
@@ -304,7 +317,8 @@ class PageStore:
             for name in pages:
                 keys += PREFIX + name, _claim_key(name)
             now, milliseconds = int(self._clock()), round(CLAIM_SECONDS * 1000)
-            answer = self._look_up_or_claim(keys, [now, self._ttl, milliseconds])
+            arguments: list[str | int] = [now, self._ttl, milliseconds, self._process()]
+            answer = self._look_up_or_claim(keys, arguments)
         history, generation, *entries = answer
         if not self._is_of_the_server(history) or generation is None:
             return None
@@ -321,7 +335,7 @@ class PageStore:
     def _store(self, refills: Set["_Refill"]) -> dict["_Refill", bool]:
         asked, now = list(refills), int(self._clock())
         keys = [GENERATION_KEY]
-        values: list[bytes | int] = [max(self._ttl, self._stale_ttl)]
+        values: list[str | bytes | int] = [max(self._ttl, self._stale_ttl), self._process()]
         for refill in asked:
             keys += PREFIX + refill.name, _claim_key(refill.name)
             values += refill.generation, b"%0*d" % (TIME_LENGTH, now) + refill.body
@@ -331,6 +345,10 @@ class PageStore:
             if kept[refill]:
                 self._copies.keep(refill.name, _Copy(refill.generation, now, refill.body))
         return kept
+
+    def _process(self) -> str:
+        """Return a name that no other process has, nor this one's child."""
+        return f"{self._name}-{os.getpid()}"
 
     def _move_on(self, lsns: Set[int | None]) -> dict[int | None, None]:
         known = [lsn for lsn in lsns if lsn is not None]

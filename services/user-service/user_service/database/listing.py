@@ -141,8 +141,8 @@ _LIST = """
     ORDER BY {scan}
     LIMIT %(one_more)s OFFSET {offset}
 """
-# Total and behind, beside a user of nothing but NULLs if there is nobody on the page. This takes a
-# third longer than the page alone: it is for who has seen that nobody is.
+# Total and behind, beside a user of nothing but NULLs if there is nobody on the page. It takes a
+# quarter longer than the page alone, so it is for when nobody is, or may well be.
 _EVEN_IF_EMPTY = """
     SELECT {total} AS total, {behind} AS behind,
            page.value, page.id, username, email, created_at, updated_at, version
@@ -193,10 +193,14 @@ def list_statement(  # noqa: PLR0913 -- what a list is made of
     beyond_many = _composed(_BEYOND_MANY, key=_KEY[order.by], scan=scan) if far else None
     total = _total(filters) if counted else "NULL::bigint"
     behind = _behind(users, where, order, side)
+    beside = {"total": total, "behind": behind}
+    if side is None:  # where somebody is on the page, whoever was passed over is behind
+        beside["behind"] = "%(offset)s > 0"
+    if even_if_empty:
+        beside = {"total": "NULL", "behind": "NULL"}
     page = _composed(
         _LIST,
-        total="NULL" if even_if_empty else total,
-        behind="NULL" if even_if_empty else "%(offset)s > 0" if side is None else behind,
+        **beside,
         value=_VALUE[order.by],
         users=beyond_many or users,
         offset="0" if far else "%(offset)s",

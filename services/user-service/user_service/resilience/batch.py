@@ -58,12 +58,12 @@ class Batcher(Generic[K, V]):
         share one connection would otherwise need as many retries when it is lost.
         """
         for may_ask_again in (True, False):
-            batch, leads = self._join(key)
+            batch, answered = self._join(key)
             try:
-                if leads:
+                if answered is None:
                     self._lead(batch)
                 else:
-                    batch.wait()
+                    answered.wait()
                     if may_ask_again and isinstance(batch.error, TransientFailure):
                         continue
                 return batch.answer_to(key)
@@ -71,8 +71,8 @@ class Batcher(Generic[K, V]):
                 del batch  # or an error's traceback would keep, by it, what everybody has asked
         raise AssertionError("unreachable: the second time returns or raises")
 
-    def _join(self, key: K) -> "tuple[_Batch[K, V], bool]":
-        """Return a batch with ``key`` in it, and whether this caller leads it."""
+    def _join(self, key: K) -> "tuple[_Batch[K, V], threading.Event | None]":
+        """Return a batch with ``key`` in it, and when it is answered; None to whoever leads it."""
         with self._lock:
             batch = self._gathering
             if leads := batch is None or (self._by_deadline and not batch.has_our_deadline()):
@@ -82,11 +82,13 @@ class Batcher(Generic[K, V]):
             batch.keys.add(key)
             if len(batch.keys) == MOST:
                 self._gathering = None
-            if not leads:
-                batch.is_answered = batch.is_answered or threading.Event()
             if not leads or self._under_way.locked():
                 self._has_company = True
-            return batch, leads
+            if leads:
+                return batch, None
+            # Made by the first who waits: whoever is alone needs none.
+            batch.is_answered = batch.is_answered or threading.Event()
+            return batch, batch.is_answered
 
     def _lead(self, batch: "_Batch[K, V]") -> None:
         in_turn = False
@@ -131,12 +133,7 @@ class _Batch(Generic[K, V]):
         self.keys: set[K] = set()
         self.answers: Mapping[K, V] = {}
         self.error: Exception | None = None
-        # Made by the first who waits: whoever is alone needs none.
         self.is_answered: threading.Event | None = None
-
-    def wait(self) -> None:
-        if self.is_answered is not None:
-            self.is_answered.wait()
 
     def has_our_deadline(self) -> bool:
         ours = deadline.expiry()

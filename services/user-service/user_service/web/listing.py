@@ -99,12 +99,15 @@ def _links(query: ListQuery, page: Page, beside: Beside) -> str:
     by_page = query.cursor is None
     others = _elsewhere_by_page(query, page, beside) if by_page else _elsewhere(beside)
     path, same = _path(request.environ.get("SCRIPT_NAME", "")), query.elsewhere
-    header = ""
+    links: list[str] = []
+    length = 0
     for relation, where in others.items():
-        link = f'<{path}?{where and where + "&"}{same}>; rel="{relation}"'
-        if len(header) + len(link) <= LONGEST_LINK_HEADER:
-            header += f"{', ' * bool(header)}{link}"
-    return header
+        query_string = f"{where}&{same}" if where else same
+        link = f'<{path}?{query_string}>; rel="{relation}"'
+        if length + len(link) <= LONGEST_LINK_HEADER:
+            links.append(link)
+            length += len(link) + len(", ")
+    return ", ".join(links)
 
 
 @lru_cache(maxsize=16)
