@@ -112,7 +112,7 @@ class Changes:
 
 
 class _Script(Script):
-    """redis-py's script, which Redis is asked for by its digest in one call and not in five."""
+    """redis-py's script, which Redis is asked for by its digest without a detour."""
 
     def __call__(self, keys: Any = (), args: Any = (), client: Any = None) -> Any:  # noqa: ANN401
         redis = client or self.registered_client

@@ -45,9 +45,10 @@ class SingleFlight(Generic[K, V]):
         except BaseException as error:
             if (flight := self._landed(key)) is not None:
                 # That our time is up, or that we are told to end, is not so for the others.
-                is_ours = isinstance(error, DeadlineExceeded) or not isinstance(error, Exception)
+                concerns_us = isinstance(error, DeadlineExceeded)
+                concerns_us |= not isinstance(error, Exception)
                 broke_off = TransientFailure("the refill that was waited for broke off")
-                flight.set_exception(broke_off if is_ours else error)
+                flight.set_exception(broke_off if concerns_us else error)
             raise
         if (flight := self._landed(key)) is not None:
             flight.set_result(value)
