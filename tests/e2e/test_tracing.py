@@ -72,7 +72,7 @@ def test_request_is_one_trace_with_http_sql_and_redis(
     assert {span.service for span in spans} == {"user-service"}
     assert [span.name for span in by_system(spans, "redis")] == ["MGET", "EVALSHA", "EVALSHA"]
     (statement,) = by_system(spans, "postgresql")
-    assert statement.name == "WITH"
+    assert statement.name == "SELECT"
     assert "FROM users" in statement.attributes["db.statement"]
     assert answer.headers["traceresponse"] == f"00-{TRACE}-{server.span_id}-01"
     (line,) = [
