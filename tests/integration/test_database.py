@@ -256,16 +256,16 @@ def test_full_pool_does_not_open_the_breaker_of_a_server_that_is_well(database_u
     for _ in range(6):
         with ThreadPoolExecutor(1) as threads, ExitStack() as holding:
             holding.enter_context(database.read())
-            late = threads.submit(sleep_within, database, 1)
+            late = threads.submit(sleep_within, database, 1.5)
             eventually(lambda: database.stats().waiting == 1)
-            time.sleep(0.7)
+            time.sleep(1)
             holding.close()
             with pytest.raises(DeadlineExceeded):
                 late.result(5)
         assert database.breaker.state is State.CLOSED
     for _ in range(5):
         with pytest.raises(DeadlineExceeded):
-            sleep_within(database, 0.05)
+            sleep_within(database, 0.5)
     assert database.breaker.state is not State.CLOSED
     database.close()
 
