@@ -1,16 +1,21 @@
 """What requests ask for at the same moment, on a real PostgreSQL and a real Redis."""
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from itertools import product
+from typing import Any, get_args
+from unittest.mock import ANY
 
 import psycopg2
 import pytest
 import redis as redis_py
 from flask.testing import FlaskClient
 from psycopg2.extensions import connection, cursor
+from pytest_mock import MockerFixture
 
 from tests.integration.test_metrics import users_locked, value
 from tests.responses import json_of
@@ -18,7 +23,9 @@ from tests.servers import Servers
 from tests.waiting import eventually
 from user_service.cache.connection import redis_client
 from user_service.cache.store import PREFIX, PageStore
-from user_service.database import pool, shared_writes
+from user_service.database import page_reader, pool, shared_writes
+from user_service.database.listing import MANY, Count, Order, Position, Shape, Side, SortColumn
+from user_service.database.page_reader import MOST, Place
 from user_service.database.replica import Replica
 from user_service.database.users import UserRepository
 from user_service.errors import ConnectionLost, DeadlineExceeded, Unavailable
@@ -160,23 +167,6 @@ def test_get_sees_what_was_committed_while_another_was_under_way(
     assert second.result(LONG).username == "eve"
 
 
-def test_lost_connection_of_many_is_one_failure(
-    services: Services, database_url: str, admin: connection, threads: ThreadPoolExecutor
-) -> None:
-    """One who asked has to retry, and the breaker counts one: it opens after five."""
-    for number in range(6):
-        created(services.users, f"user{number}")
-    with users_locked(database_url):
-        answers = at_once(
-            services.users._gets,
-            threads,
-            [partial(services.users.get, number) for number in range(1, 7)],
-        )
-        eventually(lambda: terminated_one(admin))
-    ends = [answer.exception(LONG) for answer in answers]
-    assert [type(end) for end in ends if end] == [ConnectionLost]
-
-
 def created(users: UserRepository, name: str) -> StoredResponse:
     return users.create(name, f"{name}@example.com", lambda _: StoredResponse(201, {}, b""))
 
@@ -184,7 +174,7 @@ def created(users: UserRepository, name: str) -> StoredResponse:
 Asked = tuple[Batcher[Any, Any], Callable[[int], object]]
 
 
-@pytest.fixture(params=["gets", "creates"])
+@pytest.fixture(params=["gets", "pages", "creates"])
 def asked(services: Services, request: pytest.FixtureRequest) -> Asked:
     """What is shared by those who ask the database, and how to ask for something with a number."""
     users = services.users
@@ -192,7 +182,97 @@ def asked(services: Services, request: pytest.FixtureRequest) -> Asked:
         return users._creations._batcher, lambda number: created(users, f"user{number}")
     for number in range(6):
         created(users, f"user{number}")
+    if request.param == "pages":
+        batcher = users._pages._batcher(Shape(counted=True))
+        return batcher, lambda number: users.page(number, 2)
     return users._gets, lambda number: users.get(number + 1)
+
+
+@pytest.mark.parametrize("asked", ["gets", "pages"], indirect=True)
+def test_lost_connection_of_many_is_one_failure(
+    asked: Asked, database_url: str, admin: connection, threads: ThreadPoolExecutor
+) -> None:
+    """One who asked has to retry, and the breaker counts one: it opens after five."""
+    batcher, ask = asked
+    with users_locked(database_url):
+        answers = at_once(batcher, threads, [partial(ask, number) for number in range(6)])
+        eventually(lambda: terminated_one(admin))
+    ends = [answer.exception(LONG) for answer in answers]
+    assert [type(end) for end in ends if end] == [ConnectionLost]
+
+
+def places_of(order: Order, side: Side | None, number: int) -> list[Place]:
+    """Return places of every kind in a list of ``number`` users, with pages of several sizes."""
+    if side is None:
+        positions: list[Position | int] = [0, 1, number - 1, number, number + 1, MANY - 1]
+    elif side is Side.END:
+        positions = [Position(side)]
+    else:
+        values: dict[str, list[Any]] = {
+            "id": [0, 1, 3, number, number + 1],
+            "username": ["", "user3", "user33", "user99", "z"],
+        }
+        at = [datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2, 4, 28)]
+        of_order = values.get(order.by, at)
+        positions = [Position(side, value, user_id) for value in of_order for user_id in (0, 3, 99)]
+    places = [Place(position, limit) for position in positions for limit in (1, 3, 100)]
+    return random.Random(0).sample(places, min(MOST - 1, len(places)))
+
+
+@pytest.mark.parametrize("count", ["exact", "none"])
+def test_page_that_was_read_with_others_is_the_one_that_is_read_alone(
+    services: Services, threads: ThreadPoolExecutor, mocker: MockerFixture, count: Count
+) -> None:
+    days = (1, 2, 2, 2, 3, 4, 5)  # some of the same moment, whose ids tell the order
+    for number, created_on in enumerate(days):
+        created(services.users, name := f"user{3 * number % 7}")
+        with services.database.read() as cursor:
+            cursor.execute(
+                "UPDATE users SET created_at = %(on)s, updated_at = %(on)s WHERE username = %(of)s",
+                {"on": datetime(2026, 1, created_on, tzinfo=UTC), "of": name},
+            )
+    together = mocker.spy(page_reader, "statement_together")
+    shapes = 0
+    for by, descending, side in product(get_args(SortColumn), (False, True), (None, *Side)):
+        order = Order(by, descending)
+        read = partial(services.users.page, order=order, count=count)
+        places = places_of(order, side, len(days))
+        batcher = services.users._pages._batcher(Shape((), order, side, counted=count == "exact"))
+        answers = at_once(batcher, threads, [partial(read, *place) for place in places])
+        for place, answer in zip(places, answers, strict=True):
+            assert answer.result(LONG) == read(*place), (order, place)
+        if len(places) > 1:
+            shapes += 1
+            together.assert_called_with(ANY, len(places))
+    assert together.call_count == shapes
+
+
+def test_pages_are_one_statement_on_one_connection(
+    client: FlaskClient, services: Services, database_url: str, threads: ThreadPoolExecutor
+) -> None:
+    for name in ("ada", "bob", "eve"):
+        post(client, name)
+
+    def names_on(page: int) -> tuple[list[str], int]:
+        answer = client.application.test_client().get(f"{URL}?page={page}&per_page=1")
+        page_of_users = json_of(answer)
+        names = [user["username"] for user in page_of_users["users"]]
+        return names, page_of_users["pagination"]["total"]
+
+    with users_locked(database_url):
+        answers = together(
+            services.users._pages._batcher(Shape(counted=True)),
+            threads,
+            lambda: services.users.page(0, 2),
+            [partial(names_on, page) for page in (3, 1, 4, 2)],
+        )
+        assert services.database.stats().in_use == 1
+    assert [answer.result(LONG) for answer in answers] == [
+        (["eve"], 3),
+        (["ada"], 3),
+        ([], 3),
+        (["bob"], 3),
+    ]
 
 
 def ask_soon(ask: Callable[[int], object], number: int = 0) -> object:

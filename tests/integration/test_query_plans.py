@@ -14,11 +14,14 @@ from user_service.database.listing import (
     Filters,
     Order,
     Position,
+    Shape,
     Side,
     SortColumn,
     binds,
+    binds_together,
     estimate_statement,
     list_statement,
+    statement_together,
 )
 from user_service.database.pool import Database
 
@@ -117,9 +120,8 @@ def test_no_list_is_read_by_a_sequential_scan(planner: cursor, values: dict[str,
             # Counted, since the plan then holds all that it holds without the count.
             bound = binds(filters, position, 50)
             for even_if_empty in (False, True):
-                statement = list_statement(
-                    filters.names, order, side, counted=True, even_if_empty=even_if_empty
-                )
+                shape = Shape(filters.names, order, side, counted=True)
+                statement = list_statement(shape, even_if_empty=even_if_empty)
                 plans += 1
                 for scan in scans_of(planner, statement, bound):
                     complaint = complaint_about(scan, order)
@@ -139,7 +141,7 @@ def test_estimate_is_a_plan_and_no_scan(planner: cursor) -> None:
 
 def test_page_beside_a_place_reads_hardly_more_than_it_shows(planner: cursor) -> None:
     for order, side in product(ORDERS, (Side.AFTER, Side.BEFORE)):
-        statement = list_statement((), order, side, counted=False)
+        statement = list_statement(Shape((), order, side))
         setting, _, query = statement.rpartition(";")
         bound = binds(Filters(), Position(side, MIDDLE[order.by], USERS // 2), 50)  # type: ignore[arg-type]
         planner.execute(f"{setting}; EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}", bound)
@@ -149,6 +151,19 @@ def test_page_beside_a_place_reads_hardly_more_than_it_shows(planner: cursor) ->
         assert blocks < 80, (order, side)
 
 
+def test_pages_that_are_read_together_read_hardly_more_than_they_show(planner: cursor) -> None:
+    """Each by the plan that it has alone, though the planner is asked for them all at once."""
+    for order, side in product(ORDERS, (None, *Side)):
+        shape = Shape((), order, side, counted=True)
+        place = 0 if side is None else Position(side, MIDDLE[order.by], USERS // 2)  # type: ignore[arg-type]
+        bound = binds_together([(place, 50), (place, 10), (place, 5)])
+        setting, _, query = statement_together(shape, 3).rpartition(";")
+        planner.execute(f"{setting}; EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}", bound)
+        ((explained,),) = planner.fetchone() or ()
+        blocks = explained["Plan"]["Shared Hit Blocks"] + explained["Plan"]["Shared Read Blocks"]
+        assert blocks < 150, (order, side)
+
+
 def test_page_far_down_passes_over_the_others_in_the_index(planner: cursor) -> None:
     """Not in the table, where in an order other than the table's each of them is on another page.
 
@@ -156,7 +171,7 @@ def test_page_far_down_passes_over_the_others_in_the_index(planner: cursor) -> N
     """
     planner.execute("VACUUM users")  # from then on an index knows who is visible
     for order in ORDERS:
-        statement = list_statement((), order, None, counted=True, far=True)
+        statement = list_statement(Shape((), order, counted=True, far=True))
         setting, _, query = statement.rpartition(";")
         bound = binds(Filters(), USERS * 9 // 10, 50)
         planner.execute(f"{setting}; EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}", bound)
@@ -171,7 +186,8 @@ def test_page_of_a_prefix_in_order_of_usernames_reads_nobody_else(planner: curso
     """They stand together in that order, behind tens of thousands, which no plan foresees."""
     filters = Filters(prefix="user77")
     for descending, side in product((False, True), (None, *Side)):
-        statement = list_statement(filters.names, Order("username", descending), side, counted=True)
+        shape = Shape(filters.names, Order("username", descending), side, counted=True)
+        statement = list_statement(shape)
         setting, _, query = statement.rpartition(";")
         position = 0 if side is None else Position(side, "user7750", 7750)
         planner.execute(
@@ -187,7 +203,7 @@ def test_page_of_a_prefix_in_order_of_usernames_reads_nobody_else(planner: curso
 def test_no_list_is_compiled_before_it_is_run(planner: cursor) -> None:
     """Compiling takes longer than any page, where PostgreSQL has it (the container has)."""
     for counted in (True, False):
-        setting, _, query = list_statement((), Order(), None, counted=counted).rpartition(";")
+        setting, _, query = list_statement(Shape(counted=counted)).rpartition(";")
         bound = binds(Filters(), 0, 50)
         planner.execute(f"{setting}; EXPLAIN (ANALYZE, FORMAT JSON) {query}", bound)
         ((explained,),) = planner.fetchone() or ()

@@ -8,7 +8,7 @@ from pytest_mock import MockerFixture
 from werkzeug.test import TestResponse
 
 from tests.responses import fields_of, json_of, problem_of
-from user_service.database import users as users_of_database
+from user_service.database import page_reader
 
 URL = "/api/v1/users"
 
@@ -239,9 +239,10 @@ def test_page_is_one_statement_unless_nobody_is_on_it_against_expectation(
     client: FlaskClient, mocker: MockerFixture, query: str, even_if_empty: list[bool]
 ) -> None:
     create_many(client, 3)
-    statement = mocker.spy(users_of_database, "list_statement")
+    statement = mocker.spy(page_reader, "list_statement")
     listed = json_of(client.get(f"{URL}?{query}"))
-    assert [call.kwargs["even_if_empty"] for call in statement.call_args_list] == even_if_empty
+    asked = [call.kwargs.get("even_if_empty", False) for call in statement.call_args_list]
+    assert asked == even_if_empty
     assert listed["pagination"]["total"] == (0 if "nobody" in query else 3)
 
 
@@ -249,7 +250,7 @@ def test_page_loads_no_row_that_it_does_not_return_but_the_next(
     client: FlaskClient, mocker: MockerFixture
 ) -> None:
     create_many(client, 5)
-    page_of = mocker.spy(users_of_database, "page_of")
+    page_of = mocker.spy(page_reader, "page_of")
     listed = json_of(client.get(f"{URL}?per_page=2"))
     client.get(f"{URL}?cursor={listed['pagination']['next_cursor']}&per_page=2")
     assert [len(call.args[0]) for call in page_of.call_args_list] == [3, 3]

@@ -5,6 +5,7 @@ and of the id where that is the same. A page begins at an offset or beside a pla
 beside one it costs the same wherever it is, since the index of the order leads there.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -81,6 +82,22 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
+class Shape:
+    """What the SQL of a page depends on; all else is bound.
+
+    That is the ``names`` of what the list is filtered by, its order, on which ``side`` of a place
+    the page lies (None if it begins at an offset), whether the list is ``counted``, and whether the
+    page is ``far`` down.
+    """
+
+    names: tuple[str, ...] = ()
+    order: Order = Order()
+    side: Side | None = None
+    counted: bool = False
+    far: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """One page, how many users the whole list has if that was asked, and what lies beside it."""
 
@@ -135,11 +152,19 @@ _DESCENDING = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
 _SETTINGS = "SET LOCAL enable_seqscan = off; SET LOCAL jit = off; "
 _LIST = """
     SELECT {total} AS total, {behind} AS behind,
-           {value} AS value, id, username, email, created_at, updated_at, version
+           {value} AS value, id, username, email, created_at, updated_at, version{number}
     FROM {users}
     WHERE {where}
     ORDER BY {scan}
     LIMIT %(one_more)s OFFSET {offset}
+"""
+# Several, each by the plan that it has alone: with its limit and offset in the rows of a table that
+# it is joined to, PostgreSQL would take a tenth of all users to be wanted, and plan for that.
+_TOGETHER = """
+    SELECT {total} AS total, behind,
+           page.value, page.id, username, email, created_at, updated_at, version, number
+    FROM ({pages}) AS page
+    ORDER BY number, {taken}
 """
 # Total and behind, beside a user of nothing but NULLs if there is nobody on the page. It takes a
 # quarter longer than the page alone, so it is for when nobody is, or may well be.
@@ -161,6 +186,8 @@ _BEYOND_MANY = """(
         SELECT {key} FROM users ORDER BY {scan} LIMIT %(one_more)s OFFSET %(offset)s
     ) AS far USING ({key})
 ) AS users"""
+# What is bound in a page that nothing filters.
+_BOUND = ("offset", "value", "id", "one_more")
 # From this offset on; before it, finding each user once more costs more than that saves.
 MANY = 1000
 # Passing over so many takes a millisecond.
@@ -168,59 +195,76 @@ VERY_MANY = 10_000
 
 
 @lru_cache(maxsize=1024)
-def list_statement(  # noqa: PLR0913 -- what a list is made of
-    names: tuple[str, ...],
-    order: Order,
-    side: Side | None,
-    *,
-    counted: bool,
-    far: bool = False,
-    even_if_empty: bool = False,
-) -> str:
-    """Return the statement for a page of the list filtered by ``names``.
+def list_statement(shape: Shape, *, even_if_empty: bool = False) -> str:
+    """Return the statement for a page.
 
-    The page begins on ``side`` of a place, or at an offset if that is None: ``far`` down, maybe.
     The database returns one user more than ``limit``, if the list goes on, and those before a
     place backwards. What is bound is in ``binds``.
 
     Of an empty page nothing is returned, but ``even_if_empty`` a row that says what lies beside it.
     """
-    forward = side is None or side.forward
-    downwards = order.descending is forward
-    filters = [_FILTERS[name] for name in names]
-    scan = _ORDER[order.by, downwards]
-    users, where = _users(names, order)
-    beyond_many = _composed(_BEYOND_MANY, key=_KEY[order.by], scan=scan) if far else None
-    total = _total(filters) if counted else "NULL::bigint"
-    behind = _behind(users, where, order, side)
-    beside = {"total": total, "behind": behind}
-    if side is None:  # where somebody is on the page, whoever was passed over is behind
-        beside["behind"] = "%(offset)s > 0"
-    if even_if_empty:
-        beside = {"total": "NULL", "behind": "NULL"}
-    page = _composed(
+    if not even_if_empty:
+        return _SETTINGS + _page(shape, _total(shape), _behind_somebody(shape))
+    return _SETTINGS + _composed(
+        _EVEN_IF_EMPTY,
+        total=_total(shape),
+        behind=_behind(shape),
+        page=_page(shape, "NULL", "NULL"),
+        taken=_taken(shape),
+    )
+
+
+@lru_cache(maxsize=256)
+def statement_together(shape: Shape, number: int) -> str:
+    """Return the statement for a ``number`` of pages that nothing filters, in ``binds_together``.
+
+    Its rows are as those of a ``list_statement``, and say last to which of the pages they belong.
+    """
+    pages = []
+    for which in range(number):
+        page = _page(shape, "NULL", _behind_somebody(shape), number=f", {which} AS number")
+        pages.append(f"({page % {name: f'%({name}_{which})s' for name in _BOUND}})")
+    return _SETTINGS + _composed(
+        _TOGETHER, total=_total(shape), pages=" UNION ALL ".join(pages), taken=_taken(shape)
+    )
+
+
+def _page(shape: Shape, total: str, behind: str, number: str = "") -> str:
+    users, where = _users(shape)
+    scan = _ORDER[shape.order.by, _downwards(shape)]
+    if shape.far:
+        users = _composed(_BEYOND_MANY, key=_KEY[shape.order.by], scan=scan)
+    return _composed(
         _LIST,
-        **beside,
-        value=_VALUE[order.by],
-        users=beyond_many or users,
-        offset="0" if far else "%(offset)s",
-        where=_all_of([*where, *_beside(order, side)]),
+        total=total,
+        behind=behind,
+        value=_VALUE[shape.order.by],
+        number=number,
+        users=users,
+        offset="0" if shape.far else "%(offset)s",
+        where=_all_of([*where, *_beside(shape.order, shape.side)]),
         scan=scan,
     )
-    if even_if_empty:
-        taken = "page.value DESC, page.id DESC" if downwards else "page.value, page.id"
-        page = _composed(_EVEN_IF_EMPTY, total=total, behind=behind, page=page, taken=taken)
-    return _SETTINGS + page
 
 
 def binds(filters: Filters, position: Position | int, limit: int) -> dict[str, Any]:
     """Return what is bound in a ``list_statement``."""
-    place: dict[str, Any] = {"offset": position}
-    if isinstance(position, Position):
-        place = {"offset": 0, "value": position.value, "id": position.id}
-    return (
-        place | {"one_more": limit + 1} | {name: getattr(filters, name) for name in filters.names}
-    )
+    return _place(position, limit) | {name: getattr(filters, name) for name in filters.names}
+
+
+def binds_together(asked: Iterable[tuple[Position | int, int]]) -> dict[str, Any]:
+    """Return what is bound in a ``statement_together``, of each page's position and limit."""
+    return {
+        f"{name}_{which}": value
+        for which, page in enumerate(asked)
+        for name, value in _place(*page).items()
+    }
+
+
+def _place(position: Position | int, limit: int) -> dict[str, Any]:
+    if isinstance(position, int):
+        return {"offset": position, "one_more": limit + 1}
+    return {"offset": 0, "value": position.value, "id": position.id, "one_more": limit + 1}
 
 
 @lru_cache(maxsize=128)
@@ -240,7 +284,7 @@ def page_of(rows: list[tuple[Any, ...]], position: Position | int, limit: int) -
         found.reverse()
     after, before = (ahead, behind) if forward else (behind, ahead)
     return Page(
-        [User._make(row[3:]) for row in found],
+        [User._make(row[3:9]) for row in found],
         total,
         Position(Side.AFTER, *found[-1][2:4]) if after else None,
         Position(Side.BEFORE, *found[0][2:4]) if before else None,
@@ -276,30 +320,49 @@ def _around_nobody(
     return (None, back) if position.side.forward else (back, None)
 
 
-def _users(names: tuple[str, ...], order: Order) -> tuple[str, list[str]]:
+def _users(shape: Shape) -> tuple[str, list[str]]:
     """Return where the users of a list are read from, and the filters that are left to apply.
 
     Who has a prefix stands together in the order of usernames. The planner takes them to be spread
     evenly, and would read everybody before them in that order: seconds, of a million users.
     """
-    filters = [_FILTERS[name] for name in names]
-    if "prefix" in names and order.by == "username":
+    filters = [_FILTERS[name] for name in shape.names]
+    if "prefix" in shape.names and shape.order.by == "username":
         return _composed(_FOUND_FIRST, where=_all_of(filters)), []
     return "users", filters
 
 
-def _total(filters: list[str]) -> str:
-    return _composed(_USERS, where=_all_of(filters)) if filters else _ALL_USERS
+def _total(shape: Shape) -> str:
+    if not shape.counted:
+        return "NULL::bigint"
+    if not shape.names:
+        return _ALL_USERS
+    return _composed(_USERS, where=_all_of([_FILTERS[name] for name in shape.names]))
 
 
-def _behind(users: str, where: list[str], order: Order, side: Side | None) -> str:
+def _behind(shape: Shape) -> str:
     """Return the condition that the list has users on the other side of where the page begins."""
-    if side is None:
+    users, where = _users(shape)
+    if shape.side is None:
         return "%(offset)s > 0 AND " + _composed(_SOMEBODY, users=users, where=_all_of(where))
-    if side is Side.END:
+    if shape.side is Side.END:
         return "false"
-    beyond = _beside(order, OTHER_SIDE[side])
+    beyond = _beside(shape.order, OTHER_SIDE[shape.side])
     return _composed(_SOMEBODY, users=users, where=_all_of([*where, *beyond]))
+
+
+def _behind_somebody(shape: Shape) -> str:
+    """Return the same for a page that is not empty: behind that are those who were passed over."""
+    return "%(offset)s > 0" if shape.side is None else _behind(shape)
+
+
+def _downwards(shape: Shape) -> bool:
+    """Return whether the page is read from greater values to smaller ones."""
+    return shape.order.descending is (shape.side is None or shape.side.forward)
+
+
+def _taken(shape: Shape) -> str:
+    return "page.value DESC, page.id DESC" if _downwards(shape) else "page.value, page.id"
 
 
 def _beside(order: Order, side: Side | None) -> list[str]:

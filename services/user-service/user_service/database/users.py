@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypeVar
 
 import psycopg2
 from psycopg2 import errors as sql_errors
@@ -12,20 +12,8 @@ from psycopg2.extensions import cursor
 from psycopg2.extras import execute_values
 
 from user_service.database import idempotency
-from user_service.database.listing import (
-    MANY,
-    VERY_MANY,
-    Count,
-    Filters,
-    Order,
-    Page,
-    Position,
-    binds,
-    estimate_statement,
-    list_statement,
-    page_of,
-    with_estimate,
-)
+from user_service.database.listing import Count, Filters, Order, Page, Position
+from user_service.database.page_reader import EVERYBODY, PageReader, Place
 from user_service.database.pool import Database
 from user_service.database.replica import Replica, current_lsn
 from user_service.database.shared_writes import SharedWrites
@@ -45,7 +33,6 @@ from user_service.users import User, canonical_email, canonical_username
 T = TypeVar("T")
 
 BY_ID = Order()
-EVERYBODY = Filters()
 
 _FIELD_OF_CONSTRAINT = {"users_username_key": "username", "users_email_key": "email"}
 
@@ -92,6 +79,7 @@ class UserRepository:
     def __init__(self, database: Database, replica: Replica | None = None) -> None:
         self._database = database
         self._replica = replica
+        self._pages = PageReader(database, replica)
         self._gets: Batcher[int, User | None] = Batcher(self._get_many, by_deadline=True)
         self._creations = SharedWrites(database, alone=self._create, together=_insert_many)
         self._changes = SharedWrites(database, alone=self._change, together=_update_many)
@@ -109,33 +97,7 @@ class UserRepository:
 
         All of it is of one statement and so of the same moment, but for an estimate.
         """
-        names = filters.names
-        side = position.side if isinstance(position, Position) else None
-        counted = count == "exact" or (count == "estimated" and not names)  # then exact is as cheap
-
-        bound = binds(filters, position, limit)
-        passed = position if isinstance(position, int) else 0
-        far = not names and passed >= MANY
-        # Then it is not worth a statement of its own to find nobody: a lookup of one name often
-        # does, and a page beyond a million others has passed over all of them.
-        may_well_be_empty = bool(names) or passed >= VERY_MANY
-
-        def rows(cursor: cursor, *, even_if_empty: bool = False) -> list[tuple[Any, ...]]:
-            statement = list_statement(
-                names, order, side, counted=counted, far=far, even_if_empty=even_if_empty
-            )
-            cursor.execute(statement, bound)
-            return cursor.fetchall()
-
-        def read_page(cursor: cursor) -> Page:
-            found = [] if may_well_be_empty else rows(cursor)
-            page = page_of(found or rows(cursor, even_if_empty=True), position, limit)
-            if count == "none" or counted:
-                return page
-            cursor.execute(estimate_statement(names), bound)
-            return with_estimate(page, cast("tuple[Any]", cursor.fetchone()), position)
-
-        return self._read(read_page)
+        return self._pages.page(Place(position, limit), order, filters, count)
 
     def current_lsn(self) -> int:
         """Return a position in the log after all that is committed; raise Unavailable."""
@@ -276,13 +238,6 @@ class UserRepository:
     def _change(self, change: "_Change") -> User:
         with self._database.transaction() as cursor:
             return _update(cursor, change)
-
-    def _read(self, work: Callable[[cursor], T]) -> T:
-        if self._replica is not None:
-            with suppress(ReplicaUnusable):
-                return self._replica.read(work)
-        with self._database.read() as cursor:
-            return work(cursor)
 
 
 def _why_untouched(cursor: cursor, user_id: int) -> Exception:

@@ -35,16 +35,19 @@ class Batcher(Generic[K, V]):
         *,
         by_deadline: bool = False,
         is_write: bool = False,
+        most: int = MOST,
     ) -> None:
         """``ask`` must end by itself, since nobody stops waiting for it.
 
         With ``by_deadline`` it ends by the deadline of whoever calls it, and who has another one is
         asked for alone: a request that is nearly over is not to fail those that have just begun.
-        With ``is_write``, those who wait for one who is told to end raise OutcomeUnknown.
+        With ``is_write``, those who wait for one who is told to end raise OutcomeUnknown. No batch
+        has more keys than ``most``.
         """
         self._ask = ask
         self._by_deadline = by_deadline
         self._is_write = is_write
+        self._most = most
         self._gathering: _Batch[K, V] | None = None
         self._lock = threading.Lock()
         self._under_way = threading.Lock()
@@ -80,7 +83,7 @@ class Batcher(Generic[K, V]):
                 if self._gathering is None:
                     self._gathering = batch
             batch.keys.add(key)
-            if len(batch.keys) == MOST:
+            if len(batch.keys) == self._most:
                 self._gathering = None
             if not leads or self._under_way.locked():
                 self._has_company = True

@@ -1,0 +1,129 @@
+"""Pages of lists: read alone, or together with those that are asked for at the same time."""
+
+from collections.abc import Set
+from contextlib import suppress
+from functools import partial
+from typing import Any, NamedTuple
+
+from psycopg2.extensions import cursor
+
+from user_service.database.listing import (
+    MANY,
+    VERY_MANY,
+    Count,
+    Filters,
+    Order,
+    Page,
+    Position,
+    Shape,
+    binds,
+    binds_together,
+    estimate_statement,
+    list_statement,
+    page_of,
+    statement_together,
+    with_estimate,
+)
+from user_service.database.pool import Database
+from user_service.database.replica import Replica
+from user_service.errors import ReplicaUnusable
+from user_service.observability.timing import stage
+from user_service.resilience.batch import Batcher
+
+EVERYBODY = Filters()
+# Pages of one statement. Of ten, each costs half of what it costs alone, and of more no less: they
+# would only wait for each other.
+MOST = 16
+
+
+class Place(NamedTuple):
+    """Where a page begins, and how many users it holds at most."""
+
+    position: Position | int
+    limit: int
+
+
+class PageReader:
+    """Reads pages from ``replica``, if there is one that will do, or from ``database``."""
+
+    def __init__(self, database: Database, replica: Replica | None = None) -> None:
+        self._database = database
+        self._replica = replica
+        self._batchers: dict[Shape, Batcher[Place, Page]] = {}
+
+    def page(self, place: Place, order: Order, filters: Filters, count: Count) -> Page:
+        """Return the page at a place.
+
+        Pages of one list that are asked for at the same time are one statement, if nothing filters
+        them and they are not very far down. A replica is asked for each alone: what it must have
+        replayed is not the same for all.
+        """
+        names, position = filters.names, place.position
+        side, passed = (None, position) if isinstance(position, int) else (position.side, 0)
+        # Without a filter, an exact total is as cheap as an estimated one.
+        counted = count == "exact" or (count == "estimated" and not names)
+        shape = Shape(names, order, side, counted=counted, far=not names and passed >= MANY)
+        # Then it is not worth a statement of its own to find nobody: a lookup of one name often
+        # does, and a page beyond a million others has passed over all of them.
+        may_well_be_empty = bool(names) or passed >= VERY_MANY
+        if self._replica is None and not may_well_be_empty:
+            with stage("sql"):
+                return self._batcher(shape).get(place)
+
+        def read(lent: cursor) -> Page:
+            page = _page(lent, shape, place, filters, may_well_be_empty=may_well_be_empty)
+            if counted or count == "none":
+                return page
+            (row,) = _rows(lent, estimate_statement(names), binds(filters, *place))
+            return with_estimate(page, row, position)
+
+        if self._replica is not None:
+            with suppress(ReplicaUnusable):
+                return self._replica.read(read)
+        with self._database.read() as lent:
+            return read(lent)
+
+    def _batcher(self, shape: Shape) -> Batcher[Place, Page]:
+        """Return what asks for the pages of a list together, one for each statement."""
+        batcher = self._batchers.get(shape)
+        if batcher is None:
+            read = partial(self._read_together, shape)
+            batcher = Batcher(read, by_deadline=True, most=MOST)
+            batcher = self._batchers.setdefault(shape, batcher)
+        return batcher
+
+    def _read_together(self, shape: Shape, places: Set[Place]) -> dict[Place, Page]:
+        with self._database.read(requests=len(places)) as cursor:
+            if len(places) == 1:
+                return {place: _page(cursor, shape, place) for place in places}
+            numbered = list(places)
+            rows: dict[Place, list[tuple[Any, ...]]] = {place: [] for place in numbered}
+            statement = statement_together(shape, len(numbered))
+            for row in _rows(cursor, statement, binds_together(numbered)):
+                rows[numbered[row[-1]]].append(row)
+            return {
+                place: page_of(found, *place)
+                if found
+                else _page(cursor, shape, place, may_well_be_empty=True)
+                for place, found in rows.items()
+            }
+
+
+def _page(
+    cursor: cursor,
+    shape: Shape,
+    place: Place,
+    filters: Filters = EVERYBODY,
+    *,
+    may_well_be_empty: bool = False,
+) -> Page:
+    bound = binds(filters, *place)
+    found = [] if may_well_be_empty else _rows(cursor, list_statement(shape), bound)
+    if not found:
+        found = _rows(cursor, list_statement(shape, even_if_empty=True), bound)
+    return page_of(found, *place)
+
+
+def _rows(cursor: cursor, statement: str, bound: dict[str, Any]) -> list[tuple[Any, ...]]:
+    cursor.execute(statement, bound)
+    return cursor.fetchall()
