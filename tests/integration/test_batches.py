@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from functools import partial
 from itertools import product
 from typing import Any, get_args
-from unittest.mock import ANY
 
 import psycopg2
 import pytest
@@ -17,6 +16,7 @@ from flask.testing import FlaskClient
 from psycopg2.extensions import connection, cursor
 from pytest_mock import MockerFixture
 
+from tests.integration.test_database import every_connection_held
 from tests.integration.test_metrics import users_locked, value
 from tests.responses import json_of
 from tests.servers import Servers
@@ -24,7 +24,16 @@ from tests.waiting import eventually
 from user_service.cache.connection import redis_client
 from user_service.cache.store import PREFIX, PageStore
 from user_service.database import page_reader, pool, shared_writes
-from user_service.database.listing import MANY, Count, Order, Position, Shape, Side, SortColumn
+from user_service.database.listing import (
+    Count,
+    Order,
+    Position,
+    Shape,
+    Side,
+    SortColumn,
+    list_statement,
+    statement_together,
+)
 from user_service.database.page_reader import MOST, Place
 from user_service.database.replica import Replica
 from user_service.database.users import UserRepository
@@ -49,6 +58,12 @@ def _batches_gather_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
 def _locks_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let shared transactions do so for as long as a test takes."""
     monkeypatch.setattr(shared_writes, "LOCK_TIMEOUT", LONG)
+
+
+@pytest.fixture
+def _pool_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pages share a statement as if it were, while there are connections for the test."""
+    monkeypatch.setattr(pool.Database, "is_full", True)
 
 
 @pytest.fixture
@@ -183,6 +198,7 @@ def asked(services: Services, request: pytest.FixtureRequest) -> Asked:
     for number in range(6):
         created(users, f"user{number}")
     if request.param == "pages":
+        request.getfixturevalue("_pool_is_full")
         batcher = users._pages._batcher(Shape(counted=True))
         return batcher, lambda number: users.page(number, 2)
     return users._gets, lambda number: users.get(number + 1)
@@ -204,7 +220,7 @@ def test_lost_connection_of_many_is_one_failure(
 def places_of(order: Order, side: Side | None, number: int) -> list[Place]:
     """Return places of every kind in a list of ``number`` users, with pages of several sizes."""
     if side is None:
-        positions: list[Position | int] = [0, 1, number - 1, number, number + 1, MANY - 1]
+        positions: list[Position | int] = [1, 2, number - 1, number, number + 1, 99]
     elif side is Side.END:
         positions = [Position(side)]
     else:
@@ -219,10 +235,17 @@ def places_of(order: Order, side: Side | None, number: int) -> list[Place]:
     return random.Random(0).sample(places, min(MOST - 1, len(places)))
 
 
+@pytest.mark.usefixtures("_pool_is_full")
+@pytest.mark.parametrize("far", [False, True])
 @pytest.mark.parametrize("count", ["exact", "none"])
 def test_page_that_was_read_with_others_is_the_one_that_is_read_alone(
-    services: Services, threads: ThreadPoolExecutor, mocker: MockerFixture, count: Count
+    services: Services,
+    threads: ThreadPoolExecutor,
+    mocker: MockerFixture,
+    count: Count,
+    far: bool,
 ) -> None:
+    mocker.patch.object(page_reader, "MANY", 1 if far else 100)
     days = (1, 2, 2, 2, 3, 4, 5)  # some of the same moment, whose ids tell the order
     for number, created_on in enumerate(days):
         created(services.users, name := f"user{3 * number % 7}")
@@ -232,47 +255,64 @@ def test_page_that_was_read_with_others_is_the_one_that_is_read_alone(
                 {"on": datetime(2026, 1, created_on, tzinfo=UTC), "of": name},
             )
     together = mocker.spy(page_reader, "statement_together")
-    shapes = 0
-    for by, descending, side in product(get_args(SortColumn), (False, True), (None, *Side)):
+    sides = (None,) if far else (None, *Side)
+    for by, descending, side in product(get_args(SortColumn), (False, True), sides):
         order = Order(by, descending)
         read = partial(services.users.page, order=order, count=count)
         places = places_of(order, side, len(days))
-        batcher = services.users._pages._batcher(Shape((), order, side, counted=count == "exact"))
+        shape = Shape((), order, side, counted=count == "exact", far=far)
+        batcher = services.users._pages._batcher(shape)
         answers = at_once(batcher, threads, [partial(read, *place) for place in places])
         for place, answer in zip(places, answers, strict=True):
             assert answer.result(LONG) == read(*place), (order, place)
         if len(places) > 1:
-            shapes += 1
-            together.assert_called_with(ANY, len(places))
-    assert together.call_count == shapes
+            together.assert_called_with(shape, len(places))
 
 
-def test_pages_are_one_statement_on_one_connection(
-    client: FlaskClient, services: Services, database_url: str, threads: ThreadPoolExecutor
+def test_pages_that_wait_for_a_connection_are_one_statement(
+    client: FlaskClient, services: Services, threads: ThreadPoolExecutor, mocker: MockerFixture
 ) -> None:
     for name in ("ada", "bob", "eve"):
         post(client, name)
+    rows = mocker.spy(page_reader, "_rows")
+    batcher = services.users._pages._batcher(Shape(counted=True))
 
     def names_on(page: int) -> tuple[list[str], int]:
-        answer = client.application.test_client().get(f"{URL}?page={page}&per_page=1")
-        page_of_users = json_of(answer)
-        names = [user["username"] for user in page_of_users["users"]]
-        return names, page_of_users["pagination"]["total"]
+        answer = json_of(client.application.test_client().get(f"{URL}?page={page}&per_page=1"))
+        return [user["username"] for user in answer["users"]], answer["pagination"]["total"]
 
-    with users_locked(database_url):
-        answers = together(
-            services.users._pages._batcher(Shape(counted=True)),
-            threads,
-            lambda: services.users.page(0, 2),
-            [partial(names_on, page) for page in (3, 1, 4, 2)],
-        )
-        assert services.database.stats().in_use == 1
-    assert [answer.result(LONG) for answer in answers] == [
-        (["eve"], 3),
-        (["ada"], 3),
-        ([], 3),
-        (["bob"], 3),
+    with every_connection_held(services.database) as held:
+        answers = [threads.submit(names_on, 3)]
+        eventually(lambda: services.database.stats().waiting == 1)
+        for number, page in enumerate((1, 4, 2), 1):
+            answers.append(threads.submit(names_on, page))
+            eventually(partial(has_gathered, batcher, number))
+        held.close()
+        results = [answer.result(LONG) for answer in answers]
+    assert results == [(["eve"], 3), (["ada"], 3), ([], 3), (["bob"], 3)]
+    shape = Shape(counted=True)
+    assert [call.args[1] for call in rows.call_args_list] == [
+        list_statement(shape),
+        statement_together(shape, 3),
+        list_statement(shape, even_if_empty=True),
     ]
+
+
+def test_page_is_read_alone_while_there_are_connections_unless_others_wait(
+    services: Services, threads: ThreadPoolExecutor, mocker: MockerFixture
+) -> None:
+    batcher = services.users._pages._batcher(Shape(counted=True))
+    get = mocker.spy(batcher, "get")
+    services.users.page(0, 2)
+    assert get.call_count == 0
+    with batcher._under_way, every_connection_held(services.database) as held:
+        waiting = threads.submit(services.users.page, 0, 2)
+        eventually(lambda: batcher.is_gathering)
+        held.close()
+        overtaking = threads.submit(services.users.page, 2, 2)
+        eventually(lambda: get.call_count == 2)
+    assert not waiting.result(LONG).users
+    assert not overtaking.result(LONG).users
 
 
 def ask_soon(ask: Callable[[int], object], number: int = 0) -> object:

@@ -62,11 +62,12 @@ def backend_pids(database: Database) -> set[int]:
 
 
 @contextmanager
-def every_connection_held(database: Database) -> Iterator[None]:
-    with ExitStack() as stack:
+def every_connection_held(database: Database) -> Iterator[ExitStack]:
+    """Hold them for a block, or until what it is given is closed."""
+    with ExitStack() as held:
         for _ in range(database.stats().size):
-            stack.enter_context(database.read())
-        yield
+            held.enter_context(database.read())
+        yield held
 
 
 def terminate(admin: cursor, pids: set[int]) -> None:

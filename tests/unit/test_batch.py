@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import traceback
 import weakref
 from collections import Counter
@@ -19,7 +20,7 @@ import pytest
 from tests.waiting import eventually
 from user_service.errors import ConnectionLost, OutcomeUnknown
 from user_service.resilience import batch, deadline
-from user_service.resilience.batch import Batcher
+from user_service.resilience.batch import COMPANY, PAUSES, Batcher
 
 SERVICE = Path(__file__).parents[2] / "services" / "user-service"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SERVICE)}  # for programs that import the package
@@ -265,7 +266,7 @@ def test_who_is_alone_pauses_for_nobody(
         batcher.get("a")
 
 
-def test_who_was_in_company_pauses_once_and_then_no_more(
+def test_who_was_in_company_pauses_for_a_few_batches_and_then_no_more(
     batcher: Batcher[str, int],
     server: Server,
     threads: ThreadPoolExecutor,
@@ -280,8 +281,33 @@ def test_who_was_in_company_pauses_once_and_then_no_more(
     server.may_answer.set()
     first.result(LONG)
     second.result(LONG)
-    batcher.get("third")
-    assert pauses.count(0) == 1  # all others are the test's own
+    for _ in range(COMPANY + 5):
+        batcher.get("third")
+    assert pauses.count(0) == COMPANY  # all others are the test's own
+
+
+@pytest.mark.parametrize("coming", [0, 3, PAUSES, PAUSES + 3])
+def test_batch_gathers_until_nobody_comes_any_more_or_for_long_enough(
+    batcher: Batcher[str, int],
+    server: Server,
+    threads: ThreadPoolExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+    coming: int,
+) -> None:
+    sleep, came = time.sleep, itertools.count(1)
+
+    def pause(seconds: float) -> None:
+        """Let one more come; those who wait for something here really do."""
+        if seconds:
+            sleep(seconds)
+        elif (number := next(came)) <= coming:
+            threads.submit(batcher.get, f"{number}")
+            eventually(lambda: gathered(batcher, 1 + number))
+
+    monkeypatch.setattr("time.sleep", pause)
+    batcher._company = 1
+    batcher.get("0")
+    assert server.questions[0] == {f"{number}" for number in range(1 + min(coming, PAUSES))}
 
 
 @pytest.mark.parametrize("by_deadline", [False, True])
@@ -381,7 +407,7 @@ def test_batch_that_is_full_gathers_no_more(
     held_up: Callable[..., Future[int]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batch, "MOST", 3)
+    monkeypatch.setattr(batcher, "_most", 3)
     held_up()
     others = [threads.submit(batcher.get, f"key {n}") for n in range(7)]
     eventually(lambda: gathered(batcher, 1))

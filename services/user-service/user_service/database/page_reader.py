@@ -54,9 +54,9 @@ class PageReader:
     def page(self, place: Place, order: Order, filters: Filters, count: Count) -> Page:
         """Return the page at a place.
 
-        Pages of one list that are asked for at the same time are one statement, if nothing filters
-        them and they are not very far down. A replica is asked for each alone: what it must have
-        replayed is not the same for all.
+        Those who would have to wait for a connection share it: pages of one list that nothing
+        filters, and that are not very far down, are then one statement. A replica is asked for each
+        alone: what it must have replayed is not the same for all.
         """
         names, position = filters.names, place.position
         side, passed = (None, position) if isinstance(position, int) else (position.side, 0)
@@ -67,8 +67,11 @@ class PageReader:
         # does, and a page beyond a million others has passed over all of them.
         may_well_be_empty = bool(names) or passed >= VERY_MANY
         if self._replica is None and not may_well_be_empty:
-            with stage("sql"):
-                return self._batcher(shape).get(place)
+            batcher = self._batcher(shape)
+            # Nor does anybody overtake those who wait already.
+            if batcher.is_gathering or self._database.is_full:
+                with stage("sql"):
+                    return batcher.get(place)
 
         def read(lent: cursor) -> Page:
             page = _page(lent, shape, place, filters, may_well_be_empty=may_well_be_empty)

@@ -177,6 +177,11 @@ class Database:
             raise NotPrepared("the database cannot be prepared") from error
         self._prepare = None
 
+    @property
+    def is_full(self) -> bool:
+        """Whether all connections are in use, so that who asks for one has to wait."""
+        return not self._slots.free
+
     def stats(self) -> PoolStats:
         """Return size, connections in use and requests waiting, all of this process."""
         with self._lock:
