@@ -217,16 +217,16 @@ def test_lost_connection_of_many_is_one_failure(
     assert [type(end) for end in ends if end] == [ConnectionLost]
 
 
-def places_of(order: Order, side: Side | None, number: int) -> list[Place]:
+def places_of(order: Order, side: Side | None, number: int, *, far: bool) -> list[Place]:
     """Return places of every kind in a list of ``number`` users, with pages of several sizes."""
     if side is None:
-        positions: list[Position | int] = [1, 2, number - 1, number, number + 1, 99]
+        positions: list[Position | int] = [int(far), 2, number - 1, number, number + 1, 99]
     elif side is Side.END:
         positions = [Position(side)]
     else:
         values: dict[str, list[Any]] = {
             "id": [0, 1, 3, number, number + 1],
-            "username": ["", "user3", "user33", "user99", "z"],
+            "username": ["", "user3", "user_a", "user.", "z"],
         }
         at = [datetime(2026, 1, day, tzinfo=UTC) for day in (1, 2, 4, 28)]
         of_order = values.get(order.by, at)
@@ -247,8 +247,10 @@ def test_page_that_was_read_with_others_is_the_one_that_is_read_alone(
 ) -> None:
     mocker.patch.object(page_reader, "MANY", 1 if far else 100)
     days = (1, 2, 2, 2, 3, 4, 5)  # some of the same moment, whose ids tell the order
-    for number, created_on in enumerate(days):
-        created(services.users, name := f"user{3 * number % 7}")
+    # Sorted by code point, as an index is, and not by a language.
+    names = ("user_b", "user.a", "user-c", "userz", "USER3", "user_a", "user.b")
+    for name, created_on in zip(names, days, strict=True):
+        created(services.users, name)
         with services.database.read() as cursor:
             cursor.execute(
                 "UPDATE users SET created_at = %(on)s, updated_at = %(on)s WHERE username = %(of)s",
@@ -259,7 +261,7 @@ def test_page_that_was_read_with_others_is_the_one_that_is_read_alone(
     for by, descending, side in product(get_args(SortColumn), (False, True), sides):
         order = Order(by, descending)
         read = partial(services.users.page, order=order, count=count)
-        places = places_of(order, side, len(days))
+        places = places_of(order, side, len(days), far=far)
         shape = Shape((), order, side, counted=count == "exact", far=far)
         batcher = services.users._pages._batcher(shape)
         answers = at_once(batcher, threads, [partial(read, *place) for place in places])
@@ -313,6 +315,35 @@ def test_page_is_read_alone_while_there_are_connections_unless_others_wait(
         eventually(lambda: get.call_count == 2)
     assert not waiting.result(LONG).users
     assert not overtaking.result(LONG).users
+
+
+@pytest.mark.usefixtures("_pool_is_full")
+def test_no_more_pages_are_one_statement_than_would_wait_for_each_other(
+    services: Services, threads: ThreadPoolExecutor, mocker: MockerFixture
+) -> None:
+    together = mocker.spy(page_reader, "statement_together")
+    shape = Shape(counted=True)
+    batcher = services.users._pages._batcher(shape)
+    with batcher._under_way:
+        pages = [threads.submit(services.users.page, number, 1) for number in range(MOST + 3)]
+        eventually(lambda: has_gathered(batcher, 3))
+    assert [page.result(LONG).total for page in pages] == [0] * (MOST + 3)
+    assert sorted(call.args[1] for call in together.call_args_list) == [3, MOST]
+
+
+@pytest.mark.usefixtures("_pool_is_full")
+def test_pages_share_the_primary_where_the_replica_cannot_be_read(
+    services: Services, database_url: str, threads: ThreadPoolExecutor
+) -> None:
+    replica = Replica(database_url, size=1, checkout_timeout=LONG, statement_timeout=LONG)
+    users = UserRepository(services.database, replica)
+    batcher = users._pages._batcher(Shape(counted=True))
+    with batcher._under_way:  # a server that never followed another is no replica
+        pages = [threads.submit(users.page, number, 1) for number in range(3)]
+        eventually(lambda: has_gathered(batcher, 3))
+        assert replica.fallbacks == 3
+    assert [page.result(LONG).total for page in pages] == [0] * 3
+    replica.close()
 
 
 def ask_soon(ask: Callable[[int], object], number: int = 0) -> object:

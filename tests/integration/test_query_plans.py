@@ -153,15 +153,16 @@ def test_page_beside_a_place_reads_hardly_more_than_it_shows(planner: cursor) ->
 
 def test_pages_that_are_read_together_read_hardly_more_than_they_show(planner: cursor) -> None:
     """Each by the plan that it has alone, though the planner is asked for them all at once."""
+    planner.execute("VACUUM users")  # from then on an index knows who is visible
     for order, side in product(ORDERS, (None, *Side)):
-        shape = Shape((), order, side, counted=True)
-        place = 0 if side is None else Position(side, MIDDLE[order.by], USERS // 2)  # type: ignore[arg-type]
+        shape = Shape((), order, side, counted=True, far=side is None)
+        place = 2000 if side is None else Position(side, MIDDLE[order.by], USERS // 2)  # type: ignore[arg-type]
         bound = binds_together([(place, 50), (place, 10), (place, 5)])
         setting, _, query = statement_together(shape, 3).rpartition(";")
         planner.execute(f"{setting}; EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}", bound)
         ((explained,),) = planner.fetchone() or ()
         blocks = explained["Plan"]["Shared Hit Blocks"] + explained["Plan"]["Shared Read Blocks"]
-        assert blocks < 150, (order, side)
+        assert blocks < 350, (order, side, blocks)
 
 
 def test_page_far_down_passes_over_the_others_in_the_index(planner: cursor) -> None:

@@ -294,13 +294,15 @@ def test_batch_gathers_until_nobody_comes_any_more_or_for_long_enough(
     monkeypatch: pytest.MonkeyPatch,
     coming: int,
 ) -> None:
-    sleep, came = time.sleep, itertools.count(1)
+    sleep, came, pauses = time.sleep, itertools.count(1), list[int]()
 
     def pause(seconds: float) -> None:
         """Let one more come; those who wait for something here really do."""
         if seconds:
             sleep(seconds)
-        elif (number := next(came)) <= coming:
+            return
+        pauses.append(number := next(came))
+        if number <= coming:
             threads.submit(batcher.get, f"{number}")
             eventually(lambda: gathered(batcher, 1 + number))
 
@@ -308,6 +310,7 @@ def test_batch_gathers_until_nobody_comes_any_more_or_for_long_enough(
     batcher._company = 1
     batcher.get("0")
     assert server.questions[0] == {f"{number}" for number in range(1 + min(coming, PAUSES))}
+    assert len(pauses) == min(coming + 1, PAUSES)
 
 
 @pytest.mark.parametrize("by_deadline", [False, True])

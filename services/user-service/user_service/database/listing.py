@@ -152,7 +152,7 @@ _DESCENDING = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
 _SETTINGS = "SET LOCAL enable_seqscan = off; SET LOCAL jit = off; "
 _LIST = """
     SELECT {total} AS total, {behind} AS behind,
-           {value} AS value, id, username, email, created_at, updated_at, version{number}
+           {value} AS value, id, username, email, created_at, updated_at, version{which}
     FROM {users}
     WHERE {where}
     ORDER BY {scan}
@@ -162,9 +162,9 @@ _LIST = """
 # it is joined to, PostgreSQL would take a tenth of all users to be wanted, and plan for that.
 _TOGETHER = """
     SELECT {total} AS total, behind,
-           page.value, page.id, username, email, created_at, updated_at, version, number
+           page.value, page.id, username, email, created_at, updated_at, version, which
     FROM ({pages}) AS page
-    ORDER BY number, {taken}
+    ORDER BY which, {taken}
 """
 # Total and behind, beside a user of nothing but NULLs if there is nobody on the page. It takes a
 # quarter longer than the page alone, so it is for when nobody is, or may well be.
@@ -220,16 +220,16 @@ def statement_together(shape: Shape, number: int) -> str:
 
     Its rows are as those of a ``list_statement``, and say last to which of the pages they belong.
     """
-    pages = []
-    for which in range(number):
-        page = _page(shape, "NULL", _behind_somebody(shape), number=f", {which} AS number")
-        pages.append(f"({page % {name: f'%({name}_{which})s' for name in _BOUND}})")
-    return _SETTINGS + _composed(
-        _TOGETHER, total=_total(shape), pages=" UNION ALL ".join(pages), taken=_taken(shape)
-    )
+    page = _page(shape, "NULL", _behind_somebody(shape), which=", %(which)s AS which")
+    pages = [
+        page % {"which": which, **{name: f"%({name}_{which})s" for name in _BOUND}}
+        for which in range(number)
+    ]
+    union = "(" + ") UNION ALL (".join(pages) + ")"
+    return _SETTINGS + _composed(_TOGETHER, total=_total(shape), pages=union, taken=_taken(shape))
 
 
-def _page(shape: Shape, total: str, behind: str, number: str = "") -> str:
+def _page(shape: Shape, total: str, behind: str, which: str = "") -> str:
     users, where = _users(shape)
     scan = _ORDER[shape.order.by, _downwards(shape)]
     if shape.far:
@@ -239,7 +239,7 @@ def _page(shape: Shape, total: str, behind: str, number: str = "") -> str:
         total=total,
         behind=behind,
         value=_VALUE[shape.order.by],
-        number=number,
+        which=which,
         users=users,
         offset="0" if shape.far else "%(offset)s",
         where=_all_of([*where, *_beside(shape.order, shape.side)]),

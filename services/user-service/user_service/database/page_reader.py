@@ -54,9 +54,10 @@ class PageReader:
     def page(self, place: Place, order: Order, filters: Filters, count: Count) -> Page:
         """Return the page at a place.
 
-        Those who would have to wait for a connection share it: pages of one list that nothing
-        filters, and that are not very far down, are then one statement. A replica is asked for each
-        alone: what it must have replayed is not the same for all.
+        Those who would have to wait for a connection share it with those who come meanwhile, or
+        right after: pages of one shape that nothing filters, and that are not very far down, are
+        then one statement. A replica is asked for each alone: what it must have replayed is not the
+        same for all.
         """
         names, position = filters.names, place.position
         side, passed = (None, position) if isinstance(position, int) else (position.side, 0)
@@ -66,15 +67,9 @@ class PageReader:
         # Then it is not worth a statement of its own to find nobody: a lookup of one name often
         # does, and a page beyond a million others has passed over all of them.
         may_well_be_empty = bool(names) or passed >= VERY_MANY
-        if self._replica is None and not may_well_be_empty:
-            batcher = self._batcher(shape)
-            # Nor does anybody overtake those who wait already.
-            if batcher.is_gathering or self._database.is_full:
-                with stage("sql"):
-                    return batcher.get(place)
 
         def read(lent: cursor) -> Page:
-            page = _page(lent, shape, place, filters, may_well_be_empty=may_well_be_empty)
+            page = _page(lent, shape, place, filters, first_if_somebody=not may_well_be_empty)
             if counted or count == "none":
                 return page
             (row,) = _rows(lent, estimate_statement(names), binds(filters, *place))
@@ -83,11 +78,17 @@ class PageReader:
         if self._replica is not None:
             with suppress(ReplicaUnusable):
                 return self._replica.read(read)
+        if not may_well_be_empty:
+            batcher = self._batcher(shape)
+            # Who comes while there is a connection again does not overtake those who gather.
+            if batcher.is_gathering or self._database.is_full:
+                with stage("sql"):
+                    return batcher.get(place)
         with self._database.read() as lent:
             return read(lent)
 
     def _batcher(self, shape: Shape) -> Batcher[Place, Page]:
-        """Return what asks for the pages of a list together, one for each statement."""
+        """Return what asks for pages of a shape together."""
         batcher = self._batchers.get(shape)
         if batcher is None:
             read = partial(self._read_together, shape)
@@ -107,7 +108,7 @@ class PageReader:
             return {
                 place: page_of(found, *place)
                 if found
-                else _page(cursor, shape, place, may_well_be_empty=True)
+                else _page(cursor, shape, place, first_if_somebody=False)
                 for place, found in rows.items()
             }
 
@@ -118,10 +119,10 @@ def _page(
     place: Place,
     filters: Filters = EVERYBODY,
     *,
-    may_well_be_empty: bool = False,
+    first_if_somebody: bool = True,
 ) -> Page:
     bound = binds(filters, *place)
-    found = [] if may_well_be_empty else _rows(cursor, list_statement(shape), bound)
+    found = _rows(cursor, list_statement(shape), bound) if first_if_somebody else []
     if not found:
         found = _rows(cursor, list_statement(shape, even_if_empty=True), bound)
     return page_of(found, *place)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import psycopg2
 from psycopg2 import errors as sql_errors
@@ -29,8 +29,6 @@ from user_service.idempotency import KeyedRequest, StoredResponse
 from user_service.observability.timing import stage
 from user_service.resilience.batch import Batcher
 from user_service.users import User, canonical_email, canonical_username
-
-T = TypeVar("T")
 
 BY_ID = Order()
 

@@ -15,8 +15,8 @@ from user_service.resilience import deadline
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
-# Seconds for which a batch gathers while the one before it is under way: several round trips of a
-# network that is well. Then it goes ahead, whatever holds the other up.
+# Seconds for which a batch waits for the one before it: several round trips of a network that is
+# well. Then it goes ahead, whatever holds the other up.
 BATCH_WAIT = 0.002
 # Bounds what one reply holds, so that who asks for little does not wait for much.
 MOST = 64
@@ -62,7 +62,7 @@ class Batcher(Generic[K, V]):
 
     @property
     def is_gathering(self) -> bool:
-        """Whether there is a batch that waits for its turn."""
+        """Whether there is a batch that one may still join."""
         return self._gathering is not None
 
     def get(self, key: K) -> V:
@@ -108,7 +108,7 @@ class Batcher(Generic[K, V]):
         in_turn = False
         try:
             in_turn = self._under_way.acquire(timeout=BATCH_WAIT)
-            if self._company:
+            if self._company > 0:
                 self._company -= 1
                 _gather(batch)
             self._close(batch)
@@ -139,8 +139,8 @@ def _gather(batch: "_Batch[K, V]") -> None:
     """Let all who are ready to run join, until nobody does any more.
 
     Of 10 clients' look-ups of a cached page under gevent, every one made a round trip of its own
-    without it, and one in seven does with it. Any longer pause would cost a client more than it
-    saves, and so would this one cost a client that is alone: with threads it takes 55 us.
+    without it. It ends as soon as all who are left wait for something else, since they would wait
+    no less for this; and is nothing for who is alone, whom with threads it would cost 55 us.
     """
     for _ in range(PAUSES):
         size = len(batch.keys)
