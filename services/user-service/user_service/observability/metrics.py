@@ -103,7 +103,7 @@ class PoolsMetrics:
         )
         self._waiting = Gauge(
             "user_service_pool_requests_waiting",
-            "Requests waiting for a database connection",
+            "Requests waiting for a database connection; those that share one count once",
             ["pool"],
             registry=registry,
             multiprocess_mode="livesum",
