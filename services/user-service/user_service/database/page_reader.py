@@ -64,12 +64,12 @@ class PageReader:
         # Without a filter, an exact total is as cheap as an estimated one.
         counted = count == "exact" or (count == "estimated" and not names)
         shape = Shape(names, order, side, counted=counted, far=not names and passed >= MANY)
-        # Then it is not worth a statement of its own to find nobody: a lookup of one name often
+        # Else it is not worth a statement of its own to find nobody: a lookup of one name often
         # does, and a page beyond a million others has passed over all of them.
-        may_well_be_empty = bool(names) or passed >= VERY_MANY
+        expects_somebody = not names and passed < VERY_MANY
 
         def read(lent: cursor) -> Page:
-            page = _page(lent, shape, place, filters, first_if_somebody=not may_well_be_empty)
+            page = _page(lent, shape, place, filters, expects_somebody=expects_somebody)
             if counted or count == "none":
                 return page
             (row,) = _rows(lent, estimate_statement(names), binds(filters, *place))
@@ -78,7 +78,7 @@ class PageReader:
         if self._replica is not None:
             with suppress(ReplicaUnusable):
                 return self._replica.read(read)
-        if not may_well_be_empty:
+        if expects_somebody:
             batcher = self._batcher(shape)
             # Who comes while there is a connection again does not overtake those who gather.
             if batcher.is_gathering or self._database.is_full:
@@ -108,7 +108,7 @@ class PageReader:
             return {
                 place: page_of(found, *place)
                 if found
-                else _page(cursor, shape, place, first_if_somebody=False)
+                else _page(cursor, shape, place, expects_somebody=False)
                 for place, found in rows.items()
             }
 
@@ -119,10 +119,10 @@ def _page(
     place: Place,
     filters: Filters = EVERYBODY,
     *,
-    first_if_somebody: bool = True,
+    expects_somebody: bool = True,
 ) -> Page:
     bound = binds(filters, *place)
-    found = _rows(cursor, list_statement(shape), bound) if first_if_somebody else []
+    found = _rows(cursor, list_statement(shape), bound) if expects_somebody else []
     if not found:
         found = _rows(cursor, list_statement(shape, even_if_empty=True), bound)
     return page_of(found, *place)
