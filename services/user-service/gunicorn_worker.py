@@ -22,6 +22,7 @@ from gevent.thread import LockType
 from gunicorn import util
 from gunicorn.glogging import Logger
 from gunicorn.http import message, wsgi
+from gunicorn.http.parser import RequestParser
 from gunicorn.workers.ggevent import GeventWorker
 
 from server_limits import LINGER
@@ -328,6 +329,17 @@ def write_problem(sock: socket.socket, status_int: int, reason: str, mesg: str) 
     util.write_nonblock(sock, "\r\n".join([*head, "", ""]).encode("ascii") + body)
 
 
+def finish_body(parser: Any, *args: Any, **options: Any) -> bool:  # noqa: ANN401 -- gunicorn's
+    """Read on, after a request, to the end of its body.
+
+    That is nearly always reached, or there is no body; gunicorn finds out by eight calls.
+    """
+    body = parser.mesg and parser.mesg.body
+    if body and not body.failed and getattr(body.reader, "length", None) == 0:
+        return True
+    return bool(_finish_body(parser, *args, **options))
+
+
 def base_environ(cfg: Any) -> dict[str, Any]:  # noqa: ANN401 -- gunicorn's
     """Return what is the same in every request's environ; making it took 3 of the 300 us."""
     same: dict[str, Any] = _same_environ(cfg)
@@ -362,6 +374,8 @@ LockType.__enter__ = BoundedSemaphore.acquire
 # gunicorn has no settings for what its responses are made by.
 util.write_error = write_problem
 util.http_date = http_date
+_finish_body = RequestParser.finish_body
+RequestParser.finish_body = finish_body
 _ip_in_allow_list = message._ip_in_allow_list  # noqa: SLF001
 message._ip_in_allow_list = ip_in_allow_list  # noqa: SLF001
 _same_environ = lru_cache(maxsize=1)(wsgi.base_environ)

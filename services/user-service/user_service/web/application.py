@@ -6,8 +6,10 @@ Together it was a fifth of what Flask takes for a user.
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Request, Response
+from flask import Flask, Request, Response, request_tearing_down
+from flask.globals import request_ctx
 from flask.sessions import NullSession, SessionInterface, SessionMixin
+from flask.typing import ResponseReturnValue
 from werkzeug.routing import MapAdapter
 
 from user_service.web.validation import JSON
@@ -27,13 +29,35 @@ class _NoSessions(SessionInterface):
 
 
 class Application(Flask):
-    """A Flask whose URLs are paths: which ``Host`` a client names is never looked at."""
+    """A Flask whose URLs are paths: which ``Host`` a client names is never looked at.
+
+    Its hooks are called as Flask's are. Where there are none, which ones the blueprint of a request
+    has is not looked for either.
+    """
 
     session_interface = _NoSessions()
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Return ``func`` as it is: no view here is a coroutine, which Flask asks each time."""
         return func
+
+    def preprocess_request(self) -> ResponseReturnValue | None:
+        """Call what is to be called before a view."""
+        if not self.before_request_funcs and not self.url_value_preprocessors:
+            return None
+        return super().preprocess_request()
+
+    def process_response(self, response: Response) -> Response:
+        """Call what is to be called after a view; there is no session to save."""
+        of_this_request = request_ctx._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
+        if not self.after_request_funcs and not of_this_request._after_request_functions:  # noqa: SLF001
+            return response
+        return super().process_response(response)
+
+    def do_teardown_request(self, *error: BaseException | None) -> None:
+        """Call what is to be called when a request is over."""
+        if self.teardown_request_funcs or request_tearing_down.receivers:
+            super().do_teardown_request(*error)
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Bind the URLs to the path of ``request``; outside of a request there are none."""
@@ -63,7 +87,8 @@ class JsonResponse(Response):
     def __init__(
         self, body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None
     ) -> None:
-        super().__init__(body, status, headers, content_type=JSON)
+        length = {"Content-Length": str(len(body))}
+        super().__init__([body], status, {**(headers or {}), **length}, content_type=JSON)
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
@@ -72,4 +97,4 @@ class JsonResponse(Response):
         if environ["REQUEST_METHOD"] == "HEAD":
             return super().__call__(environ, start_response)
         start_response(self.status, self.headers.to_wsgi_list())
-        return self.iter_encoded()
+        return self.response  # type: ignore[return-value]  # it is bytes

@@ -3,13 +3,14 @@
 import re
 from datetime import UTC, datetime
 
-from flask import current_app, request
+from flask import current_app
 from werkzeug.datastructures import ETags
 from werkzeug.http import parse_date, parse_etags
 
 from user_service.database.users import UNCONDITIONAL, Precondition
 from user_service.errors import PreconditionRequired
 from user_service.users import User
+from user_service.web import at_hand
 from user_service.web.representation import etag_of
 
 # Set from Settings.require_if_match.
@@ -21,7 +22,7 @@ def client_has(etag: str) -> bool:
 
     By weak comparison: a gateway that compresses makes ``W/"x"`` of ``"x"``.
     """
-    tags = request.environ.get("HTTP_IF_NONE_MATCH")
+    tags = at_hand.environ().get("HTTP_IF_NONE_MATCH")
     return tags is not None and _are_met_by(etag, tags)
 
 
@@ -30,7 +31,7 @@ def client_has_user(user: User) -> bool:
 
     If-Modified-Since counts only where no ETag is asked about, since HTTP's times are in seconds.
     """
-    environ = request.environ
+    environ = at_hand.environ()
     if (tags := environ.get("HTTP_IF_NONE_MATCH")) is not None:
         return _are_met_by(etag_of(user), tags)
     if (text := environ.get("HTTP_IF_MODIFIED_SINCE")) is None:
@@ -48,7 +49,7 @@ def precondition_on(user_id: int) -> Precondition:
 
     Raise PreconditionRequired if it names none and the service asks for one.
     """
-    environ = request.environ
+    environ = at_hand.environ()
     if_match = environ.get("HTTP_IF_MATCH")
     if_none_match = environ.get("HTTP_IF_NONE_MATCH")
     if_unmodified_since = environ.get("HTTP_IF_UNMODIFIED_SINCE")

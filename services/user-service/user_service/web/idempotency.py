@@ -2,10 +2,9 @@
 
 import re
 
-from flask import request
-
 from user_service.errors import InvalidInput
 from user_service.idempotency import KeyedRequest, fingerprint
+from user_service.web import at_hand
 
 # A structured field string (RFC 8941) as the draft has it, or the same without quotation marks.
 _KEY = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,255}")
@@ -16,7 +15,7 @@ def keyed_request(route: str, *fields: str) -> KeyedRequest | None:
 
     ``fields`` are all that its body says. Raises InvalidInput naming the header.
     """
-    header = request.environ.get("HTTP_IDEMPOTENCY_KEY")
+    header = at_hand.environ().get("HTTP_IDEMPOTENCY_KEY")
     if header is None:
         return None
     quoted = len(header) > 1 and header.startswith('"') and header.endswith('"')

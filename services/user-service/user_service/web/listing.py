@@ -12,11 +12,12 @@ from functools import lru_cache, partial
 from typing import NamedTuple
 
 import orjson
-from flask import Response, request, url_for
+from flask import Response, url_for
 
 from user_service.cache.pages import CacheStatus
 from user_service.database.listing import Page, Position, Side
 from user_service.observability.timing import stage
+from user_service.web import at_hand
 from user_service.web.application import JsonResponse
 from user_service.web.conditions import client_has
 from user_service.web.cursors import Cursors
@@ -98,7 +99,7 @@ def _links(query: ListQuery, page: Page, beside: Beside) -> str:
     """Return the Link header (RFC 8288): the same list, elsewhere."""
     by_page = query.cursor is None
     others = _elsewhere_by_page(query, page, beside) if by_page else _elsewhere(beside)
-    path, same = _path(request.environ.get("SCRIPT_NAME", "")), query.elsewhere
+    path, same = _path(at_hand.environ().get("SCRIPT_NAME", "")), query.elsewhere
     links: list[str] = []
     length = 0
     for relation, where in others.items():

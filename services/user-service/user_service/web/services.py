@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from flask import Flask, current_app
+from flask import Flask
 
 from user_service.cache.pages import PageCache
 from user_service.cache.rate_limiter import RateLimiter
@@ -15,6 +15,7 @@ from user_service.database.replica import Replica
 from user_service.database.users import UserRepository
 from user_service.errors import NotPrepared, Unavailable
 from user_service.observability.metrics import Metrics
+from user_service.web import at_hand
 from user_service.web.cursors import Cursors
 
 _NAME = "user_service"
@@ -88,4 +89,4 @@ def services_of(app: Flask) -> Services:
 
 def services() -> Services:
     """Return the services of the application that handles the request at hand."""
-    return services_of(current_app)
+    return services_of(at_hand.application())

@@ -21,6 +21,7 @@ from werkzeug.wsgi import get_content_length, get_input_stream
 
 from user_service.errors import InvalidInput, MalformedBody
 from user_service.resilience import deadline
+from user_service.web import at_hand
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -64,7 +65,7 @@ def validated(view: View) -> View:
 
     @functools.wraps(view)
     def call(**path: Any) -> Response:  # noqa: ANN401 -- whatever the route's converters make
-        environ = request.environ
+        environ = at_hand.environ()
         query = query_of_request(environ.get("QUERY_STRING", ""))
         if "query" in models:
             path["query"] = query
