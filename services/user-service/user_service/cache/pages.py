@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import replace
 from enum import StrEnum
 
 from user_service.cache.single_flight import SingleFlight
@@ -112,7 +111,7 @@ class PageCache:
         if found.body is not None:
             return found.body, CacheStatus.HIT
         self._metrics.miss.inc()
-        with consistency.reading_after(found.lsn):
+        with self._reading_after(found):
             body = self._refills.run(
                 (name, found.generation), lambda: self._refill(name, found, produce)
             )
@@ -128,7 +127,7 @@ class PageCache:
         found = None
         with suppress(RedisFailure):
             found = None if self._is_unrepaired() else self._settled(self._store.current())
-        return consistency.reading_after(found.lsn if found else None)
+        return self._reading_after(found)
 
     def stale(self, name: str) -> bytes | None:
         """Return the last body called ``name`` that is still kept, current or not."""
@@ -163,6 +162,12 @@ class PageCache:
         self._closed.set()
         self._store.close()
 
+    def _reading_after(self, found: Found | None) -> AbstractContextManager[None]:
+        """Let the reads of a block go to a replica that shows what ``found`` stands for."""
+        if self._current_lsn is None:  # there is no replica
+            return nullcontext()
+        return consistency.reading_after(found.lsn if found else None)
+
     def _settled(self, found: Found) -> Found:
         """Return ``found`` with its position known, where that is wanted and can be had."""
         if self._current_lsn is None or found.lsn is not None:
@@ -172,7 +177,7 @@ class PageCache:
         except Unavailable:
             return found
         settled = self._store.settle(found.generation, lsn)
-        return replace(settled, is_ours=found.is_ours or not settled.is_as_old_as(found))
+        return settled._replace(is_ours=found.is_ours or not settled.is_as_old_as(found))
 
     def _refill(self, name: str, missed: Found, produce: Callable[[], bytes]) -> bytes:
         try:

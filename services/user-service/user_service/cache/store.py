@@ -130,8 +130,7 @@ class RedisFailure(Exception):
     """Redis did not answer, refused the command, or was not asked since it did not lately."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """The current generation, and the body that is current and fresh, if there is one.
 
     Without a body, ``is_ours`` tells whether no other process has claimed to refill the page: then
@@ -393,7 +392,7 @@ class PageStore:
             raise RedisFailure(error) from error
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class _Refill:
     name: str
     generation: bytes

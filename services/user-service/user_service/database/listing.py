@@ -6,11 +6,11 @@ beside one it costs the same wherever it is, since the index of the order leads 
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property, lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from psycopg2 import sql
 
@@ -20,8 +20,7 @@ SortColumn = Literal["id", "username", "created_at", "updated_at"]
 Count = Literal["exact", "estimated", "none"]
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(NamedTuple):
     """How a list is sorted; usernames by their canonical form."""
 
     by: SortColumn = "id"
@@ -69,8 +68,7 @@ OTHER_SIDE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """Where a page lies: on a side of a place in the order, at which no user needs to be.
 
     ``value`` is what the list is sorted by. On the side ``END``, of all users, both say nothing.
@@ -81,8 +79,7 @@ class Position:
     id: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(NamedTuple):
     """What the SQL of a page depends on; all else is bound.
 
     That is the ``names`` of what the list is filtered by, its order, on which ``side`` of a place
@@ -97,8 +94,7 @@ class Shape:
     far: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """One page, how many users the whole list has if that was asked, and what lies beside it."""
 
     users: list[User]
@@ -284,7 +280,7 @@ def page_of(rows: list[tuple[Any, ...]], position: Position | int, limit: int) -
         found.reverse()
     after, before = (ahead, behind) if forward else (behind, ahead)
     return Page(
-        [User._make(row[3:9]) for row in found],
+        [tuple.__new__(User, row[3:9]) for row in found],  # User._make, without a call for each
         total,
         Position(Side.AFTER, *found[-1][2:4]) if after else None,
         Position(Side.BEFORE, *found[0][2:4]) if before else None,
@@ -305,7 +301,7 @@ def with_estimate(page: Page, row: tuple[Any], position: Position | int) -> Page
             total = at_least
         elif isinstance(position, int):
             total = min(total, position + len(page.users))
-    return replace(page, total=total, estimated=True)
+    return page._replace(total=total, estimated=True)
 
 
 def _around_nobody(

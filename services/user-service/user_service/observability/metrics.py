@@ -10,6 +10,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -23,7 +24,17 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER_METHOD = "other"
 UNMATCHED = "unmatched"
+M = TypeVar("M", Counter, Gauge, Histogram)
 STATES = ("closed", "half-open", "open")
+
+
+def _complete(metric: M) -> M:
+    """Return ``metric``, which is never asked again whether it has all of its labels.
+
+    prometheus_client asks by two calls each time that anything is counted: seven times a page.
+    """
+    metric._raise_if_not_observable = bool  # type: ignore[method-assign]  # noqa: SLF001 -- does nothing
+    return metric
 
 
 class HttpMetrics:
@@ -37,11 +48,13 @@ class HttpMetrics:
             buckets=SECONDS,
             registry=registry,
         )
-        self.in_flight = Gauge(
-            "user_service_http_requests_in_flight",
-            "Requests being worked on",
-            registry=registry,
-            multiprocess_mode="livesum",
+        self.in_flight = _complete(
+            Gauge(
+                "user_service_http_requests_in_flight",
+                "Requests being worked on",
+                registry=registry,
+                multiprocess_mode="livesum",
+            )
         )
         self.rate_limited = Counter(
             "user_service_rate_limited_requests",
@@ -63,7 +76,7 @@ class HttpMetrics:
 
     def expect(self, route: str | None, method: str, status: int) -> Histogram:
         """Begin a series with 0, so that its first request is seen as an increase too."""
-        duration = self._duration.labels(route or UNMATCHED, method, status)
+        duration = _complete(self._duration.labels(route or UNMATCHED, method, status))
         return self._durations.setdefault((route, method, status), duration)
 
     def count_rate_limited(self, limit: str) -> None:
@@ -133,9 +146,9 @@ class PoolsMetrics:
         """Return the metrics of one pool, which begin with 0."""
         return PoolMetrics(
             size=self._size.labels(pool),
-            in_use=self._in_use.labels(pool),
+            in_use=_complete(self._in_use.labels(pool)),
             waiting=self._waiting.labels(pool),
-            checkout=self._checkout.labels(pool),
+            checkout=_complete(self._checkout.labels(pool)),
             timeouts=self._timeouts.labels(pool),
             replaced=self._replaced.labels(pool),
         )
@@ -151,7 +164,7 @@ class CacheMetrics:
             ["result"],
             registry=registry,
         )
-        self.hit, self.miss = pages.labels("hit"), pages.labels("miss")
+        self.hit, self.miss = _complete(pages.labels("hit")), _complete(pages.labels("miss"))
         self.bypass, self.stale = pages.labels("bypass"), pages.labels("stale")
         self.refused = Counter(
             "user_service_page_cache_stores_refused",

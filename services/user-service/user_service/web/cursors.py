@@ -5,6 +5,7 @@ So it is signed, together with them; which also means that what comes back needs
 """
 
 import base64
+import binascii
 import hashlib
 import re
 import secrets
@@ -20,6 +21,8 @@ from user_service.web.fields import CURSOR_FORM
 # A cursor is part of an address: 128 bits are enough that none is ever guessed.
 TAG_BYTES = 16
 
+# base64.urlsafe_b64encode would say so by two calls more.
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _FORM = re.compile(CURSOR_FORM)
 _TIMES = {"created_at", "-created_at", "updated_at", "-updated_at"}
 
@@ -66,7 +69,7 @@ class Cursors:
 
 
 def _to_text(signed: bytes) -> str:
-    return base64.urlsafe_b64encode(signed).rstrip(b"=").decode()
+    return binascii.b2a_base64(signed, newline=False).rstrip(b"=").translate(_URL_SAFE).decode()
 
 
 def _to_bytes(text: str) -> bytes:
