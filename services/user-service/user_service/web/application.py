@@ -6,10 +6,11 @@ Together it was a fifth of what Flask takes for a user.
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Request, Response, request_tearing_down
+from flask import Flask, Request, Response, appcontext_tearing_down, request_tearing_down
 from flask.globals import request_ctx
 from flask.sessions import NullSession, SessionInterface, SessionMixin
 from flask.typing import ResponseReturnValue
+from werkzeug.datastructures import Headers
 from werkzeug.routing import MapAdapter
 
 from user_service.web.validation import JSON
@@ -59,6 +60,11 @@ class Application(Flask):
         if self.teardown_request_funcs or request_tearing_down.receivers:
             super().do_teardown_request(*error)
 
+    def do_teardown_appcontext(self, *error: BaseException | None) -> None:
+        """Call what is to be called when the application's context is over."""
+        if self.teardown_appcontext_funcs or appcontext_tearing_down.receivers:
+            super().do_teardown_appcontext(*error)
+
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Bind the URLs to the path of ``request``; outside of a request there are none."""
         if request is None:
@@ -77,6 +83,16 @@ class Application(Flask):
         )
 
 
+class _OwnHeaders(Headers):
+    """Headers of our own making, of which werkzeug need not copy and check one after the other.
+
+    The server checks what it sends.
+    """
+
+    def __init__(self, headers: list[tuple[str, str]]) -> None:
+        self._list = headers
+
+
 class JsonResponse(Response):
     """A whole body of JSON, sent with the headers that it has.
 
@@ -87,8 +103,8 @@ class JsonResponse(Response):
     def __init__(
         self, body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None
     ) -> None:
-        length = {"Content-Length": str(len(body))}
-        super().__init__([body], status, {**(headers or {}), **length}, content_type=JSON)
+        of_body = ("Content-Type", JSON), ("Content-Length", str(len(body)))
+        super().__init__([body], status, _OwnHeaders([*of_body, *(headers or {}).items()]))
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
