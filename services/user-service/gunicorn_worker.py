@@ -334,8 +334,8 @@ def finish_body(parser: Any, *args: Any, **options: Any) -> bool:  # noqa: ANN40
 
     That is nearly always reached, or there is no body; gunicorn finds out by eight calls.
     """
-    body = parser.mesg and parser.mesg.body
-    if body and not body.failed and getattr(body.reader, "length", None) == 0:
+    message = parser.mesg
+    if message and getattr(message.body.reader, "length", None) == 0:
         return True
     return bool(_finish_body(parser, *args, **options))
 

@@ -1,7 +1,18 @@
-"""What our Flask leaves out: hosts in URLs, sessions, and a second look at headers."""
+"""What our Flask leaves out: hosts in URLs, sessions, a second look at headers, and no hook."""
+
+from collections.abc import Callable
 
 import pytest
-from flask import Response, session, url_for
+from flask import (
+    Blueprint,
+    Response,
+    after_this_request,
+    appcontext_tearing_down,
+    request_tearing_down,
+    session,
+    url_for,
+)
+from werkzeug.test import EnvironBuilder
 
 from user_service.web.application import Application, JsonResponse
 
@@ -64,3 +75,89 @@ def test_json_response_to_head_has_no_body(app: Application) -> None:
     response = app.test_client().head("/things/a")
     assert response.data == b""
     assert response.headers["Content-Length"] == "11"
+
+
+Hear = Callable[[str], None]
+
+
+def heard_after(hear: Hear) -> Callable[[Response], Response]:
+    def after(response: Response) -> Response:
+        hear("after")
+        return response
+
+    return after
+
+
+def of_the_application(app: Application, _: Blueprint, hear: Hear) -> list[str]:
+    app.before_request(lambda: hear("before"))
+    app.after_request(heard_after(hear))
+    app.teardown_request(lambda error: hear(f"request over: {error}"))
+    app.teardown_appcontext(lambda error: hear(f"context over: {error}"))
+    return ["before", "after", "request over: None", "context over: None"]
+
+
+def of_the_blueprint(_: Application, blueprint: Blueprint, hear: Hear) -> list[str]:
+    blueprint.before_request(lambda: hear("before"))
+    blueprint.after_request(heard_after(hear))
+    blueprint.teardown_request(lambda error: hear(f"request over: {error}"))
+    return ["before", "after", "request over: None"]
+
+
+def of_the_address(app: Application, blueprint: Blueprint, hear: Hear) -> list[str]:
+    app.url_value_preprocessor(lambda endpoint, _: hear(f"application: {endpoint}"))
+    blueprint.url_value_preprocessor(lambda endpoint, _: hear(f"blueprint: {endpoint}"))
+    return ["application: parts.one", "blueprint: parts.one"]
+
+
+def of_this_request(_: Application, blueprint: Blueprint, hear: Hear) -> list[str]:
+    @blueprint.before_request
+    def before() -> None:
+        after_this_request(heard_after(hear))
+
+    return ["after"]
+
+
+def by_signal(_: Application, __: Blueprint, hear: Hear) -> list[str]:
+    def request_is_over(*_: object, **__: object) -> None:
+        hear("request over")
+
+    def context_is_over(*_: object, **__: object) -> None:
+        hear("context over")
+
+    hear.kept = request_is_over, context_is_over  # type: ignore[attr-defined]  # signals hold none
+    request_tearing_down.connect(request_is_over)
+    appcontext_tearing_down.connect(context_is_over)
+    return ["request over", "context over"]
+
+
+@pytest.mark.parametrize(
+    "listen", [of_the_application, of_the_blueprint, of_the_address, of_this_request, by_signal]
+)
+def test_every_hook_is_called(listen: Callable[[Application, Blueprint, Hear], list[str]]) -> None:
+    app, blueprint = Application("test", static_folder=None), Blueprint("parts", __name__)
+    heard: list[str] = []
+
+    def hear(what: str) -> None:
+        heard.append(what)
+
+    expected = listen(app, blueprint, hear)
+    blueprint.add_url_rule("/one", "one", lambda: JsonResponse(b"1"))
+    app.register_blueprint(blueprint)
+    app.wsgi_app({**EnvironBuilder("/one").get_environ()}, lambda *_: print)
+    assert heard == expected
+
+
+def test_hook_that_answers_stands_in_for_the_view(app: Application) -> None:
+    app.before_request(lambda: JsonResponse(b"2"))
+    assert app.test_client().get("/things/a").data == b"2"
+
+
+def test_body_that_a_hook_has_changed_is_sent_as_it_is_then(app: Application) -> None:
+    @app.after_request
+    def change(response: Response) -> Response:
+        response.set_data("changed")
+        return response
+
+    response = app.test_client().get("/things/a")
+    assert response.data == b"changed"
+    assert response.headers["Content-Length"] == "7"

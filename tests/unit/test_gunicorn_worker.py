@@ -1,6 +1,7 @@
 """gunicorn's worker: who is ended for taking too long, and what is left to them."""
 
 import math
+import socket
 import time
 from collections.abc import Iterator
 
@@ -8,6 +9,7 @@ import gevent
 import pytest
 from gevent import get_hub
 from gunicorn.config import Config
+from gunicorn.http.parser import RequestParser
 
 from gunicorn_worker import Connection, ErrorLogger, Overdue, Worker
 
@@ -82,3 +84,29 @@ def test_error_of_a_request_is_logged_without_its_query(caplog: pytest.LogCaptur
     except ValueError:
         log.exception("Error handling request %s %s", "GET", "/api/v1/users?email=ada@example.com")
     assert caplog.messages == ["Error handling request GET /api/v1/users"]
+
+
+FIRST = b"POST /first HTTP/1.1\r\nHost: a\r\n"
+SECOND = b"GET /second HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "read"),
+    [
+        pytest.param(b"\r\n", 0, id="none"),
+        pytest.param(b"Content-Length: 5\r\n\r\n12345", 0, id="unread"),
+        pytest.param(b"Content-Length: 5\r\n\r\n12345", 3, id="read in part"),
+        pytest.param(b"Content-Length: 5\r\n\r\n12345", 5, id="read"),
+        pytest.param(b"Transfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n0\r\n\r\n", 0, id="chunked"),
+    ],
+)
+def test_next_request_begins_after_the_body_of_the_one_before(body: bytes, read: int) -> None:
+    client, server = socket.socketpair()
+    with client, server:
+        client.sendall(FIRST + body + SECOND)
+        client.shutdown(socket.SHUT_WR)
+        parser = RequestParser(Config(), server, ("127.0.0.1", 1))
+        first = next(parser)
+        assert (first.path, first.body.read(read)) == ("/first", b"12345"[:read])
+        assert next(parser).path == "/second"
+        assert list(parser) == []

@@ -6,7 +6,7 @@ from redis import RedisError
 
 from tests.e2e.service import free_port
 from user_service.cache import cluster
-from user_service.cache.client import Changes, NoConnectionFree, Pool, RedisClient
+from user_service.cache.client import Changes, NoConnectionFree, Pool, RedisClient, _packed
 from user_service.cache.connection import redis_client
 from user_service.errors import Unavailable
 
@@ -76,3 +76,10 @@ def test_waiting_for_a_cluster_keeps_nothing(mocker: MockerFixture) -> None:
     nodes = [call.kwargs["startup_nodes"] for call in connect.call_args_list]
     assert [len(each) for each in nodes] == [2, 2, 2]
     assert len({id(node) for each in nodes for node in each}) == 6  # RedisCluster adds to them
+
+
+def test_command_is_packed_as_redis_reads_it() -> None:
+    packed = _packed("SCRIPT LOAD", "ä", b"\xff\r\n", 7)
+    assert packed == [
+        b"*5\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n$2\r\n\xc3\xa4\r\n$3\r\n\xff\r\n\r\n$1\r\n7\r\n"
+    ]
