@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+from blinker import NamedSignal
 from flask import (
     Blueprint,
     Response,
@@ -117,21 +118,8 @@ def of_this_request(_: Application, blueprint: Blueprint, hear: Hear) -> list[st
     return ["after"]
 
 
-def by_signal(_: Application, __: Blueprint, hear: Hear) -> list[str]:
-    def request_is_over(*_: object, **__: object) -> None:
-        hear("request over")
-
-    def context_is_over(*_: object, **__: object) -> None:
-        hear("context over")
-
-    hear.kept = request_is_over, context_is_over  # type: ignore[attr-defined]  # signals hold none
-    request_tearing_down.connect(request_is_over)
-    appcontext_tearing_down.connect(context_is_over)
-    return ["request over", "context over"]
-
-
 @pytest.mark.parametrize(
-    "listen", [of_the_application, of_the_blueprint, of_the_address, of_this_request, by_signal]
+    "listen", [of_the_application, of_the_blueprint, of_the_address, of_this_request]
 )
 def test_every_hook_is_called(listen: Callable[[Application, Blueprint, Hear], list[str]]) -> None:
     app, blueprint = Application("test", static_folder=None), Blueprint("parts", __name__)
@@ -145,6 +133,32 @@ def test_every_hook_is_called(listen: Callable[[Application, Blueprint, Hear], l
     app.register_blueprint(blueprint)
     app.wsgi_app({**EnvironBuilder("/one").get_environ()}, lambda *_: print)
     assert heard == expected
+
+
+@pytest.mark.parametrize("signal", [request_tearing_down, appcontext_tearing_down])
+def test_every_signal_is_sent(app: Application, signal: NamedSignal) -> None:
+    heard = []
+
+    def hear(sender: object, **_: object) -> None:
+        heard.append(sender)
+
+    with signal.connected_to(hear):
+        app.test_client().get("/things/a")
+    assert heard == [app]
+
+
+def test_what_ends_a_request_is_told_which_error_did(app: Application) -> None:
+    told: list[BaseException | None] = []
+    app.teardown_request(told.append)
+    app.teardown_appcontext(told.append)
+
+    @app.get("/interrupted")
+    def interrupted() -> Response:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        app.test_client().get("/interrupted")
+    assert [type(error) for error in told] == [KeyboardInterrupt, KeyboardInterrupt]
 
 
 def test_hook_that_answers_stands_in_for_the_view(app: Application) -> None:
@@ -161,3 +175,24 @@ def test_body_that_a_hook_has_changed_is_sent_as_it_is_then(app: Application) ->
     response = app.test_client().get("/things/a")
     assert response.data == b"changed"
     assert response.headers["Content-Length"] == "7"
+
+
+def test_what_is_to_be_called_when_a_response_is_closed_is_called(app: Application) -> None:
+    closed: list[str] = []
+
+    @app.after_request
+    def change(response: Response) -> Response:
+        response.call_on_close(lambda: closed.append("closed"))
+        return response
+
+    app.test_client().get("/things/a").close()
+    assert closed == ["closed"]
+
+
+def test_text_that_a_hook_has_put_in_is_sent_as_utf_8(app: Application) -> None:
+    @app.after_request
+    def change(response: Response) -> Response:
+        response.response = "ä"
+        return response
+
+    assert app.test_client().get("/things/a").data == b"\xc3\xa4"

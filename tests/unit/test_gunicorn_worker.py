@@ -97,6 +97,9 @@ SECOND = b"GET /second HTTP/1.1\r\nHost: a\r\n\r\n"
         pytest.param(b"Content-Length: 5\r\n\r\n12345", 0, id="unread"),
         pytest.param(b"Content-Length: 5\r\n\r\n12345", 3, id="read in part"),
         pytest.param(b"Content-Length: 5\r\n\r\n12345", 5, id="read"),
+        pytest.param(
+            b"Content-Length: 3005\r\n\r\n12345" + 3000 * b"6", 3, id="long, and read in part"
+        ),
         pytest.param(b"Transfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n0\r\n\r\n", 0, id="chunked"),
     ],
 )

@@ -31,7 +31,8 @@ STATES = ("closed", "half-open", "open")
 def _complete(metric: M) -> M:
     """Return ``metric``, which is never asked again whether it has all of its labels.
 
-    prometheus_client asks by two calls each time that anything is counted: seven times a page.
+    prometheus_client asks by two calls each time that anything is counted: seven times
+    for a page that is read from the database.
     """
     metric._raise_if_not_observable = bool  # type: ignore[method-assign]  # noqa: SLF001 -- does nothing
     return metric

@@ -83,34 +83,27 @@ class Application(Flask):
         )
 
 
-class _OwnHeaders(Headers):
-    """Headers of our own making, of which werkzeug need not copy and check one after the other.
-
-    The server checks what it sends.
-    """
-
-    def __init__(self, headers: list[tuple[str, str]]) -> None:
-        self._list = headers
-
-
 class JsonResponse(Response):
     """A whole body of JSON, sent with the headers that it has.
 
-    Flask's own would copy the headers first, to make absolute URIs and drop what has no place in
-    an answer without body.
+    Flask's own would check them one after the other, and copy them before they are sent, to make
+    absolute URIs and drop what has no place in an answer without body.
     """
 
     def __init__(
         self, body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None
     ) -> None:
+        """Take headers other than those of the body, none with anything in it from a client."""
         of_body = ("Content-Type", JSON), ("Content-Length", str(len(body)))
-        super().__init__([body], status, _OwnHeaders([*of_body, *(headers or {}).items()]))
+        unchecked = Headers()
+        unchecked._list = [*of_body, *(headers or {}).items()]  # noqa: SLF001
+        super().__init__([body], status, unchecked)
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
         """Send it."""
-        if environ["REQUEST_METHOD"] == "HEAD":
+        if environ["REQUEST_METHOD"] == "HEAD" or self._on_close:
             return super().__call__(environ, start_response)
         start_response(self.status, self.headers.to_wsgi_list())
-        return self.response  # type: ignore[return-value]  # it is bytes
+        return self.iter_encoded()

@@ -21,7 +21,7 @@ from user_service.web.fields import CURSOR_FORM
 # A cursor is part of an address: 128 bits are enough that none is ever guessed.
 TAG_BYTES = 16
 
-# base64.urlsafe_b64encode would say so by two calls more.
+# What base64.urlsafe_b64encode does, too, by two calls more.
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _FORM = re.compile(CURSOR_FORM)
 _TIMES = {"created_at", "-created_at", "updated_at", "-updated_at"}
