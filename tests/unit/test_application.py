@@ -13,7 +13,6 @@ from flask import (
     session,
     url_for,
 )
-from werkzeug.test import EnvironBuilder
 
 from user_service.web.application import Application, JsonResponse
 
@@ -131,7 +130,7 @@ def test_every_hook_is_called(listen: Callable[[Application, Blueprint, Hear], l
     expected = listen(app, blueprint, hear)
     blueprint.add_url_rule("/one", "one", lambda: JsonResponse(b"1"))
     app.register_blueprint(blueprint)
-    app.wsgi_app({**EnvironBuilder("/one").get_environ()}, lambda *_: print)
+    app.test_client().get("/one")
     assert heard == expected
 
 

@@ -392,7 +392,7 @@ class PageStore:
             raise RedisFailure(error) from error
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Refill:
     name: str
     generation: bytes

@@ -280,7 +280,7 @@ def page_of(rows: list[tuple[Any, ...]], position: Position | int, limit: int) -
         found.reverse()
     after, before = (ahead, behind) if forward else (behind, ahead)
     return Page(
-        [tuple.__new__(User, row[3:9]) for row in found],  # as User._make, which is Python
+        [User._make(row[3:9]) for row in found],
         total,
         Position(Side.AFTER, *found[-1][2:4]) if after else None,
         Position(Side.BEFORE, *found[0][2:4]) if before else None,

@@ -5,7 +5,6 @@ So it is signed, together with them; which also means that what comes back needs
 """
 
 import base64
-import binascii
 import hashlib
 import re
 import secrets
@@ -21,8 +20,6 @@ from user_service.web.fields import CURSOR_FORM
 # A cursor is part of an address: 128 bits are enough that none is ever guessed.
 TAG_BYTES = 16
 
-# What base64.urlsafe_b64encode does, too, by two calls more.
-_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 _FORM = re.compile(CURSOR_FORM)
 _TIMES = {"created_at", "-created_at", "updated_at", "-updated_at"}
 
@@ -69,7 +66,7 @@ class Cursors:
 
 
 def _to_text(signed: bytes) -> str:
-    return binascii.b2a_base64(signed, newline=False).rstrip(b"=").translate(_URL_SAFE).decode()
+    return base64.urlsafe_b64encode(signed).rstrip(b"=").decode()
 
 
 def _to_bytes(text: str) -> bytes:

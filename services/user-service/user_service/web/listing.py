@@ -22,7 +22,7 @@ from user_service.web.application import JsonResponse
 from user_service.web.conditions import client_has
 from user_service.web.cursors import Cursors
 from user_service.web.fields import BIGINT_MAX
-from user_service.web.representation import CACHE_CONTROL, members_of_each
+from user_service.web.representation import CACHE_CONTROL, members_of
 from user_service.web.schemas import ListQuery
 from user_service.web.services import services
 
@@ -53,7 +53,7 @@ def page_entry(query: ListQuery) -> bytes:
         beside = Beside(
             cursor(page.next), cursor(page.previous), lambda: cursor(Position(Side.END))
         )
-        users = members_of_each(page.users, query.fields)
+        users = [members_of(user, query.fields) for user in page.users]
         body = orjson.dumps({"users": users, "pagination": _pagination(query, page, beside)})
         etag = hashlib.blake2b(body, digest_size=16).hexdigest()
         return b"%b\n%b\n%b" % (etag.encode(), _links(query, page, beside).encode(), body)
