@@ -12,7 +12,7 @@ from app import create_app
 from tests.redis_topologies import cluster, run, sentinel
 from user_service.cache.connection import redis_client
 from user_service.cache.rate_limiter import PREFIX as LIMITS
-from user_service.cache.store import GENERATION_KEY, Found, PageStore
+from user_service.cache.store import GENERATION_KEY, Found, PageStore, Refill
 from user_service.settings import Settings
 from user_service.web.services import services_of
 
@@ -56,11 +56,11 @@ def test_page_is_claimed_kept_and_put_out_of_date(store: PageStore, another: Pag
     assert [each.look_up(PAGE).is_ours for each in (another, store, another)] == [True, False, True]
     another.give_back(PAGE)
     assert store.look_up(PAGE).is_ours
-    assert store.store(PAGE, generation, b"body")
+    assert store.store([Refill(PAGE, generation, b"body")])
     assert store.look_up(PAGE) == Found(generation, b"body")
     store.insist_on_moving_on()
     assert store.look_up(PAGE).body is None
-    assert not store.store(PAGE, generation, b"late")
+    assert not store.store([Refill(PAGE, generation, b"late")])
     assert store.look_up_stale(PAGE) == b"body"
 
 

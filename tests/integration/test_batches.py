@@ -22,7 +22,7 @@ from tests.responses import json_of
 from tests.servers import Servers
 from tests.waiting import eventually
 from user_service.cache.connection import redis_client
-from user_service.cache.store import PREFIX, PageStore
+from user_service.cache.store import PREFIX, PageStore, Refill
 from user_service.database import page_reader, pool, shared_writes
 from user_service.database.listing import (
     Count,
@@ -622,7 +622,7 @@ def test_look_up_claims_what_is_not_there_and_no_other_process_has_claimed(
     store: PageStore, another: PageStore, redis: redis_py.Redis, threads: ThreadPoolExecutor
 ) -> None:
     another.look_up("claimed")
-    another.store("stored", store.current().generation, b"body")
+    another.store([Refill("stored", store.current().generation, b"body")])
     names = ["1:50", "2:50", "claimed", "stored"]
     with writes_held_up(redis):
         looks = together(
@@ -639,7 +639,7 @@ def test_look_up_claims_what_is_not_there_and_no_other_process_has_claimed(
 
 
 def test_of_refills_each_is_kept_if_it_is_current(
-    store: PageStore, another: PageStore, redis: redis_py.Redis, threads: ThreadPoolExecutor
+    store: PageStore, another: PageStore, redis: redis_py.Redis
 ) -> None:
     old = store.look_up("late").generation
     store.move_on()
@@ -647,19 +647,15 @@ def test_of_refills_each_is_kept_if_it_is_current(
     assert store.look_up("2:50").is_ours
     assert store.look_up("late").is_ours  # in the new generation, so not that of who is late
     another.look_up("3:50")
-    with writes_held_up(redis):
-        refills = together(
-            store._stores,
-            threads,
-            lambda: store.store("first", new, b"first"),
-            [
-                lambda: store.store("late", old, b"old"),
-                lambda: store.store("1:50", new, b"one"),
-                lambda: store.store("2:50", new, b"two"),
-                lambda: store.store("3:50", new, b"three"),
-            ],
-        )
-    assert [refill.result(LONG) for refill in refills] == [False, True, True, True]
+    kept = store.store(
+        [
+            Refill("late", old, b"old"),
+            Refill("1:50", new, b"one"),
+            Refill("2:50", new, b"two"),
+            Refill("3:50", new, b"three"),
+        ]
+    )
+    assert kept == 3
     left = {f"{PREFIX}late:refill".encode(), f"{PREFIX}3:50:refill".encode()}
     assert set(redis.scan_iter("*refill*")) == left
     assert store.look_up("late").body is None

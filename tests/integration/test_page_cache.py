@@ -160,29 +160,35 @@ def test_refused_writes_leave_the_cache_alone(client: FlaskClient) -> None:
 
 
 def test_write_costs_one_command_whatever_redis_holds(
-    client: FlaskClient, redis: redis_py.Redis
+    client: FlaskClient, pages: PageCache, redis: redis_py.Redis
 ) -> None:
     redis.mset({f"{PREFIX}{n}:50": "a page" for n in range(2_000)})
     redis.mset({f"other:{n}": "another's" for n in range(2_000)})
     client.get(URL)  # so that the connection is there
+    pages.flush()
     with commands_counted(redis) as counts:
         create(client, "ada")
     assert counts == {"set": 1}
 
 
-def test_hit_costs_one_command(client: FlaskClient, redis: redis_py.Redis) -> None:
+def test_hit_costs_one_command(
+    client: FlaskClient, pages: PageCache, redis: redis_py.Redis
+) -> None:
     client.get(URL)
+    pages.flush()
     with commands_counted(redis) as counts:
         assert x_cache(client) == "HIT"
     assert counts == {"mget": 1}
 
 
 def test_miss_costs_one_script_before_it_is_read_and_one_after(
-    client: FlaskClient, redis: redis_py.Redis
+    client: FlaskClient, pages: PageCache, redis: redis_py.Redis
 ) -> None:
     client.get(URL)
+    pages.flush()
     with commands_counted(redis) as counts:
         client.get(f"{URL}?per_page=7")
+        pages.flush()
     assert counts["evalsha"] == 2
     assert "eval" not in counts
 
@@ -215,6 +221,7 @@ def test_late_store_does_not_displace_the_page_stored_meanwhile(pages: PageCache
         return b"from before the write"
 
     pages.get_or_produce("1:50", overtaken)
+    pages.flush()
     assert pages.get_or_produce("1:50", lambda: b"unused") == (b"fresh", CacheStatus.HIT)
 
 
@@ -233,9 +240,10 @@ def test_generation_does_not_come_back_after_redis_lost_it(
 
 
 def test_entries_run_into_their_ttl(
-    client: FlaskClient, redis: redis_py.Redis, settings: Settings
+    client: FlaskClient, pages: PageCache, redis: redis_py.Redis, settings: Settings
 ) -> None:
     client.get(URL)
+    pages.flush()
     assert 0 < redis.ttl(f"{PREFIX}page=1&per_page=50") <= settings.cache_stale_ttl
     assert redis.ttl(GENERATION_KEY) == -1
 
@@ -277,6 +285,7 @@ def test_without_room_for_claims_everybody_reads(
 ) -> None:
     here, there = process(), process()
     here.get_or_produce("1:50", lambda: b"stored")
+    here.flush()
     with out_of_memory(redis):
         assert there.get_or_produce("1:50", never) == (b"stored", HIT)
         for pages in (here, there):
@@ -289,6 +298,7 @@ def test_server_that_takes_no_writes_is_not_asked_for_what_it_does_not_have(
     """As a master that was demoted: who is told so looks for the new one."""
     pages = process()
     pages.get_or_produce("1:50", lambda: b"stored")
+    pages.flush()
     redis.execute_command("REPLICAOF 127.0.0.1 1")
     try:
         assert pages.get_or_produce("1:50", never) == (b"stored", HIT)
@@ -298,10 +308,11 @@ def test_server_that_takes_no_writes_is_not_asked_for_what_it_does_not_have(
 
 
 def test_last_page_is_served_while_the_database_is_down(
-    client: FlaskClient, settings: Settings, mocker: MockerFixture
+    client: FlaskClient, pages: PageCache, mocker: MockerFixture
 ) -> None:
     create(client, "ada")
     before = client.get(URL)
+    pages.flush()
     create(client, "grace")  # so that the page is out of date, yet still there
     mocker.patch("user_service.database.pool.Database._cursor", side_effect=Unavailable("down"))
     stale = client.get(URL)
@@ -322,12 +333,13 @@ def test_stale_pages_can_be_switched_off(settings: Settings, mocker: MockerFixtu
 
 
 def test_two_applications_share_pages_and_invalidation(
-    client: FlaskClient, settings: Settings
+    client: FlaskClient, pages: PageCache, settings: Settings
 ) -> None:
     other_app = create_app(settings)
     other = other_app.test_client()
     try:
         client.get(URL)
+        pages.flush()
         assert x_cache(other) == "HIT"
         create(client, "ada")
         assert total(other) == 1
@@ -450,7 +462,9 @@ class TestSingleFlight:
         assert pages.get_or_produce("1:50", lambda: b"body") == (b"body", MISS)
 
     def test_no_claim_is_left(self, process: MakeProcess, redis: redis_py.Redis) -> None:
-        process().get_or_produce("1:50", lambda: b"body")
+        pages = process()
+        pages.get_or_produce("1:50", lambda: b"body")
+        pages.flush()
         left = {GENERATION_KEY, HISTORY_KEY, f"{PREFIX}1:50"}
         assert set(redis.keys()) == {key.encode() for key in left}
 
@@ -516,6 +530,7 @@ class TestAge:
         """A page cache with one page, whose clock is ``now``."""
         pages = process(clock=lambda: now[0])
         pages.get_or_produce("1:50", lambda: b"old")
+        pages.flush()
         return pages
 
     def test_page_is_fresh_for_its_time(self, aging: PageCache, now: list[float]) -> None:
@@ -543,6 +558,7 @@ class TestAge:
     def test_stale_page_is_the_last_that_was_stored(self, aging: PageCache) -> None:
         aging.invalidate()
         aging.get_or_produce("1:50", lambda: b"new")
+        aging.flush()
         aging.invalidate()
         assert aging.stale("1:50") == b"new"
 

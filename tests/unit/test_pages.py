@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import cast
@@ -22,6 +22,7 @@ from user_service.cache.store import (
     Found,
     PageStore,
     RedisFailure,
+    Refill,
 )
 from user_service.errors import DeadlineExceeded
 from user_service.resilience import deadline
@@ -65,14 +66,20 @@ class FakeStore:
         self._called("look_up_stale")
         return self.entries[name][1] if name in self.entries else None
 
-    def store(self, name: str, generation: bytes, body: bytes) -> bool:
+    def keep_copy(self, refill: Refill) -> None:
+        """Keep none, so that what is found has been stored."""
+
+    def store(self, refills: Sequence[Refill]) -> int:
         self._called("store")
-        if self.claims.get(name) == generation:
-            del self.claims[name]
-        if generation != self.generation:
-            return False
-        self.entries[name] = generation, body
-        return True
+        for name, generation, body in refills:
+            if self.claims.get(name) == generation:
+                del self.claims[name]
+            if generation == self.generation:
+                self.entries[name] = generation, body
+        return sum(each.generation == self.generation for each in refills)
+
+    def store_by_another(self, name: str, body: bytes) -> None:
+        self.entries[name] = self.generation, body
 
     def insist_on_moving_on(self) -> None:
         self.move_on()
@@ -196,7 +203,16 @@ def no_deadline() -> Iterator[None]:
 
 
 def get(pages: PageCache, body: bytes = b"fresh", page: int = 1) -> tuple[bytes, CacheStatus]:
-    return pages.get_or_produce(f"{page}:50", lambda: body)
+    return stored(pages, lambda: body, f"{page}:50")
+
+
+def stored(
+    pages: PageCache, produce: Callable[[], bytes], name: str = "1:50"
+) -> tuple[bytes, CacheStatus]:
+    """Return the page when it has been stored, too."""
+    got = pages.get_or_produce(name, produce)
+    pages.flush()
+    return got
 
 
 def never() -> bytes:
@@ -221,7 +237,7 @@ class TestWithRedis:
             store.calls.append("produce")
             return b"body"
 
-        pages.get_or_produce("1:50", produce)
+        stored(pages, produce)
         assert store.calls == ["look_up", "produce", "store"]
         assert store.claims == {}
 
@@ -244,8 +260,8 @@ class TestWithRedis:
             return b"old"
 
         with caplog.at_level(logging.INFO, "user_service"):
-            pages.get_or_produce("1:50", produce_while_another_writes)
-        assert caplog.messages == ["page cache refused a page that was read before a write"]
+            stored(pages, produce_while_another_writes)
+        assert caplog.messages == ["page cache refused 1 of 1 pages, read before a write"]
         assert get(pages, b"new") == (b"new", MISS)
 
     def test_failure_of_the_producer_is_not_swallowed_or_stored(
@@ -296,7 +312,7 @@ class TestWithoutRedis:
         ("method", "message"),
         [
             ("look_up", "page cache bypassed: away"),
-            ("store", "page not stored in the cache: away"),
+            ("store", "1 pages not stored in the cache: away"),
         ],
     )
     def test_cause_is_logged_once(
@@ -407,6 +423,7 @@ class TestRefillByOne:
         assert get(pages, b"new") == (b"new", MISS)
         go_on.set()
         assert refill.result(LONG) == (b"old", MISS)
+        pages.flush()
         assert get(pages, b"newer") == (b"new", HIT)
 
     def test_reader_after_a_write_that_could_not_invalidate_does_not_either(
@@ -428,6 +445,7 @@ class TestRefillByOne:
         assert get(pages, b"new") == (b"new", BYPASS)
         go_on.set()
         assert refill.result(LONG) == (b"old", MISS)
+        pages.flush()
         assert get(pages, b"newer") == (b"newer", BYPASS)
         store.failing = set()
         repairs.succeed()
@@ -464,7 +482,7 @@ class TestRefillByAnotherProcess:
     def test_is_waited_for(self, pages: PageCache, store: FakeStore, sleep: Sleep) -> None:
         def stored_the_third_time() -> None:
             if len(sleep.slept) == 3:
-                store.store("1:50", store.generation, b"theirs")
+                store.store_by_another("1:50", b"theirs")
 
         sleep.during = stored_the_third_time
         assert pages.get_or_produce("1:50", never) == (b"theirs", MISS)
@@ -530,7 +548,7 @@ class TestRefillByAnotherProcess:
     ) -> None:
         def write_and_refill() -> None:
             store.move_on()
-            store.store("1:50", store.generation, b"newer")
+            store.store_by_another("1:50", b"newer")
 
         sleep.during = write_and_refill
         assert pages.get_or_produce("1:50", never) == (b"newer", MISS)

@@ -26,6 +26,7 @@ from user_service.cache.store import (
     Found,
     PageStore,
     RedisFailure,
+    Refill,
 )
 from user_service.resilience.breaker import State
 
@@ -129,9 +130,9 @@ class FakeRedis:
             answer += [page if is_current else None, int(is_ours)]
         return answer
 
-    def _store_if_current(self, keys: list[str], arguments: list[Any]) -> list[int]:
+    def _store_if_current(self, keys: list[str], arguments: list[Any]) -> int:
         self._called("script")
-        ((generation, *keys), (ttl, process, *arguments)), kept = (keys, arguments), []
+        ((generation, *keys), (ttl, process, *arguments)), kept = (keys, arguments), 0
         for page, claim, of, rest in zip(
             keys[::2], keys[1::2], arguments[::2], arguments[1::2], strict=True
         ):
@@ -140,7 +141,7 @@ class FakeRedis:
             is_current = self.values.get(generation) == of
             if is_current:
                 self.values[page], self.expiries[page] = of + rest, ttl
-            kept.append(int(is_current))
+            kept += is_current
         return kept
 
     def _confirm_history(self, keys: list[str]) -> bytes:
@@ -183,7 +184,7 @@ def generation_of(store: PageStore) -> bytes:
 def keep(store: PageStore, body: bytes = b"body", name: str = "1:50") -> bytes:
     """Store ``body`` in the current generation, as another process does, and return that."""
     generation = generation_of(store)
-    assert another(store).store(name, generation, body)
+    assert another(store).store([Refill(name, generation, body)])
     return generation
 
 
@@ -273,18 +274,20 @@ class TestCopies:
         assert store.look_up("1:50") == Found(generation, b"body")
         assert redis.calls == ["mget"]
 
-    def test_is_also_had_of_what_the_process_has_stored_itself(
+    def test_is_also_had_of_what_the_process_is_yet_to_store(
         self, store: PageStore, redis: FakeRedis, generation: bytes
     ) -> None:
-        store.store("2:50", generation, b"ours")
         redis.calls.clear()
+        store.keep_copy(Refill("2:50", generation, b"ours"))
         assert store.look_up("2:50") == Found(generation, b"ours")
         assert redis.calls == ["mget"]
 
-    def test_is_not_had_of_what_was_refused(self, store: PageStore, generation: bytes) -> None:
+    def test_is_not_had_of_what_was_read_before_a_write(
+        self, store: PageStore, generation: bytes
+    ) -> None:
         store.move_on()
-        assert not store.store("2:50", generation, b"late")
-        assert store._copies.get("2:50") is None
+        store.keep_copy(Refill("2:50", generation, b"late"))
+        assert store.look_up("2:50").body is None
 
     def test_is_not_found_after_a_write(self, store: PageStore, generation: bytes) -> None:
         store.move_on()
@@ -305,7 +308,7 @@ class TestCopies:
     ) -> None:
         store.move_on()
         current = redis.values[GENERATION_KEY]
-        store.store("1:50", current, b"newer")
+        store.store([Refill("1:50", current, b"newer")])
         assert store.look_up("1:50") == Found(current, b"newer")
 
     @pytest.mark.usefixtures("generation")
@@ -392,7 +395,7 @@ class TestHistory:
     ) -> None:
         generation = generation_of(store)
         redis.changes, redis.history = 1, b"a0" * 20
-        assert store.store("1:50", generation, b"old")  # before anybody has looked
+        assert store.store([Refill("1:50", generation, b"old")])  # before anybody has looked
         assert store.look_up("1:50").body is None
 
     @pytest.mark.parametrize("ask", ["current", "settle"])
@@ -475,14 +478,14 @@ class TestStore:
     def test_refuses_what_is_of_a_generation_that_is_over(self, store: PageStore) -> None:
         before = generation_of(store)
         store.move_on()
-        assert not store.store("1:50", before, b"old")
+        assert not store.store([Refill("1:50", before, b"old")])
         assert store.look_up("1:50").body is None
 
     def test_late_page_does_not_displace_the_one_stored_meanwhile(self, store: PageStore) -> None:
         before = generation_of(store)
         store.move_on()
         keep(store, b"new")
-        assert not store.store("1:50", before, b"old")
+        assert not store.store([Refill("1:50", before, b"old")])
         assert store.look_up("1:50").body == b"new"
         assert store.look_up_stale("1:50") == b"new"
 
@@ -545,7 +548,7 @@ class TestClaim:
         generation = store.look_up("1:50").generation
         if over:
             store.move_on()
-        assert store.store("1:50", generation, b"body") is not over
+        assert store.store([Refill("1:50", generation, b"body")]) is not over
         assert CLAIM_KEY not in redis.values
 
     def test_of_another_generation_is_not_given_back_by_storing(
@@ -554,14 +557,14 @@ class TestClaim:
         before = store.look_up("1:50").generation
         store.move_on()
         assert store.look_up("1:50").is_ours
-        assert not store.store("1:50", before, b"old")
+        assert not store.store([Refill("1:50", before, b"old")])
         assert not other.look_up("1:50").is_ours
 
     def test_of_another_process_is_not_given_back_by_storing(
         self, store: PageStore, other: PageStore, redis: FakeRedis
     ) -> None:
         generation = store.look_up("1:50").generation
-        assert other.store("1:50", generation, b"body")
+        assert other.store([Refill("1:50", generation, b"body")])
         assert CLAIM_KEY in redis.values
 
     def test_is_another_s_once_it_is_given_back(self, store: PageStore, other: PageStore) -> None:
@@ -582,7 +585,7 @@ class TestClaim:
 COMMANDS: dict[str, Callable[[PageStore], object]] = {
     "look_up": lambda store: store.look_up("1:50"),
     "look_up_stale": lambda store: store.look_up_stale("1:50"),
-    "store": lambda store: store.store("1:50", b"generation", b"body"),
+    "store": lambda store: store.store([Refill("1:50", b"generation", b"body")]),
     "give_back": lambda store: store.give_back("1:50"),
     "move_on": lambda store: store.move_on(),
 }

@@ -6,13 +6,15 @@ It fails open: whatever goes wrong with Redis, the page is read from the databas
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from enum import StrEnum
 
 from user_service.cache.single_flight import SingleFlight
-from user_service.cache.store import Found, PageStore, RedisFailure
+from user_service.cache.store import Found, PageStore, RedisFailure, Refill
+from user_service.cache.write_behind import WriteBehind
 from user_service.errors import Unavailable
+from user_service.observability import timing
 from user_service.observability.metrics import Metrics
 from user_service.resilience import consistency, deadline
 from user_service.resilience.breaker import State
@@ -62,6 +64,7 @@ class PageCache:
         self._sleep = sleep
         self._clock = clock
         self._refills: SingleFlight[tuple[str, bytes], bytes] = SingleFlight()
+        self._stores = WriteBehind(self._store_all)
         # Counted rather than flagged, so that a failure during a repair is not forgotten.
         self._failed_invalidations = 0
         self._repaired_invalidations = 0
@@ -157,9 +160,14 @@ class PageCache:
             return False
         return True
 
+    def flush(self) -> None:
+        """Return when all pages that have been produced are stored, or could not be."""
+        self._stores.flush()
+
     def close(self) -> None:
-        """Stop repairing, and close the connections to Redis."""
+        """Stop repairing, store what is still to be stored, and close the connections to Redis."""
         self._closed.set()
+        self._stores.close()
         self._store.close()
 
     def _reading_after(self, found: Found | None) -> AbstractContextManager[None]:
@@ -194,7 +202,7 @@ class PageCache:
                 with suppress(RedisFailure):
                     self._store.give_back(name)
             raise
-        self._keep(name, missed.generation, body)
+        self._keep(Refill(name, missed.generation, body))
         return body
 
     def _wait_for_other_process(self, name: str, missed: Found) -> Found:
@@ -215,13 +223,27 @@ class PageCache:
                 break
         return missed
 
-    def _keep(self, name: str, generation: bytes, body: bytes) -> None:
+    def _keep(self, refill: Refill) -> None:
+        """Let this process find the page from now on, and the others as soon as it is stored.
+
+        Until then those have its claim to wait by, as they had while it was read.
+        """
+        self._store.keep_copy(refill)
+        if not self._stores.put(refill):
+            log.warning("page not stored in the cache: too many are to be")
+
+    def _store_all(self, refills: Sequence[Refill]) -> None:
+        timing.end()  # no request waits for it
         try:
-            if not self._store.store(name, generation, body):
-                self._metrics.refused.inc()
-                log.info("page cache refused a page that was read before a write")
+            refused = len(refills) - self._store.store(refills)
         except RedisFailure as error:
-            log.warning("page not stored in the cache: %s", error)
+            log.warning("%d pages not stored in the cache: %s", len(refills), error)
+            return
+        if refused:
+            self._metrics.refused.inc(refused)
+            log.info(
+                "page cache refused %d of %d pages, read before a write", refused, len(refills)
+            )
 
     def _is_unrepaired(self) -> bool:
         return self._failed_invalidations > self._repaired_invalidations

@@ -24,9 +24,8 @@ with the server's own, and begins a new generation where they differ.
 import os
 import time
 import uuid
-from collections.abc import Callable, Hashable, Iterator, Set
+from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar, cast
 
 from redis import RedisError
@@ -91,13 +90,14 @@ return found
 # For each page, its key and that of the claim on it; and its generation, and what goes after that.
 _STORE_IF_CURRENT = f"""
 local generation = redis.call('GET', KEYS[1])
-local kept = {{}}
+local kept = 0
 for i = 2, #KEYS, 2 do
   local claim = string.sub(ARGV[i + 1], {LSN_LENGTH + 1}) .. ARGV[2]
   if redis.call('GET', KEYS[i + 1]) == claim then redis.call('DEL', KEYS[i + 1]) end
-  local is_current = ARGV[i + 1] == generation
-  if is_current then redis.call('SET', KEYS[i], ARGV[i + 1] .. ARGV[i + 2], 'EX', ARGV[1]) end
-  kept[i / 2] = is_current and 1 or 0
+  if ARGV[i + 1] == generation then
+    redis.call('SET', KEYS[i], ARGV[i + 1] .. ARGV[i + 2], 'EX', ARGV[1])
+    kept = kept + 1
+  end
 end
 return kept
 """
@@ -152,10 +152,18 @@ class Found(NamedTuple):
         return self.generation[LSN_LENGTH:] == other.generation[LSN_LENGTH:]
 
 
+class Refill(NamedTuple):
+    """A page called ``name`` as it was read in ``generation``."""
+
+    name: str
+    generation: bytes
+    body: bytes
+
+
 class PageStore:
     """Pages in Redis: fresh for ``ttl`` seconds, kept for ``stale_ttl``.
 
-    What several requests look up, store or put out of date at the same time shares one round trip.
+    What several requests look up or put out of date at the same time shares one round trip.
 
     ``clock`` gives the time in seconds since 1970. It is compared between processes, so a page
     may be fresh for longer by as much as their clocks differ, but never more than twice as long:
@@ -185,7 +193,6 @@ class PageStore:
         # Redis' own time-outs bound them: those whose deadline is over still have to invalidate
         # what they wrote, and to give back what they claimed.
         self._look_ups: Batcher[str, Found] = Batcher(self._look_up)
-        self._stores: Batcher[_Refill, bool] = Batcher(self._store)
         self._moves: Batcher[int | None, None] = Batcher(self._move_on)
         self._copies: Recent[str, _Copy] = Recent(COPIES)
         self._name = uuid.uuid4().hex
@@ -237,12 +244,24 @@ class PageStore:
             return None
         return entry[BODY_AT:]
 
-    def store(self, name: str, generation: bytes, body: bytes) -> bool:
-        """Keep ``body``, read in ``generation``, unless that is over; return whether it is kept.
+    def keep_copy(self, refill: "Refill") -> None:
+        """Let this process's look-ups find a page that is yet to be stored."""
+        copy = _Copy(refill.generation, int(self._clock()), refill.body)
+        self._copies.keep(refill.name, copy)
 
-        A claim on it in that generation is over, too.
+    def store(self, refills: "Sequence[Refill]") -> int:
+        """Keep the pages of which the generation is not over; return how many that are.
+
+        Claims on them in their generation are over, too. All are one round trip.
         """
-        return self._shared(self._stores, _Refill(name, generation, body))
+        now = int(self._clock())
+        keys = [GENERATION_KEY]
+        values: list[str | bytes | int] = [max(self._ttl, self._stale_ttl), self._process()]
+        for refill in refills:
+            keys += PREFIX + refill.name, _claim_key(refill.name)
+            values += refill.generation, b"%0*d" % (TIME_LENGTH, now) + refill.body
+        with self._asking():
+            return int(self._store_if_current(keys, values))
 
     def give_back(self, name: str) -> None:
         """End a claim without having stored the page."""
@@ -331,20 +350,6 @@ class PageStore:
                 found[name] = Found(generation, copy.body)
         return found
 
-    def _store(self, refills: Set["_Refill"]) -> dict["_Refill", bool]:
-        asked, now = list(refills), int(self._clock())
-        keys = [GENERATION_KEY]
-        values: list[str | bytes | int] = [max(self._ttl, self._stale_ttl), self._process()]
-        for refill in asked:
-            keys += PREFIX + refill.name, _claim_key(refill.name)
-            values += refill.generation, b"%0*d" % (TIME_LENGTH, now) + refill.body
-        with self._asking():
-            kept = dict(zip(asked, map(bool, self._store_if_current(keys, values)), strict=True))
-        for refill in asked:
-            if kept[refill]:
-                self._copies.keep(refill.name, _Copy(refill.generation, now, refill.body))
-        return kept
-
     def _process(self) -> str:
         """Return a name that no other process has, nor this one's child."""
         return f"{self._name}-{os.getpid()}"
@@ -390,13 +395,6 @@ class PageStore:
                 yield
         except (RedisError, CircuitOpen) as error:
             raise RedisFailure(error) from error
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Refill:
-    name: str
-    generation: bytes
-    body: bytes
 
 
 class _Copy(NamedTuple):
