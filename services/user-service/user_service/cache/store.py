@@ -211,14 +211,12 @@ class PageStore:
         process has a copy of does not travel again if the generation shows that it is still
         current; if it is not, the page is a second round trip.
         """
-        copy = self._copies.get(name)
-        if copy is None:
-            return self._shared(self._look_ups, name)
-        found = self.current()
-        body = self._body(copy, found.generation)
-        if body is None:
-            return self._shared(self._look_ups, name)
-        return Found(found.generation, body)
+        if self._copies.get(name) is not None:
+            found = self._or_copy(name, self.current())
+            if found.body is not None:
+                return found
+        # There may be a copy by the time that Redis has answered.
+        return self._or_copy(name, self._shared(self._look_ups, name))
 
     def current(self) -> Found:
         """Return the generation alone, begun if there was none; in a round trip as ``look_up``."""
@@ -364,10 +362,16 @@ class PageStore:
                 self._move_on_from([GENERATION_KEY], [lsn, _new_generation()[LSN_LENGTH:]])
         return dict.fromkeys(lsns)
 
-    def _body(self, copy: "_Copy", generation: bytes) -> bytes | None:
-        """Return the body, if it is current and fresh."""
-        is_fresh = copy.generation == generation and self._age(copy.stored_at) < self._ttl
-        return copy.body if is_fresh else None
+    def _or_copy(self, name: str, found: Found) -> Found:
+        """Return what was found, or else the copy of the page, if that is current and fresh."""
+        copy = None if found.body is not None else self._copies.get(name)
+        if (
+            copy is None
+            or copy.generation != found.generation
+            or self._age(copy.stored_at) >= self._ttl
+        ):
+            return found
+        return Found(found.generation, copy.body)
 
     def _is_of_the_server(self, history: bytes | None) -> bool:
         """Tell whether ``history`` is the server's own; if not, the generation has been deleted."""
