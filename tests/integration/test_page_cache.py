@@ -36,6 +36,7 @@ from user_service.cache.store import (
     PREFIX,
     PageStore,
 )
+from user_service.cache.write_behind import WriteBehind
 from user_service.errors import Unavailable
 from user_service.resilience import consistency, deadline, resolve
 from user_service.resilience.breaker import State
@@ -212,6 +213,16 @@ def test_page_read_before_a_write_and_stored_after_it_is_refused(
     body, status = pages.get_or_produce("1:50", read_slowly_while_somebody_writes)
     assert (body, status) == (b"from before the write", CacheStatus.MISS)
     assert pages.get_or_produce("1:50", lambda: b"fresh") == (b"fresh", CacheStatus.MISS)
+
+
+def test_page_is_found_by_its_process_before_it_is_stored(
+    client: FlaskClient, pages: PageCache, redis: redis_py.Redis
+) -> None:
+    pages._stores = WriteBehind(lambda _: None)
+    assert [x_cache(client) for _ in range(2)] == ["MISS", "HIT"]
+    assert redis.get(f"{PREFIX}page=1&per_page=50") is None
+    create(client, "ada")
+    assert total(client) == 1
 
 
 def test_late_store_does_not_displace_the_page_stored_meanwhile(pages: PageCache) -> None:

@@ -25,6 +25,7 @@ from user_service.cache.store import (
     Refill,
 )
 from user_service.errors import DeadlineExceeded
+from user_service.observability import timing
 from user_service.resilience import deadline
 from user_service.resilience.breaker import CircuitBreaker, State
 
@@ -215,6 +216,10 @@ def stored(
     return got
 
 
+def assert_true(truth: object) -> None:
+    assert truth
+
+
 def never() -> bytes:
     pytest.fail("produced although there is a page")
 
@@ -240,6 +245,35 @@ class TestWithRedis:
         stored(pages, produce)
         assert store.calls == ["look_up", "produce", "store"]
         assert store.claims == {}
+
+    def test_store_is_not_waited_for(self, pages: PageCache, store: FakeStore) -> None:
+        go_on = threading.Event()
+        store.before["store"] = lambda: assert_true(go_on.wait(LONG))
+        assert pages.get_or_produce("1:50", lambda: b"body") == (b"body", MISS)
+        assert store.entries == {}
+        go_on.set()
+        pages.flush()
+        assert store.entries == {"1:50": (store.generation, b"body")}
+
+    def test_store_is_not_timed_as_a_part_of_the_request(
+        self, pages: PageCache, store: FakeStore
+    ) -> None:
+        def take_time() -> None:
+            with timing.stage("store"):
+                pass
+
+        store.before["store"] = take_time
+        timing.begin()
+        get(pages)
+        assert timing.end() == {}
+        assert "store" in store.calls
+
+    def test_page_that_cannot_be_stored_any_more_is_served_and_logged(
+        self, pages: PageCache, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        pages.close()
+        assert pages.get_or_produce("1:50", lambda: b"body") == (b"body", MISS)
+        assert caplog.messages == ["page not stored in the cache: too many wait for it"]
 
     def test_empty_body_is_a_hit_too(self, pages: PageCache) -> None:
         get(pages, b"")
@@ -288,9 +322,13 @@ class TestWithRedis:
         states.append(pages.breaker_state)
         assert states == [State.CLOSED, State.OPEN]
 
-    def test_close_closes_the_store(self, pages: PageCache, store: FakeStore) -> None:
+    def test_close_stores_what_is_to_be_stored_and_closes_the_store(
+        self, pages: PageCache, store: FakeStore
+    ) -> None:
+        pages.get_or_produce("1:50", lambda: b"body")
         pages.close()
         assert store.closed
+        assert list(store.entries) == ["1:50"]
 
 
 class TestWithoutRedis:

@@ -282,6 +282,12 @@ class TestCopies:
         assert store.look_up("2:50") == Found(generation, b"ours")
         assert redis.calls == ["mget"]
 
+    def test_is_also_had_of_what_was_produced_during_the_look_up(
+        self, store: PageStore, redis: FakeRedis, generation: bytes
+    ) -> None:
+        redis.before["look_up"] = lambda: store.keep_copy(Refill("2:50", generation, b"ours"))
+        assert store.look_up("2:50") == Found(generation, b"ours")
+
     def test_is_not_had_of_what_was_read_before_a_write(
         self, store: PageStore, generation: bytes
     ) -> None:

@@ -141,6 +141,20 @@ def test_write_is_a_part_of_whatever_asked_first(behind: WriteBehind[int], write
     assert writer.asked_by == ["first", "second"]
 
 
+def test_where_there_is_no_thread_it_is_not_written(
+    behind: WriteBehind[int], writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as without:
+        without.setattr(threading.Thread, "start", fail)
+        assert [behind.put(1), behind.put(2)] == [False, False]
+    assert behind.put(3)
+    behind.close()
+    assert [each for each in writer.written if each] == [[3]]
+
+
 def test_has_no_thread_before_the_first_write(writer: Writer) -> None:
     before = threading.active_count()
     behind = WriteBehind(writer)

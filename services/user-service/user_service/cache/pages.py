@@ -230,7 +230,7 @@ class PageCache:
         """
         self._store.keep_copy(refill)
         if not self._stores.put(refill):
-            log.warning("page not stored in the cache: too many are to be")
+            log.warning("page not stored in the cache: too many wait for it")
 
     def _store_all(self, refills: Sequence[Refill]) -> None:
         timing.end()  # no request waits for it

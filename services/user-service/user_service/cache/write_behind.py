@@ -35,7 +35,7 @@ class WriteBehind(Generic[T]):
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="write-behind")
 
     def put(self, item: T) -> bool:
-        """Have ``item`` written soon; return False if it will not be: too many wait, or closed.
+        """Have ``item`` written soon; return False if it will not be, as where too many wait.
 
         A write is logged and traced as a part of whatever asked for the first of it.
         """
@@ -44,7 +44,11 @@ class WriteBehind(Generic[T]):
                 return False
             self._waiting.append(item)
             if len(self._waiting) == 1:
-                self._thread.submit(copy_context().run, self._write_what_waits)
+                try:
+                    self._thread.submit(copy_context().run, self._write_what_waits)
+                except RuntimeError:  # the system has no thread for us
+                    self._waiting.clear()
+                    return False
         return True
 
     def flush(self) -> None:
