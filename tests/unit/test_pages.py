@@ -268,12 +268,13 @@ class TestWithRedis:
         assert timing.end() == {}
         assert "store" in store.calls
 
-    def test_page_that_cannot_be_stored_any_more_is_served_and_logged(
-        self, pages: PageCache, caplog: pytest.LogCaptureFixture
+    def test_page_that_cannot_be_stored_any_more_is_served_and_no_longer_claimed(
+        self, pages: PageCache, store: FakeStore, caplog: pytest.LogCaptureFixture
     ) -> None:
         pages.close()
         assert pages.get_or_produce("1:50", lambda: b"body") == (b"body", MISS)
-        assert caplog.messages == ["page not stored in the cache: too many wait for it"]
+        assert caplog.messages == ["page not stored in the cache: no more can be taken now"]
+        assert store.claims == {}
 
     def test_empty_body_is_a_hit_too(self, pages: PageCache) -> None:
         get(pages, b"")
@@ -555,6 +556,13 @@ class TestRefillByAnotherProcess:
     def test_is_made_up_for_when_it_does_not_come(self, pages: PageCache, store: FakeStore) -> None:
         get(pages, b"ours")
         assert store.entries["1:50"] == (store.generation, b"ours")
+
+    def test_keeps_its_claim_where_ours_cannot_be_stored(
+        self, pages: PageCache, store: FakeStore
+    ) -> None:
+        pages.close()
+        assert pages.get_or_produce("1:50", lambda: b"ours") == (b"ours", MISS)
+        assert "give_back" not in store.calls
 
     def test_keeps_its_claim_where_ours_fails(self, pages: PageCache, store: FakeStore) -> None:
         def fail() -> bytes:

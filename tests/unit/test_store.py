@@ -59,16 +59,12 @@ class FakeRedis:
         self._called("get")
         return self.values.get(key)
 
-    def set(
-        self, key: str, value: bytes, *, nx: bool = False, get: bool = False
-    ) -> bytes | bool | None:
+    def set(self, key: str, value: bytes, *, nx: bool = False) -> bool | None:
         self._called("set")
-        current = self.values.get(key)
-        if current is None or not nx:
-            self.values[key], self.expiries[key] = value, None
-        if get:
-            return current
-        return None if nx and current is not None else True
+        if nx and key in self.values:
+            return None
+        self.values[key], self.expiries[key] = value, None
+        return True
 
     def execute_command(self, command: str, *arguments: Any) -> Any:
         if command == "SET":
@@ -394,6 +390,22 @@ class TestHistory:
             redis.changes, redis.history = 1, b"a0" * 20
 
         redis.before["look_up"] = reconnect
+        assert store.look_up("1:50").body is None
+
+    def test_copy_is_not_found_where_the_server_is_lost_after_its_generation_was(
+        self, store: PageStore, redis: FakeRedis
+    ) -> None:
+        """The next server is behind a write, and has the generation from before that."""
+        generation = keep(store)
+        assert store.look_up("1:50").body == b"body"
+        del redis.values[GENERATION_KEY]
+
+        def promote() -> None:
+            redis.changes, redis.history = 1, b"a0" * 20
+            redis.values[GENERATION_KEY] = generation
+
+        redis.before["set"] = promote
+        assert store.current().generation != generation
         assert store.look_up("1:50").body is None
 
     def test_late_page_of_a_former_history_is_not_found(

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from user_service.cache.write_behind import MOST, WriteBehind
 
 LONG = 30.0  # seconds: nobody who does as they should waits for so long
+SOON = 5.0  # much less than that
 
 asks: ContextVar[str] = ContextVar("asks", default="nobody")
 
@@ -62,6 +63,7 @@ def test_who_puts_does_not_wait(behind: WriteBehind[int], writer: Writer) -> Non
 def test_who_is_alone_is_written_at_once(behind: WriteBehind[int], writer: Writer) -> None:
     for item in range(3):
         behind.put(item)
+        assert writer.begun.acquire(timeout=SOON)
         behind.flush()
     assert writer.written == [[0], [1], [2]]
 
@@ -92,10 +94,11 @@ def test_who_was_alone_again_gathers_no_more(writer: Writer) -> None:
     begin_a_write(behind, writer)
     behind.put(1)
     writer.may_go_on.set()
+    assert writer.begun.acquire(timeout=SOON)
     behind.flush()
     behind._gather = LONG
     behind.put(2)
-    behind.flush()
+    assert writer.begun.acquire(timeout=SOON)
     behind.close()
     assert writer.written == [[0], [1], [2]]
 
@@ -152,7 +155,29 @@ def test_where_there_is_no_thread_it_is_not_written(
         assert [behind.put(1), behind.put(2)] == [False, False]
     assert behind.put(3)
     behind.close()
-    assert [each for each in writer.written if each] == [[3]]
+    assert writer.written == [[3]]
+    assert len(writer.asked_by) == 1  # nothing was tried again that had been given up
+
+
+def test_broken_off_by_a_time_out_it_goes_on_with_the_next(
+    behind: WriteBehind[int], writer: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Overdue(BaseException):
+        """As gunicorn's worker throws into a request."""
+
+    def submit_and_be_broken_off(*work: object) -> None:
+        submit(*work)
+        raise Overdue
+
+    submit: Callable[..., object] = behind._thread.submit
+    with monkeypatch.context() as late:
+        late.setattr(behind._thread, "submit", submit_and_be_broken_off)
+        with pytest.raises(Overdue):
+            behind.put(1)
+    behind.flush()
+    assert behind.put(2)
+    behind.close()
+    assert writer.written == [[2]]
 
 
 def test_has_no_thread_before_the_first_write(writer: Writer) -> None:

@@ -48,13 +48,17 @@ class Cache:
 
     def read_pause_and_store(self, readers: int, meanwhile: Callable[[], None]) -> None:
         """Have ``readers`` read the number, then call ``meanwhile``, then have them all store."""
+        self._read_and_pause(readers, meanwhile)
+        self._services.pages.flush()
+
+    def _read_and_pause(self, readers: int, meanwhile: Callable[[], None]) -> None:
         if readers == 0:
             meanwhile()
             return
 
         def produce() -> bytes:
             body = self._read()
-            self.read_pause_and_store(readers - 1, meanwhile)
+            self._read_and_pause(readers - 1, meanwhile)
             return body
 
         self._services.pages.get_or_produce(f"late:{readers}", produce)

@@ -202,7 +202,10 @@ class PageCache:
                 with suppress(RedisFailure):
                     self._store.give_back(name)
             raise
-        self._keep(Refill(name, missed.generation, body))
+        is_to_be_stored = self._keep(Refill(name, missed.generation, body))
+        if found.is_ours and not is_to_be_stored:
+            with suppress(RedisFailure):
+                self._store.give_back(name)
         return body
 
     def _wait_for_other_process(self, name: str, missed: Found) -> Found:
@@ -223,14 +226,17 @@ class PageCache:
                 break
         return missed
 
-    def _keep(self, refill: Refill) -> None:
+    def _keep(self, refill: Refill) -> bool:
         """Let this process find the page from now on, and the others as soon as it is stored.
 
-        Until then those have its claim to wait by, as they had while it was read.
+        Until then those have its claim to wait by, as they had while it was read. Return whether it
+        will be stored.
         """
         self._store.keep_copy(refill)
-        if not self._stores.put(refill):
-            log.warning("page not stored in the cache: too many wait for it")
+        is_to_be_stored = self._stores.put(refill)
+        if not is_to_be_stored:
+            log.warning("page not stored in the cache: no more can be taken now")
+        return is_to_be_stored
 
     def _store_all(self, refills: Sequence[Refill]) -> None:
         timing.end()  # no request waits for it

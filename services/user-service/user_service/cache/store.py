@@ -243,7 +243,10 @@ class PageStore:
         return entry[BODY_AT:]
 
     def keep_copy(self, refill: "Refill") -> None:
-        """Let this process's look-ups find a page that is yet to be stored."""
+        """Let this process's look-ups find a page that is yet to be stored.
+
+        One that comes late may take the place of a current one, which then travels once more.
+        """
         copy = _Copy(refill.generation, int(self._clock()), refill.body)
         self._copies.keep(refill.name, copy)
 
@@ -317,9 +320,10 @@ class PageStore:
         with self._asking():
             found = self._found(names)
             if found is None:
-                generation = self._begin_generation()
-                # Once more, for claims in this generation; if it is gone by now, without any.
-                found = self._found(names) or dict.fromkeys(names, Found(generation))
+                self._redis.set(GENERATION_KEY, _new_generation(), nx=True)
+                # Once more, for claims in this generation; if it is gone by now, there is nothing
+                # that holds, and no generation that a page may be of.
+                found = self._found(names) or dict.fromkeys(names, Found(_new_generation()))
         return found
 
     def _found(self, names: Set[str]) -> dict[str, Found] | None:
@@ -382,12 +386,6 @@ class PageStore:
         self._confirmed = (changes, confirmed)
         return history == confirmed
 
-    def _begin_generation(self) -> bytes:
-        """Set a generation where there is none, and return the one that is then current."""
-        new = _new_generation()
-        current = self._redis.set(GENERATION_KEY, new, nx=True, get=True)
-        return cast("bytes | None", current) or new
-
     def _age(self, stored_at: int) -> float:
         # A clock that was set back would otherwise keep copies fresh for as long as that was.
         return abs(self._clock() - stored_at)
@@ -402,7 +400,7 @@ class PageStore:
 
 
 class _Copy(NamedTuple):
-    """A page as it is in Redis; the time is in seconds since 1970."""
+    """A page as it is in Redis, or is to be; the time is in seconds since 1970."""
 
     generation: bytes
     stored_at: int

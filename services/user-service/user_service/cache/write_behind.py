@@ -32,7 +32,7 @@ class WriteBehind(Generic[T]):
         self._lock = threading.Lock()
         self._closing = threading.Event()
         # It begins its thread with the first write, so the object may be made before a fork.
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="write-behind")
+        self._thread = _one_thread()
 
     def put(self, item: T) -> bool:
         """Have ``item`` written soon; return False if it will not be, as where too many wait.
@@ -42,13 +42,13 @@ class WriteBehind(Generic[T]):
         with self._lock:
             if self._closing.is_set() or len(self._waiting) == MOST:
                 return False
-            self._waiting.append(item)
-            if len(self._waiting) == 1:
-                try:
+            if not self._waiting:
+                try:  # before anything waits for it: a time-out may break this off
                     self._thread.submit(copy_context().run, self._write_what_waits)
-                except RuntimeError:  # the system has no thread for us
-                    self._waiting.clear()
+                except RuntimeError:  # the system has no thread for us; the task is kept, though
+                    self._thread = _one_thread()
                     return False
+            self._waiting.append(item)
         return True
 
     def flush(self) -> None:
@@ -66,8 +66,14 @@ class WriteBehind(Generic[T]):
             self._closing.wait(self._gather)
         with self._lock:
             items, self._waiting = self._waiting, []
+        if not items:  # whoever put the first was broken off
+            return
         try:
             self._write(items)
         except Exception:
             log.exception("a write behind the responses failed")
         self._is_alone = len(items) == 1 and not self._waiting
+
+
+def _one_thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="write-behind")
