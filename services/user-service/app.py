@@ -32,10 +32,10 @@ from user_service.web.cors import register_cors
 from user_service.web.cursors import Cursors
 from user_service.web.limits import register_limits
 from user_service.web.middleware import RequestMiddleware, expect_failures
-from user_service.web.page_shortcut import PageShortcut
 from user_service.web.problems import register_problems
 from user_service.web.server_timing import register_server_timing
 from user_service.web.services import Services, attach
+from user_service.web.shortcuts import PageShortcut, UserShortcut
 
 
 def create_app(settings: Settings) -> Flask:
@@ -77,9 +77,10 @@ def create_app(settings: Settings) -> Flask:
 
 
 def surrounded(app: Flask, settings: Settings, services: Services) -> RequestMiddleware:
-    """Return the WSGI application: what is done around every request, and the way past Flask."""
+    """Return the WSGI application: what is done around every request, and the ways past Flask."""
+    wsgi_app = PageShortcut(app, app.wsgi_app, services.pages, "users.list_users")
     return RequestMiddleware(
-        PageShortcut(app, services.pages, "users.list_users"),
+        UserShortcut(app, wsgi_app, services.get_user, "users.get_user"),
         request_timeout=settings.request_timeout,
         retry_policy=RetryPolicy(
             settings.retry_attempts,

@@ -78,6 +78,11 @@ class RetryPolicy:
 policy_in_effect: ContextVar[RetryPolicy] = ContextVar("retry_policy", default=RetryPolicy())
 
 
+def pay_in() -> None:
+    """Count a call that succeeded at once, where nothing was to be retried."""
+    policy_in_effect.get().budget.pay_in()
+
+
 def retry_on_failure(
     retries: int | None = None, delay: float | None = None
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:

@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable
 
-import orjson
 from flask import Blueprint, Response, request
 
 from user_service.cache.pages import CacheStatus
@@ -19,16 +18,15 @@ from user_service.errors import (
     UserNotFound,
 )
 from user_service.idempotency import StoredResponse
-from user_service.observability.timing import stage
 from user_service.resilience.retry import retry_on_failure
 from user_service.users import User
-from user_service.web import answers, page_shortcut
+from user_service.web import answers, shortcuts
 from user_service.web.application import JsonResponse
 from user_service.web.conditions import client_has_user, precondition_on
 from user_service.web.declarations import Answer, Link, documented
 from user_service.web.idempotency import keyed_request
 from user_service.web.listing import page_entry, page_response
-from user_service.web.representation import entity_headers, members_of
+from user_service.web.representation import entity_headers, json_of
 from user_service.web.schemas import PER_PAGE, ListQuery, UserPatch, UserWrite
 from user_service.web.services import services
 from user_service.web.validation import validated
@@ -113,7 +111,7 @@ def stale_if_unavailable(view: Callable[..., Response]) -> Callable[..., Respons
 def list_users(query: ListQuery) -> Response:
     """Return one page of a list of users, or 304 to a client that has it."""
     pages, name = services().pages, query.page_name
-    look_up = functools.partial(page_shortcut.look_up, pages)
+    look_up = functools.partial(shortcuts.look_up, pages)
     return page_response(*pages.get_or_produce(name, lambda: page_entry(query), look_up))
 
 
@@ -169,9 +167,7 @@ def create_user(body: UserWrite) -> Response:
 @retry_on_failure()
 def get_user(user_id: int) -> Response:
     """Return a user, or 304 to a client that has it."""
-    parts = services()
-    with parts.pages.reading_latest():
-        user = parts.users.get(user_id)
+    user = shortcuts.read_user(services().get_user, user_id)
     if client_has_user(user):
         return Response(status=304, headers=entity_headers(user))
     return _user_response(user)
@@ -225,13 +221,8 @@ def delete_user(user_id: int) -> Response:
 def _created(user: User) -> StoredResponse:
     location = f"{request.script_root}{request.path}/{user.id}"
     headers = entity_headers(user) | {"Location": location}
-    return StoredResponse(201, headers, _json(user))
+    return StoredResponse(201, headers, json_of(user))
 
 
 def _user_response(user: User) -> Response:
-    return JsonResponse(_json(user), headers=entity_headers(user))
-
-
-def _json(user: User) -> bytes:
-    with stage("json"):
-        return orjson.dumps(members_of(user))
+    return JsonResponse(json_of(user), headers=entity_headers(user))
