@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from flask import Flask
+from flask import Flask, Response
 from flask.testing import FlaskClient
 from pytest_mock import MockerFixture
 
@@ -149,6 +149,26 @@ class TestHooks:
         assert [each.headers["X-Cache"] for each in answers] == ["MISS", "HIT", "HIT"]
 
 
+def test_hook_that_comes_after_the_application_was_made_is_not_gone_past(
+    settings: Settings,
+) -> None:
+    application = create_app(settings)
+
+    seen: list[Response] = []
+
+    @application.after_request
+    def see(response: Response) -> Response:
+        seen.append(response)
+        return response
+
+    client = application.test_client()
+    try:
+        answers = [client.get(path) for path in (URL, URL, f"{URL}/1")]
+        assert [answer.data for answer in answers] == [response.data for response in seen]
+    finally:
+        services_of(application).close()
+
+
 def test_deprecated_view_is_not_gone_past(settings: Settings, mocker: MockerFixture) -> None:
     mocker.patch("user_service.web.shortcuts.deprecation_of", return_value=object())
     application = create_app(settings)
@@ -263,10 +283,14 @@ class TestUser:
         problem_of(client.get(f"{URL}/{path}"), 404)
         assert get.call_count == 0
 
-    def test_id_that_begins_with_zeros_is_the_same_as_by_the_view(
-        self, client: FlaskClient
+    def test_id_that_begins_with_zeros_is_what_it_is_to_the_view(
+        self, client: FlaskClient, views: list[int]
     ) -> None:
-        assert client.get(f"{URL}/001").data == client.get(f"{URL}/1").data
+        plain = client.get(f"{URL}/001")
+        by_the_view = client.get(f"{URL}/001", headers={"If-None-Match": '"other"'})
+        assert views == [1]
+        assert plain.status_code == by_the_view.status_code == 200
+        assert plain.data == by_the_view.data
 
     def test_query_is_refused(self, client: FlaskClient) -> None:
         problem_of(client.get(f"{URL}/1?fields=id"), 400)
@@ -313,10 +337,29 @@ class TestUser:
         client.get(f"{URL}/{user_id}")
         assert pay_in.call_count == 1
 
-    def test_what_nobody_foresaw_is_a_500(self, client: FlaskClient, mocker: MockerFixture) -> None:
-        mocker.patch.object(
-            services_of(client.application).users, "get", side_effect=KeyError("secret")
-        )
+    def test_what_nobody_foresaw_is_a_500(
+        self, client: FlaskClient, mocker: MockerFixture, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        users = services_of(client.application).users
+        get = mocker.patch.object(users, "get", side_effect=KeyError("secret"))
         answer = client.get(f"{URL}/1")
         problem_of(answer, 500)
         assert b"secret" not in answer.data
+        assert get.call_count == 1
+        assert [record.message for record in caplog.records] == ["unexpected error"]
+
+    def test_what_cannot_be_told_is_a_problem_too(
+        self, client: FlaskClient, mocker: MockerFixture
+    ) -> None:
+        mocker.patch("user_service.web.shortcuts.json_of", side_effect=TypeError("no JSON"))
+        problem_of(client.get(f"{URL}/1"), 500)
+
+    def test_failure_is_no_context_of_what_is_raised_after_it(
+        self, client: FlaskClient, mocker: MockerFixture
+    ) -> None:
+        """Errors are shared by those who ask together: each would be chained to others'."""
+        users = services_of(client.application).users
+        second = KeyError("second")
+        mocker.patch.object(users, "get", side_effect=[TransientFailure("first"), second])
+        problem_of(client.get(f"{URL}/1"), 500)
+        assert second.__context__ is None

@@ -9,6 +9,7 @@ place, and retries it, tells it as a problem, or reads on from there.
 """
 
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from flask import Flask
@@ -44,13 +45,19 @@ class _Shortcut:
 
     If hooks of Flask have a say in its responses (rate limits, CORS, Server-Timing, traces), or if
     its view is deprecated, a shortcut is closed: then everything goes on to Flask, as does all but
-    the plainest of requests.
+    the plainest of requests. Whether that is so is looked at when the first request comes.
     """
 
     def __init__(self, app: Flask, wsgi_app: "WSGIApplication", endpoint: str) -> None:
+        self._app = app
+        self._endpoint = endpoint
         self._wsgi_app = wsgi_app
         self._route = next(app.url_map.iter_rules(endpoint)).rule
-        self._is_open = not _has_hooks(app, endpoint) and deprecation_of(app, endpoint) is None
+
+    @cached_property
+    def _is_open(self) -> bool:
+        is_deprecated = deprecation_of(self._app, self._endpoint) is not None
+        return not is_deprecated and not _has_hooks(self._app, self._endpoint)
 
 
 class PageShortcut(_Shortcut):
@@ -115,12 +122,15 @@ class UserShortcut(_Shortcut):
             return self._wsgi_app(environ, start_response)
         try:
             user = self._read(user_id)
+            headers, body = entity_headers(user), json_of(user)
         except Exception as error:  # noqa: BLE001 -- the view raises it
             environ[FAILED] = error
-            return self._wsgi_app(environ, start_response)
-        retry.pay_in()
-        environ[ROUTE] = self._route
-        return _send(start_response, entity_headers(user), json_of(user))
+        else:
+            retry.pay_in()
+            environ[ROUTE] = self._route
+            return _send(start_response, headers, body)
+        # Not within the except, or the failure would be the context of all that the view raises.
+        return self._wsgi_app(environ, start_response)
 
     def _plainly_asked_for(self, environ: "WSGIEnvironment") -> int | None:
         if (
@@ -132,9 +142,8 @@ class UserShortcut(_Shortcut):
         ):
             return None
         digits = environ["PATH_INFO"][len(self._before_id) :]
-        if not (digits.isascii() and digits.isdecimal() and len(digits) < LONGEST_ID):
-            return None
-        return int(digits)
+        # WSGI's strings are in latin-1, which has no decimal digits but those of ASCII.
+        return int(digits) if digits.isdecimal() and len(digits) < LONGEST_ID else None
 
 
 def read_user(read: Read, user_id: int) -> User:
