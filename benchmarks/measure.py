@@ -15,10 +15,10 @@ from benchmarks.load import Load, load
 from benchmarks.processes import cpu_seconds
 from benchmarks.workloads import Workload
 
-# Shorter than the time that the fastest target (3,000 requests/s) takes for all 1,000 pages of a
+# Shorter than the time that the fastest target (4,200 requests/s) takes for all 1,000 pages of a
 # cycle; and long, since what is under way when Redis is emptied is no ordinary miss: what a target
 # knows of its cache, as our generation, is gone too.
-EMPTY_EVERY_SECONDS = 0.25
+EMPTY_EVERY_SECONDS = 0.2
 # Of the requests that must not be answered by the cache, as many may be by accident.
 HITS_BY_ACCIDENT = 0.02
 # A server that uses less than so much of a core, for so long, is idle.
