@@ -111,7 +111,7 @@ class Stand:
 
         What is dead of them, and of whom a workload updated, goes too, or it would be in the way
         of whoever reads next until autovacuum comes, within a minute or not: it makes the statement
-        of a page take up to 1.8 times as long.
+        of a page take up to 1.9 times as long.
         """
         self.ask("DELETE FROM users WHERE id > %s", users, url=url)
         self.ask("VACUUM (ANALYZE) users", url=url)
