@@ -48,11 +48,11 @@ QUICK = Effort(
     lonely=(),
     before_seconds=1,
     before_users=(1_000, 10_000),
-    before_clients=(1, 10),
-    growth_users=(10_000, 300_000),
-    growth_requests=100,
+    before_clients=(10,),
+    growth_users=(10_000, 100_000),
+    growth_requests=50,
     redis_keys=(1, 10_000, 1_000_000),
-    requests_for_memory=30_000,
+    requests_for_memory=10_000,
 )
 FULL = Effort(
     "full",
