@@ -26,7 +26,7 @@ SERVICE = BENCHMARKS.parent / "services" / "user-service"
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 
-GUNICORN = ("{bin}/python", "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:app")
+GUNICORN = ("{bin}/python", "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:create_app()")
 
 
 class TargetFailed(Exception):

@@ -11,7 +11,7 @@ import jsonschema_rs
 import orjson
 from werkzeug.test import TestResponse
 
-from user_service.web.declarations import OUTSIDE
+from user_service.web.openapi.operations import OUTSIDE
 
 PROBLEM = {"$ref": "#/components/schemas/Problem"}
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from flask import Response
 
-from app import app
-from user_service.web.listing import page_entry
-from user_service.web.schemas import ListQuery
+from app import create_app
+from user_service.web.requests.schemas import ListQuery
+from user_service.web.responses.pages import page_entry
 from user_service.web.services import services
 
+app = create_app()
 BODY = Path(os.environ["CONSTANT_BODY"]).read_bytes()
 QUERY = ListQuery.model_validate({"per_page": "10"})
 NUMBERS = itertools.count()

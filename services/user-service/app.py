@@ -10,36 +10,41 @@ from flask import Flask
 
 from user_service import __version__
 from user_service.cache.connection import redis_client
-from user_service.cache.pages import PageCache
-from user_service.cache.rate_limiter import RateLimiter
-from user_service.cache.store import PageStore
+from user_service.cache.page_cache import PageCache
+from user_service.cache.page_store import PageStore
 from user_service.database.migrate import migrate, require_migrated
 from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
 from user_service.database.replica import Replica, note_lsn
-from user_service.database.users import UserRepository
+from user_service.database.user_repository import UserRepository
 from user_service.observability import logs
 from user_service.observability.metrics import Metrics
 from user_service.resilience.retry import RetryPolicy
 from user_service.settings import Settings, settings_or_exit
-from user_service.web import cli, docs, health, scrape, users
+from user_service.web import cli
+from user_service.web.api import docs, health, metrics_endpoint, users
+from user_service.web.api.security_txt import register_contact
 from user_service.web.application import Application
-from user_service.web.clients import Clients
-from user_service.web.conditions import REQUIRE_IF_MATCH
-from user_service.web.contact import register_contact
-from user_service.web.converters import UserIdConverter
-from user_service.web.cors import register_cors
-from user_service.web.cursors import Cursors
-from user_service.web.limits import register_limits
 from user_service.web.middleware import RequestMiddleware, expect_failures
+from user_service.web.policies.client_address import Clients
+from user_service.web.policies.cors import register_cors
+from user_service.web.policies.rate_limiter import RateLimiter
+from user_service.web.policies.rate_limits import register_limits
+from user_service.web.policies.timing_header import register_server_timing
 from user_service.web.problems import register_problems
-from user_service.web.server_timing import register_server_timing
+from user_service.web.requests.conditions import REQUIRE_IF_MATCH
+from user_service.web.requests.converters import UserIdConverter
+from user_service.web.responses.cursors import Cursors
 from user_service.web.services import Services, attach
 from user_service.web.shortcuts import PageShortcut, UserShortcut
 
 
-def create_app(settings: Settings) -> Flask:
-    """Return the application. It owns one PostgreSQL and one Redis pool; neither connects yet."""
+def create_app(settings: Settings | None = None) -> Flask:
+    """Return the application, configured by ``settings`` or by the environment.
+
+    It owns one PostgreSQL pool and one Redis pool; neither connects yet.
+    """
+    settings = settings or _settings_of_environment()
     app = Application("user_service", static_folder=None)
     app.config[REQUIRE_IF_MATCH] = settings.require_if_match
     app.debug = settings.flask_env == "development" and __name__ == "__main__"
@@ -53,7 +58,7 @@ def create_app(settings: Settings) -> Flask:
     app.url_map.merge_slashes = False
     app.register_blueprint(users.blueprint)
     app.register_blueprint(health.blueprint)
-    app.register_blueprint(scrape.blueprint)
+    app.register_blueprint(metrics_endpoint.blueprint)
     app.register_blueprint(docs.blueprint)
 
     if settings.server_timing:
@@ -151,9 +156,12 @@ def create_replica(settings: Settings, metrics: Metrics) -> Replica | None:
     )
 
 
-settings = settings_or_exit()
-logs.configure(settings.log_level, settings.log_format)
-app = create_app(settings)
+def _settings_of_environment() -> Settings:
+    settings = settings_or_exit()
+    logs.configure(settings.log_level, settings.log_format)
+    return settings
+
 
 if __name__ == "__main__":
-    app.run(port=settings.port, threaded=True)
+    settings = _settings_of_environment()
+    create_app(settings).run(port=settings.port, threaded=True)

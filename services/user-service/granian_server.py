@@ -40,11 +40,12 @@ class Server(mp.MPServer):
 
     def __init__(self, settings: Settings, host: str) -> None:
         self._settings = settings
+        self._created: Any = None
         self._threads = settings.db_pool_size + SPARE_THREADS
         self._drain = Drain(settings.drain_delay)
         self._metrics_directory = metrics_directory(settings.prometheus_multiproc_dir)
         super().__init__(
-            "app:app",
+            "app:create_app",
             address=host,
             port=settings.port,
             interface=Interfaces.WSGI,
@@ -114,7 +115,7 @@ class Server(mp.MPServer):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
         # Not in the master, which needs none of it.
-        from app import app  # noqa: PLC0415
+        app = self._app()
         from user_service.web.services import services_of  # noqa: PLC0415
 
         services = services_of(app)
@@ -124,10 +125,17 @@ class Server(mp.MPServer):
         finally:
             services.close()
 
+    def _app(self) -> Any:  # noqa: ANN401
+        if self._created is None:
+            from app import create_app  # noqa: PLC0415
+
+            self._created = create_app()
+        return self._created
+
     def _requests(self) -> Requests:
-        from app import app  # noqa: PLC0415
+        app = self._app()
+        from user_service.web.requests.validation import MAX_BODY_BYTES  # noqa: PLC0415
         from user_service.web.services import services_of  # noqa: PLC0415
-        from user_service.web.validation import MAX_BODY_BYTES  # noqa: PLC0415
 
         metrics = services_of(app).metrics.http
         return Requests(

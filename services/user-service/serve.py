@@ -14,7 +14,15 @@ def main(host: str = "0.0.0.0") -> None:
     settings = settings_or_exit()
     if settings.server == "gunicorn":
         bind = ["--bind", f"{host}:{settings.port}"]
-        command = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", *bind, "app:app"]
+        command = [
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "-c",
+            "gunicorn.conf.py",
+            *bind,
+            "app:create_app()",
+        ]
         os.execv(sys.executable, command)  # noqa: S606 -- there is no shell to do without
     from granian_server import Server  # noqa: PLC0415 -- for those who use it
 

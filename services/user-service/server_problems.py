@@ -5,7 +5,7 @@ import uuid
 
 import orjson
 
-from user_service.web import security
+from user_service.web.policies import security_headers
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,6 @@ def problem(status: int, title: str, detail: str) -> tuple[list[tuple[str, str]]
         ("Content-Type", "application/problem+json"),
         ("Content-Length", str(len(body))),
         ("X-Request-ID", request_id),
-        *security.HEADERS,
+        *security_headers.HEADERS,
     ]
     return headers, body

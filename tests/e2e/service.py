@@ -17,7 +17,7 @@ from tests.waiting import eventually
 SERVICE = Path(__file__).resolve().parents[2] / "services" / "user-service"
 SERVE = [sys.executable, "serve.py"]
 SERVERS = ("gunicorn", "granian")
-GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:app"]
+GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:create_app()"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.compose import Project, obstacle, run, shell, started_project
 from tests.e2e.service import free_port
 from tests.waiting import eventually
-from user_service.web import security
+from user_service.web.policies import security_headers
 
 pytestmark = pytest.mark.timeout(300)  # the first build and the pulls count too
 
@@ -153,7 +153,7 @@ def test_headers_for_browsers_are_there_once_whoever_answers(https: httpx.Client
     answers = [https.get(URL), https.get("/nowhere"), https.post(URL, content=b"x" * 70_000)]
     assert [each.status_code for each in answers] == [200, 404, 413]
     for answer in answers:
-        for name, value in security.HEADERS:
+        for name, value in security_headers.HEADERS:
             assert answer.headers.get_list(name) == [value]
         assert answer.headers["Server"] == "nginx"  # and no version
         assert "Strict-Transport-Security" not in answer.headers  # on localhost

@@ -21,7 +21,7 @@ from tests.e2e.service import RunningService, free_port
 from tests.faults.harness.raw import RawAnswer, answers
 from tests.programs import program
 from tests.waiting import eventually
-from user_service.web.security import HEADERS as SECURITY_HEADERS
+from user_service.web.policies.security_headers import HEADERS as SECURITY_HEADERS
 
 URL = "/api/v1/users"
 
@@ -398,7 +398,7 @@ def test_nginx_finds_nothing_to_complain_of(direct: Gateway) -> None:
 
 
 def test_limits_of_the_body_are_the_services() -> None:
-    from user_service.web.validation import MAX_BODY_BYTES
+    from user_service.web.requests.validation import MAX_BODY_BYTES
 
     common = (SOURCE / "common.conf").read_text(encoding="utf-8")
     assert MAX_BODY_BYTES == 64 * 1024

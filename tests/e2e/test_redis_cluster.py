@@ -17,7 +17,7 @@ from tests.e2e.service import client_of_all_processes, running
 from tests.redis_topologies import PASSWORD, Cluster, DebianRedis, cluster, part, run
 from tests.waiting import eventually
 from user_service.cache.cluster import ClusterClient
-from user_service.cache.store import GENERATION_KEY
+from user_service.cache.page_store import GENERATION_KEY
 from user_service.settings import Settings
 from user_service.web.services import services_of
 

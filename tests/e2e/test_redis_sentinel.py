@@ -16,9 +16,9 @@ from tests.e2e.service import client_of_all_processes, running
 from tests.redis_topologies import Watched, part, sentinel
 from tests.waiting import eventually
 from user_service.cache.connection import redis_client
-from user_service.cache.rate_limiter import Limit, RateLimiter
-from user_service.cache.store import PageStore, RedisFailure
+from user_service.cache.page_store import PageStore, RedisFailure
 from user_service.settings import Settings
+from user_service.web.policies.rate_limiter import Limit, RateLimiter
 from user_service.web.services import services_of
 
 URL = "/api/v1/users"

@@ -29,7 +29,7 @@ from tests.e2e.service import (
 )
 from tests.faults.harness.processes import children, footprint
 from tests.waiting import eventually
-from user_service.web import security
+from user_service.web.policies import security_headers
 
 URL = "/api/v1/users"
 
@@ -453,7 +453,7 @@ def test_what_is_not_valid_http_is_answered_with_a_problem(
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert b"Content-Type: application/problem+json" in head
     lines = head.decode().split("\r\n")
-    for name, value in security.HEADERS:
+    for name, value in security_headers.HEADERS:
         assert lines.count(f"{name}: {value}") == 1
     problem = json.loads(body)
     assert problem["status"] == status

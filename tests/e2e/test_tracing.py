@@ -165,7 +165,8 @@ ONE_REQUEST = """
 import sys
 import redis
 theirs = set(sys.modules)
-from app import app
+from app import create_app
+app = create_app()
 from user_service.web.services import services_of
 assert app.test_client().get("/api/v1/users").status_code == 200
 services_of(app).close()

@@ -18,7 +18,7 @@ from tests.faults.harness.late_store import Cache
 from tests.faults.harness.operations import Kind, Operation, Outcome
 from tests.faults.harness.stage import DEADLINE, Scene, Stage, settles
 from tests.waiting import eventually
-from user_service.cache.store import GENERATION_KEY
+from user_service.cache.page_store import GENERATION_KEY
 
 ANSWERED = (Outcome.OK, Outcome.REFUSED)
 TTL = 2

@@ -18,7 +18,7 @@ from dev.servers import PostgresServer, RedisServer
 from tests.faults.harness.standby import Standby, pause, resume, run
 from tests.responses import json_of
 from tests.waiting import eventually
-from user_service.cache.store import GENERATION_KEY
+from user_service.cache.page_store import GENERATION_KEY
 from user_service.database.replica import WAIT_FOR_REPLICA, Replica
 from user_service.errors import ReplicaUnusable
 from user_service.resilience import consistency, deadline

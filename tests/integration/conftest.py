@@ -7,7 +7,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from tests.document_checker import DocumentChecker
-from user_service.web.openapi import document
+from user_service.web.openapi.document import document
 
 
 @pytest.fixture(scope="session")

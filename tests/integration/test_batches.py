@@ -22,23 +22,15 @@ from tests.responses import json_of
 from tests.servers import Servers
 from tests.waiting import eventually
 from user_service.cache.connection import redis_client
-from user_service.cache.store import PREFIX, PageStore, Refill
+from user_service.cache.page_store import PREFIX, PageStore, Refill
 from user_service.database import page_reader, pool, shared_writes
-from user_service.database.listing import (
-    Count,
-    Order,
-    Position,
-    Shape,
-    Side,
-    SortColumn,
-    list_statement,
-    statement_together,
-)
 from user_service.database.page_reader import MOST, Place
 from user_service.database.replica import Replica
-from user_service.database.users import UserRepository
+from user_service.database.user_lists import Shape, list_statement, statement_together
+from user_service.database.user_repository import UserRepository
+from user_service.domain.idempotency import StoredResponse
+from user_service.domain.positions import Count, Order, Position, Side, SortColumn
 from user_service.errors import ConnectionLost, DeadlineExceeded, Unavailable
-from user_service.idempotency import StoredResponse
 from user_service.resilience import batch, deadline
 from user_service.resilience.batch import Batcher
 from user_service.resilience.breaker import State

@@ -10,7 +10,7 @@ from pytest_mock import MockerFixture
 from app import create_app
 from tests.responses import json_of, problem_of
 from user_service.settings import Settings
-from user_service.web.declarations import REQUEST_HEADERS, RESPONSE_HEADERS
+from user_service.web.openapi.operations import REQUEST_HEADERS, RESPONSE_HEADERS
 from user_service.web.services import Services, services_of
 
 URL = "/api/v1/users"

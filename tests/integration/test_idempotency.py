@@ -15,10 +15,10 @@ from pytest_mock import MockerFixture
 from werkzeug.test import TestResponse
 
 from tests.responses import fields_of, json_of, problem_of
-from user_service.database import idempotency, pool
-from user_service.database.idempotency import REMOVED_PER_WRITE
+from user_service.database import pool, stored_responses
+from user_service.database.stored_responses import REMOVED_PER_WRITE
+from user_service.domain.idempotency import KeyedRequest, StoredResponse, fingerprint
 from user_service.errors import ConnectionLost, OutcomeUnknown
-from user_service.idempotency import KeyedRequest, StoredResponse, fingerprint
 
 URL = "/api/v1/users"
 KEY = "8e03978e-40d5-43e8-bc93-6894a57f9324"
@@ -152,8 +152,8 @@ class TestReplay:
     def test_answer_of_another_process_is_replayed_too(
         self, client: FlaskClient, other: cursor
     ) -> None:
-        assert idempotency.begin(other, keyed(ADA)) is None
-        idempotency.remember(other, keyed(ADA), STORED)
+        assert stored_responses.begin(other, keyed(ADA)) is None
+        stored_responses.remember(other, keyed(ADA), STORED)
         other.connection.commit()
         replayed = post(client)
         assert (replayed.status_code, replayed.data) == (201, STORED.body)
@@ -225,15 +225,15 @@ class TestInFlight:
     def test_key_of_an_open_transaction_is_replayed_when_that_is_committed(
         self, client: FlaskClient, other: cursor
     ) -> None:
-        assert idempotency.begin(other, keyed(ADA)) is None
-        idempotency.remember(other, keyed(ADA), STORED)
+        assert stored_responses.begin(other, keyed(ADA)) is None
+        stored_responses.remember(other, keyed(ADA), STORED)
         for body in (ADA, GRACE):
             assert problem_of(post(client, body=body), 409)["type"] == IN_FLIGHT
         other.connection.commit()
         assert post(client).data == STORED.body
 
     def test_other_keys_do_not_wait_for_it(self, client: FlaskClient, other: cursor) -> None:
-        assert idempotency.begin(other, keyed(ADA)) is None
+        assert stored_responses.begin(other, keyed(ADA)) is None
         assert post(client, key="another", body=GRACE).status_code == 201
 
     def test_twenty_at_once_make_one_user(self, client: FlaskClient, admin: cursor) -> None:
@@ -338,10 +338,10 @@ class TestExpiry:
         admin.execute("ANALYZE idempotency_keys")
         with closing(psycopg2.connect(database_url)) as opened:
             explaining = Explaining(opened)
-            idempotency.remember(explaining, keyed(ADA), StoredResponse(201, {}, b""))
+            stored_responses.remember(explaining, keyed(ADA), StoredResponse(201, {}, b""))
             removal, _ = explaining.plans
             explaining.plans.clear()
-            idempotency.find(explaining, keyed(ADA))
+            stored_responses.find(explaining, keyed(ADA))
             (finding,) = explaining.plans
         for plan in (removal, finding):
             assert "Seq Scan" not in plan
@@ -469,7 +469,7 @@ class TestUnknownOutcome:
     def test_stays_unknown_when_the_database_cannot_be_asked(
         self, client: FlaskClient, losses: list[str], mocker: MockerFixture
     ) -> None:
-        mocker.patch.object(idempotency, "find", side_effect=[None, ConnectionLost("away")])
+        mocker.patch.object(stored_responses, "find", side_effect=[None, ConnectionLost("away")])
         problem = problem_of(post(client), 503)
         assert losses == ["lost"]
         assert problem["type"].endswith("outcome-unknown")

@@ -16,8 +16,8 @@ from pydantic import SecretStr
 from app import create_app
 from tests import scrapes
 from tests.waiting import eventually
-from user_service.cache.pages import PageCache
-from user_service.cache.store import GENERATION_KEY
+from user_service.cache.page_cache import PageCache
+from user_service.cache.page_store import GENERATION_KEY
 from user_service.settings import Settings
 from user_service.web.services import services_of
 

@@ -28,8 +28,8 @@ from tests.servers import Servers
 from tests.waiting import eventually
 from user_service.cache.client import MAX_CONNECTIONS, BoundedConnection, Pool, RedisClient
 from user_service.cache.connection import redis_client
-from user_service.cache.pages import CacheStatus, PageCache
-from user_service.cache.store import (
+from user_service.cache.page_cache import CacheStatus, PageCache
+from user_service.cache.page_store import (
     CLAIM_SECONDS,
     GENERATION_KEY,
     HISTORY_KEY,
@@ -38,7 +38,7 @@ from user_service.cache.store import (
 )
 from user_service.cache.write_behind import WriteBehind
 from user_service.errors import Unavailable
-from user_service.resilience import consistency, deadline, resolve
+from user_service.resilience import consistency, deadline, resolver
 from user_service.resilience.breaker import State
 from user_service.settings import Settings
 from user_service.web.services import Services, services_of
@@ -606,7 +606,7 @@ class TestConnection:
         host = urlsplit(servers.redis_url).hostname or ""
         addresses = {"cache.internal": socket.gethostbyname(host)}
         look_up = mocker.patch.object(
-            resolve, "addresses", side_effect=lambda name, _timeout: [addresses[name]]
+            resolver, "addresses", side_effect=lambda name, _timeout: [addresses[name]]
         )
         client = redis_client(servers.redis_url.replace(host, "cache.internal"), timeout=2)
         for _ in range(2):
@@ -623,7 +623,7 @@ class TestConnection:
             limits.append(timeout)
             raise OSError("not resolved")
 
-        monkeypatch.setattr("user_service.resilience.resolve.addresses", hang)
+        monkeypatch.setattr("user_service.resilience.resolver.addresses", hang)
         client = redis_client("redis://cache.internal:6379/0", timeout=0.25)
         pages = PageCache(PageStore(client, ttl=TTL, stale_ttl=STALE_TTL))
         assert pages.get_or_produce("1:50", lambda: b"body") == (b"body", BYPASS)

@@ -26,10 +26,10 @@ from hypothesis.stateful import (
 
 from app import create_app
 from tests.responses import fields_of, json_of
+from user_service.domain.names import canonical_username
 from user_service.settings import Settings
-from user_service.users import canonical_username
+from user_service.web.requests.validation import BODY_TYPES, JSON
 from user_service.web.services import services_of
-from user_service.web.validation import BODY_TYPES, JSON
 
 URL = "/api/v1/users"
 

@@ -10,20 +10,16 @@ import pytest
 from psycopg2.extensions import cursor
 
 from tests.population import populate
-from user_service.database.listing import (
-    Filters,
-    Order,
-    Position,
+from user_service.database.pool import Database
+from user_service.database.user_lists import (
     Shape,
-    Side,
-    SortColumn,
     binds,
     binds_together,
     estimate_statement,
     list_statement,
     statement_together,
 )
-from user_service.database.pool import Database
+from user_service.domain.positions import Filters, Order, Position, Side, SortColumn
 
 USERS = 100_000
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)

@@ -16,8 +16,8 @@ from app import create_app
 from dev.servers import RedisServer
 from tests import scrapes
 from tests.responses import problem_of
-from user_service.cache import rate_limiter
 from user_service.settings import Settings
+from user_service.web.policies import rate_limiter
 from user_service.web.services import services_of
 
 URL = "/api/v1/users"

@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 
 from app import create_app
 from user_service.settings import Settings
-from user_service.web.declarations import undocumented
+from user_service.web.openapi.operations import undocumented
 from user_service.web.services import services_of
 
 URL = "/api/v1/users"

@@ -8,8 +8,13 @@ from flask.testing import FlaskClient
 from pytest_mock import MockerFixture
 
 from tests.responses import json_of
+from user_service.domain.names import (
+    canonical_email,
+    canonical_username,
+    valid_email,
+    valid_username,
+)
 from user_service.errors import Unavailable
-from user_service.users import canonical_email, canonical_username, valid_email, valid_username
 from user_service.web.example_users import FAMILY, GIVEN, example_users
 from user_service.web.services import Services
 

@@ -214,7 +214,9 @@ class TestProblems:
         self, client: FlaskClient, mocker: MockerFixture
     ) -> None:
         failure = KeyError("secret of the house")
-        mocker.patch("user_service.database.users.UserRepository.get", side_effect=failure)
+        mocker.patch(
+            "user_service.database.user_repository.UserRepository.get", side_effect=failure
+        )
         answer = client.get(f"{URL}/1")
         problem_of(answer, 500)
         assert b"secret" not in answer.data

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.datastructures import Headers
 
-from user_service.web.clients import Clients, address_of
+from user_service.web.policies.client_address import Clients, address_of
 
 PROXIES = tuple(map(ip_network, ("10.0.0.0/8", "192.0.2.7/32", "fd00::/8")))
 BEHIND_PROXIES = Clients(PROXIES, "X-Authenticated-Subject")

@@ -12,7 +12,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import parse_dsn
 
-from user_service.database.connect import (
+from user_service.database.connection import (
     CONNECT_TIMEOUT,
     connect,
     has_become_read_only,
@@ -59,7 +59,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Network:
     network = Network()
     network.names = {"a": ["10.0.0.1"], "b": ["10.0.0.2"], "c": ["10.0.0.3"]}
     monkeypatch.setattr("psycopg2.connect", network.connect)
-    monkeypatch.setattr("user_service.resilience.resolve.addresses", network.addresses)
+    monkeypatch.setattr("user_service.resilience.resolver.addresses", network.addresses)
     return network
 
 
@@ -231,7 +231,7 @@ class TestTime:
             limits.append(timeout)
             raise OSError("not resolved")
 
-        monkeypatch.setattr("user_service.resilience.resolve.addresses", hang)
+        monkeypatch.setattr("user_service.resilience.resolver.addresses", hang)
         with pytest.raises(ConnectionLost, match="not resolved"):
             connect("host=a,b connect_timeout=9")
         assert limits == [pytest.approx(9, abs=0.5)] * 2

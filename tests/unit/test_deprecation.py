@@ -6,7 +6,7 @@ import pytest
 from flask import Blueprint, Flask, Response
 
 from user_service.errors import UserNotFound
-from user_service.web.deprecation import Deprecation, deprecated, deprecation_of
+from user_service.web.policies.deprecation import Deprecation, deprecated, deprecation_of
 from user_service.web.problems import register_problems
 
 SINCE = datetime(2023, 6, 30, 23, 59, 59, tzinfo=UTC)

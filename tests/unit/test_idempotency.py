@@ -7,9 +7,9 @@ from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
 
+from user_service.domain.idempotency import KeyedRequest, fingerprint
 from user_service.errors import InvalidInput
-from user_service.idempotency import KeyedRequest, fingerprint
-from user_service.web.idempotency import keyed_request
+from user_service.web.requests.idempotency_key import keyed_request
 
 APP = Flask("test")
 UUID = "8e03978e-40d5-43e8-bc93-6894a57f9324"

@@ -16,7 +16,7 @@ from drain import SETTLE
 from server_limits import GRACEFUL_TIMEOUT, LINGER
 from user_service import __version__
 from user_service.settings import Settings
-from user_service.web import health
+from user_service.web.api import health
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERLAYS = ROOT / "deploy" / "kubernetes" / "overlays"

@@ -15,12 +15,12 @@ from werkzeug.datastructures import MultiDict
 from tests.document_checker import DocumentChecker, Undocumented
 from user_service.settings import Settings
 from user_service.web import problems
-from user_service.web.declarations import Answer, documented, undocumented
-from user_service.web.deprecation import deprecated
-from user_service.web.openapi import UndeclaredView, document
-from user_service.web.problem_examples import ERRORS
-from user_service.web.schemas import ListQuery
-from user_service.web.validation import parse_query
+from user_service.web.openapi.document import UndeclaredView, document
+from user_service.web.openapi.examples import ERRORS
+from user_service.web.openapi.operations import Answer, documented, undocumented
+from user_service.web.policies.deprecation import deprecated
+from user_service.web.requests.schemas import ListQuery
+from user_service.web.requests.validation import parse_query
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
 PATHS = {

@@ -9,14 +9,14 @@ from typing import cast
 
 import pytest
 
-from user_service.cache.pages import (
+from user_service.cache.page_cache import (
     CLAIM_POLL_INTERVAL,
     REPAIR_INTERVAL,
     WAIT_FOR_CLAIM,
     CacheStatus,
     PageCache,
 )
-from user_service.cache.store import (
+from user_service.cache.page_store import (
     LSN_LENGTH,
     UNKNOWN_LSN,
     Found,
@@ -25,7 +25,7 @@ from user_service.cache.store import (
     Refill,
 )
 from user_service.errors import DeadlineExceeded
-from user_service.observability import timing
+from user_service.observability import server_timing
 from user_service.resilience import deadline
 from user_service.resilience.breaker import CircuitBreaker, State
 
@@ -259,13 +259,13 @@ class TestWithRedis:
         self, pages: PageCache, store: FakeStore
     ) -> None:
         def take_time() -> None:
-            with timing.stage("store"):
+            with server_timing.stage("store"):
                 pass
 
         store.before["store"] = take_time
-        timing.begin()
+        server_timing.begin()
         get(pages)
-        assert timing.end() == {}
+        assert server_timing.end() == {}
         assert "store" in store.calls
 
     def test_page_that_cannot_be_stored_any_more_is_served_and_no_longer_claimed(

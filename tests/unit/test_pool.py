@@ -19,9 +19,9 @@ from psycopg2.extensions import (
 )
 from pytest_mock import MockerFixture
 
-from user_service.database.connect import with_session_defaults
+from user_service.database.connection import with_session_defaults
+from user_service.database.fair_semaphore import Slots
 from user_service.database.pool import OPEN_SECONDS, Database, PoolStats
-from user_service.database.slots import Slots
 from user_service.errors import (
     CircuitOpen,
     ConnectionLost,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from user_service.cache.rate_limiter import ROUNDING, Counts, Limit, window
+from user_service.web.policies.rate_limiter import ROUNDING, Counts, Limit, window
 
 
 @pytest.mark.parametrize(

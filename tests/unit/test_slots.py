@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.waiting import eventually
-from user_service.database.slots import Slots
+from user_service.database.fair_semaphore import Slots
 
 SERVICE = Path(__file__).parents[2] / "services" / "user-service"
 LONG = 30.0  # seconds
@@ -89,7 +89,7 @@ def test_whoever_is_ended_while_waiting_leaves_no_gap(handed_over: bool) -> None
     program = """
 from gevent import monkey; monkey.patch_all()
 import gevent, sys
-from user_service.database.slots import Slots
+from user_service.database.fair_semaphore import Slots
 
 slots = Slots(1)
 assert slots.take_free()

@@ -9,7 +9,7 @@ from redis import RedisError, ResponseError
 from redis import TimeoutError as RedisTimeoutError
 
 from user_service.cache.client import RedisClient
-from user_service.cache.store import (
+from user_service.cache.page_store import (
     _CONFIRM_HISTORY,
     _LOOK_UP_OR_CLAIM,
     _MOVE_ON_FROM,

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from user_service.observability import timing
-from user_service.observability.timing import stage
+from user_service.observability import server_timing
+from user_service.observability.server_timing import stage
 
 
 class Histogram:
@@ -25,15 +25,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def test_seconds_of_a_stage_are_added_up(clock: list[float]) -> None:
-    timing.begin()
+    server_timing.begin()
     for seconds in (1, 2):
         with stage("sql"):
             clock[0] += seconds
-    assert timing.end() == {"sql": 3}
+    assert server_timing.end() == {"sql": 3}
 
 
 def test_stage_within_another_is_not_counted_twice(clock: list[float]) -> None:
-    timing.begin()
+    server_timing.begin()
     with stage("sql"):
         clock[0] += 1
         with stage("json"):
@@ -45,42 +45,42 @@ def test_stage_within_another_is_not_counted_twice(clock: list[float]) -> None:
             clock[0] += 16
     with stage("cache"):
         clock[0] += 32
-    assert timing.end() == {"cache": 36, "json": 18, "sql": 9}
+    assert server_timing.end() == {"cache": 36, "json": 18, "sql": 9}
 
 
 def test_stage_that_fails_is_counted(clock: list[float]) -> None:
-    timing.begin()
+    server_timing.begin()
     with pytest.raises(ZeroDivisionError), stage("sql"):
         clock[0] += 1
         raise ZeroDivisionError
-    assert timing.end() == {"sql": 1}
+    assert server_timing.end() == {"sql": 1}
 
 
 def test_request_begins_with_nothing(clock: list[float]) -> None:
-    timing.begin()
+    server_timing.begin()
     with stage("sql"):
         clock[0] += 1
-    timing.begin()
-    assert timing.end() == {}
+    server_timing.begin()
+    assert server_timing.end() == {}
 
 
 def test_nothing_is_written_down_without_a_request(clock: list[float]) -> None:
     with stage("sql"):
         clock[0] += 1
-    assert timing.end() == {}
+    assert server_timing.end() == {}
 
 
 @pytest.mark.parametrize("is_on", [True, False])
 def test_histogram_gets_the_whole_stage(clock: list[float], is_on: bool) -> None:
     histogram = Histogram()
     if is_on:
-        timing.begin()
+        server_timing.begin()
     with stage("pool", histogram):
         clock[0] += 1
         with stage("sql"):
             clock[0] += 2
     assert histogram.observed == [3]
-    assert timing.end() == ({"sql": 2, "pool": 1} if is_on else {})
+    assert server_timing.end() == ({"sql": 2, "pool": 1} if is_on else {})
 
 
 def test_stage_that_nobody_listens_to_is_the_same_nothing_each_time() -> None:

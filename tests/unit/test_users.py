@@ -7,7 +7,7 @@ from email_validator import EmailNotValidError, validate_email
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from user_service.users import (
+from user_service.domain.names import (
     canonical_email,
     canonical_username,
     valid_email,

@@ -15,8 +15,8 @@ from werkzeug.exceptions import ClientDisconnected, UnsupportedMediaType
 from werkzeug.test import create_environ
 
 from user_service.errors import InvalidInput, MalformedBody
-from user_service.web.schemas import ListQuery, UserPatch, UserWrite, encoded
-from user_service.web.validation import json_object, parse_body, parse_query, validated
+from user_service.web.requests.schemas import ListQuery, UserPatch, UserWrite, encoded
+from user_service.web.requests.validation import json_object, parse_body, parse_query, validated
 
 ADA = b'{"username": "ada", "email": "ada@example.com"}'
 

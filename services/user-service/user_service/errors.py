@@ -6,7 +6,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from user_service.users import User
+    from user_service.domain.user import User
 
 
 class InvalidInput(Exception):

@@ -17,11 +17,11 @@ import schemathesis
 from pydantic import ValidationError
 from schemathesis.generation.meta import TestPhase
 
-from user_service.database.listing import Position, Side
+from user_service.domain.names import valid_email, valid_prefix, valid_username
+from user_service.domain.positions import Position, Side
 from user_service.errors import InvalidInput
-from user_service.users import valid_email, valid_prefix, valid_username
-from user_service.web.cursors import Cursors
-from user_service.web.schemas import ListQuery
+from user_service.web.requests.schemas import ListQuery
+from user_service.web.responses.cursors import Cursors
 
 CURSORS = Cursors(os.environ["CURSOR_KEY"].encode)
 NUMBERS = itertools.count()

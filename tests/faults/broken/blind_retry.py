@@ -5,11 +5,13 @@ from contextlib import contextmanager
 
 from psycopg2.extensions import cursor
 
-from app import app
+from app import create_app
 from user_service.errors import OutcomeUnknown, TransientFailure
 from user_service.web.services import services_of
 
 __all__ = ["app"]
+
+app = create_app()
 
 database = services_of(app).database
 transaction = database.transaction

@@ -5,10 +5,12 @@ from contextlib import contextmanager
 
 from psycopg2.extensions import cursor
 
-from app import app
+from app import create_app
 from user_service.web.services import services_of
 
 __all__ = ["app"]
+
+app = create_app()
 
 database, pages = services_of(app).database, services_of(app).pages
 transaction, invalidate = database.transaction, pages.invalidate

@@ -2,10 +2,12 @@
 
 from psycopg2.extensions import cursor
 
-from app import app
+from app import create_app
 from user_service.database import replica
 
 __all__ = ["app"]
+
+app = create_app()
 
 
 def require_nothing(lsn: int, cursor: cursor) -> None:

@@ -16,7 +16,7 @@ from redis.commands.core import Script
 from redis.retry import Retry
 
 from user_service.errors import Unavailable
-from user_service.resilience import resolve
+from user_service.resilience import resolver
 
 V = TypeVar("V")
 
@@ -36,7 +36,7 @@ class BoundedConnection(Connection):
         name, timeout = self.host, self.socket_connect_timeout
         failure: OSError | None = None
         try:
-            for self.host in resolve.addresses(name, math.inf if timeout is None else timeout):
+            for self.host in resolver.addresses(name, math.inf if timeout is None else timeout):
                 try:
                     return super()._connect()  # type: ignore[no-untyped-call]
                 except OSError as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from psycopg2.extensions import cursor, make_dsn
 
-from user_service.database.connect import connect, with_session_defaults
+from user_service.database.connection import connect, with_session_defaults
 from user_service.errors import Unavailable
 from user_service.resilience import deadline
 

@@ -7,14 +7,11 @@ from typing import Any, NamedTuple
 
 from psycopg2.extensions import cursor
 
-from user_service.database.listing import (
+from user_service.database.pool import Database
+from user_service.database.replica import Replica
+from user_service.database.user_lists import (
     MANY,
     VERY_MANY,
-    Count,
-    Filters,
-    Order,
-    Page,
-    Position,
     Shape,
     binds,
     binds_together,
@@ -24,10 +21,9 @@ from user_service.database.listing import (
     statement_together,
     with_estimate,
 )
-from user_service.database.pool import Database
-from user_service.database.replica import Replica
+from user_service.domain.positions import Count, Filters, Order, Page, Position
 from user_service.errors import ReplicaUnusable
-from user_service.observability.timing import stage
+from user_service.observability.server_timing import stage
 from user_service.resilience.batch import Batcher
 
 EVERYBODY = Filters()

@@ -17,7 +17,7 @@ import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection, cursor
 
 from user_service.database import session
-from user_service.database.connect import (
+from user_service.database.connection import (
     connect,
     has_become_read_only,
     is_alive,
@@ -26,7 +26,7 @@ from user_service.database.connect import (
 )
 from user_service.database.connections import Connections
 from user_service.database.failures import CONNECTION_IS_USELESS, translated
-from user_service.database.slots import Slots
+from user_service.database.fair_semaphore import Slots
 from user_service.errors import (
     ConnectionLost,
     DeadlineExceeded,
@@ -37,7 +37,7 @@ from user_service.errors import (
     Unavailable,
 )
 from user_service.observability.metrics import Metrics
-from user_service.observability.timing import stage
+from user_service.observability.server_timing import stage
 from user_service.resilience import deadline
 from user_service.resilience.breaker import CircuitBreaker
 

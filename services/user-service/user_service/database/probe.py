@@ -7,7 +7,7 @@ from contextlib import suppress
 import psycopg2
 from psycopg2.extensions import connection
 
-from user_service.database.connect import connect, must_be_writable
+from user_service.database.connection import connect, must_be_writable
 from user_service.errors import Unavailable
 from user_service.resilience import deadline
 

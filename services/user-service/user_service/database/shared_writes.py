@@ -11,10 +11,10 @@ import psycopg2
 from psycopg2.extensions import cursor
 
 from user_service.database.pool import Database
+from user_service.domain.user import User
 from user_service.errors import LockTimeout
-from user_service.observability.timing import stage
+from user_service.observability.server_timing import stage
 from user_service.resilience.batch import Batcher
-from user_service.users import User
 
 W = TypeVar("W", bound=Hashable)
 

@@ -4,7 +4,7 @@ import random
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
-from user_service.database.users import NewUser
+from user_service.database.user_repository import NewUser
 
 GIVEN = (  # noqa: SIM905 -- words, not quotes
     "ada adele agnes aisha alan albert alice amara amir ana anders anita anna antonio arjun "

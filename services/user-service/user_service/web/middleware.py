@@ -15,7 +15,7 @@ from user_service.observability import request_id
 from user_service.observability.logs import AccessLog
 from user_service.observability.metrics import UNMATCHED, HttpMetrics
 from user_service.resilience import deadline, retry
-from user_service.web import security
+from user_service.web.policies import security_headers
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -70,7 +70,7 @@ class RequestMiddleware:
             is_answered = True
             self._finish(environ, int(status[:3]), time.perf_counter() - started)
             headers.append(("X-Request-ID", identifier))
-            return start_response(status, security.added_to(headers), exc_info)
+            return start_response(status, security_headers.added_to(headers), exc_info)
 
         self._metrics.in_flight.inc()
         try:

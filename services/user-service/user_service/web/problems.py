@@ -31,7 +31,7 @@ from user_service.errors import (
     UserNotFound,
 )
 from user_service.observability import request_id
-from user_service.web.representation import entity_headers, members_of
+from user_service.web.responses.user_body import entity_headers, members_of
 
 log = logging.getLogger(__name__)
 

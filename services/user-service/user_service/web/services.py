@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from flask import Flask
 
-from user_service.cache.pages import PageCache
-from user_service.cache.rate_limiter import RateLimiter
+from user_service.cache.page_cache import PageCache
 from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
 from user_service.database.replica import Replica
-from user_service.database.users import UserRepository
+from user_service.database.user_repository import UserRepository
+from user_service.domain.user import User
 from user_service.errors import NotPrepared, Unavailable
 from user_service.observability.metrics import Metrics
-from user_service.users import User
 from user_service.web import at_hand
-from user_service.web.cursors import Cursors
+from user_service.web.policies.rate_limiter import RateLimiter
+from user_service.web.responses.cursors import Cursors
 
 _NAME = "user_service"
 

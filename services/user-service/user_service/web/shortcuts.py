@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING
 
 from flask import Flask
 
-from user_service.cache.pages import CacheStatus, PageCache
-from user_service.cache.store import Found
+from user_service.cache.page_cache import CacheStatus, PageCache
+from user_service.cache.page_store import Found
+from user_service.domain.user import User
 from user_service.recent import Recent
 from user_service.resilience import retry
-from user_service.users import User
 from user_service.web import at_hand
-from user_service.web.deprecation import deprecation_of
-from user_service.web.fields import BIGINT_MAX
-from user_service.web.listing import headers_and_body
 from user_service.web.middleware import ROUTE
-from user_service.web.representation import entity_headers, json_of
-from user_service.web.validation import JSON, LONGEST_REMEMBERED_QUERY, REMEMBERED_QUERIES
+from user_service.web.policies.deprecation import deprecation_of
+from user_service.web.requests.fields import BIGINT_MAX
+from user_service.web.requests.validation import JSON, LONGEST_REMEMBERED_QUERY, REMEMBERED_QUERIES
+from user_service.web.responses.pages import headers_and_body
+from user_service.web.responses.user_body import entity_headers, json_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

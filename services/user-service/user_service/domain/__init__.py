@@ -1,0 +1,1 @@
+"""Pure functions and types: users, canonical names, positions in lists, idempotency keys."""

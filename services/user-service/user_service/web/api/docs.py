@@ -1,0 +1,110 @@
+"""``/openapi.json``, the OpenAPI document, and ``/docs``, Swagger UI for people to try it with."""
+
+import hashlib
+import importlib.util
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import orjson
+from flask import Blueprint, Response, current_app, render_template_string
+from werkzeug.exceptions import NotFound
+
+from user_service.web.openapi.document import document
+from user_service.web.openapi.operations import Answer, documented, undocumented
+from user_service.web.requests.conditions import client_has
+from user_service.web.requests.validation import JSON
+
+blueprint = Blueprint("docs", __name__)
+
+_BUILT = "openapi_document"
+HEADERS = ("ETag", "Cache-Control")
+# Its address has the version in it.
+FOREVER = "public, max-age=31536000, immutable"
+MIMETYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+# Everything from here, nothing inline. `data:` is for the icons in Swagger UI's style sheet.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
+    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>User service</title>
+<link rel="icon" href="{{ url_for('docs.get_asset', version=version, name='swagger.svg') }}">
+<link rel="stylesheet" href="{{ url_for('docs.get_asset', version=version, name='swagger-ui.css') }}">
+<script defer src="{{ url_for('docs.get_asset', version=version, name='swagger-ui-bundle.js') }}"></script>
+<script defer src="{{ url_for('docs.get_asset', version=version, name='start.js') }}"></script>
+<div id="swagger-ui" data-document="{{ url_for('docs.get_openapi') }}"></div>
+</html>
+"""  # noqa: E501 -- HTML
+
+
+@blueprint.get("/openapi.json")
+@documented(
+    Answer(200, "The document", {"type": "object", "title": "Document"}, HEADERS),
+    Answer(304, "The client has it", headers=HEADERS),
+    reads=("If-None-Match",),
+)
+def get_openapi() -> Response:
+    """Return the OpenAPI document of this service."""
+    etag, body = _built_document()
+    headers = {"ETag": f'"{etag}"', "Cache-Control": "no-cache"}
+    if client_has(etag):
+        return Response(status=304, headers=headers)
+    return Response(body, mimetype=JSON, headers=headers)
+
+
+@blueprint.get("/docs")
+@undocumented("for people")
+def get_docs() -> Response:
+    """Return the page of Swagger UI."""
+    page = Response(render_template_string(PAGE, version=assets_version()), mimetype="text/html")
+    page.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+    page.headers["Cache-Control"] = "no-cache"
+    return page
+
+
+@blueprint.get("/docs/assets/<version>/<name>")
+@undocumented("for the page of Swagger UI")
+def get_asset(version: str, name: str) -> Response:
+    """Return a file of Swagger UI, or of ours."""
+    if version != assets_version() or name not in _assets():
+        raise NotFound
+    headers = {"ETag": f'"{version}"', "Cache-Control": FOREVER}
+    if client_has(version):
+        return Response(status=304, headers=headers)
+    path = _assets()[name]
+    return Response(path.read_bytes(), mimetype=MIMETYPES[path.suffix], headers=headers)
+
+
+def _built_document() -> tuple[str, bytes]:
+    """Return the ETag and the bytes of the document, made when it is first asked for."""
+    if _BUILT not in current_app.extensions:
+        body = orjson.dumps(document(current_app))
+        etag = hashlib.blake2b(body, digest_size=16).hexdigest()
+        current_app.extensions[_BUILT] = (etag, body)
+    built: tuple[str, bytes] = current_app.extensions[_BUILT]
+    return built
+
+
+@cache
+def assets_version() -> str:
+    """Return what changes whenever one of the files does."""
+    ours = hashlib.blake2b(_assets()["start.js"].read_bytes(), digest_size=4).hexdigest()
+    return f"{version('flask-openapi-swagger')}-{ours}"
+
+
+@cache
+def _assets() -> dict[str, Path]:
+    """Return the files by name. The package that they come in is found, and never imported."""
+    spec = importlib.util.find_spec("flask_openapi_swagger")
+    assert spec is not None, "flask-openapi-swagger is not installed"  # noqa: S101
+    folder = Path(*(spec.submodule_search_locations or ()), "templates", "swagger")
+    return {
+        "swagger-ui.css": folder / "css" / "swagger-ui.css",
+        "swagger-ui-bundle.js": folder / "js" / "swagger-ui-bundle.js",
+        "swagger.svg": folder / "images" / "swagger.svg",
+        "start.js": Path(__file__).with_name("start.js"),
+    }

@@ -1,0 +1,26 @@
+"""The ``Idempotency-Key`` header."""
+
+import re
+
+from user_service.domain.idempotency import KeyedRequest, fingerprint
+from user_service.errors import InvalidInput
+from user_service.web import at_hand
+
+# A structured field string (RFC 8941) as the draft has it, or the same without quotation marks.
+_KEY = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,255}")
+
+
+def keyed_request(route: str, *fields: str) -> KeyedRequest | None:
+    """Return the request at hand with its key, or None if its client gave it none.
+
+    ``fields`` are all that its body says. Raises InvalidInput naming the header.
+    """
+    header = at_hand.environ().get("HTTP_IDEMPOTENCY_KEY")
+    if header is None:
+        return None
+    quoted = len(header) > 1 and header.startswith('"') and header.endswith('"')
+    key = header[1:-1] if quoted else header
+    if not _KEY.fullmatch(key):
+        rule = "must have 1 to 255 visible ASCII characters, without quotation marks"
+        raise InvalidInput({"Idempotency-Key": rule})
+    return KeyedRequest(key, route, fingerprint(*fields))
