@@ -105,7 +105,7 @@ def _size(bench: Bench, database: str, servers: list[Server]) -> None:
         bench.results.add(memory, target=server.name, users=users)
 
 
-def _measure(  # noqa: PLR0913 -- one caller
+def _measure(
     bench: Bench,
     server: Server,
     workload: Workload,

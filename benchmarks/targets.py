@@ -133,7 +133,7 @@ def migrate(database_url: str) -> None:
 
 
 @contextmanager
-def serving(  # noqa: PLR0913 -- what a benchmark wants to say, by name
+def serving(
     target: Target,
     database_url: str,
     redis_url: str,

@@ -49,7 +49,7 @@ class Requests:
     status of each request that never reaches the application.
     """
 
-    def __init__(  # noqa: PLR0913 -- by name only
+    def __init__(
         self,
         app: "WSGIApplication",
         *,

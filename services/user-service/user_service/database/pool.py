@@ -68,7 +68,7 @@ class Database:
     or the first checkout, so the object may be made before a fork.
     """
 
-    def __init__(  # noqa: PLR0913 -- all but one have a default
+    def __init__(
         self,
         dsn: str,
         *,

@@ -41,7 +41,7 @@ class Replica:
     with "not yet" is not worth the round trip.
     """
 
-    def __init__(  # noqa: PLR0913 -- as the pool's
+    def __init__(
         self,
         dsn: str,
         *,

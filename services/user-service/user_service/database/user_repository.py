@@ -29,6 +29,7 @@ from user_service.errors import (
     UserNotFound,
 )
 from user_service.observability.server_timing import stage
+from user_service.resilience import consistency
 from user_service.resilience.batch import Batcher
 
 BY_ID = Order()
@@ -91,12 +92,14 @@ class UserRepository:
         order: Order = BY_ID,
         filters: Filters = EVERYBODY,
         count: Count = "exact",
+        after_lsn: int | None = None,
     ) -> Page:
         """Return the page of ``limit`` users that begins at an offset or beside a place.
 
         All of it is of one statement and so of the same moment, but for an estimate.
         """
-        return self._pages.page(Place(position, limit), order, filters, count)
+        with consistency.reading_after(after_lsn):
+            return self._pages.page(Place(position, limit), order, filters, count)
 
     def current_lsn(self) -> int:
         """Return a position in the log after all that is committed; raise Unavailable."""
@@ -139,14 +142,15 @@ class UserRepository:
         with self._database.read() as cursor:
             cursor.execute("ANALYZE users")
 
-    def get(self, user_id: int) -> User:
+    def get(self, user_id: int, *, after_lsn: int | None = None) -> User:
         """Return the user; raise UserNotFound.
 
         Users that are asked for at the same time are one statement, which takes a fifth off a
         get's time with 10 clients and a third with 50. A replica is asked for each alone: what it
         must have replayed is not the same for all.
         """
-        user = self._get(user_id)
+        with consistency.reading_after(after_lsn):
+            user = self._get(user_id)
         if user is None:
             raise UserNotFound
         return user
@@ -162,12 +166,16 @@ class UserRepository:
         with self._database.read(requests=len(user_ids)) as cursor:
             return _users(cursor, user_ids)
 
-    def create(
+    def create(self, username: str, email: str) -> User:
+        """Store a new user."""
+        return self._create(_Creation(username, email))
+
+    def create_once(
         self,
         username: str,
         email: str,
+        request: KeyedRequest,
         respond: Callable[[User], StoredResponse],
-        request: KeyedRequest | None = None,
     ) -> StoredResponse:
         """Store a new user and return the response for it; raise UserExists.
 
@@ -180,9 +188,6 @@ class UserRepository:
         answer to COMMIT is no unknown outcome if the response is found afterwards.
         """
         creation = _Creation(username, email)
-        if request is None:
-            is_shared = self._replica is None
-            return respond(self._creations.write(creation) if is_shared else self._create(creation))
         try:
             with self._database.transaction() as cursor:
                 stored = stored_responses.begin(cursor, request)
@@ -210,8 +215,7 @@ class UserRepository:
         a precondition, a transaction is shared as it is for ``create``.
         """
         change = _Change(user_id, username, email, precondition)
-        is_shared = self._replica is None and precondition == UNCONDITIONAL
-        return self._changes.write(change) if is_shared else self._change(change)
+        return self._change(change)
 
     def delete(self, user_id: int, precondition: Precondition = UNCONDITIONAL) -> None:
         """Remove the user; raise UserNotFound (again: it is gone) or PreconditionFailed."""

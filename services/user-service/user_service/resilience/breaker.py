@@ -32,7 +32,7 @@ class CircuitBreaker:
     call, so calls stay parallel.
     """
 
-    def __init__(  # noqa: PLR0913 -- by name only, each with its default
+    def __init__(
         self,
         name: str,
         *,

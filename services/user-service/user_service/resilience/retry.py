@@ -69,6 +69,14 @@ class RetryPolicy:
     uniform: Callable[[float, float], float] = random.uniform
     on_end: Callable[[Outcome], None] = lambda _: None
 
+    def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Interim."""
+        token = policy_in_effect.set(self)
+        try:
+            return retry_on_failure()(function)(*args, **kwargs)
+        finally:
+            policy_in_effect.reset(token)
+
     def pause(self, retry: int) -> float:
         """Return the seconds to wait before retry number ``retry``, counted from 1."""
         return self.uniform(0, self.delay * 2 ** (retry - 1))
