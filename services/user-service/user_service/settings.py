@@ -367,7 +367,7 @@ def _can_trace() -> bool:
 _TRACED = ("flask", "psycopg2", "redis")
 
 
-def _checked_url(url: SecretStr | None, example: str, *kinds: Any) -> SecretStr | None:  # noqa: ANN401
+def _checked_url(url: SecretStr | None, example: str, *kinds: Any) -> SecretStr | None:
     if url is not None:
         try:
             for kind in kinds:

@@ -32,7 +32,7 @@ class NoConnectionFree(redis_errors.RedisError, Unavailable):
 class BoundedConnection(Connection):
     """A connection that looks its server's name up within the connect time-out as well."""
 
-    def _connect(self) -> Any:  # noqa: ANN401 -- redis-py's socket
+    def _connect(self) -> Any:
         name, timeout = self.host, self.socket_connect_timeout
         failure: OSError | None = None
         try:
@@ -57,19 +57,19 @@ class Pool(BlockingConnectionPool):
     ready to try again, takes a fifth of the time of a command.
     """
 
-    def get_connection(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 -- redis-py's
+    def get_connection(self, *args: Any, **options: Any) -> Any:
         """Return a connection for one command."""
         ready = self._ready_connection()
         return ready or super().get_connection(*args, **options)  # type: ignore[no-untyped-call]
 
-    def release(self, connection: Any) -> None:  # noqa: ANN401 -- of redis-py's many kinds
+    def release(self, connection: Any) -> None:
         """Take a connection back."""
         if connection.is_connected and not connection.should_reconnect():
             self.pool.put_nowait(connection)
         else:
             super().release(connection)  # type: ignore[no-untyped-call]
 
-    def _ready_connection(self) -> Any:  # noqa: ANN401
+    def _ready_connection(self) -> Any:
         if self.pid != os.getpid():
             return None
         try:
@@ -85,7 +85,7 @@ class Pool(BlockingConnectionPool):
         return connection if is_ready else None
 
 
-def _is_ready(connection: Any) -> bool:  # noqa: ANN401
+def _is_ready(connection: Any) -> bool:
     try:
         return connection.is_connected and not connection.can_read()
     except redis_errors.ConnectionError:  # the server has closed it
@@ -115,7 +115,7 @@ class Changes:
 class _Script(Script):
     """redis-py's script, which Redis is asked for by its digest without a detour."""
 
-    def __call__(self, keys: Any = (), args: Any = (), client: Any = None) -> Any:  # noqa: ANN401
+    def __call__(self, keys: Any = (), args: Any = (), client: Any = None) -> Any:
         redis = client or self.registered_client
         try:
             return redis.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
@@ -135,11 +135,11 @@ class RedisClient(Redis):
         """How many connections there have been; while it stays, no other server has taken over."""
         return self._changes.number
 
-    def register_script(self, script: Any) -> Script:  # noqa: ANN401 -- redis-py's
+    def register_script(self, script: Any) -> Script:
         """Return ``script`` as a function of keys and arguments."""
         return _Script(self, script)
 
-    def _execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 -- redis-py's
+    def _execute_command(self, *args: Any, **options: Any) -> Any:
         """Send a command and return the answer, without redis-py's retries and telemetry.
 
         We have neither, and they were a fifth of the calls that it makes for a command. Nor does it

@@ -61,7 +61,7 @@ class ClusterClient(RedisClient):
         self._drawn_at = 0.0
         self._map = Background("redis-cluster", self._draw_map)
 
-    def execute_command(self, *args: Any, **options: Any) -> Any:  # noqa: ANN401 -- redis-py's
+    def execute_command(self, *args: Any, **options: Any) -> Any:
         """Send a command to where its key is, and on from there if that has moved."""
         cluster = self._known_cluster()
         try:
@@ -72,7 +72,7 @@ class ClusterClient(RedisClient):
             self._draw_map_soon()
             raise
 
-    def pipeline(self, *_: Any, **__: Any) -> Any:  # noqa: ANN401
+    def pipeline(self, *_: Any, **__: Any) -> Any:
         """Refuse: its commands could be for several nodes."""
         raise NotImplementedError("a pipeline in a cluster")
 
@@ -87,7 +87,7 @@ class ClusterClient(RedisClient):
         cluster: RedisCluster,
         args: tuple[Any, ...],
         options: dict[str, Any],
-    ) -> Any:  # noqa: ANN401
+    ) -> Any:
         node, asking = _node(cluster, key), False
         for _ in range(MAX_REDIRECTIONS):
             try:
@@ -103,7 +103,7 @@ class ClusterClient(RedisClient):
 
     def _to_every_master(
         self, cluster: RedisCluster, args: tuple[Any, ...], options: dict[str, Any]
-    ) -> Any:  # noqa: ANN401
+    ) -> Any:
         """Return the answer of one of them; raise only if none has one."""
         answers = []
         failure: redis_errors.RedisError = redis_errors.ConnectionError("there is no master")
@@ -169,7 +169,7 @@ def _send(
     options: dict[str, Any],
     *,
     asking: bool = False,
-) -> Any:  # noqa: ANN401
+) -> Any:
     # Made now for a node that another has just named: it has none yet.
     redis: Redis = cluster.get_redis_connection(node)
     if not asking:

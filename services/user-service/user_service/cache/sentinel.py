@@ -53,12 +53,12 @@ class _Sentinel(Sentinel):
 class _Pool(SentinelConnectionPool, Pool):
     """Connections to the master. One to a former master is opened anew when it comes back."""
 
-    def release(self, connection: Any) -> None:  # noqa: ANN401 -- of redis-py's many kinds
+    def release(self, connection: Any) -> None:
         if self.master_address != (connection.host, connection.port):
             connection.disconnect()
         Pool.release(self, connection)
 
-    def owns_connection(self, connection: Any) -> int:  # noqa: ANN401
+    def owns_connection(self, connection: Any) -> int:
         # As redis-py has it, one that could not be opened is not the pool's, which would make
         # another for each attempt and remember them all.
         return Pool.owns_connection(self, connection)

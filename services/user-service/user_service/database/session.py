@@ -43,7 +43,7 @@ def sending_along(prefix: str, kind: type[cursor] | None) -> type[cursor]:
     """
 
     class PrefixingCursor(kind or cursor):  # type: ignore[misc]  # of the connection: traced, say
-        def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002, ANN401 -- psycopg2's
+        def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002 -- psycopg2's
             super().execute(prefix + query, vars)
 
     return PrefixingCursor
@@ -56,7 +56,7 @@ def sending_first(prefix: str, kind: type[cursor] | None) -> type[cursor]:
     class BeginningCursor(kind or cursor):  # type: ignore[misc]  # of the connection: traced, say
         _has_begun = False
 
-        def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002, ANN401 -- psycopg2's
+        def execute(self, query: Any, vars: Any = None) -> None:  # noqa: A002 -- psycopg2's
             if not self._has_begun:
                 self._has_begun = True
                 query = prefix.encode() + query if isinstance(query, bytes) else prefix + query

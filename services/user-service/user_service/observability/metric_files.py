@@ -75,7 +75,7 @@ class Slot:
         return str(number)
 
 
-def _counting_quickly(value_class: Any, slot: Slot) -> Any:  # noqa: ANN401 -- they have no types
+def _counting_quickly(value_class: Any, slot: Slot) -> Any:
     """Return prometheus_client's class of values, without the question whether there was a fork.
 
     prometheus_client checks that on each increment, by two calls, and a request has five or more.

@@ -42,7 +42,7 @@ _WITH_QUERY = ("http.target", "http.url", "url.full", "url.path")
 _SETTINGS = re.compile(r"(\s*SET LOCAL [^;]*;)+")
 
 
-def start(app: Any, exporter: str) -> Callable[[], None]:  # noqa: ANN401 -- Flask is not known here
+def start(app: Any, exporter: str) -> Callable[[], None]:
     """Trace what ``app`` does from now on, and return what ends that. ``exporter``: otlp, console.
 
     Call it after the fork, before anything connects. Spans are exported by a thread, which no

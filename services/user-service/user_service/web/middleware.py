@@ -64,7 +64,7 @@ class RequestMiddleware:
         def start(
             status: str,
             headers: list[tuple[str, str]],
-            exc_info: Any = None,  # noqa: ANN401 -- WSGI's
+            exc_info: Any = None,
         ) -> Callable[[bytes], object]:
             finish(int(status[:3]), _matched_route(environ))
             headers = [*headers, ("X-Request-ID", identifier)]
