@@ -21,7 +21,6 @@ from benchmarks.report_peers import (
     p99_table,
     peers_table,
     ratios_table,
-    summary_table,
 )
 from benchmarks.report_service import (
     growth_table,
@@ -81,9 +80,7 @@ PLOTS = {
 # Of all sections together.
 VERDICTS = {"bar": "The bar", "promises": "The promises of the review"}
 ABOUT = "measured-on"
-# The README's one block: a table and a plot.
-README = "readme"
-NAMES = {*TABLES, *VERDICTS, ABOUT, README, *(f"plot-{name}" for name in PLOTS)}
+NAMES = {*TABLES, *VERDICTS, ABOUT, *(f"plot-{name}" for name in PLOTS)}
 
 
 def regions(sections: Sections) -> dict[str, str]:
@@ -95,9 +92,6 @@ def regions(sections: Sections) -> dict[str, str]:
         for name, title in PLOTS.items()
         if name in sections
     }
-    if "peers" in sections:
-        table = summary_table(sections["peers"].results)
-        plots[README] = f"{table}\n\n{plots['plot-peers']}"
     everything = "[All tables and plots](benchmarks/results/README.md)."
     return tables(sections) | plots | {ABOUT: f"{about(sections)}\n\n{everything}"}
 

@@ -24,25 +24,6 @@ def ratios_table(results: Results, ours: str = "ours") -> str:
     return _table(results, _others(results, ours), cell)
 
 
-def summary_table(results: Results) -> str:
-    """Return requests/s, ours to FastAPI's, a workload a row: the README's table."""
-    columns = [
-        (ours, int(clients))
-        for ours in ("ours", "ours-granian")
-        for clients in results.values("clients")
-        if int(clients) > 1
-    ]
-    rows = []
-    for workload in results.values("workload"):
-        cells = []
-        for ours, clients in columns:
-            where: dict[str, Label] = {"workload": workload, "clients": clients}
-            cells.append(_ratio(results, "per_second", ours)("fastapi", where))
-        rows.append([TITLES[str(workload)], *cells])
-    names = {"ours": "gunicorn", "ours-granian": "granian"}
-    return table(("workload", *(f"{names[of]}, {n} clients" for of, n in columns)), rows)
-
-
 def p99_table(results: Results, ours: str = "ours") -> str:
     """Return the 99th percentiles for 50 clients, ours to each peer's; below 1 ours is shorter."""
     return _table(results, _others(results, ours), _ratio(results, "p99_ms", ours), CROWD)
