@@ -1,4 +1,4 @@
-"""The documents say what the code says."""
+"""The documents agree with the code."""
 
 import re
 import subprocess
@@ -22,7 +22,7 @@ DOCUMENTS = [
 GENERATED = Path("benchmarks/results/README.md")
 INDEX = Path("docs/README.md")
 PAGES = [page for page in DOCUMENTS if page.parts[0] == "docs" and page != INDEX]
-# Of which the lengths are not those of prose.
+# Generated, so that the limit of a line does not apply.
 REGION = re.compile(r"<!-- benchmark:.*?<!-- /benchmark -->", re.DOTALL)
 BLOCK = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
