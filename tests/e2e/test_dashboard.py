@@ -32,15 +32,15 @@ pytestmark = pytest.mark.timeout(180)
 # What must have moved, or the panels would only show that nothing happens.
 MOVED = {
     "Wait for a database connection": {"database: p50", "database: p99"},
-    "Pool: trouble": {"database: checkout time-outs", "database: connections replaced"},
-    "Calls that met a transient failure": {"recovered"},
+    "Pool: failures": {"database: checkout time-outs", "database: connections replaced"},
+    "Calls with a transient failure": {"recovered"},
     "Circuit breakers": {"redis"},  # that of the database has closed again
     "Circuit breakers: openings": {"database", "redis"},
     "Page cache": {"hit", "miss", "bypass", "stale"},
     "Page cache: hit ratio": {"hits"},
-    "Page cache: trouble": {"invalidations failed"},
+    "Page cache: failures": {"invalidations failed"},
     "Responses of the API": {"200", "201", "503"},
-    "Errors, of the API's requests": {"5xx"},
+    "Errors: share of the API's requests": {"5xx"},
 }
 
 
