@@ -9,9 +9,9 @@ from functools import partial
 from flask import Flask
 
 from user_service import __version__
-from user_service.cache.connection import redis_client
 from user_service.cache.page_cache import PageCache
 from user_service.cache.page_store import PageStore
+from user_service.cache.redis_client import redis_client
 from user_service.database.migrate import migrate, require_migrated
 from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe

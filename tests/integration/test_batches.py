@@ -21,8 +21,8 @@ from tests.integration.test_metrics import users_locked, value
 from tests.responses import json_of
 from tests.servers import Servers
 from tests.waiting import eventually
-from user_service.cache.connection import redis_client
 from user_service.cache.page_store import PREFIX, PageStore, Refill
+from user_service.cache.redis_client import redis_client
 from user_service.database import page_reader, pool, shared_writes
 from user_service.database.page_reader import MOST, Place
 from user_service.database.replica import Replica

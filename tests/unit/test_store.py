@@ -8,7 +8,6 @@ from redis import ConnectionError as RedisConnectionError
 from redis import RedisError, ResponseError
 from redis import TimeoutError as RedisTimeoutError
 
-from user_service.cache.client import RedisClient
 from user_service.cache.page_store import (
     _CONFIRM_HISTORY,
     _LOOK_UP_OR_CLAIM,
@@ -28,6 +27,7 @@ from user_service.cache.page_store import (
     RedisFailure,
     Refill,
 )
+from user_service.cache.redis_client import RedisClient
 from user_service.resilience.breaker import State
 
 TTL, STALE_TTL = 60, 300
@@ -46,7 +46,7 @@ class FakeRedis:
         self.calls: list[str] = []
         self.before: dict[str, Callable[[], None]] = {}
         self.history = b"0f" * 20
-        self.changes = 0
+        self.connections_made = 0
         self.disconnected = False
 
     def _called(self, command: str) -> None:
@@ -66,18 +66,15 @@ class FakeRedis:
         self.values[key], self.expiries[key] = value, None
         return True
 
-    def execute_command(self, command: str, *arguments: Any) -> Any:
-        if command == "SET":
-            return self.set(*arguments)
-        assert command == "MGET"
+    def mget(self, keys: list[str]) -> Any:
         self._called("mget")
-        return [self.values.get(key) for key in arguments]
+        return [self.values.get(key) for key in keys]
 
     def delete(self, key: str) -> None:
         self._called("delete")
         self.values.pop(key, None)
 
-    def disconnect(self) -> None:
+    def close(self) -> None:
         self.disconnected = True
 
     def register_script(self, script: str) -> Callable[..., Any]:
@@ -357,7 +354,7 @@ class TestHistory:
     ) -> None:
         generation = keep(store)
         for _ in range(2):
-            redis.changes += 1
+            redis.connections_made += 1
             assert store.look_up("1:50") == Found(generation, b"body")
         assert redis.calls.count("confirm") == 3
 
@@ -365,7 +362,7 @@ class TestHistory:
         self, store: PageStore, redis: FakeRedis
     ) -> None:
         generation = keep(store)
-        redis.changes, redis.history = 1, b"a0" * 20
+        redis.connections_made, redis.history = 1, b"a0" * 20
         found = store.look_up("1:50")
         assert found.body is None
         assert found.generation != generation
@@ -377,17 +374,17 @@ class TestHistory:
         """A server may begin a new history without losing its connections."""
         keep(store)
         redis.history = b"a0" * 20
-        redis.changes = 1
+        redis.connections_made = 1
         other = PageStore(cast("RedisClient", redis), ttl=TTL, stale_ttl=STALE_TTL)
         generation = generation_of(other)
-        redis.changes = 0
+        redis.connections_made = 0
         assert [generation_of(store) for _ in range(3)] == [generation] * 3
 
     def test_change_during_the_look_up_is_noticed(self, store: PageStore, redis: FakeRedis) -> None:
         keep(store)
 
         def reconnect() -> None:
-            redis.changes, redis.history = 1, b"a0" * 20
+            redis.connections_made, redis.history = 1, b"a0" * 20
 
         redis.before["look_up"] = reconnect
         assert store.look_up("1:50").body is None
@@ -401,7 +398,7 @@ class TestHistory:
         del redis.values[GENERATION_KEY]
 
         def promote() -> None:
-            redis.changes, redis.history = 1, b"a0" * 20
+            redis.connections_made, redis.history = 1, b"a0" * 20
             redis.values[GENERATION_KEY] = generation
 
         redis.before["set"] = promote
@@ -412,7 +409,7 @@ class TestHistory:
         self, store: PageStore, redis: FakeRedis
     ) -> None:
         generation = generation_of(store)
-        redis.changes, redis.history = 1, b"a0" * 20
+        redis.connections_made, redis.history = 1, b"a0" * 20
         assert store.store([Refill("1:50", generation, b"old")])  # before anybody has looked
         assert store.look_up("1:50").body is None
 
@@ -423,7 +420,7 @@ class TestHistory:
         """A write whose position is lost may have been acknowledged: the primary is to be asked."""
         begun = generation_of(store)
         store.settle(begun, 10)
-        redis.changes, redis.history = 1, b"a0" * 20
+        redis.connections_made, redis.history = 1, b"a0" * 20
         found = store.current() if ask == "current" else store.settle(b"of the old master", 20)
         assert found.lsn is None
         assert store.current() == found

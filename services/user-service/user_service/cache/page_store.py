@@ -28,7 +28,7 @@ from typing import NamedTuple, cast
 from redis import RedisError
 from redis import exceptions as redis_errors
 
-from user_service.cache.client import RedisClient
+from user_service.cache.redis_client import RedisClient
 from user_service.errors import CircuitOpen
 from user_service.observability.metrics import Metrics
 from user_service.observability.server_timing import stage
@@ -168,12 +168,11 @@ class PageStore:
     def look_up_stale(self, name: str) -> bytes | None:
         """Return the stored body of any generation that is at most ``stale_ttl`` seconds old."""
         with self._asking():
-            entry = cast("bytes | None", self._redis.get(PAGE_PREFIX + name))
-        if entry is None or abs(self._clock() - int(entry[GENERATION_LENGTH:BODY_AT])) >= (
-            self._stale_ttl
-        ):
+            entry = self._redis.get(PAGE_PREFIX + name)
+        if entry is None:
             return None
-        return entry[BODY_AT:]
+        age = abs(self._clock() - int(entry[GENERATION_LENGTH:BODY_AT]))
+        return entry[BODY_AT:] if age < self._stale_ttl else None
 
     def store(self, name: str, generation: bytes, body: bytes) -> bool:
         """Store a page unless its generation is over, and end our claim on it.
@@ -232,7 +231,7 @@ class PageStore:
 
     def close(self) -> None:
         """Close the connections to Redis."""
-        self._redis.disconnect()
+        self._redis.close()
 
     def _current(self, name: str) -> Found | None:
         """Return what Redis has; None where a generation had to be begun first."""
@@ -248,7 +247,7 @@ class PageStore:
 
     def _current_position(self) -> Found | None:
         keys = [HISTORY_KEY, GENERATION_KEY, LSN_KEY]
-        history, generation, lsn = cast("list[bytes | None]", self._redis.mget(keys))
+        history, generation, lsn = self._redis.mget(keys)
         if not self._is_begun(history, generation) or generation is None:
             return None
         return Found(generation, _number(lsn))
@@ -261,7 +260,7 @@ class PageStore:
         return False
 
     def _is_of_the_server(self, history: bytes | None) -> bool:
-        connections = self._redis.changes
+        connections = self._redis.connections_made
         if (connections, history) == self._confirmed:
             return True
         confirmed = cast("bytes", self._confirm_history([HISTORY_KEY, GENERATION_KEY, LSN_KEY]))
