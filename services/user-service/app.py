@@ -92,7 +92,6 @@ def surrounded(app: Flask, settings: Settings, services: Services) -> RequestMid
             settings.retry_delay,
             on_end=services.metrics.resilience.count_retry,
         ),
-        access_log=logs.AccessLog(settings.log_level, settings.log_format),
         metrics=services.metrics.http,
     )
 
@@ -101,7 +100,7 @@ def start_tracing(app: Flask, exporter: str) -> Callable[[], None]:
     """Trace ``app`` and return what ends that. Without it, nothing of OpenTelemetry is loaded."""
     from user_service.observability import tracing  # noqa: PLC0415
 
-    logs.identify_spans_by(tracing.current_ids)
+    logs.set_span_ids(tracing.current_ids)
     return tracing.start(app, exporter)
 
 

@@ -1,4 +1,4 @@
-"""The two formats of the log, and the configuration that sends it to standard error."""
+"""The two formats of the log, the line of a request, and the configuration of ``logging``."""
 
 import json
 import logging
@@ -13,7 +13,12 @@ import orjson
 import pytest
 
 from user_service.observability import request_id
-from user_service.observability.logs import JsonFormatter, TextFormatter, logging_config
+from user_service.observability.logs import (
+    JsonFormatter,
+    TextFormatter,
+    log_request,
+    logging_config,
+)
 
 TIME = r"\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2},\d{3}"
 
@@ -64,6 +69,52 @@ class TestText:
         assert lines[0].endswith("it broke request_id=abc")
         assert lines[1].startswith("Traceback")
         assert lines[-1].endswith(": 'the cause'")
+
+    @pytest.mark.parametrize(
+        ("message", "written"),
+        [
+            ("ERROR:  x\nLINE 1: y\r\n\t^", r"ERROR:  x\nLINE 1: y\r\n\t^"),
+            ("\x1b[31mred", r"\x1b[31mred"),
+            ("\x85\u2028\u2029\x0b\x0c\x1c", r"\x85\u2028\u2029\x0b\x0c\x1c"),
+            ("file\udcff.txt", r"file\udcff.txt"),
+            ("Zoë, 名前 and \\", "Zoë, 名前 and \\"),
+        ],
+    )
+    def test_message_stays_on_one_line(self, message: str, written: str) -> None:
+        line = TextFormatter().format(record("%s", message))
+        assert line.endswith(f" - WARNING - {written}")
+        assert line.isprintable()
+
+
+class TestRequest:
+    """The entry of one request, an ordinary record of the logger ``user_service.access``."""
+
+    @pytest.fixture
+    def entry(self, caplog: pytest.LogCaptureFixture) -> logging.LogRecord:
+        with caplog.at_level("INFO"):
+            log_request("GET", "/api/v1/users", 200, 0.0015)
+        (entry,) = caplog.records
+        return entry
+
+    def test_text(self, entry: logging.LogRecord) -> None:
+        request_id.begin("abc")
+        line = TextFormatter().format(entry)
+        message = "GET /api/v1/users 200 1.50 ms request_id=abc"
+        assert re.fullmatch(f"{TIME} - user_service.access - INFO - {message}", line)
+
+    def test_json(self, entry: logging.LogRecord) -> None:
+        line = json_line(entry)
+        del line["timestamp"]
+        assert list(line.items()) == [
+            ("level", "INFO"),
+            ("logger", "user_service.access"),
+            ("message", "GET /api/v1/users 200 1.50 ms"),
+            ("request_id", "-"),
+            ("method", "GET"),
+            ("route", "/api/v1/users"),
+            ("status", 200),
+            ("duration_ms", 1.5),
+        ]
 
 
 class TestJson:

@@ -18,7 +18,6 @@ from tests.e2e.service import SERVICE
 from tests.scrapes import Sample
 from user_service.errors import TransientFailure, Unavailable, UserExists
 from user_service.observability import metric_files
-from user_service.observability.logs import AccessLog
 from user_service.observability.metrics import UNMATCHED, Metrics
 from user_service.resilience import deadline
 from user_service.resilience.breaker import CircuitBreaker
@@ -69,7 +68,6 @@ def surrounded(app: Flask, metrics: Metrics) -> Flask:
         app.wsgi_app,
         request_timeout=1,
         retry_policy=RetryPolicy(),
-        access_log=AccessLog("WARNING", "text"),
         metrics=metrics.http,
     )
     return app

@@ -12,7 +12,7 @@ from flask import Flask
 from werkzeug.routing import Rule
 
 from user_service.observability import request_id
-from user_service.observability.logs import AccessLog
+from user_service.observability.logs import log_request
 from user_service.observability.metrics import UNMATCHED, HttpMetrics
 from user_service.resilience import deadline, retry
 from user_service.web.policies import security_headers
@@ -40,13 +40,11 @@ class RequestMiddleware:
         *,
         request_timeout: float,
         retry_policy: retry.RetryPolicy,
-        access_log: AccessLog,
         metrics: HttpMetrics,
     ) -> None:
         self._wsgi_app = wsgi_app
         self._request_timeout = request_timeout
         self._retry_policy = retry_policy
-        self._access_log = access_log
         self._metrics = metrics
 
     def __call__(
@@ -89,7 +87,7 @@ class RequestMiddleware:
         route = environ.get(ROUTE) or _matched_route(environ)
         method = environ["REQUEST_METHOD"]
         self._metrics.observe(route, method, status, seconds)
-        self._access_log.write(method, route or UNMATCHED, status, seconds)
+        log_request(method, route or UNMATCHED, status, seconds)
 
 
 def _matched_route(environ: "WSGIEnvironment") -> str | None:
