@@ -107,7 +107,7 @@ def start_tracing(app: Flask, exporter: str) -> Callable[[], None]:
 def create_services(settings: Settings) -> Services:
     """Return what the routes work with, made for ``settings``."""
     metrics = Metrics(settings.prometheus_multiproc_dir)
-    metrics.tell_build(__version__, settings.git_commit)
+    metrics.set_build_info(__version__, settings.git_commit)
     database = Database(
         settings.database_dsn,
         size=settings.db_pool_size,

@@ -63,7 +63,7 @@ def problem_table() -> str:
 def metrics_table() -> str:
     """Return the documents' table of metrics."""
     metrics = Metrics()
-    metrics.tell_build("", "")
+    metrics.set_build_info("", "")
     metrics.http.observe("/", "GET", 200, 0)
     rows = ["| metric | type | labels | what it is |", "|---|---|---|---|"]
     for family in metrics.registry.collect():

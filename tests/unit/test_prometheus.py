@@ -46,7 +46,7 @@ def promtool(*arguments: str) -> str:
 def available() -> set[str]:
     """Return the names of all series: what the service exposes, and what the rules record."""
     metrics = Metrics()
-    metrics.tell_build("1", "unknown")
+    metrics.set_build_info("1", "unknown")
     metrics.http.observe("/", "GET", 200, 0.1)
     exposed = {s.name for family in metrics.registry.collect() for s in family.samples}
     return exposed | {rule["record"] for rule in rules() if "record" in rule}
