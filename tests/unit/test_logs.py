@@ -3,7 +3,9 @@
 import json
 import logging
 import logging.config
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -12,6 +14,7 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.e2e.service import SERVICE
 from user_service.observability import request_id
 from user_service.observability.logs import (
     JsonFormatter,
@@ -189,6 +192,61 @@ class TestJson:
     def test_traceback_of_a_line_with_odd_text_is_kept_too(self) -> None:
         line = json_line(failed("\ud800"))
         assert line["exception"].endswith(": 'the cause'")
+
+
+LOGGING = """
+import logging, sys
+from user_service.observability.logs import configure
+configure("INFO", "text")
+log = logging.getLogger("user_service")
+for line in sys.stdin:
+    exec(line)
+    print("done", file=sys.stderr, flush=True)
+"""
+
+
+class TestPipe:
+    @pytest.fixture
+    def process(self) -> Iterator[subprocess.Popen[bytes]]:
+        """Start a process that executes the lines it is sent and whose log goes to a pipe."""
+        command = [sys.executable, "-c", LOGGING]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            command, cwd=SERVICE, stdin=pipe, stdout=pipe, stderr=pipe
+        ) as started:
+            yield started
+            started.kill()
+
+    def execute(self, process: subprocess.Popen[bytes], line: str) -> None:
+        assert process.stdin
+        assert process.stderr
+        process.stdin.write(f"{line}\n".encode())
+        process.stdin.flush()
+        assert process.stderr.readline() == b"done\n"
+
+    def test_stalled_reader_costs_entries_and_blocks_nothing(
+        self, process: subprocess.Popen[bytes]
+    ) -> None:
+        self.execute(process, "log.info('first')")
+        self.execute(process, "log.info('x' * 2_000_000)")  # more than the pipe holds
+        self.execute(process, "log.info('dropped')")
+        assert process.stdin
+        assert process.stdout
+        os.set_blocking(process.stdout.fileno(), False)
+        first, cut_off = process.stdout.read().split(b"\n")
+        os.set_blocking(process.stdout.fileno(), True)
+        assert first.endswith(b"first")
+        assert cut_off.endswith(b"xxx")
+        self.execute(process, "log.info('after')")
+        process.stdin.close()
+        end_of_cut_off, after, nothing = process.stdout.read().split(b"\n")
+        assert after.endswith(b"after")
+        assert end_of_cut_off == nothing == b""
+
+    def test_entries_without_a_reader_are_dropped(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout
+        process.stdout.close()
+        self.execute(process, "log.info('dropped')")
 
 
 class TestConfiguration:

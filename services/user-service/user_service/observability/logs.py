@@ -1,11 +1,16 @@
 """The log on standard output: ``text`` for people, ``json`` for log collectors."""
 
+import fcntl
 import json
 import logging
 import logging.config
+import os
+import stat
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import orjson
 
@@ -13,6 +18,9 @@ from user_service.observability import request_id
 
 # Returns the trace id and the span id of the current span, if there is one.
 SpanIds = Callable[[], tuple[str, str] | None]
+
+# What a reader of the log may fall behind before entries are dropped; Linux allows this much.
+PIPE_BYTES = 1 << 20
 
 _access_log = logging.getLogger("user_service.access")
 
@@ -82,19 +90,42 @@ def _on_one_line(message: str) -> str:
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in message)
 
 
+class Pipe:
+    """A stream to a pipe that drops entries while the pipe is full or has no reader.
+
+    A log collector that stalls would otherwise stop every request.
+    """
+
+    def __init__(self, file: int) -> None:
+        # Opened anew, because O_NONBLOCK would affect all programs that share the open file.
+        self._pipe = os.open(f"/proc/self/fd/{file}", os.O_WRONLY | os.O_NONBLOCK)
+        with suppress(OSError):  # the limits of the system are lower
+            fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        self._separator = b""
+
+    def write(self, entry: str) -> None:
+        """Write an entry at once or not at all; a long one may be cut off."""
+        with suppress(OSError):
+            line = self._separator + entry.encode(errors="backslashreplace")
+            self._separator = b"" if os.write(self._pipe, line) == len(line) else b"\n"
+
+
+def log_handler() -> "logging.StreamHandler[TextIO | Pipe]":
+    """Return the handler for standard output, which does not wait for the reader of a pipe."""
+    with suppress(OSError):  # not a file, or the system has no /proc
+        file = sys.stdout.fileno()
+        if stat.S_ISFIFO(os.fstat(file).st_mode):
+            return logging.StreamHandler(Pipe(file))
+    return logging.StreamHandler(sys.stdout)
+
+
 def logging_config(level: str, log_format: Literal["text", "json"]) -> dict[str, Any]:
     """Return the ``logging.config`` dictionary, for the service and for its server."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"text": {"()": TextFormatter}, "json": {"()": JsonFormatter}},
-        "handlers": {
-            "stdout": {
-                "class": "logging.StreamHandler",
-                "stream": "ext://sys.stdout",
-                "formatter": log_format,
-            },
-        },
+        "handlers": {"stdout": {"()": log_handler, "formatter": log_format}},
         "root": {"level": level, "handlers": ["stdout"]},
         "loggers": {
             # gunicorn gives its logger handlers; the root's is enough.
