@@ -112,7 +112,7 @@ class Pipe:
 
 def log_handler() -> "logging.StreamHandler[TextIO | Pipe]":
     """Return the handler for standard output, which does not wait for the reader of a pipe."""
-    with suppress(OSError):  # not a file, or the system has no /proc
+    with suppress(AttributeError, OSError):  # closed, not a file, or a system without /proc
         file = sys.stdout.fileno()
         if stat.S_ISFIFO(os.fstat(file).st_mode):
             return logging.StreamHandler(Pipe(file))
