@@ -43,7 +43,7 @@ def metrics() -> Metrics:
     return Metrics()
 
 
-def test_counters_are_there_before_anything_was_counted(metrics: Metrics) -> None:
+def test_counters_are_exposed_with_0_before_the_first_event(metrics: Metrics) -> None:
     counted = samples(metrics)
     totals = {name for name, _ in counted if name.endswith("_total")}
     assert {f"user_service_{name}_total" for name in COUNTERS} == totals
@@ -105,7 +105,7 @@ class TestHttp:
         labels = {"route": "unmatched", "method": "other", "status": "404"}
         assert value(metrics, "http_request_duration_seconds_count", **labels) == 1 + len(hostile)
 
-    def test_request_is_in_flight_while_it_is_worked_on(self, metrics: Metrics) -> None:
+    def test_request_in_progress_is_in_flight(self, metrics: Metrics) -> None:
         app = Flask("test")
         seen: list[float] = []
 
@@ -136,7 +136,7 @@ class TestHttp:
         assert value(metrics, "http_request_duration_seconds_count", **labels) == 1
         assert value(metrics, "http_requests_in_flight") == 0
 
-    def test_error_outside_of_flask_is_counted_as_the_500_that_the_server_makes_of_it(
+    def test_error_outside_flask_is_counted_as_the_500_of_the_server(
         self, metrics: Metrics, mocker: MockerFixture
     ) -> None:
         app = Flask("test")
@@ -146,7 +146,7 @@ class TestHttp:
         labels = {"route": UNMATCHED, "method": "GET", "status": "500"}
         assert value(metrics, "http_request_duration_seconds_count", **labels) == 1
 
-    def test_context_without_a_request_takes_nothing_out_of_flight(
+    def test_context_without_a_request_does_not_change_the_requests_in_flight(
         self, app: Flask, metrics: Metrics
     ) -> None:
         with app.test_request_context("/"):
@@ -170,7 +170,7 @@ class TestRetries:
         deadline.clear()
 
     def ended(self, metrics: Metrics, *results: Exception | None) -> dict[str, float]:
-        """Return what is counted of a call that has ``results`` in turn; None is success."""
+        """Return the counts after a call with these ``results``; None is success."""
         coming = list(results)
 
         @retry_on_failure()
@@ -187,7 +187,7 @@ class TestRetries:
         return {outcome: number for outcome, number in counted.items() if number}
 
     @pytest.mark.parametrize("error", [None, UserExists("email"), Unavailable("x")])
-    def test_call_that_met_no_transient_failure_is_not_counted(
+    def test_call_without_a_transient_failure_is_not_counted(
         self, metrics: Metrics, error: Exception | None
     ) -> None:
         assert self.ended(metrics, error) == {}
@@ -202,7 +202,7 @@ class TestRetries:
             ([TransientFailure("again"), TransientFailure("again")], "failed"),
         ],
     )
-    def test_call_is_counted_once_by_how_it_ended(
+    def test_call_is_counted_once_by_its_outcome(
         self,
         metrics: Metrics,
         results: list[Exception | None],
