@@ -42,8 +42,8 @@ _SETTINGS = re.compile(r"\s*(?:(?:BEGIN|SET LOCAL)\b[^;]*;\s*)+(?=\S)")
 _STRING = re.compile(r"'(?:[^']|'')*(?:'|$)")
 
 
-def start(app: Any, exporter: str) -> Callable[[], None]:  # noqa: ANN401 -- Flask is for web/ alone
-    """Trace ``app`` from now on, and return the function that ends it.
+def start(app: object, exporter: str) -> Callable[[], None]:
+    """Trace ``app``, a Flask application, and return the function that ends it.
 
     ``exporter`` is ``otlp`` or ``console``. Call this after the fork and before the first
     connection. A thread exports the spans, so that no request waits; without a collector they are
