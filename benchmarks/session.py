@@ -25,7 +25,7 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.client.close()
 
-    def ask(self, status: int, method: str, path: str, **request: Any) -> httpx.Response:  # noqa: ANN401 -- httpx's own
+    def ask(self, status: int, method: str, path: str, **request: Any) -> httpx.Response:
         """Ask, and note what is not so of every answer."""
         response = self.client.request(method, path, **request)
         self.answers += 1
@@ -42,7 +42,7 @@ class Session:
 class ContractSession(Session):
     """A session with a target that keeps the whole contract."""
 
-    def ask(self, status: int, method: str, path: str, **request: Any) -> httpx.Response:  # noqa: ANN401 -- httpx's own
+    def ask(self, status: int, method: str, path: str, **request: Any) -> httpx.Response:
         """Ask, and note what is not so of every answer."""
         response = super().ask(status, method, path, **request)
         what = f"{method} {path}"

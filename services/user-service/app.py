@@ -73,7 +73,6 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.wsgi_app = RequestMiddleware(  # type: ignore[method-assign]  # as Flask documents it
         app.wsgi_app,
         request_timeout=settings.request_timeout,
-        access_log=logs.AccessLog(settings.log_level, settings.log_format),
         metrics=services.metrics.http,
         fast_path=FastPath(app, services),
     )
@@ -88,14 +87,14 @@ def start_tracing(app: Flask, exporter: str) -> Callable[[], None]:
     """Trace ``app`` and return the function that ends it. OpenTelemetry is imported only here."""
     from user_service.observability import tracing  # noqa: PLC0415
 
-    logs.identify_spans_by(tracing.current_ids)
+    logs.set_span_ids(tracing.current_ids)
     return tracing.start(app, exporter)
 
 
 def create_services(settings: Settings) -> Services:
     """Return the parts of the application."""
     metrics = Metrics(settings.prometheus_multiproc_dir)
-    metrics.tell_build(__version__, settings.git_commit)
+    metrics.set_build_info(__version__, settings.git_commit)
     database = Database(
         settings.database_dsn,
         size=settings.db_pool_size,

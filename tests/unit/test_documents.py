@@ -79,7 +79,7 @@ def problems(part: object) -> Iterator[dict[str, Any]]:
 def metrics_table() -> str:
     """Return the documents' table of metrics."""
     metrics = Metrics()
-    metrics.tell_build("", "")
+    metrics.set_build_info("", "")
     metrics.http.observe("/", "GET", 200, 0)
     rows = ["| metric | type | labels | what it is |", "|---|---|---|---|"]
     for family in metrics.registry.collect():

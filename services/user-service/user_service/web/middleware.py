@@ -9,7 +9,7 @@ from flask import Flask
 from werkzeug.routing import Rule
 
 from user_service.observability import request_id
-from user_service.observability.logs import AccessLog
+from user_service.observability.logs import log_request
 from user_service.observability.metrics import UNMATCHED, HttpMetrics
 from user_service.resilience import deadline
 from user_service.web.fast_path import FastPath
@@ -37,13 +37,11 @@ class RequestMiddleware:
         wsgi_app: "WSGIApplication",
         *,
         request_timeout: float,
-        access_log: AccessLog,
         metrics: HttpMetrics,
         fast_path: FastPath | None = None,
     ) -> None:
         self._wsgi_app = wsgi_app
         self._request_timeout = request_timeout
-        self._access_log = access_log
         self._metrics = metrics
         self._fast_path = fast_path
 
@@ -92,7 +90,7 @@ class RequestMiddleware:
     ) -> None:
         method = environ["REQUEST_METHOD"]
         self._metrics.observe(route, method, status, seconds)
-        self._access_log.write(method, route or UNMATCHED, status, seconds)
+        log_request(method, route or UNMATCHED, status, seconds)
 
 
 def _send(reply: Reply, identifier: str, start_response: "StartResponse") -> Iterable[bytes]:
