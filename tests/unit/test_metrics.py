@@ -66,7 +66,6 @@ def surrounded(app: Flask, metrics: Metrics) -> Flask:
     app.wsgi_app = RequestMiddleware(  # type: ignore[method-assign]
         app.wsgi_app,
         request_timeout=1,
-        retry_policy=RetryPolicy(),
         metrics=metrics.http,
     )
     return app
