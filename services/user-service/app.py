@@ -15,7 +15,7 @@ from user_service.cache.page_store import PageStore
 from user_service.database.migrate import migrate, require_migrated
 from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
-from user_service.database.replica import Replica, note_lsn
+from user_service.database.replica import Replica
 from user_service.database.user_repository import UserRepository
 from user_service.observability import logs
 from user_service.observability.metrics import Metrics
@@ -87,11 +87,6 @@ def surrounded(app: Flask, settings: Settings, services: Services) -> RequestMid
     return RequestMiddleware(
         UserShortcut(app, wsgi_app, services.get_user, "users.get_user"),
         request_timeout=settings.request_timeout,
-        retry_policy=RetryPolicy(
-            settings.retry_attempts,
-            settings.retry_delay,
-            on_end=services.metrics.resilience.count_retry,
-        ),
         access_log=logs.AccessLog(settings.log_level, settings.log_format),
         metrics=services.metrics.http,
     )
@@ -118,7 +113,6 @@ def create_services(settings: Settings) -> Services:
         prepare=partial(
             migrate if settings.migrate_on_start else require_migrated, settings.database_dsn
         ),
-        after_commit=note_lsn if settings.database_replica_url else None,
         metrics=metrics,
     )
     replica = create_replica(settings, metrics)
@@ -137,6 +131,11 @@ def create_services(settings: Settings) -> Services:
         rate_limiter=RateLimiter(redis, store.breaker),
         cursors=Cursors(lambda: settings.cursor_key_bytes or repository.cursor_key()),
         metrics=metrics,
+        retry_policy=RetryPolicy(
+            settings.retry_attempts,
+            settings.retry_delay,
+            on_end=metrics.resilience.count_retry,
+        ),
         commit=settings.git_commit,
         replica=replica,
     )

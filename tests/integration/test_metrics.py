@@ -99,7 +99,7 @@ def test_page_read_before_a_write_is_counted_as_refused(
 ) -> None:
     pages: PageCache = services_of(app).pages
 
-    def read_slowly() -> bytes:
+    def read_slowly(_: object = None) -> bytes:
         pages.invalidate()
         return b"old"
 

@@ -38,7 +38,7 @@ from user_service.cache.page_store import (
 )
 from user_service.cache.write_behind import WriteBehind
 from user_service.errors import Unavailable
-from user_service.resilience import consistency, deadline, resolver
+from user_service.resilience import deadline, resolver
 from user_service.resilience.breaker import State
 from user_service.settings import Settings
 from user_service.web.services import Services, services_of
@@ -76,7 +76,7 @@ def process(servers: Servers, redis: redis_py.Redis) -> Iterator[MakeProcess]:
         each.close()
 
 
-def never() -> bytes:
+def never(_: object = None) -> bytes:
     pytest.fail("produced although there is a page")
 
 
@@ -206,13 +206,13 @@ def test_server_that_has_forgotten_the_scripts_is_told_them_again(
 def test_page_read_before_a_write_and_stored_after_it_is_refused(
     client: FlaskClient, pages: PageCache
 ) -> None:
-    def read_slowly_while_somebody_writes() -> bytes:
+    def read_slowly_while_somebody_writes(_: object = None) -> bytes:
         pages.invalidate()
         return b"from before the write"
 
     body, status = pages.get_or_produce("1:50", read_slowly_while_somebody_writes)
     assert (body, status) == (b"from before the write", CacheStatus.MISS)
-    assert pages.get_or_produce("1:50", lambda: b"fresh") == (b"fresh", CacheStatus.MISS)
+    assert pages.get_or_produce("1:50", lambda _: b"fresh") == (b"fresh", CacheStatus.MISS)
 
 
 def test_page_is_found_by_its_process_before_it_is_stored(
@@ -226,28 +226,28 @@ def test_page_is_found_by_its_process_before_it_is_stored(
 
 
 def test_late_store_does_not_displace_the_page_stored_meanwhile(pages: PageCache) -> None:
-    def overtaken() -> bytes:
+    def overtaken(_: object = None) -> bytes:
         pages.invalidate()
-        pages.get_or_produce("1:50", lambda: b"fresh")
+        pages.get_or_produce("1:50", lambda _: b"fresh")
         return b"from before the write"
 
     pages.get_or_produce("1:50", overtaken)
     pages.flush()
-    assert pages.get_or_produce("1:50", lambda: b"unused") == (b"fresh", CacheStatus.HIT)
+    assert pages.get_or_produce("1:50", lambda _: b"unused") == (b"fresh", CacheStatus.HIT)
 
 
 @pytest.mark.parametrize("loss", ["flush", "evict the generation"])
 def test_generation_does_not_come_back_after_redis_lost_it(
     pages: PageCache, redis: redis_py.Redis, loss: str
 ) -> None:
-    def overtaken_by_the_loss() -> bytes:
+    def overtaken_by_the_loss(_: object = None) -> bytes:
         redis.flushall() if loss == "flush" else redis.delete(GENERATION_KEY)
-        pages.get_or_produce("2:50", lambda: b"makes a generation")
+        pages.get_or_produce("2:50", lambda _: b"makes a generation")
         pages.invalidate()
         return b"from before the write"
 
     pages.get_or_produce("1:50", overtaken_by_the_loss)
-    assert pages.get_or_produce("1:50", lambda: b"fresh") == (b"fresh", CacheStatus.MISS)
+    assert pages.get_or_produce("1:50", lambda _: b"fresh") == (b"fresh", CacheStatus.MISS)
 
 
 def test_entries_run_into_their_ttl(
@@ -295,12 +295,12 @@ def test_without_room_for_claims_everybody_reads(
     process: MakeProcess, redis: redis_py.Redis
 ) -> None:
     here, there = process(), process()
-    here.get_or_produce("1:50", lambda: b"stored")
+    here.get_or_produce("1:50", lambda _: b"stored")
     here.flush()
     with out_of_memory(redis):
         assert there.get_or_produce("1:50", never) == (b"stored", HIT)
         for pages in (here, there):
-            assert pages.get_or_produce("2:50", lambda: b"read") == (b"read", MISS)
+            assert pages.get_or_produce("2:50", lambda _: b"read") == (b"read", MISS)
 
 
 def test_server_that_takes_no_writes_is_not_asked_for_what_it_does_not_have(
@@ -308,12 +308,12 @@ def test_server_that_takes_no_writes_is_not_asked_for_what_it_does_not_have(
 ) -> None:
     """As a master that was demoted: who is told so looks for the new one."""
     pages = process()
-    pages.get_or_produce("1:50", lambda: b"stored")
+    pages.get_or_produce("1:50", lambda _: b"stored")
     pages.flush()
     redis.execute_command("REPLICAOF 127.0.0.1 1")
     try:
         assert pages.get_or_produce("1:50", never) == (b"stored", HIT)
-        assert pages.get_or_produce("2:50", lambda: b"read") == (b"read", BYPASS)
+        assert pages.get_or_produce("2:50", lambda _: b"read") == (b"read", BYPASS)
     finally:
         redis.execute_command("REPLICAOF NO ONE")
 
@@ -325,7 +325,7 @@ def test_last_page_is_served_while_the_database_is_down(
     before = client.get(URL)
     pages.flush()
     create(client, "grace")  # so that the page is out of date, yet still there
-    mocker.patch("user_service.database.pool.Database._cursor", side_effect=Unavailable("down"))
+    mocker.patch("user_service.database.pool.Database.read", side_effect=Unavailable("down"))
     stale = client.get(URL)
     assert (stale.status_code, stale.headers["X-Cache"]) == (200, "STALE")
     assert stale.data == before.data
@@ -338,7 +338,7 @@ def test_stale_pages_can_be_switched_off(settings: Settings, mocker: MockerFixtu
     client = app.test_client()
     client.get(URL)
     services_of(app).pages.invalidate()
-    mocker.patch("user_service.database.pool.Database._cursor", side_effect=Unavailable("down"))
+    mocker.patch("user_service.database.pool.Database.read", side_effect=Unavailable("down"))
     assert client.get(URL).status_code == 503
     services_of(app).close()
 
@@ -382,7 +382,7 @@ class TestSingleFlight:
     ) -> None:
         produced = []
 
-        def produce_when_all_wait() -> bytes:
+        def produce_when_all_wait(_: object = None) -> bytes:
             produced.append(1)
             for _ in range(19):
                 assert joined.acquire(timeout=LONG)
@@ -411,7 +411,7 @@ class TestSingleFlight:
 
         here, there = process(), process(sleep=wait_for_the_store)
 
-        def produce_when_all_wait() -> bytes:
+        def produce_when_all_wait(_: object = None) -> bytes:
             for _ in range(18):  # of each process, all but the first
                 assert joined.acquire(timeout=LONG)
             assert others_wait.wait(LONG)
@@ -433,7 +433,7 @@ class TestSingleFlight:
         here, there = process(), process()
         reads, go_on = threading.Event(), threading.Event()
 
-        def read_before_the_write() -> bytes:
+        def read_before_the_write(_: object = None) -> bytes:
             reads.set()
             assert go_on.wait(LONG)
             return b"old"
@@ -442,7 +442,7 @@ class TestSingleFlight:
         assert reads.wait(LONG)
         there.invalidate()
         for pages in (here, there):
-            body, _ = pages.get_or_produce("1:50", lambda: b"new")
+            body, _ = pages.get_or_produce("1:50", lambda _: b"new")
             assert body == b"new"
         go_on.set()
         assert late.result(LONG) == (b"old", MISS)
@@ -456,7 +456,7 @@ class TestSingleFlight:
         assert dying._store.look_up("1:50").is_ours
         (claim,) = claim_keys(redis)
         assert 0 < redis.pttl(claim) <= CLAIM_SECONDS * 1000
-        assert waiting.get_or_produce("1:50", lambda: b"ours") == (b"ours", MISS)
+        assert waiting.get_or_produce("1:50", lambda _: b"ours") == (b"ours", MISS)
 
     def test_claim_holds_where_the_position_is_settled_only_then(
         self, process: MakeProcess
@@ -470,11 +470,11 @@ class TestSingleFlight:
         """Or who has claimed a page could wait for somebody who waits for that claim."""
         pages = process(sleep=lambda _: pytest.fail("waits"))
         assert pages.look_up("1:50") is not None
-        assert pages.get_or_produce("1:50", lambda: b"body") == (b"body", MISS)
+        assert pages.get_or_produce("1:50", lambda _: b"body") == (b"body", MISS)
 
     def test_no_claim_is_left(self, process: MakeProcess, redis: redis_py.Redis) -> None:
         pages = process()
-        pages.get_or_produce("1:50", lambda: b"body")
+        pages.get_or_produce("1:50", lambda _: b"body")
         pages.flush()
         left = {GENERATION_KEY, HISTORY_KEY, f"{PREFIX}1:50"}
         assert set(redis.keys()) == {key.encode() for key in left}
@@ -501,7 +501,7 @@ class TestSingleFlight:
         def read(seed: int) -> int:
             chance, hits = random.Random(seed), 0
 
-            def produce() -> bytes:
+            def produce(_: object = None) -> bytes:
                 value = committed
                 time.sleep(chance.uniform(0, 0.004))
                 return b"%d" % value
@@ -540,7 +540,7 @@ class TestAge:
     def aging(self, process: MakeProcess, now: list[float]) -> PageCache:
         """A page cache with one page, whose clock is ``now``."""
         pages = process(clock=lambda: now[0])
-        pages.get_or_produce("1:50", lambda: b"old")
+        pages.get_or_produce("1:50", lambda _: b"old")
         pages.flush()
         return pages
 
@@ -548,7 +548,7 @@ class TestAge:
         now[0] += TTL - 1
         assert aging.get_or_produce("1:50", never) == (b"old", HIT)
         now[0] += 1
-        assert aging.get_or_produce("1:50", lambda: b"new") == (b"new", MISS)
+        assert aging.get_or_produce("1:50", lambda _: b"new") == (b"new", MISS)
         now[0] += TTL - 1
         assert aging.get_or_produce("1:50", never) == (b"new", HIT)
 
@@ -568,7 +568,7 @@ class TestAge:
 
     def test_stale_page_is_the_last_that_was_stored(self, aging: PageCache) -> None:
         aging.invalidate()
-        aging.get_or_produce("1:50", lambda: b"new")
+        aging.get_or_produce("1:50", lambda _: b"new")
         aging.flush()
         aging.invalidate()
         assert aging.stale("1:50") == b"new"
@@ -579,15 +579,15 @@ class TestFailedInvalidation:
         self, process: MakeProcess, redis: redis_py.Redis
     ) -> None:
         writer, reader = process(), process()
-        writer.get_or_produce("1:50", lambda: b"old")
+        writer.get_or_produce("1:50", lambda _: b"old")
         generation = redis.get(GENERATION_KEY)
         with out_of_memory(redis):
             writer.invalidate()
             assert redis.get(GENERATION_KEY) == generation
-            assert writer.get_or_produce("1:50", lambda: b"new") == (b"new", BYPASS)
+            assert writer.get_or_produce("1:50", lambda _: b"new") == (b"new", BYPASS)
         eventually(lambda: redis.get(GENERATION_KEY) != generation)
-        assert reader.get_or_produce("1:50", lambda: b"new") == (b"new", MISS)
-        eventually(lambda: writer.get_or_produce("1:50", lambda: b"newer") == (b"new", HIT))
+        assert reader.get_or_produce("1:50", lambda _: b"new") == (b"new", MISS)
+        eventually(lambda: writer.get_or_produce("1:50", lambda _: b"newer") == (b"new", HIT))
 
     def test_error_that_redis_answers_leaves_the_breaker_closed(
         self, process: MakeProcess, redis: redis_py.Redis
@@ -626,7 +626,7 @@ class TestConnection:
         monkeypatch.setattr("user_service.resilience.resolver.addresses", hang)
         client = redis_client("redis://cache.internal:6379/0", timeout=0.25)
         pages = PageCache(PageStore(client, ttl=TTL, stale_ttl=STALE_TTL))
-        assert pages.get_or_produce("1:50", lambda: b"body") == (b"body", BYPASS)
+        assert pages.get_or_produce("1:50", lambda _: b"body") == (b"body", BYPASS)
         assert limits == [0.25]
 
     def test_that_was_closed_while_idle_is_replaced(
@@ -690,7 +690,7 @@ for _ in range(3):
         client = redis_client("redis://127.0.0.1:1/0", timeout=0.25)
         pages = PageCache(PageStore(client, ttl=TTL, stale_ttl=STALE_TTL))
         for _ in range(3):
-            assert pages.get_or_produce("1:50", lambda: b"body") == (b"body", BYPASS)
+            assert pages.get_or_produce("1:50", lambda _: b"body") == (b"body", BYPASS)
         assert pages.breaker_state is State.OPEN
         assert pages.stale("1:50") is None
 
@@ -746,61 +746,38 @@ class TestPosition:
         assert store.settle(begun, 15).lsn == 20
 
     def test_moves_every_page_out_of_date(self, store: PageStore) -> None:
-        pages = PageCache(store, current_lsn=lambda: 10)
-        assert pages.get_or_produce("1:50", lambda: b"old") == (b"old", MISS)
+        lsns = [10, 20]
+        pages = PageCache(store, current_lsn=lambda: lsns.pop(0))
+        assert pages.get_or_produce("1:50", lambda _: b"old") == (b"old", MISS)
         assert pages.get_or_produce("1:50", never) == (b"old", HIT)
-        consistency.note_write(20)
         pages.invalidate()
-        assert pages.get_or_produce("1:50", lambda: b"new") == (b"new", MISS)
+        assert pages.get_or_produce("1:50", lambda _: b"new") == (b"new", MISS)
 
     def test_is_what_reads_are_told(self, store: PageStore) -> None:
-        pages = PageCache(store, current_lsn=lambda: 10)
+        lsns = [10, 30]
+        pages = PageCache(store, current_lsn=lambda: lsns.pop(0))
         told = []
 
-        def produce() -> bytes:
-            told.append(consistency.required())
+        def produce(lsn: int | None) -> bytes:
+            told.append(lsn)
             return b""
 
         pages.get_or_produce("1:50", produce)
-        consistency.note_write(30)
         pages.invalidate()
         pages.get_or_produce("1:50", produce)
-        with pages.reading_latest():
-            told.append(consistency.required())
-        assert told == [10, 30, 30]
-        assert consistency.required() is None
+        assert [*told, pages.position()] == [10, 30, 30]
 
     def test_is_unknown_while_the_primary_does_not_say(self, store: PageStore) -> None:
         def fail() -> int:
             raise Unavailable("down")
 
-        pages = PageCache(store, current_lsn=fail)
-        with pages.reading_latest():
-            assert consistency.required() is None
-
-    def test_is_unknown_to_a_process_whose_invalidation_failed(self, store: PageStore) -> None:
-        away = PageStore(
-            redis_client("redis://127.0.0.1:1/0", timeout=0.1), ttl=TTL, stale_ttl=STALE_TTL
-        )
-        pages = PageCache(store, current_lsn=lambda: 10)
-        with pages.reading_latest():
-            assert consistency.required() == 10
-        pages._store = away
-        consistency.note_write(20)
-        pages.invalidate()
-        pages._store = store
-        with pages.reading_latest():
-            assert consistency.required() is None
-        eventually(lambda: store.current().lsn is None)  # made up for, and settled by a reader
-        pages.close()
+        assert PageCache(store, current_lsn=fail).position() is None
 
     def test_costs_nothing_where_there_is_no_replica(
         self, redis: redis_py.Redis, store: PageStore
     ) -> None:
-        pages = PageCache(store)
         before = redis.info("stats")["total_commands_processed"]
-        with pages.reading_latest():
-            assert consistency.required() is None
+        assert PageCache(store).position() is None
         assert redis.info("stats")["total_commands_processed"] == before + 1  # the INFO
 
 

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from enum import StrEnum
 
 from user_service.cache.page_store import Found, PageStore, RedisFailure, Refill
@@ -16,10 +16,14 @@ from user_service.cache.write_behind import WriteBehind
 from user_service.errors import Unavailable
 from user_service.observability import server_timing
 from user_service.observability.metrics import Metrics
-from user_service.resilience import consistency, deadline
+from user_service.resilience import deadline
 from user_service.resilience.breaker import State
 
 log = logging.getLogger(__name__)
+
+# Reads a page from the database. Its argument is the log position that a replica must have
+# replayed to be read from; None allows the primary only.
+Produce = Callable[[int | None], bytes]
 
 # Seconds before the first attempt to make up for an invalidation that failed; each further pause
 # is twice as long, up to the second number.
@@ -96,7 +100,7 @@ class PageCache:
     def get_or_produce(
         self,
         name: str,
-        produce: Callable[[], bytes],
+        produce: Produce,
         look_up: Callable[[str], Found | None] | None = None,
     ) -> tuple[bytes, CacheStatus]:
         """Return the body called ``name``, from the cache or else from ``produce``, and store it.
@@ -110,27 +114,26 @@ class PageCache:
         found = (look_up or self.look_up)(name)
         if found is None:
             self._metrics.bypass.inc()
-            return produce(), CacheStatus.BYPASS
+            return produce(None), CacheStatus.BYPASS
         if found.body is not None:
             return found.body, CacheStatus.HIT
         self._metrics.miss.inc()
-        with self._reading_after(found):
-            body = self._refills.run(
-                (name, found.generation), lambda: self._refill(name, found, produce)
-            )
+        body = self._refills.run(
+            (name, found.generation), lambda: self._refill(name, found, produce)
+        )
         return body, CacheStatus.MISS
 
-    def reading_latest(self) -> AbstractContextManager[None]:
-        """Let the reads of a block go to a replica, if it has replayed every write until now.
+    def position(self) -> int | None:
+        """Return the log position that covers every acknowledged write; None if it is unknown.
 
-        One round trip, where there is a replica; without Redis nothing is known of others' writes.
+        Without a replica the answer is None, and Redis is not asked.
         """
-        if self._current_lsn is None:
-            return nullcontext()
-        found = None
-        with suppress(RedisFailure):
-            found = None if self._is_unrepaired() else self._settled(self._store.current())
-        return self._reading_after(found)
+        if self._current_lsn is None or self._is_unrepaired():
+            return None
+        try:
+            return self._settled(self._store.current()).lsn
+        except RedisFailure:
+            return None
 
     def stale(self, name: str) -> bytes | None:
         """Return the last body called ``name`` that is still kept, current or not."""
@@ -145,7 +148,7 @@ class PageCache:
     def invalidate(self) -> None:
         """Put every cached page out of date. Call it when a write has been committed."""
         try:
-            self._store.move_on(consistency.take_write())
+            self._store.move_on(self._primary_lsn())
         except RedisFailure as error:
             self._failed_invalidations += 1
             self._metrics.failed_invalidations.inc()
@@ -170,33 +173,33 @@ class PageCache:
         self._stores.close()
         self._store.close()
 
-    def _reading_after(self, found: Found | None) -> AbstractContextManager[None]:
-        """Let the reads of a block go to a replica that shows what ``found`` stands for."""
-        if self._current_lsn is None:  # there is no replica
-            return nullcontext()
-        return consistency.reading_after(found.lsn if found else None)
+    def _primary_lsn(self) -> int | None:
+        """Return the position of the primary, where there is a replica and the primary answers."""
+        if self._current_lsn is None:
+            return None
+        try:
+            return self._current_lsn()
+        except Unavailable:
+            return None
 
     def _settled(self, found: Found) -> Found:
         """Return ``found`` with its position known, where that is wanted and can be had."""
-        if self._current_lsn is None or found.lsn is not None:
-            return found
-        try:
-            lsn = self._current_lsn()
-        except Unavailable:
+        lsn = None if found.lsn is not None else self._primary_lsn()
+        if lsn is None:
             return found
         settled = self._store.settle(found.generation, lsn)
         return settled._replace(is_ours=found.is_ours or not settled.is_as_old_as(found))
 
-    def _refill(self, name: str, missed: Found, produce: Callable[[], bytes]) -> bytes:
+    def _refill(self, name: str, missed: Found, produce: Produce) -> bytes:
         try:
             found = missed if missed.is_ours else self._wait_for_other_process(name, missed)
         except RedisFailure as error:
             log.warning("page cache bypassed: %s", error)
-            return produce()
+            return produce(missed.lsn)
         if found.body is not None:
             return found.body
         try:
-            body = produce()
+            body = produce(missed.lsn)
         except BaseException:
             if found.is_ours:
                 with suppress(RedisFailure):

@@ -24,23 +24,19 @@ with the server's own, and begins a new generation where they differ.
 import os
 import time
 import uuid
-from collections.abc import Callable, Hashable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, cast
 
 from redis import RedisError
 from redis import exceptions as redis_errors
 
 from user_service.cache.client import RedisClient
-from user_service.errors import CircuitOpen, Unavailable
+from user_service.errors import CircuitOpen
 from user_service.observability.metrics import Metrics
 from user_service.observability.server_timing import stage
 from user_service.recent import Recent
-from user_service.resilience.batch import Batcher
 from user_service.resilience.breaker import CircuitBreaker
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
 
 # The braces keep all keys in one slot of a Redis Cluster, as one command on several keys needs;
 # the version is moved on with the format of entries, so that no release serves another's pages.
@@ -163,8 +159,6 @@ class Refill(NamedTuple):
 class PageStore:
     """Pages in Redis: fresh for ``ttl`` seconds, kept for ``stale_ttl``.
 
-    What several requests look up or put out of date at the same time shares one round trip.
-
     ``clock`` gives the time in seconds since 1970. It is compared between processes, so a page
     may be fresh for longer by as much as their clocks differ, but never more than twice as long:
     what seems to be of the future counts by its distance from now too.
@@ -190,10 +184,6 @@ class PageStore:
         self._confirm_history = redis.register_script(_CONFIRM_HISTORY)
         # The history that the server last confirmed, and how many connections there were by then.
         self._confirmed: tuple[int, bytes] = (-1, b"")
-        # Redis' own time-outs bound them: those whose deadline is over still have to invalidate
-        # what they wrote, and to give back what they claimed.
-        self._look_ups: Batcher[str, Found] = Batcher(self._look_up)
-        self._moves: Batcher[int | None, None] = Batcher(self._move_on)
         self._copies: Recent[str, _Copy] = Recent(COPIES)
         self._name = uuid.uuid4().hex
         # An error that Redis answers is an answer; only silence counts.
@@ -216,11 +206,11 @@ class PageStore:
             if found.body is not None:
                 return found
         # There may be a copy by the time that Redis has answered.
-        return self._or_copy(name, self._shared(self._look_ups, name))
+        return self._or_copy(name, self._look_up({name})[name])
 
     def current(self) -> Found:
         """Return the generation alone, begun if there was none; in a round trip as ``look_up``."""
-        return self._shared(self._look_ups, GENERATION_ALONE)
+        return self._look_up({GENERATION_ALONE})[GENERATION_ALONE]
 
     def settle(self, generation: bytes, lsn: int) -> Found:
         """Return the generation with its position known to be ``lsn``, or that after it.
@@ -274,7 +264,7 @@ class PageStore:
 
         With ``lsn``, what a replica must have replayed from now on is that, if it is not more.
         """
-        self._shared(self._moves, lsn)
+        self._move_on({lsn})
 
     def insist_on_moving_on(self) -> None:
         """Do so whatever the circuit breaker thinks.
@@ -307,14 +297,6 @@ class PageStore:
         redis-py's ``set`` makes the same of keywords, in a sixth of all its calls for a command.
         """
         self._redis.execute_command("SET", GENERATION_KEY, _new_generation())  # type: ignore[no-untyped-call]
-
-    def _shared(self, batcher: Batcher[K, V], question: K) -> V:
-        try:
-            with stage("cache"):
-                self.breaker.refuse_if_open()
-                return batcher.get(question)
-        except Unavailable as error:
-            raise RedisFailure(error) from error
 
     def _look_up(self, names: Set[str]) -> dict[str, Found]:
         with self._asking():

@@ -7,7 +7,6 @@ import click
 from flask.cli import AppGroup
 
 from user_service.errors import Unavailable
-from user_service.resilience.retry import retry_on_failure
 from user_service.web.example_users import example_users
 from user_service.web.services import services
 
@@ -45,11 +44,10 @@ def seed_users(number: int, seed: int) -> None:
 
 def _add(number: int, seed: int) -> int:
     repository, added = services().users, 0
-    add = retry_on_failure()(repository.add_many)
     examples = example_users(number, seed)
     with click.progressbar(length=number, label="adding users") as bar:
         while batch := list(itertools.islice(examples, BATCH)):
-            added += add(batch)
+            added += services().retry_policy.call(repository.add_many, batch)
             bar.update(len(batch))
     repository.analyze()
     return added

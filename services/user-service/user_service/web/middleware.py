@@ -14,7 +14,7 @@ from werkzeug.routing import Rule
 from user_service.observability import request_id
 from user_service.observability.logs import AccessLog
 from user_service.observability.metrics import UNMATCHED, HttpMetrics
-from user_service.resilience import deadline, retry
+from user_service.resilience import deadline
 from user_service.web.policies import security_headers
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ UNANSWERED = 499
 
 
 class RequestMiddleware:
-    """Gives every request an id, ``request_timeout`` seconds and the policy for its retries.
+    """Gives every request an id and ``request_timeout`` seconds.
 
     Every response gets ``X-Request-ID`` and the security headers; it is counted and logged when it
     begins, while Flask still knows the route, and a trace the span.
@@ -39,13 +39,11 @@ class RequestMiddleware:
         wsgi_app: "WSGIApplication",
         *,
         request_timeout: float,
-        retry_policy: retry.RetryPolicy,
         access_log: AccessLog,
         metrics: HttpMetrics,
     ) -> None:
         self._wsgi_app = wsgi_app
         self._request_timeout = request_timeout
-        self._retry_policy = retry_policy
         self._access_log = access_log
         self._metrics = metrics
 
@@ -56,7 +54,6 @@ class RequestMiddleware:
         started = time.perf_counter()
         identifier = request_id.begin(environ.get("HTTP_X_REQUEST_ID"))
         deadline.start(self._request_timeout)
-        retry.policy_in_effect.set(self._retry_policy)
 
         is_answered = False
 

@@ -15,6 +15,7 @@ from user_service.database.user_repository import UserRepository
 from user_service.domain.user import User
 from user_service.errors import NotPrepared, Unavailable
 from user_service.observability.metrics import Metrics
+from user_service.resilience.retry import RetryPolicy
 from user_service.web import at_hand
 from user_service.web.policies.rate_limiter import RateLimiter
 from user_service.web.responses.cursors import Cursors
@@ -39,6 +40,7 @@ class Services:
     rate_limiter: RateLimiter
     cursors: Cursors
     metrics: Metrics
+    retry_policy: RetryPolicy
     commit: str
     replica: Replica | None = None
     is_draining: Callable[[], bool] = lambda: False
@@ -69,8 +71,7 @@ class Services:
 
     def get_user(self, user_id: int) -> User:
         """Return the user, from a replica if there is one that will do; raise UserNotFound."""
-        with self.pages.reading_latest():
-            return self.users.get(user_id)
+        return self.users.get(user_id, after_lsn=self.pages.position())
 
     def close(self) -> None:
         """Close every connection."""

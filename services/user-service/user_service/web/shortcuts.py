@@ -18,7 +18,6 @@ from user_service.cache.page_cache import CacheStatus, PageCache
 from user_service.cache.page_store import Found
 from user_service.domain.user import User
 from user_service.recent import Recent
-from user_service.resilience import retry
 from user_service.web import at_hand
 from user_service.web.middleware import ROUTE
 from user_service.web.policies.deprecation import deprecation_of
@@ -26,6 +25,7 @@ from user_service.web.requests.fields import BIGINT_MAX
 from user_service.web.requests.validation import JSON, LONGEST_REMEMBERED_QUERY, REMEMBERED_QUERIES
 from user_service.web.responses.pages import headers_and_body
 from user_service.web.responses.user_body import entity_headers, json_of
+from user_service.web.services import services_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -126,7 +126,7 @@ class UserShortcut(_Shortcut):
         except Exception as error:  # noqa: BLE001 -- the view raises it
             environ[FAILED] = error
         else:
-            retry.pay_in()
+            services_of(self._app).retry_policy.budget.pay_in()
             environ[ROUTE] = self._route
             return _send(start_response, headers, body)
         # Not within the except, or the failure would be the context of all that the view raises.

@@ -108,12 +108,12 @@ def stale_if_unavailable(view: Callable[..., Response]) -> Callable[..., Respons
 )
 @validated
 @stale_if_unavailable
-@retry_on_failure()
+@retry_on_failure(lambda: services().retry_policy)
 def list_users(query: ListQuery) -> Response:
     """Return one page of a list of users, or 304 to a client that has it."""
     pages, name = services().pages, query.page_name
     look_up = functools.partial(shortcuts.look_up, pages)
-    return page_response(*pages.get_or_produce(name, lambda: page_entry(query), look_up))
+    return page_response(*pages.get_or_produce(name, functools.partial(page_entry, query), look_up))
 
 
 @blueprint.post("")
@@ -135,12 +135,16 @@ def list_users(query: ListQuery) -> Response:
     reads=("Idempotency-Key",),
 )
 @validated
-@retry_on_failure()
+@retry_on_failure(lambda: services().retry_policy)
 @invalidates_pages
 def create_user(body: UserWrite) -> Response:
     """Create a user; with an ``Idempotency-Key``, once, however often it is asked for."""
     keyed = keyed_request("POST /api/v1/users", body.username, body.email)
-    stored = services().users.create(body.username, body.email, _created, keyed)
+    members = body.model_dump()
+    if keyed is None:
+        stored = _created(services().users.create(members))
+    else:
+        stored = services().users.create_once(members, keyed, _created)
     return JsonResponse(
         stored.body,
         status=stored.status,
@@ -165,7 +169,7 @@ def create_user(body: UserWrite) -> Response:
     reads=("If-None-Match", "If-Modified-Since"),
 )
 @validated
-@retry_on_failure()
+@retry_on_failure(lambda: services().retry_policy)
 def get_user(user_id: int) -> Response:
     """Return a user, or 304 to a client that has it."""
     user = shortcuts.read_user(services().get_user, user_id)
@@ -181,13 +185,13 @@ def get_user(user_id: int) -> Response:
     reads=CONDITIONS,
 )
 @validated
-@retry_on_failure()
+@retry_on_failure(lambda: services().retry_policy)
 @invalidates_pages
 def replace_user(user_id: int, body: UserWrite) -> Response:
     """Replace both the username and the email of a user."""
     precondition = precondition_on(user_id)
-    users = services().users
-    return _user_response(users.update(user_id, body.username, body.email, precondition))
+    changes = body.model_dump(exclude_unset=True)
+    return _user_response(services().users.update(user_id, changes, precondition))
 
 
 @blueprint.patch("/<user_id:user_id>")
@@ -197,19 +201,19 @@ def replace_user(user_id: int, body: UserWrite) -> Response:
     reads=CONDITIONS,
 )
 @validated
-@retry_on_failure()
+@retry_on_failure(lambda: services().retry_policy)
 @invalidates_pages
 def change_user(user_id: int, body: UserPatch) -> Response:
     """Change the username, the email or both."""
     precondition = precondition_on(user_id)
-    users = services().users
-    return _user_response(users.update(user_id, body.username, body.email, precondition))
+    changes = body.model_dump(exclude_unset=True)
+    return _user_response(services().users.update(user_id, changes, precondition))
 
 
 @blueprint.delete("/<user_id:user_id>")
 @documented(Answer(204, "The user is gone"), raises=CHANGES, reads=CONDITIONS)
 @validated
-@retry_on_failure()
+@retry_on_failure(lambda: services().retry_policy)
 @invalidates_pages
 def delete_user(user_id: int) -> Response:
     """Delete a user."""

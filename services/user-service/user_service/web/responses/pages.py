@@ -38,7 +38,7 @@ class Beside(NamedTuple):
     last: Callable[[], str | None]
 
 
-def page_entry(query: ListQuery) -> bytes:
+def page_entry(query: ListQuery, after_lsn: int | None) -> bytes:
     """Read the page that ``query`` asks for, and return it as it is cached."""
     parts = services()
     page = parts.users.page(
@@ -47,6 +47,7 @@ def page_entry(query: ListQuery) -> bytes:
         order=query.order,
         filters=query.filters,
         count=query.count or ("exact" if query.cursor is None else "none"),
+        after_lsn=after_lsn,
     )
     with stage("json"):
         cursor = partial(parts.cursors.written, the_list=query.list_name)
