@@ -28,13 +28,13 @@ def middleware() -> Response:
 
 @app.get("/layers/redis")
 def redis() -> Response:
-    services().pages.get_or_produce("layers", lambda: BODY)
+    services().pages.get_or_produce("layers", lambda _: BODY)
     return constant()
 
 
 @app.get("/layers/redis-miss")
 def redis_miss() -> Response:
-    services().pages.get_or_produce(f"layers-{next(NUMBERS)}", lambda: BODY)
+    services().pages.get_or_produce(f"layers-{next(NUMBERS)}", lambda _: BODY)
     return constant()
 
 
@@ -52,5 +52,5 @@ def sql_page() -> Response:
 
 @app.get("/layers/page")
 def page() -> Response:
-    page_entry(QUERY)
+    page_entry(QUERY, None)
     return constant()

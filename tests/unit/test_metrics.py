@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,17 +14,10 @@ from pytest_mock import MockerFixture
 from tests import scrapes
 from tests.e2e.service import SERVICE
 from tests.scrapes import Sample
-from user_service.errors import TransientFailure, Unavailable, UserExists
 from user_service.observability.metric_files import AllProcesses
 from user_service.observability.metrics import UNMATCHED, Metrics
-from user_service.resilience import deadline
 from user_service.resilience.breaker import CircuitBreaker
-from user_service.resilience.retry import (
-    RetryBudget,
-    RetryPolicy,
-    policy_in_effect,
-    retry_on_failure,
-)
+from user_service.resilience.retry import Outcome
 from user_service.web.middleware import UNANSWERED, RequestMiddleware
 
 
@@ -158,65 +150,10 @@ class TestHttp:
         assert value(metrics, "rate_limited_requests_total", limit=limit) == 1
 
 
-@pytest.mark.usefixtures("policy")
-class TestRetries:
-    @pytest.fixture
-    def policy(self, metrics: Metrics) -> Iterator[RetryPolicy]:
-        policy = RetryPolicy(retries=2, sleep=lambda _: None, on_end=metrics.resilience.count_retry)
-        token = policy_in_effect.set(policy)
-        yield policy
-        policy_in_effect.reset(token)
-        deadline.clear()
-
-    def ended(self, metrics: Metrics, *results: Exception | None) -> dict[str, float]:
-        """Return the counts after a call with these ``results``; None is success."""
-        coming = list(results)
-
-        @retry_on_failure()
-        def work() -> None:
-            result = coming.pop(0)
-            if result is not None:
-                raise result
-
-        with suppress(TransientFailure, Unavailable, UserExists):
-            work()
-        assert not coming
-        outcomes = ("recovered", "failed", "no_time", "no_budget")
-        counted = {each: value(metrics, "retries_total", outcome=each) for each in outcomes}
-        return {outcome: number for outcome, number in counted.items() if number}
-
-    @pytest.mark.parametrize("error", [None, UserExists("email"), Unavailable("x")])
-    def test_call_without_a_transient_failure_is_not_counted(
-        self, metrics: Metrics, error: Exception | None
-    ) -> None:
-        assert self.ended(metrics, error) == {}
-
-    @pytest.mark.parametrize(
-        ("results", "outcome"),
-        [
-            ([None], "recovered"),
-            ([TransientFailure("again"), None], "recovered"),
-            ([UserExists("email")], "recovered"),
-            ([Unavailable("other")], "failed"),
-            ([TransientFailure("again"), TransientFailure("again")], "failed"),
-        ],
-    )
-    def test_call_is_counted_once_by_its_outcome(
-        self,
-        metrics: Metrics,
-        results: list[Exception | None],
-        outcome: str,
-    ) -> None:
-        assert self.ended(metrics, TransientFailure("first"), *results) == {outcome: 1}
-
-    def test_no_time(self, metrics: Metrics) -> None:
-        deadline.start(0)
-        assert self.ended(metrics, TransientFailure("first")) == {"no_time": 1}
-
-    def test_no_budget(self, metrics: Metrics, policy: RetryPolicy) -> None:
-        spent = RetryPolicy(budget=RetryBudget(reserve=0.5), on_end=policy.on_end)
-        policy_in_effect.set(spent)
-        assert self.ended(metrics, TransientFailure("first")) == {"no_budget": 1}
+def test_retried_calls_are_counted_by_outcome(metrics: Metrics) -> None:
+    for outcome in Outcome:
+        metrics.resilience.count_retry(outcome)
+        assert value(metrics, "retries_total", outcome=outcome) == 1
 
 
 def test_breaker_shows_its_state_and_counts_its_openings(metrics: Metrics) -> None:

@@ -15,6 +15,7 @@ from user_service.cache.page_cache import (
     WAIT_FOR_CLAIM,
     CacheStatus,
     PageCache,
+    Produce,
 )
 from user_service.cache.page_store import (
     LSN_LENGTH,
@@ -204,12 +205,10 @@ def no_deadline() -> Iterator[None]:
 
 
 def get(pages: PageCache, body: bytes = b"fresh", page: int = 1) -> tuple[bytes, CacheStatus]:
-    return stored(pages, lambda: body, f"{page}:50")
+    return stored(pages, lambda _: body, f"{page}:50")
 
 
-def stored(
-    pages: PageCache, produce: Callable[[], bytes], name: str = "1:50"
-) -> tuple[bytes, CacheStatus]:
+def stored(pages: PageCache, produce: Produce, name: str = "1:50") -> tuple[bytes, CacheStatus]:
     """Return the page when it has been stored, too."""
     got = pages.get_or_produce(name, produce)
     pages.flush()
@@ -220,7 +219,7 @@ def assert_true(truth: object) -> None:
     assert truth
 
 
-def never() -> bytes:
+def never(_: object = None) -> bytes:
     pytest.fail("produced although there is a page")
 
 
@@ -238,7 +237,7 @@ class TestWithRedis:
         assert store.calls == ["look_up"]
 
     def test_miss_is_stored_after_it_is_produced(self, pages: PageCache, store: FakeStore) -> None:
-        def produce() -> bytes:
+        def produce(_: object = None) -> bytes:
             store.calls.append("produce")
             return b"body"
 
@@ -249,7 +248,7 @@ class TestWithRedis:
     def test_store_is_not_waited_for(self, pages: PageCache, store: FakeStore) -> None:
         go_on = threading.Event()
         store.before["store"] = lambda: assert_true(go_on.wait(LONG))
-        assert pages.get_or_produce("1:50", lambda: b"body") == (b"body", MISS)
+        assert pages.get_or_produce("1:50", lambda _: b"body") == (b"body", MISS)
         assert store.entries == {}
         go_on.set()
         pages.flush()
@@ -272,7 +271,7 @@ class TestWithRedis:
         self, pages: PageCache, store: FakeStore, caplog: pytest.LogCaptureFixture
     ) -> None:
         pages.close()
-        assert pages.get_or_produce("1:50", lambda: b"body") == (b"body", MISS)
+        assert pages.get_or_produce("1:50", lambda _: b"body") == (b"body", MISS)
         assert caplog.messages == ["page not stored in the cache: no more can be taken now"]
         assert store.claims == {}
 
@@ -290,7 +289,7 @@ class TestWithRedis:
     def test_page_read_before_a_write_is_not_stored_after_it(
         self, pages: PageCache, caplog: pytest.LogCaptureFixture
     ) -> None:
-        def produce_while_another_writes() -> bytes:
+        def produce_while_another_writes(_: object = None) -> bytes:
             pages.invalidate()
             return b"old"
 
@@ -302,7 +301,7 @@ class TestWithRedis:
     def test_failure_of_the_producer_is_not_swallowed_or_stored(
         self, pages: PageCache, store: FakeStore
     ) -> None:
-        def fail() -> bytes:
+        def fail(_: object = None) -> bytes:
             raise KeyError
 
         with pytest.raises(KeyError):
@@ -326,7 +325,7 @@ class TestWithRedis:
     def test_close_stores_what_is_to_be_stored_and_closes_the_store(
         self, pages: PageCache, store: FakeStore
     ) -> None:
-        pages.get_or_produce("1:50", lambda: b"body")
+        pages.get_or_produce("1:50", lambda _: b"body")
         pages.close()
         assert store.closed
         assert list(store.entries) == ["1:50"]
@@ -419,7 +418,7 @@ class TestRefillByOne:
         """Begin a refill that is under way when this returns, and gives what ``end`` returns."""
         begun = threading.Event()
 
-        def produce() -> bytes:
+        def produce(_: object = None) -> bytes:
             begun.set()
             return end()
 
@@ -430,7 +429,7 @@ class TestRefillByOne:
     def test_the_others_of_this_process_wait_for_it(
         self, pages: PageCache, threads: ThreadPoolExecutor, joined: threading.Semaphore
     ) -> None:
-        def when_all_wait() -> bytes:
+        def when_all_wait(_: object = None) -> bytes:
             for _ in range(19):
                 assert joined.acquire(timeout=LONG)
             return b"body"
@@ -453,7 +452,7 @@ class TestRefillByOne:
     ) -> None:
         go_on = threading.Event()
 
-        def read_before_the_write() -> bytes:
+        def read_before_the_write(_: object = None) -> bytes:
             assert go_on.wait(LONG)
             return b"old"
 
@@ -474,7 +473,7 @@ class TestRefillByOne:
     ) -> None:
         go_on = threading.Event()
 
-        def read_before_the_write() -> bytes:
+        def read_before_the_write(_: object = None) -> bytes:
             assert go_on.wait(LONG)
             return b"old"
 
@@ -502,7 +501,7 @@ class TestRefillByOne:
     def test_failure_is_that_of_all_who_wait(
         self, pages: PageCache, threads: ThreadPoolExecutor, joined: threading.Semaphore
     ) -> None:
-        def fail() -> bytes:
+        def fail(_: object = None) -> bytes:
             assert joined.acquire(timeout=LONG)
             raise KeyError
 
@@ -561,11 +560,11 @@ class TestRefillByAnotherProcess:
         self, pages: PageCache, store: FakeStore
     ) -> None:
         pages.close()
-        assert pages.get_or_produce("1:50", lambda: b"ours") == (b"ours", MISS)
+        assert pages.get_or_produce("1:50", lambda _: b"ours") == (b"ours", MISS)
         assert "give_back" not in store.calls
 
     def test_keeps_its_claim_where_ours_fails(self, pages: PageCache, store: FakeStore) -> None:
-        def fail() -> bytes:
+        def fail(_: object = None) -> bytes:
             raise KeyError
 
         with pytest.raises(KeyError):

@@ -56,7 +56,7 @@ class Cache:
             meanwhile()
             return
 
-        def produce() -> bytes:
+        def produce(_: object = None) -> bytes:
             body = self._read()
             self._read_and_pause(readers - 1, meanwhile)
             return body
@@ -71,7 +71,7 @@ class Cache:
             for reader in range(1, readers + 1)
         ]
 
-    def _read(self) -> bytes:
+    def _read(self, _: object = None) -> bytes:
         with self._services.database.read() as cursor:
             cursor.execute("SELECT number FROM shown")
             row = cursor.fetchone()

@@ -1,8 +1,7 @@
-"""Opening a connection: to the first host of a DSN that serves, and never past the deadline.
+"""Opening a connection to the first host of a DSN that serves, within the deadline.
 
-libpq would do this by itself, but it looks names up without a limit, and when it does not block,
-as here, it knows no connect_timeout: a first host that is a black hole would be waited for until
-the deadline, and the second never asked.
+libpq does not bound its name lookups, and ignores connect_timeout where it does not block, as here:
+a first host that is a black hole would use up the deadline before the second was tried.
 """
 
 import math
@@ -11,21 +10,20 @@ from collections.abc import Iterator
 import psycopg2
 from psycopg2.extensions import connection, make_dsn, parse_dsn
 
-from user_service.database import session, wait
+from user_service.database import wait
 from user_service.errors import ConnectionLost, DeadlineExceeded
 from user_service.resilience import deadline, resolver
 
 # Seconds for each address of each host, unless the DSN has its own connect_timeout.
 CONNECT_TIMEOUT = 2.0
 
-wait.install()
-
 
 def connect(dsn: str) -> connection:
-    """Return a connection in autocommit mode; raise ConnectionLost if there is none to be had."""
+    """Return a connection in autocommit mode, or raise ConnectionLost."""
+    wait.install()
     parameters = parse_dsn(dsn)
     seconds = float(parameters.get("connect_timeout", CONNECT_TIMEOUT))
-    timeout = seconds if seconds > 0 else math.inf  # as libpq has it
+    timeout = seconds if seconds > 0 else math.inf  # libpq's rule
     failure: Exception = psycopg2.OperationalError("the DSN names no host")
     for host in _hosts(parameters):
         try:
@@ -38,53 +36,36 @@ def connect(dsn: str) -> connection:
     raise ConnectionLost(f"cannot connect to the database: {failure}") from failure
 
 
-def parsed(dsn: str) -> dict[str, str]:
-    """Return the parameters of a DSN; raise ValueError, which tells nothing of it, for another."""
-    try:
-        return dict(parse_dsn(dsn))
-    except psycopg2.ProgrammingError:  # whose text may hold the password
-        raise ValueError("the URL of the database has what libpq does not know") from None
-
-
-def is_alive(idle: connection) -> bool:
-    """Tell whether the server has not closed ``idle``, without a round trip.
-
-    Reading what has arrived costs 0.2 us and no waiting. Twice, because libpq takes the server's
-    farewell with the first read and notices the end of the stream with the second.
-    """
-    try:
-        idle.poll()
-        idle.poll()
-    except psycopg2.Error:
-        return False
-    return not idle.closed
-
-
 def must_be_writable(dsn: str) -> bool:
-    """Tell whether ``dsn`` asks for a server that takes writes: of several hosts, the primary."""
-    return parsed(dsn).get("target_session_attrs") in ("read-write", "primary")
+    """Return whether ``dsn`` asks for a server that takes writes: the primary of several hosts."""
+    return _parsed(dsn).get("target_session_attrs") in ("read-write", "primary")
 
 
-def has_become_read_only(connection: connection) -> bool:
-    """Tell whether its server takes no writes any more, by what came with its last answer.
+def session_settings(statement_timeout: float) -> dict[str, str]:
+    """Return the settings of PostgreSQL that the service relies on; the time-out is in seconds.
 
-    PostgreSQL reports both settings by itself when they change, from version 14 on; no round trip.
+    The same time-out ends a transaction that waits for its client: PostgreSQL notices a client that
+    vanished without a word after two hours, and would hold its locks until then.
     """
-    reported = connection.info.parameter_status
-    return "on" in (reported("in_hot_standby"), reported("default_transaction_read_only"))
+    milliseconds = str(max(1, round(statement_timeout * 1000)))  # 0 would mean no time-out
+    return {
+        "statement_timeout": milliseconds,
+        "idle_in_transaction_session_timeout": milliseconds,
+        "timezone": "UTC",
+    }
 
 
 def with_session_defaults(dsn: str, statement_timeout: float | None) -> str:
-    """Return ``dsn`` with our session and TCP settings wherever it says nothing itself.
+    """Return ``dsn`` with the service's session and TCP settings where it has none of its own.
 
-    Without a time-out, in seconds, nothing is set for the session. The TCP settings together
-    notice a server that vanished without a word after about 25 s of silence, or after 10 s in
-    which sent data was not acknowledged; until then the deadline speaks.
+    Without a time-out, in seconds, the session has no settings. The TCP settings together detect a
+    server that vanished after 25 s of silence, or after 10 s in which sent data was not
+    acknowledged.
     """
-    given = parsed(dsn)
+    given = _parsed(dsn)
     if statement_timeout is not None:
-        ours = session.settings_for(statement_timeout).items()
-        options = "".join(f"-c {name}={value} " for name, value in ours)
+        settings = session_settings(statement_timeout).items()
+        options = "".join(f"-c {name}={value} " for name, value in settings)
         given["options"] = (options + given.get("options", "")).rstrip()
     defaults = {
         "application_name": "user-service",
@@ -97,6 +78,14 @@ def with_session_defaults(dsn: str, statement_timeout: float | None) -> str:
     return str(make_dsn(**{**defaults, **given}))
 
 
+def _parsed(dsn: str) -> dict[str, str]:
+    """Return the parameters of ``dsn``, or raise ValueError, which quotes nothing of it."""
+    try:
+        return dict(parse_dsn(dsn))
+    except psycopg2.ProgrammingError:  # its message may contain the password
+        raise ValueError("the URL of the database has parts that libpq does not know") from None
+
+
 def _connect_to(host: dict[str, str], parameters: dict[str, str], timeout: float) -> connection:
     failure: Exception | None = None
     for address in _addresses(host, min(timeout, deadline.remaining())):
@@ -104,15 +93,15 @@ def _connect_to(host: dict[str, str], parameters: dict[str, str], timeout: float
             with deadline.within(timeout):
                 return psycopg2.connect(make_dsn(**{**parameters, **host, **address}))
         except (psycopg2.OperationalError, DeadlineExceeded) as error:
-            # Its frames hold the half-open connection, and this one would hold them: until the
-            # next garbage collection the socket would be open, beside all that the pool may have.
+            # The traceback's frames hold the half-open connection, whose socket would stay open
+            # until the next garbage collection.
             failure = error.with_traceback(None)
     raise failure or OSError("the host has no address")
 
 
 def _hosts(parameters: dict[str, str]) -> Iterator[dict[str, str]]:
     """Take ``host=a,b port=1,2`` apart, as libpq does; one port may serve for all hosts."""
-    if "hostaddr" in parameters:  # nothing to look up, and libpq's own affair
+    if "hostaddr" in parameters:  # nothing to look up
         yield {}
         return
     hosts = parameters.get("host", "").split(",")
