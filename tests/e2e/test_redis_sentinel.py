@@ -97,13 +97,13 @@ def test_promoted_replica_knows_limits_but_no_position_of_a_write(redis_servers:
     redis = redis_client(redis_servers.url, timeout=TIMEOUT)
     store = PageStore(redis, ttl=60, stale_ttl=60)
     limiter, limit = RateLimiter(redis, store.breaker), Limit("default", 1000, 3600)
-    store.settle(store.current().generation, 10)
+    store.settle(store.position().generation, 10)
     assert [limiter.hit(limit, "ada").remaining for _ in range(3)] == [999, 998, 997]
     with redis_servers.master.client() as client:
         assert client.execute_command("WAIT", 1, 5000) == 1
     part(redis_servers.master, redis_servers.replica)
     store.move_on(20)
-    assert store.current().lsn == 20
+    assert store.position().lsn == 20
     redis_servers.master.kill()
 
     positions: list[int | None] = []
@@ -111,7 +111,7 @@ def test_promoted_replica_knows_limits_but_no_position_of_a_write(redis_servers:
     def knows_again() -> bool:
         limiter.hit(limit, "grace")  # never raises, whoever is there
         try:
-            positions.append(store.current().lsn)
+            positions.append(store.position().lsn)
         except RedisFailure:
             return False
         return True
