@@ -8,7 +8,7 @@ SERVICE := services/user-service
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run seed test test-unit faults soak bench screenshot lint format migrate lock clean
+.PHONY: help run seed test test-unit faults soak bench calls screenshot lint format migrate lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,8 +50,11 @@ faults: $(VENV)/dev.stamp ## Provoke every fault on real servers and print the t
 soak: $(VENV)/dev.stamp ## Serve mixed load for MINUTES=10; memory, files, threads and pool must stay flat
 	@$(BIN)/python -m tests.faults.soak $(or $(MINUTES),10)
 
-bench: $(VENV)/dev.stamp ## Measure the claims, about 6 minutes (FULL=1: an hour, all rounds and sizes; ONLY=growth: one section)
+bench: $(VENV)/dev.stamp ## Measure the claims, about 5 minutes (FULL=1: an hour, all rounds and sizes; ONLY=growth: one section)
 	@$(BIN)/python -m benchmarks $(if $(FULL),--full) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SHOW),--show) $(if $(ONLY),--only $(ONLY))
+
+calls: $(VENV)/dev.stamp ## Count the project functions called for each kind of request (WRITE=1: into docs/design.md)
+	@$(BIN)/python -m benchmarks.calls $(if $(WRITE),--write)
 
 screenshot: $(VENV)/dev.stamp ## Take docs/swagger-ui.png anew (needs chromium)
 	@SCREENSHOT=$(CURDIR)/docs/swagger-ui.png $(BIN)/python -m pytest tests/e2e/test_docs.py -k creates_a_user
