@@ -25,8 +25,8 @@ BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
 LOG_SECONDS = 5.0
 PROBLEM = "urn:user-service:problem:"
 JSON = {"Content-Type": "application/json"}
-ADA = {"username": "ada", "email": "ada@example.com"}
-EVA = {"username": "eva", "email": "eva@example.com"}
+ADA: dict[str, object] = {"username": "ada", "email": "ada@example.com"}
+EVA: dict[str, object] = {"username": "eva", "email": "eva@example.com"}
 
 
 class ContractBroken(Exception):
@@ -110,7 +110,7 @@ def refuses(session: Session) -> None:
     body = {**EVA, "email": "USER1@example.com"}
     session.refused(409, "user-exists", {"email"}, "POST", USERS, json=body)
     for invalid in ("ab", "  ab  ", "a" * 51, 12345, None, ["eva"], "nul\0nul"):
-        body = {**EVA, "username": invalid}  # type: ignore[dict-item]
+        body = {**EVA, "username": invalid}
         session.refused(400, "invalid-input", {"username"}, "POST", USERS, json=body)
     for email in ("eva", "@example.com", "a b@example.com"):
         session.refused(

@@ -27,7 +27,7 @@ EMPTY_EVERY_SECONDS = 0.2
 # A larger share of cache hits makes a round of an uncached workload invalid.
 TOLERATED_HITS = 0.02
 # A server is idle while it uses less than this share of a core.
-IDLE_SHARE, IDLE_SECONDS, SETTLE_SECONDS = 0.1, 0.05, 30
+IDLE_SHARE, IDLE_SECONDS, SETTLE_SECONDS = 0.1, 0.05, 120
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ class Edit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Mechanism:
-    """One mechanism, the workloads it is for, and the edits that remove it.
+    """One mechanism with a unique name, the workloads it is for, and the edits that remove it.
 
     A mechanism between processes needs two ``workers``. ``figure`` names the figure that it
     improves: requests/s, or the 99th percentile of the times.

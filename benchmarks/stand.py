@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
+import httpx
 import psycopg2
 import redis
 
@@ -207,9 +207,8 @@ def _wait_until_ready(
     def has_ended_or_answers() -> bool:
         if process.poll() is not None:
             return True
-        with suppress(OSError):
-            urllib.request.urlopen(url + target.ready_path, timeout=5).close()  # noqa: S310
-            return True
+        with suppress(httpx.TransportError):
+            return httpx.get(url + target.ready_path).is_success
         return False
 
     if wait_until(has_ended_or_answers, START_SECONDS) and process.poll() is None:
