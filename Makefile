@@ -8,7 +8,7 @@ SERVICE := services/user-service
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run seed test test-unit faults soak bench screenshot lint format migrate lock clean
+.PHONY: help run seed test test-unit faults soak bench calls calls screenshot lint format migrate lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ soak: $(VENV)/dev.stamp ## Serve mixed load (MINUTES=10); memory, files, threads
 
 bench: $(VENV)/dev.stamp ## Measure the performance in some minutes (FULL=1: an hour; ONLY=growth: one section)
 	@$(BIN)/python -m benchmarks $(if $(FULL),--full) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SHOW),--show) $(if $(ONLY),--only $(ONLY))
+
+calls: $(VENV)/dev.stamp ## Count the project functions called for each kind of request (WRITE=1: into docs/design.md)
+	@$(BIN)/python -m benchmarks.calls $(if $(WRITE),--write)
 
 screenshot: $(VENV)/dev.stamp ## Retake docs/swagger-ui.png (needs chromium)
 	@SCREENSHOT=$(CURDIR)/docs/swagger-ui.png $(BIN)/python -m pytest tests/e2e/test_docs.py -k creates_a_user
