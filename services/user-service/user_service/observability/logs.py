@@ -48,9 +48,11 @@ class TextFormatter(logging.Formatter):
         """Return the entry for ``record``."""
         message = _on_one_line(record.getMessage())
         line = f"{self.formatTime(record)} - {record.name} - {record.levelname} - {message}"
-        if request_id.current() != "-":
-            line += f" request_id={request_id.current()}"
-        line += "".join(f" {name}={value}" for name, value in _span_fields().items())
+        identifier = request_id.current()
+        if identifier != "-":
+            line += f" request_id={identifier}"
+        if _Tracing.span_ids is not None:
+            line += "".join(f" {name}={value}" for name, value in _span_fields().items())
         if record.exc_info:
             line += f"\n{self.formatException(record.exc_info)}"
         return line

@@ -53,12 +53,12 @@ class HttpMetrics:
 
     def observe(self, route: str | None, method: str, status: int, seconds: float) -> None:
         """Count a request and its duration; ``route`` is None if no route matched."""
-        self.expect(route, method, status).observe(seconds)
-
-    def expect(self, route: str | None, method: str, status: int) -> Histogram:
-        """Return the series of such requests; a new one is exposed with 0 from now on."""
         known = method if method in METHODS else OTHER_METHOD
-        return self._duration.labels(route or UNMATCHED, known, status)
+        self._duration.labels(route or UNMATCHED, known, status).observe(seconds)
+
+    def expect(self, route: str, method: str, status: int) -> None:
+        """Expose the series of such requests with 0 from now on."""
+        self._duration.labels(route, method, status)
 
     def count_rate_limited(self, limit: str) -> None:
         """Count a request that was refused with 429."""

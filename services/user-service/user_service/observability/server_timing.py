@@ -44,7 +44,11 @@ def end() -> dict[str, float]:
 @contextmanager
 def stage(name: str, histogram: Histogram | None = None) -> Iterator[None]:
     """Time a block for the current request, and for ``histogram`` with the stages inside it."""
-    stages = _of_request.get() or Stages()
+    stages = _of_request.get()
+    if stages is None and histogram is None:
+        yield
+        return
+    stages = stages or Stages()
     before, stages.inner = stages.inner, 0.0
     began = time.perf_counter()
     try:

@@ -57,7 +57,9 @@ class RequestMiddleware:
         def finish(status: int, route: str | None) -> None:
             nonlocal is_answered
             is_answered = True
-            self._finish(environ, route, status, time.perf_counter() - started)
+            method, seconds = environ["REQUEST_METHOD"], time.perf_counter() - started
+            self._metrics.observe(route, method, status, seconds)
+            log_request(method, route or UNMATCHED, status, seconds)
 
         def start(
             status: str,
@@ -84,13 +86,6 @@ class RequestMiddleware:
             self._metrics.in_flight.dec()
             deadline.clear()
             request_id.clear()
-
-    def _finish(
-        self, environ: "WSGIEnvironment", route: str | None, status: int, seconds: float
-    ) -> None:
-        method = environ["REQUEST_METHOD"]
-        self._metrics.observe(route, method, status, seconds)
-        log_request(method, route or UNMATCHED, status, seconds)
 
 
 def _send(reply: Reply, identifier: str, start_response: "StartResponse") -> Iterable[bytes]:
