@@ -171,7 +171,7 @@ def test_cluster_without_slots_is_one_that_is_away(tmp_path: Path) -> None:
 def test_frozen_node_is_waited_for_once_and_bypassed(client: FlaskClient, nodes: Cluster) -> None:
     assert client.post(URL, json=user("ada")).status_code == 201
     eventually(lambda: cache_says(client) == "HIT")
-    nodes.replica.kill()  # nobody takes over
+    nodes.replica.kill()  # so that it does not take over
     nodes.home.freeze()
     for _ in range(5):
         assert seconds(lambda: client.get(URL)) < TIMEOUT + SLACK

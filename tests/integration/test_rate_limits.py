@@ -213,8 +213,8 @@ class TestWrites:
         assert "RateLimit" not in client.get(URL).headers
 
 
-class TestWhoIsAsking:
-    def test_is_not_what_a_client_claims(self, serving: Serve, redis: redis_py.Redis) -> None:
+class TestClient:
+    def test_cannot_change_its_key(self, serving: Serve, redis: redis_py.Redis) -> None:
         for trusted in (None, "10.0.0.0/8"):
             client = serving(
                 rate_limit="5/minute",
@@ -232,7 +232,7 @@ class TestWhoIsAsking:
             )
             assert answers == {404: 5, 429: 15}
 
-    def test_is_what_a_trusted_proxy_says(self, serving: Serve) -> None:
+    def test_has_the_address_that_a_trusted_proxy_states(self, serving: Serve) -> None:
         client = serving(rate_limit="5/minute", trusted_proxies="10.0.0.0/8")
         for each in ("198.51.100.1", "198.51.100.2"):
             answers = Counter(
@@ -245,7 +245,7 @@ class TestWhoIsAsking:
             )
             assert answers == {404: 5, 429: 3}
 
-    def test_is_the_subject_where_a_trusted_proxy_names_one(self, serving: Serve) -> None:
+    def test_is_the_subject_that_a_trusted_proxy_names(self, serving: Serve) -> None:
         client = serving(
             rate_limit="5/minute",
             trusted_proxies="10.0.0.0/8",
@@ -283,7 +283,7 @@ class TestSharing:
         time.sleep(2.01)
         assert statuses(client, 6) == {404: 5, 429: 1}
 
-    def test_lets_who_waits_as_told_pass_and_nobody_make_two_windows_of_one(
+    def test_passes_the_next_request_after_the_stated_wait_and_no_second_limit(
         self, serving: Serve
     ) -> None:
         client = serving(rate_limit="5/second")
@@ -298,9 +298,7 @@ class TestSharing:
             passed += 1
         assert passed <= 5 * (time.monotonic() - began + 1) + 1
 
-    def test_survives_that_redis_forgets_the_script(
-        self, serving: Serve, redis: redis_py.Redis
-    ) -> None:
+    def test_survives_a_flush_of_the_scripts(self, serving: Serve, redis: redis_py.Redis) -> None:
         client = serving(rate_limit="3/minute")
         assert statuses(client, 2) == {404: 2}
         redis.script_flush()
@@ -338,7 +336,7 @@ class TestWithoutRedis:
         finally:
             own_redis.thaw()
 
-    def test_redis_that_refuses_to_write_refuses_nobody_and_limits_stay(
+    def test_limits_hold_while_redis_refuses_to_write(
         self, serving: Serve, own_redis: RedisServer
     ) -> None:
         client = serving(rate_limit="5/hour", redis_url=own_redis.url)

@@ -1,4 +1,4 @@
-"""Who is asking: by address, by what trusted proxies say, and never by what a client claims."""
+"""The key of a client: its address, or what a trusted proxy states, never its own claim."""
 
 from ipaddress import ip_address, ip_network
 
@@ -30,9 +30,7 @@ def key(peer: str | None, forwarded: str | None = None, clients: Clients = BEHIN
         (None, "unknown"),
     ],
 )
-def test_key_is_the_address_or_the_network_that_one_customer_has(
-    peer: str | None, expected: str
-) -> None:
+def test_key_is_the_address_or_the_network_of_one_customer(peer: str | None, expected: str) -> None:
     assert key(peer) == expected
 
 
@@ -55,17 +53,17 @@ def test_key_is_the_address_or_the_network_that_one_customer_has(
         ("203.0.113.9,,", "10.1.1.1"),
     ],
 )
-def test_proxy_of_ours_says_who_asked_it(forwarded: str | None, expected: str) -> None:
+def test_trusted_proxy_states_the_address(forwarded: str | None, expected: str) -> None:
     assert key("10.1.1.1", forwarded) == expected
 
 
 @pytest.mark.parametrize("clients", [Clients(), BEHIND_PROXIES])
-def test_nobody_else_is_believed(clients: Clients) -> None:
+def test_headers_from_other_peers_are_ignored(clients: Clients) -> None:
     headers = Headers({"X-Forwarded-For": "198.51.100.1", "X-Authenticated-Subject": "ada"})
     assert clients.key("203.0.113.9", headers) == "203.0.113.9"
 
 
-def test_subject_counts_instead_of_the_address() -> None:
+def test_subject_replaces_the_address() -> None:
     def of(subject: str, forwarded: str) -> str:
         headers = Headers({"X-Forwarded-For": forwarded, "X-Authenticated-Subject": subject})
         return BEHIND_PROXIES.key("10.1.1.1", headers)
@@ -81,20 +79,20 @@ ADDRESSES = st.ip_addresses().map(str)
 FROM_OUTSIDE = ADDRESSES.filter(
     lambda text: not any(address_of(text) in network for network in PROXIES)
 )
-# What WSGI can pass on: Latin-1, without line breaks.
+# WSGI passes on Latin-1 without line breaks.
 LINES = st.text(st.characters(min_codepoint=32, max_codepoint=255))
 ENTRIES = st.one_of(ADDRESSES, LINES, st.sampled_from(["", "unknown", "10.0.0.1", "["]))
 HOPS = st.sampled_from(["10.2.2.2", "fd00::9", "192.0.2.7:80", "[fd00::1]:9"])
 
 
 @given(peer=FROM_OUTSIDE, forwarded=st.lists(ENTRIES).map(",".join))
-def test_what_a_client_sends_never_changes_its_key(peer: str, forwarded: str) -> None:
+def test_headers_of_a_client_never_change_its_key(peer: str, forwarded: str) -> None:
     for each in (Clients(), BEHIND_PROXIES):
         assert key(peer, forwarded, each) == key(peer)
 
 
 @given(client=FROM_OUTSIDE, claimed=st.lists(ENTRIES), hops=st.lists(HOPS))
-def test_what_a_client_sends_through_proxies_never_changes_its_key(
+def test_headers_of_a_client_behind_proxies_never_change_its_key(
     client: str, claimed: list[str], hops: list[str]
 ) -> None:
     assert key("10.1.1.1", ",".join([*claimed, client, *hops])) == key(client)
