@@ -50,6 +50,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     if settings.traces_exporter is not None:
         services.stop_tracing = start_tracing(app, settings.traces_exporter)
 
+    # Routes are matched whatever Host a client names, also one that is no host name.
+    app.config["SERVER_NAME"] = "localhost"
     app.url_map.converters["user_id"] = UserIdConverter
     # A redirect from "//" would repeat any Host that the client names.
     app.url_map.merge_slashes = False

@@ -80,6 +80,30 @@ def test_options_and_405_say_what_is_allowed(app: Flask, client: FlaskClient) ->
     assert json_of(client.get(f"{URL}/1"))["username"] == "ada"
 
 
+@pytest.mark.usefixtures("ada")
+@pytest.mark.parametrize("path", [f"{URL}/1", URL])
+@pytest.mark.parametrize(
+    "host",
+    ["example.com:99999", "ü.example", "", "[::1", "evil.example@x", "a b", "x?y", ".", "a" * 64],
+)
+def test_response_does_not_depend_on_the_host_header(
+    client: FlaskClient, path: str, host: str
+) -> None:
+    headers = {"If-None-Match": '"other"'}  # a conditional request takes no fast path
+    answer = client.get(path, headers=headers, environ_overrides={"HTTP_HOST": host})
+    usual = client.get(path, headers=headers)
+    assert (answer.status_code, answer.data) == (200, usual.data)
+
+
+@pytest.mark.usefixtures("ada")
+def test_cookies_are_neither_read_nor_sent(client: FlaskClient) -> None:
+    for cookie in ("session=x", "session=eyJhIjoxfQ.x.y", 'a="'):
+        for path in (URL, f"{URL}/1", f"{URL}?page=0", "/docs"):
+            answer = client.get(path, headers={"Cookie": cookie, "If-None-Match": '"other"'})
+            assert "Set-Cookie" not in answer.headers
+            assert "Vary" not in answer.headers
+
+
 class TestValidatorsOfAPage:
     def test_say_that_the_client_has_it(self, client: FlaskClient) -> None:
         client.post(URL, json=ADA)

@@ -1,4 +1,4 @@
-"""Idempotency keys: a client names a write, so that sending it again does it once. Pure.
+"""Idempotency keys: a client names a write, and a repeated request with the name has no effect.
 
 After the IETF draft "The Idempotency-Key HTTP Header Field" (draft-ietf-httpapi-idempotency-key).
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class KeyedRequest:
-    """A request that its client may repeat: the same key stands for the same route and body."""
+    """A write with an idempotency key, which stands for one route and one body."""
 
     key: str
     route: str
@@ -18,7 +18,7 @@ class KeyedRequest:
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """What was answered, or is answered again; ``replayed`` tells which."""
+    """The response to a keyed request; ``replayed`` tells whether an earlier request made it."""
 
     status: int
     headers: dict[str, str]
@@ -27,6 +27,6 @@ class StoredResponse:
 
 
 def fingerprint(*fields: str) -> bytes:
-    """Return what tells one body from another, of its fields in order."""
+    """Return a digest that is equal only for bodies with the same ``fields`` in the same order."""
     lengths = ",".join(str(len(field)) for field in fields)
     return hashlib.sha256("\0".join((lengths, *fields)).encode()).digest()

@@ -1,8 +1,8 @@
 """The fast path: plain reads of pages and users, answered without Flask's dispatch.
 
 It calls the same functions as the views, retries and problems included, and leaves everything
-else to Flask: other methods, conditional requests, other paths, and every request if hooks of
-Flask take part in the responses of these routes.
+else to Flask: other methods, conditional requests, other paths, and every request if hooks or
+error handlers take part in the responses of these routes.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from flask import Flask
 
 from user_service.web.policies.deprecation import deprecation_of
-from user_service.web.problems import problem_reply
+from user_service.web.problems import problem_reply, problem_response
 from user_service.web.reads import read_page, read_user
 from user_service.web.requests.fields import BIGINT_MAX
 from user_service.web.requests.schemas import ListQuery
@@ -49,17 +49,26 @@ class FastPath:
 
     @cached_property
     def _is_open(self) -> bool:
-        """Whether Flask would only call the view. Hooks are complete at the first request."""
-        app = self._app
+        """Whether Flask would only call the view. Set-up is complete at the first request."""
+        app, scopes = self._app, (None, "users")  # of the application and of the blueprint
         hooks = (
             app.before_request_funcs,
             app.after_request_funcs,
             app.teardown_request_funcs,
             app.url_value_preprocessors,
         )
-        if any(each.get(scope) for each in hooks for scope in (None, "users")):
-            return False
-        return not any(deprecation_of(app, f"users.{view}") for view in ("list_users", "get_user"))
+        has_hooks = any(each.get(scope) for each in hooks for scope in scopes)
+        handlers = {
+            handler
+            for scope in scopes
+            for by_error in app.error_handler_spec.get(scope, {}).values()
+            for handler in by_error.values()
+        }
+        is_deprecated = any(
+            deprecation_of(app, f"users.{view}") for view in ("list_users", "get_user")
+        )
+        # In debug mode the developer gets the traceback.
+        return not (app.debug or has_hooks or is_deprecated or handlers - {problem_response})
 
     def __call__(self, environ: "WSGIEnvironment") -> Answer | None:
         """Return the answer, or None if the request is Flask's."""

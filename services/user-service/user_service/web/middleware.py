@@ -94,7 +94,7 @@ def _send(reply: Reply, identifier: str, start_response: "StartResponse") -> Ite
         ("Content-Length", str(len(reply.body))),
         ("X-Request-ID", identifier),
     ]
-    status = f"{reply.status} {HTTPStatus(reply.status).phrase}"
+    status = f"{reply.status} {HTTPStatus(reply.status).phrase.upper()}"  # as Werkzeug writes it
     start_response(status, security_headers.added_to(headers))
     return [reply.body]
 

@@ -20,7 +20,7 @@ from user_service.web.openapi.operations import Answer, Link, documented
 from user_service.web.reads import read_page, read_user
 from user_service.web.requests.conditions import client_has, client_has_user, precondition_on
 from user_service.web.requests.idempotency_key import keyed_request
-from user_service.web.requests.schemas import PER_PAGE, ListQuery, UserPatch, UserWrite
+from user_service.web.requests.schemas import PAGE_PARAMETERS, ListQuery, UserPatch, UserWrite
 from user_service.web.requests.validation import validated
 from user_service.web.responses import bodies
 from user_service.web.responses.pages import USERS_PATH, page_reply
@@ -40,7 +40,7 @@ CONDITIONS = ("If-Match", "If-None-Match", "If-Unmodified-Since")
 NEW_ID = {"user_id": "$response.body#/id"}
 THIS_VERSION = {"user_id": "$request.path.user_id", "If-Match": "$response.header.ETag"}
 SAME_LIST = {
-    name: f"$request.query.{name}" for name in ListQuery.model_fields if name not in PER_PAGE
+    name: f"$request.query.{name}" for name in ListQuery.model_fields if name not in PAGE_PARAMETERS
 }
 
 

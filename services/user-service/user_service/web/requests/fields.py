@@ -1,6 +1,6 @@
-"""The values that clients may send: for each its rule, and beside it the rule's JSON schema.
+"""The values that clients may send: the rule of each beside its JSON schema.
 
-The OpenAPI document is made of these, so that it says what is really accepted.
+The OpenAPI document is made of these schemas, so it shows the rules that hold.
 """
 
 import re
@@ -23,8 +23,8 @@ MAX_IDS = 100
 CURSOR_FORM = "[A-Za-z0-9_-]{24,6000}"
 BIGINT_MAX = 2**63 - 1
 
-# The lengths are those after trimming, which only a pattern can say. Which characters are visible
-# and what an address looks like, no pattern can: `format` stands for that.
+# The lengths count after trimming, which only a pattern can express. No pattern can tell visible
+# characters, or the form of an address: `format` stands for these rules.
 Username = Annotated[
     str,
     AfterValidator(valid_username),
@@ -62,12 +62,12 @@ Prefix = Annotated[
 Sort = Literal[
     "id", "-id", "username", "-username", "created_at", "-created_at", "updated_at", "-updated_at"
 ]
-# What generated clients call them: a "-" makes no name.
+# The names of the orders in generated clients, where an identifier cannot begin with "-".
 SORT_NAMES = [name.replace("-", "descending_") for name in get_args(Sort)]
 
 
 def _positive_whole_number(text: object) -> int:
-    # Python would also take "1_000", " 1" and digits of other scripts.
+    # int() also accepts "1_000", " 1" and the digits of other scripts.
     if not isinstance(text, str) or not re.fullmatch(r"-?[0-9]{1,1000}", text):
         raise ValueError("must be a whole number")
     number = int(text)
@@ -82,7 +82,7 @@ def _page(number: int) -> int:
     return number
 
 
-def _ids(text: object) -> object:
+def _ids(text: object) -> tuple[int, ...]:
     if not isinstance(text, str) or not re.fullmatch(r"[0-9]{1,19}(,[0-9]{1,19})*", text):
         raise ValueError("must be ids, separated by commas")
     ids = [int(part) for part in text.split(",")]
@@ -93,38 +93,39 @@ def _ids(text: object) -> object:
     return tuple(sorted(set(ids)))
 
 
-def _members(text: object) -> object:
-    asked = text.split(",") if isinstance(text, str) else []
-    if not asked or not set(asked) <= set(USER_MEMBERS):
+def _members(text: object) -> tuple[str, ...]:
+    asked = set(text.split(",")) if isinstance(text, str) else set()
+    if not asked or not asked <= set(USER_MEMBERS):
         raise ValueError(f"must be some of {', '.join(USER_MEMBERS)}, separated by commas")
     return tuple(name for name in USER_MEMBERS if name in asked)
 
 
-def _time(text: object) -> object:
-    # RFC 3339, section 5.6. A "+" that was not escaped arrives as a space: what a client has read
-    # from a user and put into an address as it is.
-    if not isinstance(text, str) or not _RFC_3339.fullmatch(text):
-        raise ValueError(_NO_TIME)
-    try:
-        time = datetime.fromisoformat(text.upper().replace(" ", "+"))
-    except ValueError:
-        raise ValueError(_NO_TIME) from None
-    try:
-        if _BELOW_MICROSECONDS.search(text):  # cut off by Python: the next one comes after it
-            time += timedelta(microseconds=1)
-        return time.astimezone(UTC)
-    except OverflowError:  # within a day of the calendar's ends, and no user is
-        return _EARLIEST if time.year == 1 else _LATEST
-
-
+# RFC 3339, section 5.6. An offset of "+01:00" that was not percent-encoded has a space for the "+".
 _DATE_TIME = (
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?"
     r"([Zz]|[-+ ]([01][0-9]|2[0-3]):[0-5][0-9])"
 )
-_RFC_3339 = re.compile(_DATE_TIME)
 _BELOW_MICROSECONDS = re.compile(r"\.[0-9]{6}[0-9]*[1-9]")
 _EARLIEST, _LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
-_NO_TIME = "must be a time with its offset from UTC, like 2026-11-22T19:41:06Z"
+
+
+def _time(text: object) -> datetime:
+    rule = "must be a time with its offset from UTC, like 2026-11-22T19:41:06Z"
+    if not isinstance(text, str) or not re.fullmatch(_DATE_TIME, text):
+        raise ValueError(rule)
+    try:
+        time = datetime.fromisoformat(text.upper().replace(" ", "+"))
+    except ValueError:
+        raise ValueError(rule) from None
+    try:
+        # Python cuts the digits below a microsecond off. The next microsecond is the same limit,
+        # because no user was created or changed between the two.
+        if _BELOW_MICROSECONDS.search(text):
+            time += timedelta(microseconds=1)
+        return time.astimezone(UTC)
+    except OverflowError:  # within a day of the first or last time that Python knows
+        return _EARLIEST if time.year == 1 else _LATEST
+
 
 Time = Annotated[
     datetime,

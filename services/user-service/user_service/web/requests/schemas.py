@@ -1,10 +1,10 @@
-"""What clients may send: one model for each body and each query string."""
+"""The request bodies and query strings that clients may send: one model for each."""
 
 import hashlib
 from datetime import datetime
 from functools import cached_property
 from typing import Annotated, cast
-from urllib.parse import quote_plus
+from urllib.parse import urlencode
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
@@ -34,7 +34,12 @@ from user_service.web.requests.fields import (
 )
 
 MAX_PER_PAGE = 100
-LONGEST_NAME = 200
+# Characters. A longer name of a page is replaced by its hash, which keeps keys in Redis short.
+LONGEST_PAGE_NAME = 200
+# The parameters that tell where in a list a page lies.
+POSITION_PARAMETERS = frozenset({"page", "cursor"})
+# The parameters that may differ between the pages of one list.
+PAGE_PARAMETERS = POSITION_PARAMETERS | {"per_page", "count", "fields"}
 
 
 class _Schema(BaseModel):
@@ -46,7 +51,7 @@ class UserWrite(_Schema):
 
     username: Username = Field(
         description=f"{USERNAME_MIN_LENGTH} to {USERNAME_MAX_LENGTH} visible characters after"
-        " trimming; unique by canonical form, so without regard to case",
+        " trimming; unique by canonical form, so `Ada` and `ada` are the same",
         examples=["ada"],
     )
     email: Email = Field(
@@ -56,9 +61,9 @@ class UserWrite(_Schema):
 
 
 class UserPatch(_Schema):
-    """A JSON merge patch (RFC 7396) of a user: what is left out stays; no member can be null."""
+    """A JSON merge patch (RFC 7396) of a user. Absent members stay; no member can be null."""
 
-    # None stands for absent; a null sent is refused.
+    # None stands for an absent member. Clients cannot send it: null is not a string.
     username: Username = Field(default=None, description="the new username")  # type: ignore[assignment]
     email: Email = Field(
         default=None,  # type: ignore[assignment]
@@ -68,40 +73,40 @@ class UserPatch(_Schema):
 
 
 def _without_default(schema: dict[str, JsonValue]) -> None:
-    # Generated clients send defaults, and this one would be sent together with a cursor.
+    # Generated clients send defaults. They would send this one together with a cursor.
     del schema["default"]
 
 
 class ListQuery(_Schema):
-    """Which users to list, and how. More than MAX_PER_PAGE on a page are served as MAX_PER_PAGE."""
+    """A list of users and a page of it. ``per_page`` above MAX_PER_PAGE counts as MAX_PER_PAGE."""
 
     page: Page = Field(
         default=1,
-        description="number of the page, the first unless given; not together with `cursor`",
+        description="number of the page, the first by default; excludes `cursor`",
         examples=["3"],
         json_schema_extra=_without_default,
     )
     per_page: Annotated[PositiveWholeNumber, AfterValidator(lambda n: min(n, MAX_PER_PAGE))] = (
         Field(
             default=50,
-            description=f"users on a page; more than {MAX_PER_PAGE} is served as {MAX_PER_PAGE}",
+            description=f"users on a page; a number above {MAX_PER_PAGE} counts as {MAX_PER_PAGE}",
             examples=["100"],
         )
     )
     cursor: Cursor | None = Field(
         default=None,
         description="`next_cursor` or `prev_cursor` of a page with the same `sort` and filters;"
-        " not together with `page`",
+        " excludes `page`",
         examples=["YdHFuP7sxBdatjd1ikxvFFsiPiIsMSwxXQ"],
     )
     count: Count | None = Field(
         default=None,
-        description="how `total` is made; `exact` by page number and `none` by cursor, unless said",
+        description="precision of `total`; by default `exact` with `page` and `none` with `cursor`",
         examples=["estimated"],
     )
     sort: Sort = Field(
         default="id",
-        description="order, with a `-` descending; ties by id",
+        description="order, with a `-` descending; equal values are ordered by id",
         examples=["-updated_at"],
         json_schema_extra={"x-enum-varnames": cast("list[JsonValue]", SORT_NAMES)},
     )
@@ -109,37 +114,39 @@ class ListQuery(_Schema):
         default=USER_MEMBERS, description="the members of each user", examples=["id,username"]
     )
     id: Ids | None = Field(
-        default=None, description="only those of these that there are", examples=["1,2,3"]
+        default=None,
+        description="only users with these ids; unknown ids are left out",
+        examples=["1,2,3"],
     )
     username: Username | None = Field(
-        default=None, description="only who is called so", examples=["ada"]
+        default=None, description="only the user with this name", examples=["ada"]
     )
     email: Email | None = Field(
-        default=None, description="only who has this address", examples=["ada@example.com"]
+        default=None, description="only the user with this address", examples=["ada@example.com"]
     )
     q: Prefix | None = Field(
         default=None,
-        description="only whose username or address begins so, in canonical form",
+        description="only users whose username or address begins like this, in canonical form",
         examples=["ada"],
     )
     created_since: Time | None = Field(
         default=None,
-        description="only who was created then or later",
+        description="only users created at this time or later",
         examples=["2026-11-01T00:00:00Z"],
     )
     created_before: Time | None = Field(
         default=None,
-        description="only who was created earlier",
+        description="only users created before this time",
         examples=["2026-12-01T00:00:00Z"],
     )
     updated_since: Time | None = Field(
         default=None,
-        description="only who was changed then or later",
+        description="only users changed at this time or later",
         examples=["2026-11-22T19:41:06Z"],
     )
 
     @model_validator(mode="after")
-    def _where_must_be_said_once(self) -> "ListQuery":
+    def _page_excludes_cursor(self) -> "ListQuery":
         if self.cursor is not None and "page" in self.model_fields_set:
             raise InvalidInput(
                 {"page": "must not be given with cursor", "cursor": "must not be given with page"}
@@ -153,7 +160,7 @@ class ListQuery(_Schema):
 
     @cached_property
     def filters(self) -> Filters:
-        """What the list is filtered by."""
+        """The filters of the list, with names in canonical form."""
         return Filters(
             ids=None if self.id is None else list(self.id),
             username=None if self.username is None else canonical_username(self.username),
@@ -166,45 +173,35 @@ class ListQuery(_Schema):
 
     @cached_property
     def parameters(self) -> dict[str, str]:
-        """What was asked for, in one spelling: all that a page depends on."""
-        asked = {name: getattr(self, name) for name in sorted(self.model_fields_set)}
-        defaults = type(self).model_fields
-        said = {name: _text(asked[name]) for name in asked if asked[name] != defaults[name].default}
-        where = {} if self.cursor is not None else {"page": str(self.page)}
-        return {**where, "per_page": str(self.per_page), **said}
+        """The parameters on which a page depends, in one spelling for equal queries."""
+        position = {} if self.cursor is not None else {"page": str(self.page)}
+        others = self.model_dump(exclude_defaults=True)
+        return {
+            **position,
+            "per_page": str(self.per_page),
+            **{name: _text(others[name]) for name in sorted(others)},
+        }
 
     @cached_property
     def page_name(self) -> str:
-        """The name of the page. Long ones, of many ids or long prefixes, are hashed."""
-        name = encoded(self.parameters)
-        if len(name) <= LONGEST_NAME:
+        """The name of the page in the page cache."""
+        name = urlencode(self.parameters)
+        if len(name) <= LONGEST_PAGE_NAME:
             return name
         return hashlib.blake2b(name.encode(), digest_size=20).hexdigest()
 
     @cached_property
     def list_name(self) -> str:
-        """The name of the list and its order: what is the same on all its pages."""
-        of_all = {name: text for name, text in self.parameters.items() if name not in PER_PAGE}
-        return encoded(of_all)
+        """The name of the list and its order, the same on all its pages."""
+        return self._parameters_without(PAGE_PARAMETERS)
 
     @cached_property
-    def elsewhere(self) -> str:
-        """What is the same in the query string of every other page of the list."""
-        return encoded({n: text for n, text in self.parameters.items() if n not in PLACE})
+    def link_parameters(self) -> str:
+        """The part of the query string that links to other pages of the list repeat."""
+        return self._parameters_without(POSITION_PARAMETERS)
 
-
-# What says where in the list a page lies.
-PLACE = {"page", "cursor"}
-# What may change from one page of a list to the next.
-PER_PAGE = {"page", "per_page", "cursor", "count", "fields"}
-
-
-def encoded(parameters: dict[str, str]) -> str:
-    """Return ``parameters``, whose names need no encoding, as a query string."""
-    return "&".join(
-        f"{name}={text if text.isascii() and text.isalnum() else quote_plus(text)}"
-        for name, text in parameters.items()
-    )
+    def _parameters_without(self, names: frozenset[str]) -> str:
+        return urlencode({n: text for n, text in self.parameters.items() if n not in names})
 
 
 def _text(value: object) -> str:

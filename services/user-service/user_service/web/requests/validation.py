@@ -87,7 +87,7 @@ def parse_query(model: type[M], query_string: str) -> M:
     try:
         text = query_string.encode("latin-1").decode()  # WSGI's strings hold bytes (PEP 3333)
         pairs = parse_qsl(text, keep_blank_values=True, errors="strict")
-    except UnicodeDecodeError:
+    except UnicodeError:
         raise InvalidInput({"query string": "must be percent-encoded UTF-8"}) from None
     values = dict(pairs)
     if len(values) < len(pairs):

@@ -101,7 +101,7 @@ def _links(query: ListQuery, page: Page, beside: Neighbours) -> str:
     links: list[str] = []
     length = 0
     for relation, target in targets.items():
-        parameters = "&".join(filter(None, (target, query.elsewhere)))
+        parameters = "&".join(filter(None, (target, query.link_parameters)))
         link = f'<{USERS_PATH}?{parameters}>; rel="{relation}"'
         if length + len(link) <= LONGEST_LINK_HEADER:
             links.append(link)
