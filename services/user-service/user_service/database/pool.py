@@ -134,7 +134,8 @@ class Database:
 
     def discard_idle(self) -> None:
         """Close the connections that are not in use; new ones take their place when needed."""
-        self._count_replaced(self._connections.close_idle())
+        while (idle := self._connections.take_idle()) is not None:
+            self._discard(idle)
 
     def ensure_prepared(self) -> None:
         """Return once ``prepare`` has succeeded, or raise Unavailable.
@@ -270,14 +271,10 @@ class Database:
             self._discard(connection)
 
     def _discard(self, connection: connection) -> None:
+        log.warning("connection pool replaces a connection that broke, or may have")
+        self._metrics.replaced.inc()
         connection.close()
         self._connections.put_back(connection)
-        self._count_replaced(1)
-
-    def _count_replaced(self, number: int) -> None:
-        if number:
-            log.warning("connection pool replaces %d connections that broke, or may have", number)
-            self._metrics.replaced.inc(number)
 
 
 def _roll_back(cursor: Cursor) -> None:
