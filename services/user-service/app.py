@@ -1,6 +1,6 @@
-"""The user service, composed: read from top to bottom, this is its whole shape.
+"""The composition of the user service, in the order of set-up.
 
-``python serve.py`` serves it, under gunicorn or granian; for development, ``python app.py`` does.
+``python serve.py`` serves it under gunicorn or granian; ``python app.py`` is for development.
 """
 
 from collections.abc import Callable
@@ -9,9 +9,9 @@ from functools import partial
 from flask import Flask
 
 from user_service import __version__
-from user_service.cache.connection import redis_client
 from user_service.cache.page_cache import PageCache
 from user_service.cache.page_store import PageStore
+from user_service.cache.redis_client import redis_client
 from user_service.database.migrate import migrate, require_migrated
 from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
@@ -23,8 +23,8 @@ from user_service.resilience.retry import RetryPolicy
 from user_service.settings import Settings, settings_or_exit
 from user_service.web import cli
 from user_service.web.api import docs, health, metrics_endpoint, users
-from user_service.web.api.security_txt import register_contact
-from user_service.web.application import Application
+from user_service.web.api.security_txt import register_security_txt
+from user_service.web.fast_path import FastPath
 from user_service.web.middleware import RequestMiddleware, expect_failures
 from user_service.web.policies.client_address import Clients
 from user_service.web.policies.cors import register_cors
@@ -32,11 +32,9 @@ from user_service.web.policies.rate_limiter import RateLimiter
 from user_service.web.policies.rate_limits import register_limits
 from user_service.web.policies.timing_header import register_server_timing
 from user_service.web.problems import register_problems
-from user_service.web.requests.conditions import REQUIRE_IF_MATCH
 from user_service.web.requests.converters import UserIdConverter
 from user_service.web.responses.cursors import Cursors
 from user_service.web.services import Services, attach
-from user_service.web.shortcuts import PageShortcut, UserShortcut
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -45,8 +43,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     It owns one PostgreSQL pool and one Redis pool; neither connects yet.
     """
     settings = settings or _settings_of_environment()
-    app = Application("user_service", static_folder=None)
-    app.config[REQUIRE_IF_MATCH] = settings.require_if_match
+    app = Flask("user_service", static_folder=None)
     app.debug = settings.flask_env == "development" and __name__ == "__main__"
     services = create_services(settings)
     attach(app, services)
@@ -54,12 +51,13 @@ def create_app(settings: Settings | None = None) -> Flask:
         services.stop_tracing = start_tracing(app, settings.traces_exporter)
 
     app.url_map.converters["user_id"] = UserIdConverter
-    # No redirects from "//": their Location would be made of whatever Host the client names.
+    # A redirect from "//" would repeat any Host that the client names.
     app.url_map.merge_slashes = False
     app.register_blueprint(users.blueprint)
     app.register_blueprint(health.blueprint)
     app.register_blueprint(metrics_endpoint.blueprint)
     app.register_blueprint(docs.blueprint)
+    register_security_txt(app, settings.security_contact)
 
     if settings.server_timing:
         register_server_timing(app)
@@ -69,11 +67,15 @@ def create_app(settings: Settings | None = None) -> Flask:
         default=settings.rate_limit,
         writes=settings.rate_limit_writes,
     )
-    expect_failures(app, services.metrics.http)
     register_problems(app)
     register_cors(app, settings.allowed_origins)
-    register_contact(app, settings.security_contact)
-    app.wsgi_app = surrounded(app, settings, services)  # type: ignore[method-assign]
+    expect_failures(app, services.metrics.http)
+    app.wsgi_app = RequestMiddleware(  # type: ignore[method-assign]  # as Flask documents it
+        app.wsgi_app,
+        request_timeout=settings.request_timeout,
+        metrics=services.metrics.http,
+        fast_path=FastPath(app, services),
+    )
     app.cli.add_command(cli.users)
     app.cli.command("migrate", help="Apply pending migrations.")(
         lambda: print("\n".join(migrate(settings.database_dsn)) or "nothing to migrate")  # noqa: T201
@@ -81,29 +83,18 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-def surrounded(app: Flask, settings: Settings, services: Services) -> RequestMiddleware:
-    """Return the WSGI application: what is done around every request, and the ways past Flask."""
-    wsgi_app = PageShortcut(app, app.wsgi_app, services.pages, "users.list_users")
-    return RequestMiddleware(
-        UserShortcut(app, wsgi_app, services.get_user, "users.get_user"),
-        request_timeout=settings.request_timeout,
-        access_log=logs.AccessLog(settings.log_level, settings.log_format),
-        metrics=services.metrics.http,
-    )
-
-
 def start_tracing(app: Flask, exporter: str) -> Callable[[], None]:
-    """Trace ``app`` and return what ends that. Without it, nothing of OpenTelemetry is loaded."""
+    """Trace ``app`` and return the function that ends it. OpenTelemetry is imported only here."""
     from user_service.observability import tracing  # noqa: PLC0415
 
-    logs.identify_spans_by(tracing.current_ids)
+    logs.set_span_ids(tracing.current_ids)
     return tracing.start(app, exporter)
 
 
 def create_services(settings: Settings) -> Services:
-    """Return what the routes work with, made for ``settings``."""
+    """Return the parts of the application."""
     metrics = Metrics(settings.prometheus_multiproc_dir)
-    metrics.tell_build(__version__, settings.git_commit)
+    metrics.set_build_info(__version__, settings.git_commit)
     database = Database(
         settings.database_dsn,
         size=settings.db_pool_size,
@@ -137,12 +128,13 @@ def create_services(settings: Settings) -> Services:
             on_end=metrics.resilience.count_retry,
         ),
         commit=settings.git_commit,
+        require_if_match=settings.require_if_match,
         replica=replica,
     )
 
 
 def create_replica(settings: Settings, metrics: Metrics) -> Replica | None:
-    """Return where lists and gets may be read, if there is such a server."""
+    """Return the replica that lists and gets are read from, or None."""
     if settings.database_replica_url is None:
         return None
     return Replica(

@@ -49,7 +49,7 @@ class Requests:
     status of each request that never reaches the application.
     """
 
-    def __init__(  # noqa: PLR0913 -- by name only
+    def __init__(
         self,
         app: "WSGIApplication",
         *,
@@ -178,7 +178,7 @@ class _Response:
         self.status = 500
         self.headers: Headers = []
 
-    def start(self, status: str, headers: Headers, _exc_info: Any = None) -> Callable[[bytes], Any]:  # noqa: ANN401
+    def start(self, status: str, headers: Headers, _exc_info: Any = None) -> Callable[[bytes], Any]:
         """Take what WSGI's ``start_response`` is told; nothing has been sent before the end."""
         self.status, self.headers = int(status[:3]), headers
         return _write

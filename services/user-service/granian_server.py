@@ -102,7 +102,7 @@ class Server(mp.MPServer):
             milliseconds = round(2000 * self._settings.request_timeout)
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
-    def _respawn_workers(self, workers: list[int], *arguments: Any, **options: Any) -> None:  # noqa: ANN401
+    def _respawn_workers(self, workers: list[int], *arguments: Any, **options: Any) -> None:
         """Replace ``workers``; granian would end itself if one of them was killed again soon."""
         failed = {number for number in workers if (self.wrks[number].inner.exitcode or 0) > 0}
         super()._respawn_workers(workers, *arguments, **options)
@@ -110,7 +110,7 @@ class Server(mp.MPServer):
             number: began for number, began in self.respawned_wrks.items() if number in failed
         }
 
-    def _serve_as_worker(self, *arguments: Any) -> None:  # noqa: ANN401 -- granian's own
+    def _serve_as_worker(self, *arguments: Any) -> None:
         # Until granian sets its own: the master's, inherited, would do nothing here.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
@@ -125,7 +125,7 @@ class Server(mp.MPServer):
         finally:
             services.close()
 
-    def _app(self) -> Any:  # noqa: ANN401
+    def _app(self) -> Any:
         if self._created is None:
             from app import create_app  # noqa: PLC0415
 

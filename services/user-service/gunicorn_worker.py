@@ -47,12 +47,12 @@ class ErrorLogger(Logger):  # type: ignore[misc]
 
     access_log_enabled = False
 
-    def warning(self, msg: str, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- gunicorn's
+    def warning(self, msg: str, *args: Any, **kwargs: Any) -> None:
         """Leave out what repeats the input: a request line may name users. `problem` says it."""
         if not msg.startswith("Invalid request from"):
             super().warning(msg, *args, **kwargs)
 
-    def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- gunicorn's
+    def exception(self, msg: str, *args: Any, **kwargs: Any) -> None:
         """Leave out query strings, for the same reason."""
         if msg == "Error handling request %s %s":
             method, uri = args
@@ -128,13 +128,13 @@ class Poll:
     def __init__(self) -> None:
         self._events: dict[int, int] = {}
 
-    def register(self, fd: Any, eventmask: int = select.POLLIN | select.POLLOUT) -> None:  # noqa: ANN401
+    def register(self, fd: Any, eventmask: int = select.POLLIN | select.POLLOUT) -> None:
         """Look out for events of ``fd``, too."""
         self._events[fd if isinstance(fd, int) else fd.fileno()] = eventmask
 
     modify = register
 
-    def unregister(self, fd: Any) -> None:  # noqa: ANN401
+    def unregister(self, fd: Any) -> None:
         """Look out for events of ``fd`` no longer."""
         del self._events[fd if isinstance(fd, int) else fd.fileno()]
 
@@ -148,7 +148,7 @@ class Poll:
             return self._polled_by(gevent.select.poll(), timeout)
         return self._the_only_one(timeout)
 
-    def _polled_by(self, other: Any, timeout: float | None) -> list[tuple[int, int]]:  # noqa: ANN401
+    def _polled_by(self, other: Any, timeout: float | None) -> list[tuple[int, int]]:
         for fd, events in self._events.items():
             other.register(fd, events)
         return list(other.poll(timeout))
@@ -223,7 +223,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn carries no types
     request_seconds = 10.0
     header_seconds = 10.0
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 -- gunicorn's own
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._connections: dict[gevent.Greenlet, Connection] = {}
         self._begun = 0
@@ -253,7 +253,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn carries no types
         finally:
             timer.close()
 
-    def handle(self, *args: Any) -> None:  # noqa: ANN401 -- passed on as they are
+    def handle(self, *args: Any) -> None:
         """Serve a connection until it ends."""
         greenlet = gevent.getcurrent()
         self._connections[greenlet] = Connection(self.header_seconds, self.cfg.keepalive)
@@ -269,7 +269,7 @@ class Worker(GeventWorker):  # type: ignore[misc]  # gunicorn carries no types
             connection.wait_seconds = LINGER
         return connection
 
-    def handle_request(self, *args: Any) -> bool:  # noqa: ANN401 -- passed on as they are
+    def handle_request(self, *args: Any) -> bool:
         """Serve one request, then let the other connections have their turn, if none had one.
 
         A client that always has the next request ready would otherwise be served for as long as
@@ -329,7 +329,7 @@ def write_problem(sock: socket.socket, status_int: int, reason: str, mesg: str) 
     util.write_nonblock(sock, "\r\n".join([*head, "", ""]).encode("ascii") + body)
 
 
-def finish_body(parser: Any, *args: Any, **options: Any) -> bool:  # noqa: ANN401 -- gunicorn's
+def finish_body(parser: Any, *args: Any, **options: Any) -> bool:
     """Read on, after a request, to the end of its body.
 
     That is nearly always reached, or there is no body; gunicorn finds out by eight calls.
@@ -340,7 +340,7 @@ def finish_body(parser: Any, *args: Any, **options: Any) -> bool:  # noqa: ANN40
     return bool(_finish_body(parser, *args, **options))
 
 
-def base_environ(cfg: Any) -> dict[str, Any]:  # noqa: ANN401 -- gunicorn's
+def base_environ(cfg: Any) -> dict[str, Any]:
     """Return what is the same in every request's environ; making it took 3 of the 300 us."""
     same: dict[str, Any] = _same_environ(cfg)
     return same.copy()

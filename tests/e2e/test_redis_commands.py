@@ -10,8 +10,8 @@ from pydantic import SecretStr
 
 from app import create_app
 from tests.redis_topologies import cluster, run, sentinel
-from user_service.cache.connection import redis_client
-from user_service.cache.page_store import GENERATION_KEY, Found, PageStore, Refill
+from user_service.cache.page_store import GENERATION_KEY, Found, PageStore
+from user_service.cache.redis_client import redis_client
 from user_service.settings import Settings
 from user_service.web.policies.rate_limiter import PREFIX as LIMITS
 from user_service.web.services import services_of
@@ -52,25 +52,25 @@ def another(url: str) -> Iterator[PageStore]:
 
 def test_page_is_claimed_kept_and_put_out_of_date(store: PageStore, another: PageStore) -> None:
     store.ping()
-    generation = store.current().generation
+    generation = store.position().generation
     assert [each.look_up(PAGE).is_ours for each in (another, store, another)] == [True, False, True]
     another.give_back(PAGE)
     assert store.look_up(PAGE).is_ours
-    assert store.store([Refill(PAGE, generation, b"body")])
-    assert store.look_up(PAGE) == Found(generation, b"body")
+    assert store.store(PAGE, generation, b"body")
+    assert store.look_up(PAGE) == Found(generation, None, b"body", is_ours=False)
     store.insist_on_moving_on()
     assert store.look_up(PAGE).body is None
-    assert not store.store([Refill(PAGE, generation, b"late")])
+    assert not store.store(PAGE, generation, b"late")
     assert store.look_up_stale(PAGE) == b"body"
 
 
 def test_position_in_the_log_is_kept_and_only_grows(store: PageStore) -> None:
-    begun = store.current()
+    begun = store.position()
     assert begun.lsn is None
     assert store.settle(begun.generation, 10).lsn == 10
     for lsn in (30, 20):
         store.move_on(lsn)
-    assert store.current().lsn == 30
+    assert store.position().lsn == 30
     assert store.settle(begun.generation, 40).lsn == 30
 
 

@@ -8,6 +8,7 @@ from flask.testing import FlaskClient
 
 from app import create_app
 from tests.responses import json_of, problem_of
+from user_service import __version__
 from user_service.database.pool import PoolStats
 from user_service.settings import Settings
 from user_service.web.services import services_of
@@ -35,7 +36,7 @@ def test_all_well(client: FlaskClient) -> None:
         "redis": "connected",
         "pool": {"size": 10, "in_use": 0, "waiting": 0},
         "breakers": {"database": "closed", "redis": "closed"},
-        "version": "1.0.0",
+        "version": __version__,
         "commit": "unknown",
     }
 

@@ -39,7 +39,7 @@ def test_adds_users_who_are_counted_and_seen_at_once(app: Flask, client: FlaskCl
 def test_again_adds_nobody_and_more_goes_on(app: Flask, client: FlaskClient) -> None:
     seed(app, "300")
     assert "0 users added" in (again := seed(app, "300"))
-    assert "300 were there already" in again
+    assert "300 existed already" in again
     assert "200 users added" in seed(app, "500")
     assert json_of(client.get(URL))["pagination"]["total"] == 500
 
@@ -64,7 +64,7 @@ def test_interruption_is_one_line_and_what_was_added_is_seen(
     mocker.patch.object(services.users, "add_many", side_effect=fail_the_second_time)
     result = app.test_cli_runner().invoke(args=["users", "seed", "12000"])
     assert result.exit_code == 1
-    assert "Error: the database is away; what was added is kept" in result.output
+    assert "Error: the database is away; the users added so far are kept" in result.output
     assert json_of(client.get(URL))["pagination"]["total"] == 5_000
 
 

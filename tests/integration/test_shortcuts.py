@@ -1,5 +1,6 @@
 """What is sent on the ways past Flask is what Flask would have sent."""
 
+import io
 from collections.abc import Iterator
 
 import pytest
@@ -53,13 +54,12 @@ def test_second_request_for_a_page_does_not_reach_the_view(
 
 
 def test_it_is_counted_and_logged_as_the_views_are(
-    client: FlaskClient, views: list[str], capsys: pytest.CaptureFixture[str]
+    client: FlaskClient, views: list[str], log: io.StringIO
 ) -> None:
     client.get(URL)
-    capsys.readouterr()
     identifier = client.get(URL, headers={"X-Request-ID": "mine"}).headers["X-Request-ID"]
     assert identifier == "mine"
-    (line,) = capsys.readouterr().out.splitlines()
+    *_, line = log.getvalue().splitlines()
     assert " - user_service.access - INFO - GET /api/v1/users 200 " in line
     assert line.endswith("request_id=mine")
     metrics = services_of(client.application).metrics.exposition().decode()
@@ -233,12 +233,11 @@ class TestUser:
         assert sent == expected
 
     def test_is_counted_and_logged_as_the_views_are(
-        self, client: FlaskClient, capsys: pytest.CaptureFixture[str]
+        self, client: FlaskClient, log: io.StringIO
     ) -> None:
-        capsys.readouterr()
         client.get(f"{URL}/1", headers={"X-Request-ID": "mine"})
         client.get(f"{URL}/1", headers={"X-Request-ID": "mine", "If-None-Match": '"other"'})
-        plain, by_the_view = capsys.readouterr().out.splitlines()
+        plain, by_the_view = log.getvalue().splitlines()[-2:]
         for line in (plain, by_the_view):
             assert "GET /api/v1/users/<user_id:user_id> 200 " in line
             assert line.endswith("request_id=mine")

@@ -1,6 +1,5 @@
 """Metrics: bounded labels, series that begin with 0, and files that several processes share."""
 
-import fcntl
 import os
 import subprocess
 import sys
@@ -9,14 +8,13 @@ from pathlib import Path
 
 import pytest
 from flask import Flask
-from prometheus_client import CollectorRegistry, generate_latest, values
+from prometheus_client import generate_latest
 from pytest_mock import MockerFixture
 
 from tests import scrapes
 from tests.e2e.service import SERVICE
 from tests.scrapes import Sample
-from user_service.observability import metric_files
-from user_service.observability.logs import AccessLog
+from user_service.observability.metric_files import AllProcesses
 from user_service.observability.metrics import UNMATCHED, Metrics
 from user_service.resilience.breaker import CircuitBreaker
 from user_service.resilience.retry import Outcome
@@ -37,7 +35,7 @@ def metrics() -> Metrics:
     return Metrics()
 
 
-def test_counters_are_there_before_anything_was_counted(metrics: Metrics) -> None:
+def test_counters_are_exposed_with_0_before_the_first_event(metrics: Metrics) -> None:
     counted = samples(metrics)
     totals = {name for name, _ in counted if name.endswith("_total")}
     assert {f"user_service_{name}_total" for name in COUNTERS} == totals
@@ -60,7 +58,6 @@ def surrounded(app: Flask, metrics: Metrics) -> Flask:
     app.wsgi_app = RequestMiddleware(  # type: ignore[method-assign]
         app.wsgi_app,
         request_timeout=1,
-        access_log=AccessLog("WARNING", "text"),
         metrics=metrics.http,
     )
     return app
@@ -96,11 +93,10 @@ class TestHttp:
             client.open("/nowhere" + "/x" * number, method=method)
             client.open('/%00/"\n{}' + str(number))
         assert len(samples(metrics)) == before
-        assert len(metrics.http._durations) == 2
         labels = {"route": "unmatched", "method": "other", "status": "404"}
         assert value(metrics, "http_request_duration_seconds_count", **labels) == 1 + len(hostile)
 
-    def test_request_is_in_flight_while_it_is_worked_on(self, metrics: Metrics) -> None:
+    def test_request_in_progress_is_in_flight(self, metrics: Metrics) -> None:
         app = Flask("test")
         seen: list[float] = []
 
@@ -131,7 +127,7 @@ class TestHttp:
         assert value(metrics, "http_request_duration_seconds_count", **labels) == 1
         assert value(metrics, "http_requests_in_flight") == 0
 
-    def test_error_outside_of_flask_is_counted_as_the_500_that_the_server_makes_of_it(
+    def test_error_outside_flask_is_counted_as_the_500_of_the_server(
         self, metrics: Metrics, mocker: MockerFixture
     ) -> None:
         app = Flask("test")
@@ -141,7 +137,7 @@ class TestHttp:
         labels = {"route": UNMATCHED, "method": "GET", "status": "500"}
         assert value(metrics, "http_request_duration_seconds_count", **labels) == 1
 
-    def test_context_without_a_request_takes_nothing_out_of_flight(
+    def test_context_without_a_request_does_not_change_the_requests_in_flight(
         self, app: Flask, metrics: Metrics
     ) -> None:
         with app.test_request_context("/"):
@@ -192,7 +188,7 @@ def test_breaker_shows_its_state_and_counts_its_openings(metrics: Metrics) -> No
     assert value(metrics, "circuit_breaker_state", dependency="database") == 0
 
 
-# A worker process: it tells its slot, does what it is told, and waits for its end.
+# A worker process: it executes the lines that it reads, until it is killed.
 WORKER = """
 import sys
 from pathlib import Path
@@ -236,11 +232,16 @@ class Worker:
 
 class TestSeveralProcesses:
     @pytest.fixture
-    def start(self, tmp_path: Path) -> Iterator[Callable[[], Worker]]:
+    def directory(self, tmp_path: Path) -> Path:
+        """Return a folder that does not exist yet."""
+        return tmp_path / "of" / "metrics"
+
+    @pytest.fixture
+    def start(self, directory: Path) -> Iterator[Callable[[], Worker]]:
         started: list[Worker] = []
 
         def start() -> Worker:
-            started.append(Worker(tmp_path))
+            started.append(Worker(directory))
             return started[-1]
 
         yield start
@@ -248,12 +249,11 @@ class TestSeveralProcesses:
             worker.kill()
 
     def scraped(self, directory: Path, name: str, **labels: str) -> float | None:
-        exposition = generate_latest(metric_files.registry_of(directory)).decode()
-        key = f"user_service_{name}", frozenset(labels.items())
-        return scrapes.samples(exposition).get(key)
+        exposition = generate_latest(AllProcesses(directory)).decode()
+        return scrapes.samples(exposition).get((f"user_service_{name}", frozenset(labels.items())))
 
-    def test_counts_of_all_are_added_up_and_survive_their_death(
-        self, tmp_path: Path, start: Callable[[], Worker]
+    def test_counts_are_added_up_and_survive_the_death_of_a_process(
+        self, directory: Path, start: Callable[[], Worker]
     ) -> None:
         first, second = start(), start()
         first.do("metrics.cache.hit.inc(3)")
@@ -265,10 +265,10 @@ class TestSeveralProcesses:
         for change in (lambda: None, first.kill, second.kill, start):
             change()
             for name, labels, expected in counts:
-                assert self.scraped(tmp_path, name, **labels) == expected
+                assert self.scraped(directory, name, **labels) == expected
 
     def test_child_of_a_fork_counts_on_its_own(
-        self, tmp_path: Path, start: Callable[[], Worker]
+        self, directory: Path, start: Callable[[], Worker]
     ) -> None:
         parent = start()
         parent.do("metrics.cache.hit.inc(3)")
@@ -276,78 +276,37 @@ class TestSeveralProcesses:
             "import os; child = os.fork();"
             " os.waitpid(child, 0) if child else (metrics.cache.hit.inc(4), os._exit(0))"
         )
-        assert self.scraped(tmp_path, "page_cache_requests_total", result="hit") == 7
+        assert self.scraped(directory, "page_cache_requests_total", result="hit") == 7
         parent.do("metrics.cache.hit.inc(5)")
-        assert self.scraped(tmp_path, "page_cache_requests_total", result="hit") == 12
+        assert self.scraped(directory, "page_cache_requests_total", result="hit") == 12
 
-    def test_threads_lose_no_count(self, tmp_path: Path, start: Callable[[], Worker]) -> None:
-        worker = start()
-        worker.do("import sys; sys.setswitchinterval(1e-6)")
-        worker.do("from concurrent.futures import ThreadPoolExecutor as Threads")
-        worker.do("count = lambda _: [metrics.cache.hit.inc() for _ in range(2000)]")
-        worker.do("_ = list(Threads(8).map(count, range(8)))")
-        assert self.scraped(tmp_path, "page_cache_requests_total", result="hit") == 16_000
-
-    def test_gauges_of_the_dead_are_gone_at_the_next_scrape(
-        self, tmp_path: Path, start: Callable[[], Worker]
+    def test_live_gauges_of_a_killed_process_are_gone_at_the_next_scrape(
+        self, directory: Path, start: Callable[[], Worker]
     ) -> None:
         first, second = start(), start()
         first.do("metrics.pools.of('database').in_use.set(3)")
         first.do("metrics.resilience.breaker_listener('redis')('open')")
         second.do("metrics.pools.of('database').in_use.set(4)")
-        assert self.scraped(tmp_path, "pool_connections_in_use", pool="database") == 7
-        assert self.scraped(tmp_path, "circuit_breaker_state", dependency="redis") == 2
+        assert self.scraped(directory, "pool_connections_in_use", pool="database") == 7
+        assert self.scraped(directory, "circuit_breaker_state", dependency="redis") == 2
         first.kill()
-        assert self.scraped(tmp_path, "pool_connections_in_use", pool="database") == 4
-        assert self.scraped(tmp_path, "circuit_breaker_state", dependency="redis") == 0
+        assert self.scraped(directory, "pool_connections_in_use", pool="database") == 4
+        assert self.scraped(directory, "circuit_breaker_state", dependency="redis") == 0
 
-    def test_gauges_of_a_predecessor_are_not_taken_over(
-        self, tmp_path: Path, start: Callable[[], Worker]
-    ) -> None:
-        first = start()
-        first.do("metrics.pools.of('database').waiting.inc()")
-        first.kill()
-        start()  # before any scrape
-        assert self.scraped(tmp_path, "pool_requests_waiting", pool="database") == 0
-
-    def test_readiness_is_what_was_found_out_last(
-        self, tmp_path: Path, start: Callable[[], Worker]
+    def test_readiness_is_the_latest_result_of_any_process(
+        self, directory: Path, start: Callable[[], Worker]
     ) -> None:
         first, second = start(), start()
-        assert self.scraped(tmp_path, "ready") is None
+        assert self.scraped(directory, "ready") is None
         for worker, ready in ((second, 1), (first, 0), (second, 1)):
             worker.do(f"metrics.ready.set({ready})")
-            assert self.scraped(tmp_path, "ready") == ready
+            assert self.scraped(directory, "ready") == ready
 
-    def test_files_do_not_grow_in_number_however_many_workers_are_replaced(
-        self, tmp_path: Path, start: Callable[[], Worker]
+    def test_files_of_other_programs_are_ignored(
+        self, directory: Path, start: Callable[[], Worker]
     ) -> None:
-        start()
-        files = set()
-        for number in range(1, 6):
-            worker = start()
-            worker.do("metrics.cache.hit.inc()")
-            files.add(frozenset(path.name for path in tmp_path.iterdir()))
-            worker.kill()
-            assert self.scraped(tmp_path, "page_cache_requests_total", result="hit") == number
-        assert len(files) == 1
-
-    def test_slot_is_another_after_a_fork(self, tmp_path: Path) -> None:
-        slot = metric_files.Slot(tmp_path)
-        assert slot.name() == slot.name() == "0"
-        child = os.fork()
-        if child == 0:
-            os._exit(7 if slot.name() == "1" else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-        assert slot.name() == "0"
-
-    def test_slot_that_is_looked_at_by_a_scrape_is_not_waited_for(self, tmp_path: Path) -> None:
-        with (tmp_path / "0.lock").open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            assert metric_files.Slot(tmp_path).name() == "1"
-
-    def test_directory_is_made(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(values, "ValueClass", values.ValueClass)
-        metric_files.share(tmp_path / "a" / "b")
-        assert (tmp_path / "a" / "b").is_dir()
-        assert isinstance(metric_files.registry_of(tmp_path / "a" / "b"), CollectorRegistry)
+        start().do("metrics.cache.hit.inc()")
+        for name in ("sessions.db", "notes.txt"):
+            (directory / name).write_text("of another program")
+        assert self.scraped(directory, "page_cache_requests_total", result="hit") == 1
+        assert (directory / "sessions.db").exists()

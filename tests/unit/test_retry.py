@@ -15,7 +15,7 @@ from user_service.errors import (
     UserExists,
 )
 from user_service.resilience import deadline
-from user_service.resilience.retry import Outcome, RetryBudget, RetryPolicy, retry_on_failure
+from user_service.resilience.retry import Outcome, RetryBudget, RetryPolicy
 
 
 class Work:
@@ -183,22 +183,6 @@ def test_every_retry_is_logged_with_its_cause(
     with caplog.at_level(logging.WARNING, "user_service"):
         recorder.policy().call(Work(*transient(1)))
     assert caplog.messages == ["retry 1 of 2 in 0.500 s after: failure 1"]
-
-
-def test_decorator_asks_for_the_policy_at_each_call(recorder: Recorder) -> None:
-    policies = [recorder.policy(retries=0), recorder.policy(retries=1)]
-
-    @retry_on_failure(lambda: policies.pop(0))
-    def work(failures: list[Exception]) -> str:
-        """Return a word."""
-        if failures:
-            raise failures.pop()
-        return "done"
-
-    with pytest.raises(TransientFailure):
-        work([*transient(1)])
-    assert work([*transient(1)]) == "done"
-    assert (work.__name__, work.__doc__) == ("work", "Return a word.")
 
 
 class TestBudget:

@@ -1,6 +1,5 @@
-"""Single flight: one works, the others wait for it, each for as long as it may."""
+"""Single flight: one caller does the work, concurrent callers for the same key wait for it."""
 
-import math
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,25 +10,14 @@ from user_service.cache.single_flight import SingleFlight
 from user_service.errors import DeadlineExceeded
 from user_service.resilience import deadline
 
-LONG = 30.0  # seconds: nobody who does as they should waits for so long
+LONG = 30.0  # seconds; only a test that fails waits so long
+
+Flights = SingleFlight[str, object]
 
 
 @pytest.fixture
-def flights() -> SingleFlight[str, object]:
+def flights() -> Flights:
     return SingleFlight()
-
-
-@pytest.fixture
-def joined(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
-    """Released by everybody who has found a flight under way, before they wait for it."""
-    joined = threading.Semaphore(0)
-
-    def remaining() -> float:
-        joined.release()
-        return math.inf
-
-    monkeypatch.setattr("user_service.cache.single_flight.deadline.remaining", remaining)
-    return joined
 
 
 @pytest.fixture
@@ -44,49 +32,45 @@ def wait_for(semaphore: threading.Semaphore, times: int) -> None:
 
 
 def never() -> object:
-    pytest.fail("worked although somebody else does")
+    pytest.fail("did the work although another caller does it")
 
 
-def led(
-    flights: SingleFlight[str, object], threads: ThreadPoolExecutor, end: Callable[[], object]
+def lead(
+    flights: Flights, threads: ThreadPoolExecutor, work: Callable[[], object]
 ) -> Future[object]:
-    """Begin a flight that is under way when this returns, and ends as ``end`` does."""
+    """Begin a flight, and return while ``work`` is under way."""
     begun = threading.Event()
 
-    def work() -> object:
+    def announced() -> object:
         begun.set()
-        return end()
+        return work()
 
-    leader = threads.submit(flights.run, "key", work)
+    leader = threads.submit(flights.run, "key", announced)
     assert begun.wait(LONG)
     return leader
 
 
-def test_returns_what_the_work_returns(flights: SingleFlight[str, object]) -> None:
-    assert flights.run("key", lambda: "value") == "value"
-
-
-def test_of_many_callers_at_once_one_works(
-    flights: SingleFlight[str, object], joined: threading.Semaphore, threads: ThreadPoolExecutor
+def test_one_of_many_concurrent_callers_does_the_work(
+    flights: Flights, joined: threading.Semaphore, threads: ThreadPoolExecutor
 ) -> None:
     value = object()
 
-    def when_all_wait() -> object:
+    def end_when_all_wait() -> object:
         wait_for(joined, 19)
         return value
 
-    leader = led(flights, threads, when_all_wait)
-    others = [threads.submit(flights.run, "key", never) for _ in range(19)]
-    assert all(each.result(LONG) is value for each in [leader, *others])
+    leader = lead(flights, threads, end_when_all_wait)
+    followers = [threads.submit(flights.run, "key", never) for _ in range(19)]
+    assert all(each.result(LONG) is value for each in [leader, *followers])
 
 
-def test_who_comes_after_the_end_works_again(flights: SingleFlight[str, object]) -> None:
+def test_caller_after_the_end_does_the_work_again(flights: Flights) -> None:
     assert flights.run("key", lambda: 1) == 1
     assert flights.run("key", lambda: 2) == 2
 
 
-def test_other_keys_are_other_flights(
-    flights: SingleFlight[str, object], threads: ThreadPoolExecutor
+def test_calls_for_other_keys_run_in_parallel(
+    flights: Flights, threads: ThreadPoolExecutor
 ) -> None:
     together = threading.Barrier(5, timeout=LONG)
 
@@ -96,45 +80,46 @@ def test_other_keys_are_other_flights(
     assert list(threads.map(run, range(5))) == [0, 1, 2, 3, 4]
 
 
-def test_failure_is_raised_for_everybody_and_forgotten(
-    flights: SingleFlight[str, object], joined: threading.Semaphore, threads: ThreadPoolExecutor
+def test_followers_do_the_work_themselves_if_the_leader_fails(
+    flights: Flights, joined: threading.Semaphore, threads: ThreadPoolExecutor
 ) -> None:
     def fail_when_all_wait() -> object:
         wait_for(joined, 3)
-        raise KeyError("it")
+        raise KeyError("of the leader")
 
-    leader = led(flights, threads, fail_when_all_wait)
-    others = [threads.submit(flights.run, "key", never) for _ in range(3)]
-    for each in [leader, *others]:
-        with pytest.raises(KeyError, match="it"):
-            each.result(LONG)
-    assert flights.run("key", lambda: "well") == "well"
+    def fail() -> object:
+        raise KeyError("of a follower")
+
+    leader = lead(flights, threads, fail_when_all_wait)
+    followers = [threads.submit(flights.run, "key", work) for work in (lambda: 1, lambda: 2, fail)]
+    with pytest.raises(KeyError, match="of the leader"):
+        leader.result(LONG)
+    assert [each.result(LONG) for each in followers[:2]] == [1, 2]
+    with pytest.raises(KeyError, match="of a follower"):
+        followers[2].result(LONG)
 
 
 @pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt, SystemExit])
-def test_nothing_is_kept_of_a_flight_that_is_over(
-    flights: SingleFlight[str, object], error: type[BaseException]
-) -> None:
+def test_flight_that_failed_is_over(flights: Flights, error: type[BaseException]) -> None:
     def fail() -> object:
         raise error
 
-    flights.run("key", lambda: "value")
     with pytest.raises(error):
         flights.run("key", fail)
-    assert flights._flights == {}
+    assert flights.run("key", lambda: "value") == "value"
 
 
-def test_who_waits_gives_up_at_its_deadline_and_the_work_goes_on(
-    flights: SingleFlight[str, object], threads: ThreadPoolExecutor
+def test_follower_gives_up_at_its_deadline_while_the_work_goes_on(
+    flights: Flights, threads: ThreadPoolExecutor
 ) -> None:
     go_on = threading.Event()
-    leader = led(flights, threads, lambda: go_on.wait(LONG))
-    with deadline.within(0), pytest.raises(DeadlineExceeded, match="takes too long"):
+    leader = lead(flights, threads, lambda: go_on.wait(LONG))
+    with deadline.within(0), pytest.raises(DeadlineExceeded, match="took too long"):
         flights.run("key", never)
     go_on.set()
     assert leader.result(LONG) is True
 
 
-def test_deadline_of_who_works_is_not_looked_at(flights: SingleFlight[str, object]) -> None:
+def test_deadline_of_the_leader_is_left_to_its_work(flights: Flights) -> None:
     with deadline.within(0):
         assert flights.run("key", lambda: "value") == "value"

@@ -1,7 +1,7 @@
 """Readers of the page cache that pause between reading the rows and storing their page.
 
-They are the service's own cache and pool on the real servers, only that the pause, over HTTP a
-matter of luck, is made here.
+They use the service's own cache and pool on the real servers. Over HTTP the pause would be a matter
+of luck.
 """
 
 from collections.abc import Callable
@@ -48,17 +48,13 @@ class Cache:
 
     def read_pause_and_store(self, readers: int, meanwhile: Callable[[], None]) -> None:
         """Have ``readers`` read the number, then call ``meanwhile``, then have them all store."""
-        self._read_and_pause(readers, meanwhile)
-        self._services.pages.flush()
-
-    def _read_and_pause(self, readers: int, meanwhile: Callable[[], None]) -> None:
         if readers == 0:
             meanwhile()
             return
 
-        def produce(_: object = None) -> bytes:
+        def produce(_lsn: int | None) -> bytes:
             body = self._read()
-            self._read_and_pause(readers - 1, meanwhile)
+            self.read_pause_and_store(readers - 1, meanwhile)
             return body
 
         self._services.pages.get_or_produce(f"late:{readers}", produce)
@@ -67,11 +63,11 @@ class Cache:
         """Return what each of the pages shows now."""
         pages = self._services.pages
         return [
-            int(pages.get_or_produce(f"late:{reader}", self._read)[0])
+            int(pages.get_or_produce(f"late:{reader}", lambda _: self._read())[0])
             for reader in range(1, readers + 1)
         ]
 
-    def _read(self, _: object = None) -> bytes:
+    def _read(self) -> bytes:
         with self._services.database.read() as cursor:
             cursor.execute("SELECT number FROM shown")
             row = cursor.fetchone()

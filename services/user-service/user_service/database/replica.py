@@ -40,7 +40,7 @@ class Replica:
     regularly refused is not worth the round trip.
     """
 
-    def __init__(  # noqa: PLR0913 -- keywords, those of Database
+    def __init__(
         self,
         dsn: str,
         *,

@@ -118,7 +118,7 @@ class UserRepository:
         self._database = database
         self._replica = replica
 
-    def page(  # noqa: PLR0913 -- keywords with defaults
+    def page(
         self,
         position: Position | int,
         limit: int,

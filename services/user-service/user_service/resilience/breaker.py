@@ -39,7 +39,7 @@ class CircuitBreaker:
     stay parallel.
     """
 
-    def __init__(  # noqa: PLR0913 -- keywords with defaults
+    def __init__(
         self,
         name: str,
         *,

@@ -4,7 +4,6 @@ tenacity would add its own stop and wait objects around the same rules: the dead
 and the outcomes that are counted here.
 """
 
-import functools
 import itertools
 import logging
 import random
@@ -112,22 +111,3 @@ class RetryPolicy:
             raise failure
         log.warning("retry %d of %d in %.3f s after: %s", retry, self.retries, pause, failure)
         self.sleep(pause)
-
-
-def retry_on_failure(
-    policy_of: Callable[[], RetryPolicy],
-) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Return a decorator that calls a function by the policy that ``policy_of`` returns.
-
-    ``policy_of`` is asked at each call, so that a view can be decorated before its application,
-    which owns the policy, exists.
-    """
-
-    def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        @functools.wraps(function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            return policy_of().call(function, *args, **kwargs)
-
-        return call
-
-    return decorate

@@ -1,4 +1,4 @@
-"""``flask --app app users …``: what operators and testers do on the command line."""
+"""The command line of operators: ``flask --app app users …`` and ``flask --app app migrate``."""
 
 import itertools
 import time
@@ -10,44 +10,44 @@ from user_service.errors import Unavailable
 from user_service.web.example_users import example_users
 from user_service.web.services import services
 
-# A tenth of a second of work: the bar moves, and no statement comes near its time-out.
+# Small enough for a moving progress bar and for the statement time-out.
 BATCH = 5_000
-# As many as have come before today by example_users' calendar.
-MOST = 10_000_000
+# example_users dates one user every 20 s since 2020; more would be dated in the future.
+MAX_USERS = 10_000_000
 
 users = AppGroup("users", help="Work on users.")
 
 
 @users.command("seed")
-@click.argument("number", type=click.IntRange(1, MOST))
-@click.option("--seed", default=1, show_default=True, help="Another seed, other users.")
+@click.argument("number", type=click.IntRange(1, MAX_USERS))
+@click.option("--seed", default=1, show_default=True, help="Seed of the random names.")
 def seed_users(number: int, seed: int) -> None:
-    """Add NUMBER users with realistic names, the same ones for the same seed.
+    """Add NUMBER users with realistic names; a seed always makes the same users.
 
-    Who is there already is left as he is: repeat it to go on after an interruption.
+    Users that exist are left unchanged, so the command can be repeated after an interruption.
     """
     began = time.perf_counter()
     try:
         added = _add(number, seed)
     except Unavailable as error:
         raise click.ClickException(
-            f"{error}; what was added is kept, repeat it to go on"
+            f"{error}; the users added so far are kept, repeat the command to add the rest"
         ) from error
     finally:
         services().pages.invalidate()
     seconds = time.perf_counter() - began
     click.echo(
         f"{added:,} users added in {seconds:.1f} s ({added / seconds:,.0f}/s), "
-        f"{number - added:,} were there already; seed {seed}"
+        f"{number - added:,} existed already; seed {seed}"
     )
 
 
 def _add(number: int, seed: int) -> int:
-    repository, added = services().users, 0
+    repository, retry, added = services().users, services().retry_policy, 0
     examples = example_users(number, seed)
     with click.progressbar(length=number, label="adding users") as bar:
         while batch := list(itertools.islice(examples, BATCH)):
-            added += services().retry_policy.call(repository.add_many, batch)
+            added += retry.call(repository.add_many, batch)
             bar.update(len(batch))
     repository.analyze()
     return added

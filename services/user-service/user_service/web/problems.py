@@ -3,11 +3,10 @@
 ``error`` repeats ``detail`` for clients of the earlier API, which answered ``{"error": …}``.
 """
 
-import functools
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
@@ -31,192 +30,190 @@ from user_service.errors import (
     UserNotFound,
 )
 from user_service.observability import request_id
-from user_service.web.responses.user_body import entity_headers, members_of
+from user_service.web.responses.reply import Reply, respond
+from user_service.web.responses.user_body import entity_headers, user_body
 
 log = logging.getLogger(__name__)
 
-RETRY_AFTER = {"Retry-After": "1"}
+RETRY_SOON = {"Retry-After": "1"}
 PROBLEM_JSON = "application/problem+json"
 
-Handler = Callable[[Any], Response]
-
-# As RFC 9110 has them; Python has had other ones before 3.13.
-_PHRASES = {413: "Content Too Large", 414: "URI Too Long"}
-_DESCRIPTIONS = {413: "The body is too large", 414: "The URI is too long"}
+# As RFC 9110 names them; Python used older names before 3.13.
+_TITLES = {413: "Content Too Large", 414: "URI Too Long"}
+_DETAILS = {413: "The body is too large", 414: "The URI is too long"}
 
 
 @dataclass(frozen=True, slots=True)
-class ProblemType:
-    """A kind of problem: ``type`` is its URI, by which programs tell it from the others."""
+class Problem:
+    """What a client is told about an error.
 
-    type: str
+    ``kind`` is the last part of the problem's type; without one the status says everything.
+    ``errors`` maps each field at fault to its rule. ``members`` are extensions of this kind.
+    """
+
     status: int
     title: str
+    detail: str
+    kind: str = ""
+    errors: Mapping[str, str] = field(default_factory=dict)
+    members: Mapping[str, object] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
 
-
-INVALID_INPUT = ProblemType("urn:user-service:problem:invalid-input", 400, "Invalid input")
-MALFORMED_BODY = ProblemType("urn:user-service:problem:malformed-body", 400, "Malformed body")
-USER_NOT_FOUND = ProblemType("urn:user-service:problem:user-not-found", 404, "User not found")
-USER_EXISTS = ProblemType("urn:user-service:problem:user-exists", 409, "User exists")
-KEY_IN_FLIGHT = ProblemType(
-    "urn:user-service:problem:idempotency-key-in-flight", 409, "Idempotency key in flight"
-)
-KEY_REUSED = ProblemType(
-    "urn:user-service:problem:idempotency-key-reused", 422, "Idempotency key reused"
-)
-PRECONDITION_FAILED = ProblemType(
-    "urn:user-service:problem:precondition-failed", 412, "Precondition failed"
-)
-PRECONDITION_REQUIRED = ProblemType(
-    "urn:user-service:problem:precondition-required", 428, "Precondition required"
-)
-RATE_LIMITED = ProblemType("urn:user-service:problem:rate-limited", 429, "Rate limited")
-UNAVAILABLE = ProblemType("urn:user-service:problem:unavailable", 503, "Service unavailable")
-OUTCOME_UNKNOWN = ProblemType(
-    "urn:user-service:problem:outcome-unknown", 503, "Outcome of the write unknown"
-)
+    def reply(self) -> Reply:
+        """Return the response."""
+        body: dict[str, object] = {
+            "type": f"urn:user-service:problem:{self.kind}" if self.kind else "about:blank",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "error": self.detail,
+            "request_id": request_id.current(),
+        }
+        if self.errors:
+            body["errors"] = [
+                {"field": name, "message": rule} for name, rule in self.errors.items()
+            ]
+        headers = {
+            "Content-Type": PROBLEM_JSON,
+            # A cached 404 would outlive the creation of the user.
+            "Cache-Control": "no-store",
+            **self.headers,
+        }
+        return Reply(self.status, headers, orjson.dumps({**body, **self.members}))
 
 
 def register_problems(app: Flask) -> None:
     """Answer every exception of a request with a problem."""
-    app.register_error_handler(InvalidInput, _invalid_input)
-    app.register_error_handler(MalformedBody, _malformed_body)
-    app.register_error_handler(UserNotFound, _user_not_found)
-    app.register_error_handler(UserExists, _user_exists)
-    app.register_error_handler(IdempotencyKeyInFlight, _key_in_flight)
-    app.register_error_handler(IdempotencyKeyReused, _key_reused)
-    app.register_error_handler(PreconditionFailed, _precondition_failed)
-    app.register_error_handler(PreconditionRequired, _precondition_required)
-    app.register_error_handler(RateLimited, _rate_limited)
-    app.register_error_handler(Unavailable, _unavailable)
-    app.register_error_handler(OutcomeUnknown, _outcome_unknown)
-    app.register_error_handler(HTTPException, _http_exception)
-    if not app.debug:  # under debug the traceback is for the developer's eyes
-        app.register_error_handler(Exception, _unexpected)
+    for error in KNOWN:
+        app.register_error_handler(error, problem_response)
+    if not app.debug:  # in debug mode the developer gets the traceback
+        app.register_error_handler(Exception, problem_response)
 
 
-def problem(
-    kind: ProblemType,
-    detail: str,
-    *,
-    errors: Mapping[str, str] | None = None,
-    members: Mapping[str, object] | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> Response:
-    """Return the response for a problem; ``errors`` maps each field at fault to its rule.
+def problem_response(error: Exception) -> Response:
+    """Return Flask's response for ``error``, and log what operators should see."""
+    return respond(problem_reply(error))
 
-    ``members`` are the ones that only this kind of problem has.
-    """
-    body: dict[str, object] = {
-        "type": kind.type,
-        "title": kind.title,
-        "status": kind.status,
-        "detail": detail,
-        "error": detail,
-        "request_id": request_id.current(),
-    }
-    if errors:
-        body["errors"] = [{"field": field, "message": text} for field, text in errors.items()]
-    body |= members or {}
-    return Response(
-        orjson.dumps(body),
-        status=kind.status,
-        mimetype=PROBLEM_JSON,
-        # Or a 404 might be kept by a cache, and served when there is such a user.
-        headers={"Cache-Control": "no-store", **(headers or {})},
+
+def problem_reply(error: Exception) -> Reply:
+    """Return the response for ``error``, and log what operators should see."""
+    if isinstance(error, OutcomeUnknown):
+        log.error("outcome unknown: %s", error)
+    elif isinstance(error, Unavailable):
+        log.error("unavailable: %s", error)
+    elif not isinstance(error, tuple(KNOWN)):
+        log.error("unexpected error", exc_info=error)
+    return problem_of(error).reply()
+
+
+def problem_of(error: Exception) -> Problem:
+    """Return the problem that ``error`` is; a 500 that reveals nothing for an unknown error."""
+    for kind in type(error).__mro__:
+        if kind in KNOWN:
+            return KNOWN[kind](error)
+    return Problem(500, "Internal Server Error", "An unexpected error occurred")
+
+
+def _invalid_input(error: InvalidInput) -> Problem:
+    return Problem(400, "Invalid input", str(error), "invalid-input", errors=error.errors)
+
+
+def _malformed_body(error: MalformedBody) -> Problem:
+    return Problem(400, "Malformed body", f"The body {error}", "malformed-body")
+
+
+def _user_not_found(_error: UserNotFound) -> Problem:
+    return Problem(404, "User not found", "User not found", "user-not-found")
+
+
+def _user_exists(error: UserExists) -> Problem:
+    detail = "Username or email already exists"
+    errors = {error.field: "already exists"}
+    return Problem(409, "User exists", detail, "user-exists", errors=errors)
+
+
+def _key_in_flight(_error: IdempotencyKeyInFlight) -> Problem:
+    return Problem(
+        409,
+        "Idempotency key in flight",
+        "A request with this Idempotency-Key is in progress; repeat it to get its answer",
+        "idempotency-key-in-flight",
+        headers=RETRY_SOON,
     )
 
 
-def _invalid_input(error: InvalidInput) -> Response:
-    return problem(INVALID_INPUT, str(error), errors=error.errors)
+def _key_reused(_error: IdempotencyKeyReused) -> Problem:
+    detail = "This Idempotency-Key was used for another request"
+    return Problem(422, "Idempotency key reused", detail, "idempotency-key-reused")
 
 
-def _malformed_body(error: MalformedBody) -> Response:
-    return problem(MALFORMED_BODY, f"The body {error}")
-
-
-def _user_not_found(_error: UserNotFound) -> Response:
-    return problem(USER_NOT_FOUND, "User not found")
-
-
-def _user_exists(error: UserExists) -> Response:
-    detail = "Username or email already exists"
-    return problem(USER_EXISTS, detail, errors={error.field: "already exists"})
-
-
-def _key_in_flight(_error: IdempotencyKeyInFlight) -> Response:
-    detail = "A request with this Idempotency-Key is under way; its answer can be had when it ends"
-    return problem(KEY_IN_FLIGHT, detail, headers=RETRY_AFTER)
-
-
-def _key_reused(_error: IdempotencyKeyReused) -> Response:
-    return problem(KEY_REUSED, "This Idempotency-Key was used for another request")
-
-
-def _precondition_failed(error: PreconditionFailed) -> Response:
-    return problem(
-        PRECONDITION_FAILED,
+def _precondition_failed(error: PreconditionFailed) -> Problem:
+    return Problem(
+        412,
+        "Precondition failed",
         "The user is not in the state that the request asks for; nothing was changed",
-        members={"user": members_of(error.current)},
+        "precondition-failed",
+        members={"user": user_body(error.current)},
         headers=entity_headers(error.current),
     )
 
 
-def _precondition_required(_error: PreconditionRequired) -> Response:
-    return problem(
-        PRECONDITION_REQUIRED, "Send If-Match with the ETag of the user that you have read"
-    )
+def _precondition_required(_error: PreconditionRequired) -> Problem:
+    detail = "Send If-Match with the ETag of the user that you have read"
+    return Problem(428, "Precondition required", detail, "precondition-required")
 
 
-def _rate_limited(error: RateLimited) -> Response:
+def _rate_limited(error: RateLimited) -> Problem:
     # The member is the IETF draft's (draft-ietf-httpapi-ratelimit-headers-11, section 5.1).
-    return problem(
-        RATE_LIMITED,
+    return Problem(
+        429,
+        "Rate limited",
         f"Too many requests; the next one is answered in {error.retry_after} s",
+        "rate-limited",
         members={"violated-policies": [error.policy]},
         headers={"Retry-After": str(error.retry_after)},
     )
 
 
-def _logged(name: str) -> Callable[[Handler], Handler]:
-    """Have the errors that a handler answers in the log, as ``name``."""
-
-    def decorate(handler: Handler) -> Handler:
-        @functools.wraps(handler)
-        def call(error: Any) -> Response:  # noqa: ANN401 -- as the handler has it
-            log.error("%s: %s", name, error)
-            return handler(error)
-
-        return call
-
-    return decorate
-
-
-@_logged("unavailable")
-def _unavailable(error: Unavailable) -> Response:
+def _unavailable(error: Unavailable) -> Problem:
     detail = "The service cannot answer at the moment; nothing was changed, try again"
     if isinstance(error, DeadlineExceeded):
         detail = "The service could not answer in time; nothing was changed, try again"
     seconds = math.ceil(error.retry_after) if isinstance(error, CircuitOpen) else 1
-    return problem(UNAVAILABLE, detail, headers={"Retry-After": str(max(1, seconds))})
+    headers = {"Retry-After": str(max(1, seconds))}
+    return Problem(503, "Service unavailable", detail, "unavailable", headers=headers)
 
 
-@_logged("outcome unknown")
-def _outcome_unknown(_error: OutcomeUnknown) -> Response:
-    detail = "The database was lost while it stored the change; read before you try again"
-    return problem(OUTCOME_UNKNOWN, detail, headers=RETRY_AFTER)
-
-
-def _http_exception(error: HTTPException) -> Response:
-    status = HTTPStatus(error.code or 500)
-    headers = {key: value for key, value in error.get_headers() if key != "Content-Type"}
-    title = _PHRASES.get(status, status.phrase)
-    detail = _DESCRIPTIONS.get(status) or status.description or title
-    return problem(ProblemType("about:blank", status, title), detail, headers=headers)
-
-
-def _unexpected(error: Exception) -> Response:
-    log.error("unexpected error", exc_info=error)
-    return problem(
-        ProblemType("about:blank", 500, "Internal Server Error"), "An unexpected error occurred"
+def _outcome_unknown(_error: OutcomeUnknown) -> Problem:
+    return Problem(
+        503,
+        "Outcome of the write unknown",
+        "The database was lost while it stored the change; read before you try again",
+        "outcome-unknown",
+        headers=RETRY_SOON,
     )
+
+
+def _http_exception(error: HTTPException) -> Problem:
+    status = HTTPStatus(error.code or 500)
+    title = _TITLES.get(status, status.phrase)
+    detail = _DETAILS.get(status) or status.description or title
+    headers = {name: value for name, value in error.get_headers() if name != "Content-Type"}
+    return Problem(status, title, detail, headers=headers)
+
+
+# Each kind of error that clients may cause or meet, and the problem that it is.
+KNOWN: Mapping[type[Exception], Callable[[Any], Problem]] = {
+    InvalidInput: _invalid_input,
+    MalformedBody: _malformed_body,
+    UserNotFound: _user_not_found,
+    UserExists: _user_exists,
+    IdempotencyKeyInFlight: _key_in_flight,
+    IdempotencyKeyReused: _key_reused,
+    PreconditionFailed: _precondition_failed,
+    PreconditionRequired: _precondition_required,
+    RateLimited: _rate_limited,
+    Unavailable: _unavailable,
+    OutcomeUnknown: _outcome_unknown,
+    HTTPException: _http_exception,
+}

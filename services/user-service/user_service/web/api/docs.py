@@ -1,4 +1,4 @@
-"""``/openapi.json``, the OpenAPI document, and ``/docs``, Swagger UI for people to try it with."""
+"""``/openapi.json``, the OpenAPI document, and ``/docs``, Swagger UI to try it with."""
 
 import hashlib
 import importlib.util
@@ -7,22 +7,22 @@ from importlib.metadata import version
 from pathlib import Path
 
 import orjson
-from flask import Blueprint, Response, current_app, render_template_string
+from flask import Blueprint, Response, current_app, render_template_string, request
 from werkzeug.exceptions import NotFound
 
 from user_service.web.openapi.document import document
 from user_service.web.openapi.operations import Answer, documented, undocumented
 from user_service.web.requests.conditions import client_has
-from user_service.web.requests.validation import JSON
+from user_service.web.responses.reply import JSON
 
 blueprint = Blueprint("docs", __name__)
 
 _BUILT = "openapi_document"
 HEADERS = ("ETag", "Cache-Control")
-# Its address has the version in it.
+# The URL contains the version.
 FOREVER = "public, max-age=31536000, immutable"
 MIMETYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-# Everything from here, nothing inline. `data:` is for the icons in Swagger UI's style sheet.
+# Everything comes from this origin, nothing is inline. Swagger UI's icons are `data:` URLs.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
     " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -43,7 +43,7 @@ PAGE = """<!doctype html>
 
 @blueprint.get("/openapi.json")
 @documented(
-    Answer(200, "The document", {"type": "object", "title": "Document"}, HEADERS),
+    Answer(200, "The document", {"type": "object", "title": "Document"}, headers=HEADERS),
     Answer(304, "The client has it", headers=HEADERS),
     reads=("If-None-Match",),
 )
@@ -51,7 +51,7 @@ def get_openapi() -> Response:
     """Return the OpenAPI document of this service."""
     etag, body = _built_document()
     headers = {"ETag": f'"{etag}"', "Cache-Control": "no-cache"}
-    if client_has(etag):
+    if client_has(etag, request.headers):
         return Response(status=304, headers=headers)
     return Response(body, mimetype=JSON, headers=headers)
 
@@ -73,14 +73,14 @@ def get_asset(version: str, name: str) -> Response:
     if version != assets_version() or name not in _assets():
         raise NotFound
     headers = {"ETag": f'"{version}"', "Cache-Control": FOREVER}
-    if client_has(version):
+    if client_has(version, request.headers):
         return Response(status=304, headers=headers)
     path = _assets()[name]
     return Response(path.read_bytes(), mimetype=MIMETYPES[path.suffix], headers=headers)
 
 
 def _built_document() -> tuple[str, bytes]:
-    """Return the ETag and the bytes of the document, made when it is first asked for."""
+    """Return the ETag and the bytes of the document, built by the first request for it."""
     if _BUILT not in current_app.extensions:
         body = orjson.dumps(document(current_app))
         etag = hashlib.blake2b(body, digest_size=16).hexdigest()
@@ -91,14 +91,14 @@ def _built_document() -> tuple[str, bytes]:
 
 @cache
 def assets_version() -> str:
-    """Return what changes whenever one of the files does."""
+    """Return a version that changes with every change of the files."""
     ours = hashlib.blake2b(_assets()["start.js"].read_bytes(), digest_size=4).hexdigest()
     return f"{version('flask-openapi-swagger')}-{ours}"
 
 
 @cache
 def _assets() -> dict[str, Path]:
-    """Return the files by name. The package that they come in is found, and never imported."""
+    """Return the files by name. Their package is located, never imported."""
     spec = importlib.util.find_spec("flask_openapi_swagger")
     assert spec is not None, "flask-openapi-swagger is not installed"  # noqa: S101
     folder = Path(*(spec.submodule_search_locations or ()), "templates", "swagger")

@@ -7,11 +7,13 @@ import orjson
 from flask import Blueprint, Response
 
 from user_service import __version__
+from user_service.database.replica import Replica
 from user_service.errors import Unavailable
+from user_service.web.openapi.examples import HEALTH
 from user_service.web.openapi.operations import Answer, documented
-from user_service.web.requests.validation import JSON
-from user_service.web.responses.bodies import Health, Liveness, Readiness
-from user_service.web.services import services
+from user_service.web.responses import bodies
+from user_service.web.responses.reply import JSON, Reply, respond
+from user_service.web.services import Services, services
 
 blueprint = Blueprint("health", __name__, url_prefix="/health")
 
@@ -20,56 +22,77 @@ NO_STORE = ("Cache-Control",)
 
 @blueprint.get("")
 @documented(
-    Answer(200, "Healthy, or degraded: without Redis", Health, NO_STORE),
-    Answer(503, "Unhealthy: without the database", Health, (*NO_STORE, "Retry-After")),
+    Answer(200, "Healthy, or degraded: without Redis", bodies.Health, HEALTH, headers=NO_STORE),
+    Answer(
+        503,
+        "Unhealthy: without the database",
+        bodies.Health,
+        HEALTH,
+        headers=(*NO_STORE, "Retry-After"),
+    ),
 )
 def get_health() -> Response:
     """Return the state of the service and of what it depends on; 503 without the database."""
-    database, redis = _database_is_ready(), services().pages.is_reachable()
-    stats, replica = services().database.stats(), _replica()
-    complete = redis and (replica is None or replica["status"] == "connected")
-    status = "unhealthy" if not database else "healthy" if complete else "degraded"
-    return _answer(
-        200 if database else 503,
-        status=status,
-        timestamp=datetime.now(UTC).isoformat(),
-        database="connected" if database else "disconnected",
-        redis="connected" if redis else "disconnected",
-        pool={"size": stats.size, "in_use": stats.in_use, "waiting": stats.waiting},
-        breakers={
-            "database": services().database.breaker.state,
-            "redis": services().pages.breaker_state,
-        },
-        version=__version__,
-        commit=services().commit,
-        **({} if replica is None else {"replica": replica}),
-    )
+    health = _health(services())
+    return _respond(503 if health["status"] == "unhealthy" else 200, health)
 
 
 @blueprint.get("/live")
-@documented(Answer(200, "The process serves", Liveness, NO_STORE))
+@documented(
+    Answer(200, "The process serves", bodies.Liveness, {"status": "alive"}, headers=NO_STORE)
+)
 def get_liveness() -> Response:
     """Answer: the process serves. Touches nothing outside of it."""
-    return _answer(200, status="alive")
+    return _respond(200, bodies.Liveness(status="alive"))
 
 
 @blueprint.get("/ready")
 @documented(
-    Answer(200, "Send requests here", Readiness, NO_STORE),
-    Answer(503, "Send none", Readiness, (*NO_STORE, "Retry-After")),
+    Answer(200, "Send requests here", bodies.Readiness, {"status": "ready"}, headers=NO_STORE),
+    Answer(
+        503,
+        "Send no requests here",
+        bodies.Readiness,
+        {"status": "not ready"},
+        headers=(*NO_STORE, "Retry-After"),
+    ),
 )
 def get_readiness() -> Response:
     """Tell whether to send requests here: the database can be used, and no stop has begun."""
-    if services().is_draining():
-        status = "draining"
-    else:
-        status = "ready" if _database_is_ready() else "not ready"
-    services().metrics.ready.set(status == "ready")
-    return _answer(200 if status == "ready" else 503, status=status)
+    readiness = _readiness(services())
+    services().metrics.ready.set(readiness["status"] == "ready")
+    return _respond(200 if readiness["status"] == "ready" else 503, readiness)
 
 
-def _replica() -> dict[str, object] | None:
-    replica = services().replica
+def _health(services: Services) -> bodies.Health:
+    has_database, has_redis = _is_database_ready(services), services.pages.is_reachable()
+    stats, replica = services.database.stats(), _replica_state(services.replica)
+    is_complete = has_redis and (replica is None or replica["status"] == "connected")
+    health: bodies.Health = {
+        "status": "unhealthy" if not has_database else "healthy" if is_complete else "degraded",
+        "timestamp": datetime.now(UTC),
+        "database": "connected" if has_database else "disconnected",
+        "redis": "connected" if has_redis else "disconnected",
+        "pool": {"size": stats.size, "in_use": stats.in_use, "waiting": stats.waiting},
+        "breakers": {
+            "database": services.database.breaker.state,
+            "redis": services.pages.breaker_state,
+        },
+        "version": __version__,
+        "commit": services.commit,
+    }
+    if replica is not None:
+        health["replica"] = replica
+    return health
+
+
+def _readiness(services: Services) -> bodies.Readiness:
+    if services.is_draining():
+        return {"status": "draining"}
+    return {"status": "ready" if _is_database_ready(services) else "not ready"}
+
+
+def _replica_state(replica: Replica | None) -> bodies.ReplicaState | None:
     if replica is None:
         return None
     return {
@@ -80,18 +103,17 @@ def _replica() -> dict[str, object] | None:
     }
 
 
-def _database_is_ready() -> bool:
+def _is_database_ready(services: Services) -> bool:
     try:
-        services().database.ensure_prepared()
-        services().probe.ping()
+        services.database.ensure_prepared()
+        services.probe.ping()
     except Unavailable:
         return False
     return True
 
 
-def _answer(status_code: int, **body: object) -> Response:
-    response = Response(orjson.dumps(body), status=status_code, mimetype=JSON)
-    response.cache_control.no_store = True
-    if status_code == HTTPStatus.SERVICE_UNAVAILABLE:
-        response.retry_after = 1
-    return response
+def _respond(status: int, body: bodies.Health | bodies.Liveness | bodies.Readiness) -> Response:
+    headers = {"Content-Type": JSON, "Cache-Control": "no-store"}
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = "1"
+    return respond(Reply(status, headers, orjson.dumps(body)))

@@ -1,6 +1,6 @@
-"""Where to report a vulnerability: ``/.well-known/security.txt`` (RFC 9116), if there is a contact.
+"""``/.well-known/security.txt`` (RFC 9116): the contact for reports of vulnerabilities.
 
-Off unless SECURITY_CONTACT is set; then there is no such route.
+Without SECURITY_CONTACT there is no such route.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -9,12 +9,12 @@ from flask import Flask, Response
 
 from user_service.web.openapi.operations import undocumented
 
-# The RFC advises less than a year. From the start of the process: whoever deploys the service
-# vouches for the address, and one that nobody has deployed for long may be out of date.
+# The RFC advises less than a year. The time runs from the start of the process: a deployment
+# confirms the address, and an old deployment may have an outdated one.
 VALID = timedelta(days=180)
 
 
-def register_contact(app: Flask, contact: str | None) -> None:
+def register_security_txt(app: Flask, contact: str | None) -> None:
     """Serve ``contact``, a URI, if there is one."""
     if contact is None:
         return

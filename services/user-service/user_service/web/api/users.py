@@ -1,11 +1,7 @@
 """``/api/v1/users``: list, create, read, replace, change and delete users."""
 
-import functools
-from collections.abc import Callable
-
 from flask import Blueprint, Response, request
 
-from user_service.cache.page_cache import CacheStatus
 from user_service.domain.idempotency import StoredResponse
 from user_service.domain.user import User
 from user_service.errors import (
@@ -19,24 +15,24 @@ from user_service.errors import (
     UserExists,
     UserNotFound,
 )
-from user_service.resilience.retry import retry_on_failure
-from user_service.web import shortcuts
-from user_service.web.application import JsonResponse
+from user_service.web.openapi.examples import PAGE, USER
 from user_service.web.openapi.operations import Answer, Link, documented
-from user_service.web.requests.conditions import client_has_user, precondition_on
+from user_service.web.reads import read_page, read_user
+from user_service.web.requests.conditions import client_has, client_has_user, precondition_on
 from user_service.web.requests.idempotency_key import keyed_request
 from user_service.web.requests.schemas import PER_PAGE, ListQuery, UserPatch, UserWrite
 from user_service.web.requests.validation import validated
 from user_service.web.responses import bodies
-from user_service.web.responses.pages import page_entry, page_response
-from user_service.web.responses.user_body import entity_headers, json_of
-from user_service.web.services import services
+from user_service.web.responses.pages import USERS_PATH, page_reply
+from user_service.web.responses.reply import JSON, Reply, respond
+from user_service.web.responses.user_body import entity_headers, user_reply
+from user_service.web.services import Services, invalidates_pages, retry_on_failure
 
-blueprint = Blueprint("users", __name__, url_prefix="/api/v1/users")
+blueprint = Blueprint("users", __name__, url_prefix=USERS_PATH)
 
 # For the OpenAPI document.
 ENTITY = ("ETag", "Last-Modified", "Cache-Control")
-PAGE = ("ETag", "Cache-Control", "X-Cache")
+OF_PAGE = ("ETag", "Cache-Control", "X-Cache")
 READS = (InvalidInput, Unavailable)
 WRITES = (*READS, OutcomeUnknown)
 CHANGES = (*WRITES, UserNotFound, PreconditionFailed, PreconditionRequired)
@@ -48,41 +44,6 @@ SAME_LIST = {
 }
 
 
-def invalidates_pages(view: Callable[..., Response]) -> Callable[..., Response]:
-    """Make all cached pages unreachable when the view has written, or may have."""
-
-    @functools.wraps(view)
-    def call(**arguments: object) -> Response:
-        pages = services().pages
-        try:
-            response = view(**arguments)
-        except BaseException as error:
-            is_told_to_end = not isinstance(error, Exception)  # maybe during COMMIT
-            if is_told_to_end or isinstance(error, OutcomeUnknown):
-                pages.invalidate()
-            raise
-        pages.invalidate()
-        return response
-
-    return call
-
-
-def stale_if_unavailable(view: Callable[..., Response]) -> Callable[..., Response]:
-    """Answer with the last page that the cache still keeps, when the view could not."""
-
-    @functools.wraps(view)
-    def call(query: ListQuery) -> Response:
-        try:
-            return view(query)
-        except Unavailable:
-            entry = services().pages.stale(query.page_name)
-            if entry is None:
-                raise
-            return page_response(entry, CacheStatus.STALE)
-
-    return call
-
-
 @blueprint.get("")
 @documented(
     Answer(
@@ -90,8 +51,9 @@ def stale_if_unavailable(view: Callable[..., Response]) -> Callable[..., Respons
         "A page of users",
         bodies.UserPage,
         PAGE,
-        ("Link",),
-        {
+        headers=OF_PAGE,
+        may_have=("Link",),
+        links={
             "first_user": Link(
                 "get_user", {"user_id": "$response.body#/users/0/id"}, "The first user on it"
             ),
@@ -102,18 +64,17 @@ def stale_if_unavailable(view: Callable[..., Response]) -> Callable[..., Respons
             ),
         },
     ),
-    Answer(304, "The client has this page", headers=PAGE, may_have=("Link",)),
+    Answer(304, "The client has this page", headers=OF_PAGE, may_have=("Link",)),
     raises=READS,
     reads=("If-None-Match",),
 )
 @validated
-@stale_if_unavailable
-@retry_on_failure(lambda: services().retry_policy)
-def list_users(query: ListQuery) -> Response:
+def list_users(services: Services, query: ListQuery) -> Response:
     """Return one page of a list of users, or 304 to a client that has it."""
-    pages, name = services().pages, query.page_name
-    look_up = functools.partial(shortcuts.look_up, pages)
-    return page_response(*pages.get_or_produce(name, functools.partial(page_entry, query), look_up))
+    reply = page_reply(*read_page(services, query))
+    if client_has(reply.headers["ETag"].strip('"'), request.headers):
+        return _not_modified(reply.headers)
+    return respond(reply)
 
 
 @blueprint.post("")
@@ -122,9 +83,10 @@ def list_users(query: ListQuery) -> Response:
         201,
         "The new user",
         bodies.User,
-        (*ENTITY, "Location"),
-        ("Idempotent-Replay",),
-        {
+        USER,
+        headers=(*ENTITY, "Location"),
+        may_have=("Idempotent-Replay",),
+        links={
             "get": Link("get_user", NEW_ID, "Read the user"),
             "replace": Link("replace_user", NEW_ID, "Replace both names"),
             "change": Link("change_user", NEW_ID, "Change one name or both"),
@@ -135,21 +97,19 @@ def list_users(query: ListQuery) -> Response:
     reads=("Idempotency-Key",),
 )
 @validated
-@retry_on_failure(lambda: services().retry_policy)
+@retry_on_failure
 @invalidates_pages
-def create_user(body: UserWrite) -> Response:
+def create_user(services: Services, body: UserWrite) -> Response:
     """Create a user; with an ``Idempotency-Key``, once, however often it is asked for."""
-    keyed = keyed_request("POST /api/v1/users", body.username, body.email)
     members = body.model_dump()
+    keyed = keyed_request(request.headers, f"POST {USERS_PATH}", members)
     if keyed is None:
-        stored = _created(services().users.create(members))
-    else:
-        stored = services().users.create_once(members, keyed, _created)
-    return JsonResponse(
-        stored.body,
-        status=stored.status,
-        headers=stored.headers | ({"Idempotent-Replay": "true"} if stored.replayed else {}),
-    )
+        return respond(_created(services.users.create(members)))
+    stored = services.users.create_once(members, keyed, _stored)
+    headers = {"Content-Type": JSON, **stored.headers}
+    if stored.replayed:
+        headers["Idempotent-Replay"] = "true"
+    return respond(Reply(stored.status, headers, stored.body))
 
 
 @blueprint.get("/<user_id:user_id>")
@@ -158,7 +118,8 @@ def create_user(body: UserWrite) -> Response:
         200,
         "The user",
         bodies.User,
-        ENTITY,
+        USER,
+        headers=ENTITY,
         links={
             "change_this_version": Link("change_user", THIS_VERSION, "Change what was read"),
             "delete_this_version": Link("delete_user", THIS_VERSION, "Delete what was read"),
@@ -169,65 +130,73 @@ def create_user(body: UserWrite) -> Response:
     reads=("If-None-Match", "If-Modified-Since"),
 )
 @validated
-@retry_on_failure(lambda: services().retry_policy)
-def get_user(user_id: int) -> Response:
+def get_user(services: Services, user_id: int) -> Response:
     """Return a user, or 304 to a client that has it."""
-    user = shortcuts.read_user(services().get_user, user_id)
-    if client_has_user(user):
-        return Response(status=304, headers=entity_headers(user))
-    return _user_response(user)
+    user = read_user(services, user_id)
+    if client_has_user(user, request.headers):
+        return _not_modified(entity_headers(user))
+    return respond(user_reply(user))
 
 
 @blueprint.put("/<user_id:user_id>")
 @documented(
-    Answer(200, "The user as it is now", bodies.User, ENTITY),
+    Answer(200, "The user as it is now", bodies.User, USER, headers=ENTITY),
     raises=(*CHANGES, UserExists),
     reads=CONDITIONS,
 )
 @validated
-@retry_on_failure(lambda: services().retry_policy)
+@retry_on_failure
 @invalidates_pages
-def replace_user(user_id: int, body: UserWrite) -> Response:
+def replace_user(services: Services, user_id: int, body: UserWrite) -> Response:
     """Replace both the username and the email of a user."""
-    precondition = precondition_on(user_id)
-    changes = body.model_dump(exclude_unset=True)
-    return _user_response(services().users.update(user_id, changes, precondition))
+    return _change(services, user_id, body)
 
 
 @blueprint.patch("/<user_id:user_id>")
 @documented(
-    Answer(200, "The user as it is now", bodies.User, ENTITY),
+    Answer(200, "The user as it is now", bodies.User, USER, headers=ENTITY),
     raises=(*CHANGES, UserExists),
     reads=CONDITIONS,
 )
 @validated
-@retry_on_failure(lambda: services().retry_policy)
+@retry_on_failure
 @invalidates_pages
-def change_user(user_id: int, body: UserPatch) -> Response:
+def change_user(services: Services, user_id: int, body: UserPatch) -> Response:
     """Change the username, the email or both."""
-    precondition = precondition_on(user_id)
-    changes = body.model_dump(exclude_unset=True)
-    return _user_response(services().users.update(user_id, changes, precondition))
+    return _change(services, user_id, body)
 
 
 @blueprint.delete("/<user_id:user_id>")
 @documented(Answer(204, "The user is gone"), raises=CHANGES, reads=CONDITIONS)
 @validated
-@retry_on_failure(lambda: services().retry_policy)
+@retry_on_failure
 @invalidates_pages
-def delete_user(user_id: int) -> Response:
+def delete_user(services: Services, user_id: int) -> Response:
     """Delete a user."""
-    services().users.delete(user_id, precondition_on(user_id))
-    response = Response(status=204)
-    del response.headers["Content-Type"]
-    return response
+    precondition = precondition_on(user_id, request.headers, is_required=services.require_if_match)
+    services.users.delete(user_id, precondition)
+    return respond(Reply(204, {}))
 
 
-def _created(user: User) -> StoredResponse:
-    location = f"{request.script_root}{request.path}/{user.id}"
-    headers = entity_headers(user) | {"Location": location}
-    return StoredResponse(201, headers, json_of(user))
+def _change(services: Services, user_id: int, body: UserWrite | UserPatch) -> Response:
+    precondition = precondition_on(user_id, request.headers, is_required=services.require_if_match)
+    changes = body.model_dump(exclude_unset=True)
+    user = services.users.update(user_id, changes, precondition)
+    return respond(user_reply(user))
 
 
-def _user_response(user: User) -> Response:
-    return JsonResponse(json_of(user), headers=entity_headers(user))
+def _created(user: User) -> Reply:
+    reply = user_reply(user, 201)
+    reply.headers["Location"] = f"{request.script_root}{USERS_PATH}/{user.id}"
+    return reply
+
+
+def _stored(user: User) -> StoredResponse:
+    status, headers, body = _created(user)
+    del headers["Content-Type"]  # the same for every body
+    return StoredResponse(status, headers, body)
+
+
+def _not_modified(headers: dict[str, str]) -> Response:
+    kept = {name: value for name, value in headers.items() if name != "Content-Type"}
+    return respond(Reply(304, kept))

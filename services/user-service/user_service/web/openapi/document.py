@@ -1,13 +1,13 @@
-"""The OpenAPI 3.1 document, made of the routes, not written beside them.
+"""The OpenAPI 3.1 document, derived from the routes.
 
-Paths and methods come from Flask's map, parameters and bodies from the views' annotations, problems
-from the handlers that answer what the views raise; ``@documented`` says the rest.
+Paths and methods come from Flask's URL map, parameters and bodies from the views' annotations, and
+problems from the errors that a view raises. ``@documented`` adds the rest.
 """
 
 import inspect
 import re
 from collections.abc import Mapping
-from typing import cast
+from typing import Any
 
 from flask import Flask
 from pydantic import BaseModel
@@ -33,17 +33,16 @@ from user_service.web.openapi.models import (
     schemas_of,
 )
 from user_service.web.openapi.operations import (
-    AT_TIMES,
-    AT_TIMES_BY_TAG,
-    AT_TIMES_IF_DEPRECATED,
     RAISED_ALWAYS,
     RAISED_BY_TAG,
     REQUEST_HEADERS,
     RESPONSE_HEADERS,
+    SOMETIMES,
+    SOMETIMES_BY_TAG,
+    SOMETIMES_IF_DEPRECATED,
     Declaration,
 )
 from user_service.web.policies.deprecation import deprecation_of
-from user_service.web.requests.converters import UserIdConverter
 from user_service.web.requests.validation import BODY_TYPES
 from user_service.web.responses.bodies import Problem
 
@@ -63,7 +62,7 @@ TAGS = [
     {"name": "health", "description": "Whether the service works, for people and probes"},
     {"name": "docs", "description": "This document"},
 ]
-# What comes of a path, a query string or a body before the view is called.
+# The errors of a path, a query string or a body, raised before the view is called.
 RAISED_BY_PATHS = (NotFound,)
 RAISED_BY_QUERIES = (RequestURITooLarge,)
 RAISED_BY_BODIES = (
@@ -72,6 +71,10 @@ RAISED_BY_BODIES = (
     RequestTimeout,
     UnsupportedMediaType,
 )
+
+
+# A path parameter in the URL map's notation: its converter and its name.
+_PARAMETER = re.compile(r"<(\w+):(\w+)>")
 
 
 class UndeclaredView(Exception):
@@ -87,7 +90,7 @@ def document(app: Flask) -> Object:
         for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})
     ]
     models = [model for operation in operations for model in operation.models]
-    examples = problem_examples(app)
+    examples = problem_examples()
     paths: Object = {}
     for operation in operations:
         path = paths.setdefault(operation.path, {})
@@ -121,22 +124,24 @@ class Operation:
         if "declaration" not in vars(view):
             raise UndeclaredView(f"{method} {rule.rule}: its view is not @documented")
         self.method = method
-        self.path = re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule)
+        self.path = _PARAMETER.sub(r"{\2}", rule.rule)
         self.tag, _, self.name = rule.endpoint.rpartition(".")
         self.declaration: Declaration = vars(view)["declaration"]
         self._view = view
         self._is_deprecated = deprecation_of(app, rule.endpoint) is not None
-        # Werkzeug shows them in no other way.
-        self._converters = cast("dict[str, UserIdConverter]", rule._converters)  # noqa: SLF001
+        self._converters: dict[str, Any] = {
+            name: app.url_map.converters[converter]
+            for converter, name in _PARAMETER.findall(rule.rule)
+        }
         annotations = inspect.signature(view, eval_str=True).parameters
         self.body = annotations["body"].annotation if "body" in annotations else None
         self._query = annotations["query"].annotation if "query" in annotations else None
 
     @property
-    def models(self) -> list[type[BaseModel]]:
-        """The models of the body that it takes and of those that it answers with."""
+    def models(self) -> list[type]:
+        """The models of the request body and of the response bodies."""
         models = [self.body, *(answer.body for answer in self.declaration.answers)]
-        return [model for model in models if isinstance(model, type(BaseModel))]
+        return [model for model in models if isinstance(model, type)]
 
     def described(self, examples: Mapping[type[Exception], ProblemExample]) -> Object:
         """Return the operation object."""
@@ -179,11 +184,11 @@ class Operation:
         return {"required": True, "content": dict.fromkeys(BODY_TYPES[self.method], content)}
 
     def _responses(self, examples: Mapping[type[Exception], ProblemExample]) -> Object:
-        at_times = (*AT_TIMES, *AT_TIMES_BY_TAG.get(self.tag, ()))
+        sometimes = (*SOMETIMES, *SOMETIMES_BY_TAG.get(self.tag, ()))
         if self._is_deprecated:
-            at_times += AT_TIMES_IF_DEPRECATED
+            sometimes += SOMETIMES_IF_DEPRECATED
         answers = {
-            answer.status: answer_response(answer, at_times) for answer in self.declaration.answers
+            answer.status: answer_response(answer, sometimes) for answer in self.declaration.answers
         }
         raised = [*self.declaration.raises, *RAISED_BY_TAG.get(self.tag, ()), *RAISED_ALWAYS]
         if self._converters:
@@ -195,5 +200,7 @@ class Operation:
         problems: dict[int, list[ProblemExample]] = {}
         for error in raised:
             problems.setdefault(examples[error].status, []).append(examples[error])
-        answers |= {status: problem_response(kinds, at_times) for status, kinds in problems.items()}
+        answers |= {
+            status: problem_response(kinds, sometimes) for status, kinds in problems.items()
+        }
         return {str(status): answers[status] for status in sorted(answers)}

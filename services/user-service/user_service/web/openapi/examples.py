@@ -1,14 +1,11 @@
-"""One example of each problem, for the OpenAPI document: what the handlers make of these errors."""
+"""Examples for the OpenAPI document: of bodies, and of each problem."""
 
-import inspect
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
-from flask import Flask, Response
 from werkzeug.exceptions import (
     InternalServerError,
     NotFound,
@@ -19,6 +16,7 @@ from werkzeug.exceptions import (
     UnsupportedMediaType,
 )
 
+from user_service import __version__
 from user_service.domain.user import User
 from user_service.errors import (
     IdempotencyKeyInFlight,
@@ -33,9 +31,43 @@ from user_service.errors import (
     UserExists,
     UserNotFound,
 )
+from user_service.resilience.breaker import State
 from user_service.web.openapi.operations import RESPONSE_HEADERS
+from user_service.web.problems import problem_of
+from user_service.web.responses.bodies import Health, ListedUser, UserPage
+from user_service.web.responses.bodies import User as UserBody
+from user_service.web.responses.reply import Reply
 
 _THEN = datetime(2026, 11, 22, 19, 41, 6, 123456, UTC)
+
+USER: UserBody = {
+    "id": 1,
+    "username": "ada",
+    "email": "ada@example.com",
+    "created_at": _THEN,
+    "updated_at": _THEN,
+}
+PAGE: UserPage = {
+    "users": [ListedUser(**USER)],
+    "pagination": {
+        "page": 1,
+        "per_page": 1,
+        "total": 2,
+        "pages": 2,
+        "next_cursor": "YdHFuP7sxBdatjd1ikxvFFsiPiIsMSwxXQ",
+        "prev_cursor": None,
+    },
+}
+HEALTH: Health = {
+    "status": "healthy",
+    "timestamp": _THEN,
+    "database": "connected",
+    "redis": "connected",
+    "pool": {"size": 10, "in_use": 0, "waiting": 0},
+    "breakers": {"database": State.CLOSED, "redis": State.CLOSED},
+    "version": __version__,
+    "commit": "fb2bbbb",
+}
 
 ERRORS: tuple[Exception, ...] = (
     InvalidInput({"username": "must have 3 to 50 characters after trimming"}),
@@ -70,27 +102,19 @@ class ProblemExample:
     body: dict[str, Any]
 
 
-def problem_examples(app: Flask) -> dict[type[Exception], ProblemExample]:
-    """Return the problem that each error is answered with, by the class of the error."""
-    return {type(error): _example(_handler(app, error)(error)) for error in ERRORS}
+def problem_examples() -> dict[type[Exception], ProblemExample]:
+    """Return the problem that each error becomes, by the class of the error."""
+    return {type(error): _example(problem_of(error).reply()) for error in ERRORS}
 
 
-def _handler(app: Flask, error: Exception) -> Callable[[Exception], Response]:
-    """Return what answers ``error``, without what writes it into the log: it did not happen."""
-    handlers = app.error_handler_spec[None][None]
-    kind = next(kind for kind in type(error).__mro__ if kind in handlers)
-    handler: Callable[[Exception], Response] = inspect.unwrap(handlers[kind])
-    return handler
-
-
-def _example(response: Response) -> ProblemExample:
-    body = orjson.loads(response.get_data())
+def _example(reply: Reply) -> ProblemExample:
+    body = orjson.loads(reply.body)
     body["request_id"] = RESPONSE_HEADERS["X-Request-ID"].example
     kind = body["title"] if body["type"] == "about:blank" else body["type"].rpartition(":")[2]
     return ProblemExample(
         name=re.sub(r"\W+", "-", kind).lower(),
-        status=response.status_code,
+        status=reply.status,
         title=body["title"],
-        headers=frozenset(response.headers.keys()) - {"Content-Type", "Content-Length"},
+        headers=frozenset(reply.headers) - {"Content-Type"},
         body=body,
     )

@@ -1,17 +1,18 @@
-"""The objects that the OpenAPI document describes an operation with."""
+"""The objects of the OpenAPI document: parameters, responses, headers and schemas."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from pydantic import BaseModel
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
+import orjson
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
 from user_service.web.openapi.examples import ProblemExample
 from user_service.web.openapi.operations import ALWAYS, RESPONSE_HEADERS, Answer, Header
 from user_service.web.problems import PROBLEM_JSON
-from user_service.web.requests.validation import JSON
 from user_service.web.responses.bodies import Problem
+from user_service.web.responses.reply import JSON
 
 Object = dict[str, Any]
 
@@ -22,25 +23,26 @@ def query_parameters(model: type[BaseModel]) -> list[Object]:
     for name, schema in model.model_json_schema(schema_generator=_JsonSchemas)[
         "properties"
     ].items():
-        # In words, since Swagger UI would send what is marked as an example: all of it at once.
+        # In words: Swagger UI would send every parameter that has an example.
         (example,) = schema.pop("examples")
         description = f"{schema.pop('description')}; like `{name}={example}`"
         parameter = {"name": name, "in": "query", "description": description}
-        if schema["type"] == "array":  # one word with commas
+        if schema["type"] == "array":  # one value with commas
             parameter |= {"style": "form", "explode": False}
         parameters.append(parameter | {"schema": schema})
     return parameters
 
 
-def answer_response(answer: Answer, at_times: tuple[str, ...]) -> Object:
-    """Return the response object of an answer; ``at_times`` are headers that it may have."""
-    headers = _headers(answer.headers, (*answer.may_have, *at_times))
+def answer_response(answer: Answer, sometimes: tuple[str, ...]) -> Object:
+    """Return the response object of an answer; ``sometimes`` are headers that it may have."""
+    headers = _headers(answer.headers, (*answer.may_have, *sometimes))
     response: Object = {"description": answer.description, "headers": headers}
     match answer.body:
         case None:
             pass
         case type():
-            content = {"schema": reference(answer.body), "example": answer.body.example}
+            example = orjson.loads(orjson.dumps(answer.example))  # times become text
+            content = {"schema": reference(answer.body), "example": example}
             response["content"] = {JSON: content}
         case schema:
             response["content"] = {JSON: {"schema": schema}}
@@ -56,7 +58,7 @@ def answer_response(answer: Answer, at_times: tuple[str, ...]) -> Object:
     return response
 
 
-def problem_response(kinds: list[ProblemExample], at_times: tuple[str, ...]) -> Object:
+def problem_response(kinds: list[ProblemExample], sometimes: tuple[str, ...]) -> Object:
     """Return the response of one status, which may be of several kinds."""
     always = frozenset.intersection(*(kind.headers for kind in kinds))
     others = frozenset.union(*(kind.headers for kind in kinds)) - always
@@ -64,31 +66,31 @@ def problem_response(kinds: list[ProblemExample], at_times: tuple[str, ...]) -> 
     content = {"schema": reference(Problem), "examples": examples}
     return {
         "description": "; ".join(dict.fromkeys(kind.title for kind in kinds)),
-        "headers": _headers(sorted(always), (*sorted(others), *at_times)),
+        "headers": _headers(sorted(always), (*sorted(others), *sometimes)),
         "content": {PROBLEM_JSON: content},
     }
 
 
-def _headers(always: Iterable[str], at_times: Iterable[str]) -> Object:
-    headers: Object = {name: header_object(RESPONSE_HEADERS[name]) for name in at_times}
+def _headers(always: Iterable[str], sometimes: Iterable[str]) -> Object:
+    headers: Object = {name: header_object(RESPONSE_HEADERS[name]) for name in sometimes}
     return headers | {name: {"$ref": f"#/components/headers/{name}"} for name in (*ALWAYS, *always)}
 
 
 def header_object(header: Header) -> Object:
-    """Return what the document says about a header, sent or got."""
+    """Return the header object."""
     described = {"description": header.description, "schema": dict(header.schema)}
     return described if header.example is None else described | {"example": header.example}
 
 
-def reference(model: type[BaseModel]) -> Object:
+def reference(model: type) -> Object:
     """Return a reference to the schema of ``model``."""
     return {"$ref": f"#/components/schemas/{model.__name__}"}
 
 
-def schemas_of(models: Iterable[type[BaseModel]]) -> Object:
+def schemas_of(models: Iterable[type]) -> Object:
     """Return the schemas of ``models``, and of those that they consist of, by name."""
-    _, definitions = models_json_schema(
-        [(model, "validation") for model in dict.fromkeys(models)],
+    _, definitions = TypeAdapter.json_schemas(
+        [(model.__name__, "validation", TypeAdapter(model)) for model in dict.fromkeys(models)],
         ref_template="#/components/schemas/{model}",
         schema_generator=_JsonSchemas,
     )
@@ -97,7 +99,7 @@ def schemas_of(models: Iterable[type[BaseModel]]) -> Object:
 
 
 class _JsonSchemas(GenerateJsonSchema):
-    """Where None is the default it stands for "absent", and is nothing that can be sent."""
+    """JSON schemas in which a default of None means "absent": null cannot be sent."""
 
     field_title_should_be_set: Callable[..., bool] = lambda *_: False
 

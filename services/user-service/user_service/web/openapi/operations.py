@@ -1,7 +1,7 @@
-"""What a route says about itself for the OpenAPI document: ``@documented``, once on every view.
+"""The declaration of a route for the OpenAPI document: ``@documented``, once on every view.
 
-Parameters, bodies and problems follow from the view's annotations and from what it raises; this is
-for what they do not tell: which answers there are, with which headers, and what leads on from them.
+Parameters, bodies and problems follow from the view's annotations and from the errors it raises.
+The declaration adds the rest: the answers, their headers, and the operations they lead to.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,6 @@ from werkzeug.exceptions import (
 from user_service.cache.page_cache import CacheStatus
 from user_service.errors import RateLimited
 from user_service.web.policies.security_headers import HEADERS as SECURITY_HEADERS
-from user_service.web.responses.bodies import Body
 
 V = TypeVar("V", bound=Callable[..., Any])
 Schema = Mapping[str, Any]
@@ -26,7 +25,7 @@ Schema = Mapping[str, Any]
 class Header:
     """A header that clients send or get.
 
-    Those that are sent have no example: Swagger UI would send it, and a condition would not be met.
+    Request headers have no example: Swagger UI would send it, and a condition would not be met.
     """
 
     description: str
@@ -36,7 +35,7 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Where an answer leads: an operation, and what of the answer is given to it as what."""
+    """The operation that an answer leads to; ``parameters`` are taken from the answer."""
 
     operation: str
     parameters: Mapping[str, str]
@@ -47,12 +46,13 @@ class Link:
 class Answer:
     """One way in which an operation succeeds, or fails without a problem.
 
-    ``headers`` are always there, ``may_have`` at times; names are those of RESPONSE_HEADERS.
+    ``headers`` are always sent, ``may_have`` sometimes; the names are those of RESPONSE_HEADERS.
     """
 
     status: int
     description: str
-    body: type[Body] | Schema | None = None
+    body: type | Schema | None = None
+    example: Mapping[str, Any] | None = None
     headers: tuple[str, ...] = ()
     may_have: tuple[str, ...] = ()
     links: Mapping[str, Link] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """All that a view says about itself beyond its signature and docstring."""
+    """What the document says of a view beyond its signature and docstring."""
 
     answers: tuple[Answer, ...]
     raises: tuple[type[Exception], ...]
@@ -72,7 +72,7 @@ def documented(
 ) -> Callable[[V], V]:
     """Declare the view's ``answers``, the errors that it ``raises`` and the headers it ``reads``.
 
-    Names are those of REQUEST_HEADERS. The view is left as it is: this costs nothing per request.
+    The names of request headers are those of REQUEST_HEADERS. The view itself is not wrapped.
     """
 
     def declare(view: V) -> V:
@@ -83,7 +83,7 @@ def documented(
 
 
 def undocumented(reason: str) -> Callable[[V], V]:
-    """Leave the view out of the document, since it is not for the clients of the API."""
+    """Leave the view out of the document: it is not for clients of the API."""
 
     def declare(view: V) -> V:
         vars(view)["undocumented"] = reason
@@ -92,18 +92,18 @@ def undocumented(reason: str) -> Callable[[V], V]:
     return declare
 
 
-# ---- What holds for many routes: what is new for all of them goes here ---------------------------
-# Headers on every response of every route, always and at times.
+# ---- Declarations that hold for many routes ------------------------------------------------------
+# Headers on every response of every route, always and sometimes.
 ALWAYS: tuple[str, ...] = ("X-Request-ID",)
-AT_TIMES: tuple[str, ...] = ("Server-Timing",)
-# Headers that are at times on the responses of the routes of a tag.
-AT_TIMES_BY_TAG: Mapping[str, tuple[str, ...]] = {"users": ("RateLimit", "RateLimit-Policy")}
-# Headers of a route that is going, but not of problems that come before its view is called.
-AT_TIMES_IF_DEPRECATED: tuple[str, ...] = ("Deprecation", "Sunset", "Link")
-# What every route raises, and every route of a tag.
+SOMETIMES: tuple[str, ...] = ("Server-Timing",)
+# Headers that the responses of a tag's routes have sometimes.
+SOMETIMES_BY_TAG: Mapping[str, tuple[str, ...]] = {"users": ("RateLimit", "RateLimit-Policy")}
+# Headers of a deprecated route, except on problems that arise before its view is called.
+SOMETIMES_IF_DEPRECATED: tuple[str, ...] = ("Deprecation", "Sunset", "Link")
+# The errors that every route raises, and every route of a tag.
 RAISED_ALWAYS: tuple[type[Exception], ...] = (InternalServerError, RequestHeaderFieldsTooLarge)
 RAISED_BY_TAG: Mapping[str, tuple[type[Exception], ...]] = {"users": (RateLimited,)}
-# Those of HTTP itself, of browsers, and of OPTIONS and 405, which are no operations.
+# Headers that the document leaves out: those of HTTP itself, of browsers, of OPTIONS and of 405.
 OUTSIDE: frozenset[str] = frozenset(
     {"Allow", "Connection", "Content-Length", "Content-Type", "Date", "Server", "Vary"}
     | {name for name, _ in SECURITY_HEADERS}
@@ -118,12 +118,12 @@ RESPONSE_HEADERS: Mapping[str, Header] = {
         {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
     ),
     "ETag": Header(
-        "What tells this state of the user, or page, from all others",
+        "The version of the user or page",
         '"1-1"',
         {"type": "string", "pattern": '^(W/)?"[0-9a-f-]+"$'},
     ),
     "Last-Modified": Header("When the user was changed", "Sun, 22 Nov 2026 19:41:06 GMT"),
-    "Cache-Control": Header("How long it may be kept", "private, no-cache"),
+    "Cache-Control": Header("How long the response may be kept", "private, no-cache"),
     "Location": Header(
         "Path of the new user",
         "/api/v1/users/1",
@@ -134,24 +134,24 @@ RESPONSE_HEADERS: Mapping[str, Header] = {
         '</api/v1/users?page=2&per_page=50>; rel="next"',
     ),
     "X-Cache": Header(
-        "What the page cache did",
+        "Result of the page cache",
         "HIT",
         {"type": "string", "enum": [status.value for status in CacheStatus]},
     ),
     "Idempotent-Replay": Header(
-        "The answer is the one that was given to this key before",
+        "The answer is the stored one of the first request with this key",
         "true",
         {"type": "string", "const": "true"},
     ),
     "Retry-After": Header("Seconds after which to try again", 1, {"type": "integer", "minimum": 1}),
-    "Server-Timing": Header("Where the time went, in ms, if SERVER_TIMING is on", "total;dur=1.2"),
+    "Server-Timing": Header("Milliseconds of each stage, if SERVER_TIMING is on", "total;dur=1.2"),
     "Deprecation": Header(
-        "Since when not to build on this (RFC 9745), in seconds since 1970",
+        "Start of the deprecation (RFC 9745), in seconds since 1970",
         "@1688169599",
         {"type": "string", "pattern": "^@[0-9]+$"},
     ),
-    "Sunset": Header("When this may be gone (RFC 8594)", "Sun, 30 Jun 2024 23:59:59 GMT"),
-    "RateLimit": Header("What is left of the quota, if there is one", '"default";r=599;t=60'),
+    "Sunset": Header("When the route may be removed (RFC 8594)", "Sun, 30 Jun 2024 23:59:59 GMT"),
+    "RateLimit": Header("Rest of the quota, if there is one", '"default";r=599;t=60'),
     "RateLimit-Policy": Header("The quota, if there is one", '"default";q=600;w=60'),
 }
 

@@ -40,11 +40,21 @@ def register_cors(app: Flask, origins: frozenset[str]) -> None:
         return response
 
 
+def is_preflight() -> bool:
+    """Tell whether a browser asks if it may send the request of a script."""
+    headers = request.headers
+    return (
+        request.method == "OPTIONS"
+        and "Origin" in headers
+        and "Access-Control-Request-Method" in headers
+    )
+
+
 def _grant(response: Response) -> None:
-    if request.method != "OPTIONS" or "Access-Control-Request-Method" not in request.headers:
+    if not is_preflight():
         response.headers["Access-Control-Expose-Headers"] = EXPOSED
         return
-    # A preflight: Flask has answered OPTIONS with the methods that the route takes.
+    # Flask has answered OPTIONS with the methods that the route takes.
     response.headers["Access-Control-Allow-Methods"] = response.headers.get("Allow", "")
     response.headers["Access-Control-Allow-Headers"] = ALLOWED
     response.headers["Access-Control-Max-Age"] = str(MAX_AGE_SECONDS)

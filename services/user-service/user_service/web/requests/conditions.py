@@ -3,74 +3,61 @@
 import re
 from datetime import UTC, datetime
 
-from flask import current_app
-from werkzeug.datastructures import ETags
+from werkzeug.datastructures import ETags, Headers
 from werkzeug.http import parse_date, parse_etags
 
 from user_service.database.user_repository import UNCONDITIONAL, Precondition
 from user_service.domain.user import User
 from user_service.errors import PreconditionRequired
-from user_service.web import at_hand
 from user_service.web.responses.user_body import etag_of
 
-# Set from Settings.require_if_match.
-REQUIRE_IF_MATCH = "REQUIRE_IF_MATCH"
 
-
-def client_has(etag: str) -> bool:
+def client_has(etag: str, headers: Headers) -> bool:
     """Tell whether If-None-Match names ``etag``, so that the client needs no body.
 
-    By weak comparison: a gateway that compresses makes ``W/"x"`` of ``"x"``.
+    The comparison is weak: a gateway that compresses turns ``"x"`` into ``W/"x"``.
     """
-    tags = at_hand.environ().get("HTTP_IF_NONE_MATCH")
-    return tags is not None and _are_met_by(etag, tags)
+    tags = headers.get("If-None-Match")
+    return tags is not None and parse_etags(tags).contains_weak(etag)
 
 
-def client_has_user(user: User) -> bool:
-    """Tell whether the client has ``user`` as it is now.
+def client_has_user(user: User, headers: Headers) -> bool:
+    """Tell whether the client has ``user`` in its present version.
 
-    If-Modified-Since counts only where no ETag is asked about, since HTTP's times are in seconds.
+    If-Modified-Since counts only without If-None-Match: HTTP dates have a resolution of a second.
     """
-    environ = at_hand.environ()
-    if (tags := environ.get("HTTP_IF_NONE_MATCH")) is not None:
-        return _are_met_by(etag_of(user), tags)
-    if (text := environ.get("HTTP_IF_MODIFIED_SINCE")) is None:
-        return False
-    since = _http_date(text)
+    if "If-None-Match" in headers:
+        return client_has(etag_of(user), headers)
+    since = _http_date(headers.get("If-Modified-Since"))
     return since is not None and user.updated_at.replace(microsecond=0) <= since
 
 
-def _are_met_by(etag: str, tags: str) -> bool:
-    return parse_etags(tags).contains_weak(etag)
+def precondition_on(user_id: int, headers: Headers, *, is_required: bool) -> Precondition:
+    """Return the condition under which the request changes the user.
 
-
-def precondition_on(user_id: int) -> Precondition:
-    """Return under which condition the request at hand wants to change the user.
-
-    Raise PreconditionRequired if it names none and the service asks for one.
+    Raise PreconditionRequired if one ``is_required`` and the request has no If-Match.
     """
-    environ = at_hand.environ()
-    if_match = environ.get("HTTP_IF_MATCH")
-    if_none_match = environ.get("HTTP_IF_NONE_MATCH")
-    if_unmodified_since = environ.get("HTTP_IF_UNMODIFIED_SINCE")
-    if if_match is None and current_app.config.get(REQUIRE_IF_MATCH):
+    if_match = headers.get("If-Match")
+    if_none_match = headers.get("If-None-Match")
+    if_unmodified_since = headers.get("If-Unmodified-Since")
+    if if_match is None and is_required:
         raise PreconditionRequired
     if if_match is None and if_none_match is None and if_unmodified_since is None:
         return UNCONDITIONAL
     if if_match is None:
         versions, unmodified_since = None, _http_date(if_unmodified_since)
-    else:  # If-Unmodified-Since is for those who do not know If-Match
+    else:  # If-Match takes precedence over If-Unmodified-Since
         versions, unmodified_since = _matching(parse_etags(if_match), user_id), None
     unless = parse_etags(if_none_match)
-    if unless.star_tag:  # "only if there is none", and a write needs one
+    if unless.star_tag:  # "only if there is none", which no change can meet
         versions = []
     return Precondition(versions, _versions(unless, user_id, weak=True), unmodified_since)
 
 
 def _http_date(text: str | None) -> datetime | None:
-    """Return a time in UTC; None, as if it had not been sent, for what is no HTTP date.
+    """Return a time in UTC, or None for a header that is absent or no HTTP date.
 
-    Werkzeug takes more than that: numbers that no date can hold, offsets that PostgreSQL refuses.
+    Werkzeug accepts more: numbers beyond any date, and offsets that PostgreSQL refuses.
     """
     try:
         date = parse_date(text)
@@ -84,8 +71,8 @@ def _matching(tags: ETags, user_id: int) -> list[int] | None:
 
 
 def _versions(tags: ETags, user_id: int, *, weak: bool) -> list[int]:
-    """Return the versions of this user that ``tags`` name. A tag of anything else matches none."""
+    """Return the versions of this user among ``tags``. Other tags match nothing."""
     ours = re.compile(rf"{user_id}-([1-9][0-9]{{0,17}})")
-    # Werkzeug makes None of the empty tag.
+    # Werkzeug turns the empty tag into None.
     matches = map(ours.fullmatch, filter(None, tags.as_set(include_weak=weak)))
     return [int(match[1]) for match in matches if match]

@@ -1,4 +1,4 @@
-"""Path parameters."""
+"""The converters of path parameters."""
 
 from types import MappingProxyType
 

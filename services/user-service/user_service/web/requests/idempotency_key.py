@@ -1,21 +1,23 @@
 """The ``Idempotency-Key`` header."""
 
 import re
+from collections.abc import Mapping
+
+from werkzeug.datastructures import Headers
 
 from user_service.domain.idempotency import KeyedRequest, fingerprint
 from user_service.errors import InvalidInput
-from user_service.web import at_hand
 
-# A structured field string (RFC 8941) as the draft has it, or the same without quotation marks.
+# A structured field string (RFC 8941), as the draft has it, or the same without quotation marks.
 _KEY = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,255}")
 
 
-def keyed_request(route: str, *fields: str) -> KeyedRequest | None:
-    """Return the request at hand with its key, or None if its client gave it none.
+def keyed_request(headers: Headers, route: str, members: Mapping[str, str]) -> KeyedRequest | None:
+    """Return the request's identity if its client gave it a key, or None.
 
-    ``fields`` are all that its body says. Raises InvalidInput naming the header.
+    ``members`` are those of its body. Raise InvalidInput naming the header.
     """
-    header = at_hand.environ().get("HTTP_IDEMPOTENCY_KEY")
+    header = headers.get("Idempotency-Key")
     if header is None:
         return None
     quoted = len(header) > 1 and header.startswith('"') and header.endswith('"')
@@ -23,4 +25,4 @@ def keyed_request(route: str, *fields: str) -> KeyedRequest | None:
     if not _KEY.fullmatch(key):
         rule = "must have 1 to 255 visible ASCII characters, without quotation marks"
         raise InvalidInput({"Idempotency-Key": rule})
-    return KeyedRequest(key, route, fingerprint(*fields))
+    return KeyedRequest(key, route, fingerprint(*members.values()))

@@ -1,4 +1,4 @@
-"""From a request to checked values: ``@validated`` reads what a view's annotations ask for."""
+"""From a request to checked values: ``@validated`` supplies the arguments a view asks for."""
 
 import functools
 import inspect
@@ -6,11 +6,11 @@ import json
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qsl
 
 import orjson
 from flask import Response, request
 from pydantic import BaseModel, ValidationError
-from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import (
     ClientDisconnected,
     RequestEntityTooLarge,
@@ -21,7 +21,8 @@ from werkzeug.wsgi import get_content_length, get_input_stream
 
 from user_service.errors import InvalidInput, MalformedBody
 from user_service.resilience import deadline
-from user_service.web import at_hand
+from user_service.web.responses.reply import JSON
+from user_service.web.services import services
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -29,11 +30,10 @@ if TYPE_CHECKING:
 View = Callable[..., Response]
 M = TypeVar("M", bound=BaseModel)
 
-JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
-# What a body may be sent as.
+# The media types of a body, by method.
 BODY_TYPES = {"POST": (JSON,), "PUT": (JSON,), "PATCH": (MERGE_PATCH, JSON)}
-# Far above any user, and low enough to be held in memory for every request at once.
+# Far above any user, and low enough to hold one in memory for every request at once.
 MAX_BODY_BYTES = 64 * 1024
 
 _MESSAGES = {
@@ -44,69 +44,57 @@ _MESSAGES = {
 }
 _LONGEST_FIELD_NAME = 64
 
-REMEMBERED_QUERIES = 1024  # for each route, in each process
-LONGEST_REMEMBERED_QUERY = 256  # bytes
+
+class NoQuery(BaseModel, extra="forbid"):
+    """The query string of a view that takes none."""
 
 
 def validated(view: View) -> View:
-    """Give ``view`` its ``body`` and ``query``, made from the request by their pydantic models.
+    """Call ``view`` with the arguments that it names: services, query, body and path parameters.
 
-    Raises InvalidInput, MalformedBody or UnsupportedMediaType before the view is called. A query
-    parameter is refused when the view has no such parameter, also if it has none at all.
+    ``query`` and ``body`` are of the pydantic models in the view's annotations. Raise
+    InvalidInput, MalformedBody or UnsupportedMediaType before the view is called. A view without
+    ``query`` accepts no query parameters.
     """
-    signature = inspect.signature(view, eval_str=True)
-    models: dict[str, type[BaseModel]] = {
+    annotations = {
         name: parameter.annotation
-        for name, parameter in signature.parameters.items()
-        if name in ("body", "query")
+        for name, parameter in inspect.signature(view, eval_str=True).parameters.items()
     }
-    body_model = models.get("body")
-    query_of_request = _remembering(models.get("query", _NoQuery))
+    query_model = annotations.get("query", NoQuery)
+    body_model = annotations.get("body")
 
     @functools.wraps(view)
-    def call(**path: Any) -> Response:  # noqa: ANN401 -- whatever the route's converters make
-        environ = at_hand.environ()
-        query = query_of_request(environ.get("QUERY_STRING", ""))
-        if "query" in models:
-            path["query"] = query
+    def call(**arguments: Any) -> Response:
+        query = parse_query(query_model, request.environ.get("QUERY_STRING", ""))
+        if "query" in annotations:
+            arguments["query"] = query
         if body_model is not None:
-            path["body"] = parse_body(body_model, environ)
-        return view(**path)
+            arguments["body"] = parse_body(body_model, request.environ)
+        return view(services(), **arguments)
 
     return call
 
 
-def _remembering(model: type[M]) -> Callable[[str], M]:
-    """Return a function that gives the query string of the request at hand as ``model``.
+# Clients repeat their query strings, and the model of one never changes.
+@functools.lru_cache(maxsize=1024)
+def parse_query(model: type[M], query_string: str) -> M:
+    """Return a query string, as WSGI spells it, as ``model``; raise InvalidInput.
 
-    Clients ask the same again and again, and a model does not change: it is remembered, unless it
-    is of a long query string, which would not come again but take much room.
+    The model may be shared between requests and must not be changed.
     """
-
-    @functools.lru_cache(maxsize=REMEMBERED_QUERIES)
-    def remembered(_query_string: str) -> M:
-        return parse_query(model, request.args)  # which werkzeug makes of the same text
-
-    def of_request(query_string: str) -> M:
-        if len(query_string) > LONGEST_REMEMBERED_QUERY:
-            return parse_query(model, request.args)
-        return remembered(query_string)
-
-    return of_request
-
-
-class _NoQuery(BaseModel, extra="forbid"):
-    pass
-
-
-def parse_query(model: type[M], arguments: MultiDict[str, str]) -> M:
-    """Return the query string as ``model``, or raise InvalidInput."""
-    if not arguments:
+    if not query_string:
         return _valid(model, {})
-    repeated = {name: "must be given once" for name, values in arguments.lists() if len(values) > 1}
-    if repeated:
+    try:
+        text = query_string.encode("latin-1").decode()  # WSGI's strings hold bytes (PEP 3333)
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError:
+        raise InvalidInput({"query string": "must be percent-encoded UTF-8"}) from None
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = {name: "must be given once" for name in values if names.count(name) > 1}
         raise InvalidInput(_shortened(repeated))
-    return _valid(model, arguments.to_dict())
+    return _valid(model, values)
 
 
 def parse_body(model: type[M], environ: "WSGIEnvironment") -> M:
@@ -122,19 +110,19 @@ def parse_body(model: type[M], environ: "WSGIEnvironment") -> M:
 
 
 def limited_body(environ: "WSGIEnvironment") -> bytes:
-    """Return the body of the request, whose deadline does not run while the client sends it.
+    """Return the body of the request. The deadline is extended by the time the client takes.
 
-    Raise RequestEntityTooLarge over MAX_BODY_BYTES, ClientDisconnected if it ends too soon, and
-    RequestTimeout if it took all the time that the request had.
+    Raise RequestEntityTooLarge over MAX_BODY_BYTES, ClientDisconnected if the body ends too soon,
+    and RequestTimeout if it takes longer than the request may.
     """
     announced = get_content_length(environ) or 0
     if announced > MAX_BODY_BYTES:
         raise RequestEntityTooLarge
     began = time.monotonic()
-    # Without Content-Length its end is not known: one more, and it is seen to be too long.
     try:
+        # Without Content-Length the end is unknown: one byte more shows that a body is too long.
         body = get_input_stream(environ).read(MAX_BODY_BYTES + 1)
-    except (OSError, ValueError):  # what servers raise then, and of chunks that are none
+    except (OSError, ValueError):  # a broken connection, or chunks that are malformed
         raise ClientDisconnected from None
     if len(body) > MAX_BODY_BYTES:
         raise RequestEntityTooLarge
@@ -151,7 +139,7 @@ def json_object(body: bytes) -> dict[str, Any]:
     if not body:
         raise MalformedBody("must not be empty")
     try:
-        # Refuses what the standard library takes: NaN, lone surrogates, endless nesting.
+        # Unlike the standard library, orjson refuses NaN, lone surrogates and deep nesting.
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
         raise MalformedBody("must be JSON in UTF-8") from None
@@ -162,7 +150,7 @@ def json_object(body: bytes) -> dict[str, Any]:
 
 
 def _refuse_repeated_members(body: bytes) -> None:
-    """Refuse ``{"a": 1, "a": 2}``: which of the two is meant differs between parsers."""
+    """Refuse ``{"a": 1, "a": 2}``: parsers differ in the value they take."""
     try:
         _DISTINCT_MEMBERS.decode(body.decode())
     except RecursionError:
@@ -186,10 +174,10 @@ def _valid(model: type[M], values: dict[str, Any]) -> M:
         raise InvalidInput(_shortened(dict(map(_field_and_message, faults)))) from None
 
 
-def _field_and_message(fault: Any) -> tuple[str, str]:  # noqa: ANN401 -- pydantic's ErrorDetails
+def _field_and_message(fault: Any) -> tuple[str, str]:
     context = fault.get("ctx", {})
     field = fault["loc"][0]
-    if fault["type"] == "value_error":  # one of our own rules spoke
+    if fault["type"] == "value_error":  # a rule of this project
         return field, str(context["error"])
     if fault["type"] == "literal_error":
         return field, f"must be {context['expected']}"
@@ -197,5 +185,5 @@ def _field_and_message(fault: Any) -> tuple[str, str]:  # noqa: ANN401 -- pydant
 
 
 def _shortened(errors: dict[str, str]) -> dict[str, str]:
-    """Cut field names that a client made up, which are told back to it, to a sane length."""
+    """Cut field names, which the client invents and the response repeats, to a sane length."""
     return {str(field)[:_LONGEST_FIELD_NAME]: message for field, message in errors.items()}

@@ -1,32 +1,36 @@
-"""How a user looks over HTTP: its members in JSON, and the headers that speak of its state."""
+"""A user over HTTP: its members in JSON, and the headers that describe its state."""
 
 from collections.abc import Iterable
+from typing import cast
 
 import orjson
 from werkzeug.http import http_date, quote_etag
 
 from user_service.domain.user import USER_MEMBERS, User
 from user_service.observability.server_timing import stage
+from user_service.web.responses import bodies
+from user_service.web.responses.reply import JSON, Reply
 
-# May be kept by the client alone, and used again only after asking: 304 is cheap, stale is wrong.
+# The client alone may keep it, and must ask before each use: a 304 is cheap, a stale user is wrong.
 CACHE_CONTROL = "private, no-cache"
 
 
-def members_of(user: User, names: Iterable[str] = USER_MEMBERS) -> dict[str, object]:
-    """Return what clients see of ``user``, or of that only the members in ``names``."""
-    if names is USER_MEMBERS:  # as nearly always, ten times for a page
-        return dict(zip(USER_MEMBERS, user, strict=False))
-    return {name: getattr(user, name) for name in names}
+def user_body(user: User) -> bodies.User:
+    """Return ``user`` as clients see it."""
+    return cast("bodies.User", dict(zip(USER_MEMBERS, user, strict=False)))
 
 
-def json_of(user: User) -> bytes:
-    """Return the body of a response that holds ``user``."""
-    with stage("json"):
-        return orjson.dumps(members_of(user))
+def listed_users(users: Iterable[User], members: tuple[str, ...]) -> list[bodies.ListedUser]:
+    """Return only these ``members`` of each user."""
+    if members == USER_MEMBERS:
+        listed = [dict(zip(USER_MEMBERS, user, strict=False)) for user in users]
+    else:
+        listed = [{name: getattr(user, name) for name in members} for user in users]
+    return cast("list[bodies.ListedUser]", listed)
 
 
 def etag_of(user: User) -> str:
-    """Return the user's strong entity tag, without quotes. No two states of users share one."""
+    """Return the user's strong entity tag, without quotes. Every version has another one."""
     return f"{user.id}-{user.version}"
 
 
@@ -37,3 +41,10 @@ def entity_headers(user: User) -> dict[str, str]:
         "Last-Modified": http_date(user.updated_at),
         "Cache-Control": CACHE_CONTROL,
     }
+
+
+def user_reply(user: User, status: int = 200) -> Reply:
+    """Return the response that holds ``user``."""
+    with stage("json"):
+        body = orjson.dumps(user_body(user))
+    return Reply(status, {"Content-Type": JSON, **entity_headers(user)}, body)

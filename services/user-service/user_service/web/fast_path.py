@@ -1,0 +1,99 @@
+"""The fast path: plain reads of pages and users, answered without Flask's dispatch.
+
+It calls the same functions as the views, retries and problems included, and leaves everything
+else to Flask: other methods, conditional requests, other paths, and every request if hooks of
+Flask take part in the responses of these routes.
+"""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+from flask import Flask
+
+from user_service.web.policies.deprecation import deprecation_of
+from user_service.web.problems import problem_reply
+from user_service.web.reads import read_page, read_user
+from user_service.web.requests.fields import BIGINT_MAX
+from user_service.web.requests.schemas import ListQuery
+from user_service.web.requests.validation import parse_query
+from user_service.web.responses.pages import USERS_PATH, page_reply
+from user_service.web.responses.reply import Reply
+from user_service.web.responses.user_body import user_reply
+from user_service.web.services import Services
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+USER_PATH = f"{USERS_PATH}/"
+# As the URL map spells them: the labels of metrics and of the access log.
+LIST_ROUTE = USERS_PATH
+USER_ROUTE = f"{USERS_PATH}/<user_id:user_id>"
+# Ids with fewer digits are bigints.
+LONGEST_ID = len(str(BIGINT_MAX)) - 1
+
+
+class Answer(NamedTuple):
+    """A response and the route that it belongs to."""
+
+    route: str
+    reply: Reply
+
+
+class FastPath:
+    """Answers plain GET requests of one application, and returns None for all others."""
+
+    def __init__(self, app: Flask, services: Services) -> None:
+        self._app = app
+        self._services = services
+
+    @cached_property
+    def _is_open(self) -> bool:
+        """Whether Flask would only call the view. Hooks are complete at the first request."""
+        app = self._app
+        hooks = (
+            app.before_request_funcs,
+            app.after_request_funcs,
+            app.teardown_request_funcs,
+            app.url_value_preprocessors,
+        )
+        if any(each.get(scope) for each in hooks for scope in (None, "users")):
+            return False
+        return not any(deprecation_of(app, f"users.{view}") for view in ("list_users", "get_user"))
+
+    def __call__(self, environ: "WSGIEnvironment") -> Answer | None:
+        """Return the answer, or None if the request is Flask's."""
+        if (
+            not self._is_open
+            or environ["REQUEST_METHOD"] != "GET"
+            or "HTTP_IF_NONE_MATCH" in environ
+            or "HTTP_IF_MODIFIED_SINCE" in environ
+            or environ.get("SCRIPT_NAME")
+        ):
+            return None
+        path, query_string = environ["PATH_INFO"], environ.get("QUERY_STRING", "")
+        if path == USERS_PATH:
+            return Answer(LIST_ROUTE, self._reply(_page, query_string))
+        digits = path.removeprefix(USER_PATH)
+        if digits != path and not query_string and _is_plain_id(digits):
+            return Answer(USER_ROUTE, self._reply(_user, digits))
+        return None
+
+    def _reply(self, read: Callable[[Services, str], Reply], argument: str) -> Reply:
+        try:
+            return read(self._services, argument)
+        except Exception as error:  # noqa: BLE001 -- as Flask's error handlers do
+            return problem_reply(error)
+
+
+def _page(services: Services, query_string: str) -> Reply:
+    query = parse_query(ListQuery, query_string)
+    return page_reply(*read_page(services, query))
+
+
+def _user(services: Services, digits: str) -> Reply:
+    return user_reply(read_user(services, int(digits)))
+
+
+def _is_plain_id(text: str) -> bool:
+    return text.isdecimal() and text.isascii() and len(text) <= LONGEST_ID

@@ -1,0 +1,43 @@
+"""The two reads that views and the fast path share."""
+
+import functools
+from collections.abc import Callable
+
+from user_service.cache.page_cache import CacheStatus
+from user_service.domain.user import User
+from user_service.errors import Unavailable
+from user_service.web.requests.schemas import ListQuery
+from user_service.web.responses.pages import produce_page
+from user_service.web.services import Services, retry_on_failure
+
+PageRead = Callable[[Services, ListQuery], tuple[bytes, CacheStatus]]
+
+
+def stale_if_unavailable(read: PageRead) -> PageRead:
+    """Return the last stored page while the database is unavailable, if there is one."""
+
+    @functools.wraps(read)
+    def call(services: Services, query: ListQuery) -> tuple[bytes, CacheStatus]:
+        try:
+            return read(services, query)
+        except Unavailable:
+            page = services.pages.stale(query.page_name)
+            if page is None:
+                raise
+            return page, CacheStatus.STALE
+
+    return call
+
+
+@stale_if_unavailable
+@retry_on_failure
+def read_page(services: Services, query: ListQuery) -> tuple[bytes, CacheStatus]:
+    """Return the page of a list, as it is cached, and what the cache did."""
+    produce = functools.partial(produce_page, services.users, services.cursors, query)
+    return services.pages.get_or_produce(query.page_name, produce)
+
+
+@retry_on_failure
+def read_user(services: Services, user_id: int) -> User:
+    """Return a user; raise UserNotFound."""
+    return services.users.get(user_id, after_lsn=services.pages.position())

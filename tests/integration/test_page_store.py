@@ -1,0 +1,425 @@
+"""The commands of the page cache, on a real Redis."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+
+import pytest
+import redis as redis_py
+
+from tests.redis_states import out_of_memory, promote, read_only
+from tests.servers import Servers
+from tests.waiting import eventually
+from user_service.cache.page_store import (
+    CLAIM_MILLISECONDS,
+    GENERATION_KEY,
+    PAGE_PREFIX,
+    Found,
+    PageStore,
+    RedisFailure,
+)
+from user_service.cache.redis_client import redis_client
+from user_service.resilience.breaker import State
+
+TTL, STALE_TTL = 60, 300
+PAGE = "page=1"
+MakeStore = Callable[..., PageStore]
+NOWHERE = "redis://127.0.0.1:1/0"
+
+
+class Clock:
+    """The time of every process; tests move it."""
+
+    now = 1_700_000_000.5
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def process(
+    servers: Servers,
+    redis: redis_py.Redis,
+    clock: Clock,
+) -> Iterator[MakeStore]:
+    """Return a function that makes the store of one process, on the same Redis as the others."""
+    made: list[PageStore] = []
+
+    def make(url: str = servers.redis_url, timeout: float = 2, stale_ttl: int = 300) -> PageStore:
+        redis = redis_client(url, timeout=timeout)
+        made.append(PageStore(redis, ttl=TTL, stale_ttl=stale_ttl, clock=clock))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def store(process: MakeStore) -> PageStore:
+    return process()
+
+
+@pytest.fixture
+def other(process: MakeStore) -> PageStore:
+    """The store of another process."""
+    return process()
+
+
+def keep(store: PageStore, body: bytes = b"body", name: str = PAGE) -> bytes:
+    """Store a page in the current generation, and return that."""
+    generation = store.look_up(name).generation
+    assert store.store(name, generation, body)
+    return generation
+
+
+def claims(redis: redis_py.Redis) -> list[bytes]:
+    return list(redis.scan_iter("*:refill"))
+
+
+class TestPages:
+    @pytest.mark.parametrize("body", [b"", b"\0\xff\r\n", b"0" * 100_000])
+    def test_page_is_found_as_it_was_stored(
+        self, store: PageStore, other: PageStore, body: bytes
+    ) -> None:
+        generation = keep(store, body)
+        assert other.look_up(PAGE) == Found(generation, None, body, is_ours=False)
+
+    def test_page_of_an_earlier_generation_is_not_found(self, store: PageStore) -> None:
+        before = keep(store)
+        store.move_on()
+        found = store.look_up(PAGE)
+        assert found.body is None
+        assert found.generation != before
+
+    def test_late_store_is_refused_and_does_not_displace_a_newer_page(
+        self, store: PageStore
+    ) -> None:
+        before = store.look_up(PAGE).generation
+        store.move_on()
+        keep(store, b"new")
+        assert not store.store(PAGE, before, b"old")
+        assert store.look_up(PAGE).body == b"new"
+        assert store.look_up_stale(PAGE) == b"new"
+
+    def test_full_server_gives_its_pages_and_every_process_reads_the_others(
+        self, store: PageStore, other: PageStore, redis: redis_py.Redis
+    ) -> None:
+        generation = keep(store)
+        with out_of_memory(redis):
+            assert store.look_up(PAGE).body == b"body"
+            assert [each.look_up("page=2").is_ours for each in (store, other)] == [True, True]
+            for write in (store.move_on, lambda: store.store(PAGE, generation, b"new")):
+                with pytest.raises(RedisFailure):
+                    write()
+
+
+class TestGeneration:
+    def test_concurrent_first_look_ups_begin_one_generation(
+        self, process: MakeStore, redis: redis_py.Redis
+    ) -> None:
+        stores, together = [process() for _ in range(4)], threading.Barrier(8)
+
+        def look_up(store: PageStore) -> bytes:
+            together.wait()
+            return store.look_up(PAGE).generation
+
+        with ThreadPoolExecutor(8) as threads:
+            generations = set(threads.map(look_up, stores * 2))
+        assert generations == {redis.get(GENERATION_KEY)}
+        assert redis.ttl(GENERATION_KEY) == -1  # never expires
+
+    @pytest.mark.parametrize("loss", ["flush", "eviction"])
+    def test_lost_generation_never_comes_back(
+        self, store: PageStore, redis: redis_py.Redis, loss: str
+    ) -> None:
+        seen = [keep(store)]
+        for _ in range(5):
+            redis.flushall() if loss == "flush" else redis.delete(GENERATION_KEY)
+            found = store.look_up(PAGE)
+            assert found.body is None
+            assert not store.store(PAGE, seen[-1], b"late")
+            seen.append(found.generation)
+        assert len(set(seen)) == 6
+
+
+class TestHistory:
+    """Redis replicates asynchronously: a promoted replica may have missed the last writes."""
+
+    def test_promoted_replica_begins_a_new_generation(
+        self, store: PageStore, other: PageStore, redis: redis_py.Redis
+    ) -> None:
+        before = keep(store)
+        promote(redis)
+        found = store.look_up(PAGE)
+        assert found.body is None
+        assert found.generation != before
+        assert [each.look_up(PAGE).generation for each in (other, store)] == [found.generation] * 2
+
+    def test_page_of_an_earlier_history_is_not_found(
+        self, store: PageStore, redis: redis_py.Redis
+    ) -> None:
+        generation = keep(store)
+        promote(redis)
+        store.store(PAGE, generation, b"late")  # before a look-up has noticed the promotion
+        assert store.look_up(PAGE).body is None
+
+    def test_new_connection_to_the_same_server_keeps_the_generation(
+        self, store: PageStore, redis: redis_py.Redis
+    ) -> None:
+        generation = keep(store)
+        for _ in range(2):
+            redis.client_kill_filter(_type="normal", skipme=True)
+            assert store.look_up(PAGE) == Found(generation, None, b"body", is_ours=False)
+
+    def test_process_that_stays_connected_takes_the_generation_of_the_new_history(
+        self, store: PageStore, process: MakeStore, redis: redis_py.Redis
+    ) -> None:
+        keep(store)
+        with read_only(redis):
+            pass
+        generation = process().look_up(PAGE).generation
+        assert {store.look_up(PAGE).generation for _ in range(3)} == {generation}
+
+
+class TestPosition:
+    """The log position that a replica must have replayed."""
+
+    def test_is_unknown_until_it_is_settled(self, store: PageStore, other: PageStore) -> None:
+        begun = store.position()
+        assert begun.lsn is None
+        assert store.settle(begun.generation, 0x1_2345_6789).lsn == 0x1_2345_6789
+        for found in (store.position(), other.position(), store.look_up(PAGE)):
+            assert (found.generation, found.lsn) == (begun.generation, 0x1_2345_6789)
+
+    def test_only_grows(self, store: PageStore) -> None:
+        store.settle(store.position().generation, 0)
+        for written, required in ((9, 9), (10, 10), (2**40, 2**40), (2**63, 2**63), (1, 2**63)):
+            store.move_on(written)
+            assert store.position().lsn == required
+
+    def test_is_unknown_after_a_write_that_does_not_know_its_own(self, store: PageStore) -> None:
+        store.settle(store.position().generation, 10)
+        for written in (None, 20):
+            store.move_on(written)
+            assert store.position().lsn is None
+
+    @pytest.mark.parametrize("lose", [redis_py.Redis.flushall, promote])
+    def test_that_is_lost_is_not_known_from_a_later_write(
+        self, store: PageStore, redis: redis_py.Redis, lose: Callable[[redis_py.Redis], None]
+    ) -> None:
+        """The position of another acknowledged write may be lost, which is further on."""
+        store.settle(store.position().generation, 10)
+        lose(redis)
+        assert store.position().lsn is None
+        for lsn in (10, 20):
+            store.move_on(lsn)
+            assert store.position().lsn is None
+
+    @pytest.mark.parametrize("written", [20, None])
+    def test_asked_for_before_a_write_does_not_replace_that_of_the_write(
+        self, store: PageStore, written: int | None
+    ) -> None:
+        before = store.position().generation
+        store.settle(before, 10)
+        store.move_on(written)
+        assert store.settle(before, 30) == store.position()
+        assert store.position().lsn == written
+
+
+class TestClaims:
+    """A look-up of a page that is not there claims its refill for the process."""
+
+    def test_one_process_has_a_claim(self, store: PageStore, other: PageStore) -> None:
+        owners = [each.look_up(PAGE).is_ours for each in (store, other, store, other)]
+        assert owners == [True, False, True, False]
+        assert other.look_up("page=2").is_ours
+
+    def test_child_of_a_process_does_not_share_its_claims(
+        self, store: PageStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert store.look_up(PAGE).is_ours
+        monkeypatch.setattr("os.getpid", lambda: 1)
+        assert not store.look_up(PAGE).is_ours
+
+    @pytest.mark.parametrize("aged", [False, True])
+    def test_current_page_is_not_claimed_and_an_aged_one_is(
+        self, store: PageStore, redis: redis_py.Redis, clock: Clock, aged: bool
+    ) -> None:
+        keep(store)
+        clock.now += aged * TTL
+        assert store.look_up(PAGE).is_ours is aged
+        assert len(claims(redis)) == aged
+
+    def test_claim_of_an_earlier_generation_does_not_count(
+        self, store: PageStore, other: PageStore
+    ) -> None:
+        assert store.look_up(PAGE).is_ours
+        store.move_on()
+        assert [each.look_up(PAGE).is_ours for each in (other, store)] == [True, False]
+
+    def test_claim_outlives_the_settling_of_the_position(
+        self, store: PageStore, other: PageStore
+    ) -> None:
+        store.settle(store.look_up(PAGE).generation, 10)
+        assert not other.look_up(PAGE).is_ours
+
+    @pytest.mark.parametrize("overtaken", [False, True])
+    def test_store_ends_the_claim(
+        self, store: PageStore, redis: redis_py.Redis, overtaken: bool
+    ) -> None:
+        generation = store.look_up(PAGE).generation
+        if overtaken:
+            store.move_on()
+        assert store.store(PAGE, generation, b"body") is not overtaken
+        assert claims(redis) == []
+
+    def test_store_leaves_claims_of_other_processes_and_generations(
+        self, store: PageStore, other: PageStore, redis: redis_py.Redis
+    ) -> None:
+        before = store.look_up(PAGE).generation
+        assert other.store(PAGE, before, b"body")
+        assert len(claims(redis)) == 1
+        store.move_on()
+        assert store.look_up(PAGE).is_ours
+        assert not store.store(PAGE, before, b"late")
+        assert not other.look_up(PAGE).is_ours
+
+    def test_claim_is_free_when_it_is_given_back_or_runs_out(
+        self, store: PageStore, other: PageStore, redis: redis_py.Redis
+    ) -> None:
+        store.look_up(PAGE)
+        store.give_back(PAGE)
+        assert other.look_up(PAGE).is_ours
+        (claim,) = claims(redis)
+        assert 0 < redis.pttl(claim) <= CLAIM_MILLISECONDS
+        redis.pexpire(claim, 1)
+        eventually(lambda: store.look_up(PAGE).is_ours)
+
+    def test_claim_that_redis_refuses_otherwise_is_a_failure(
+        self, store: PageStore, redis: redis_py.Redis
+    ) -> None:
+        keep(store)
+        with read_only(redis):
+            assert store.look_up(PAGE).body == b"body"
+            with pytest.raises(RedisFailure):
+                store.look_up("page=2")
+
+
+class TestAge:
+    @pytest.mark.parametrize(
+        ("seconds", "fresh", "kept"),
+        [
+            (0, True, True),
+            (TTL - 1.6, True, True),
+            (TTL, False, True),
+            (STALE_TTL - 1, False, True),
+            (STALE_TTL, False, False),
+            (-5, True, True),  # the clock of another process is behind
+            (-TTL - 1, False, True),
+        ],
+    )
+    def test_page_is_fresh_for_its_ttl_and_kept_for_its_stale_ttl(
+        self, store: PageStore, clock: Clock, seconds: float, fresh: bool, kept: bool
+    ) -> None:
+        generation = keep(store)
+        clock.now += seconds
+        found = store.look_up(PAGE)
+        assert (found.body, found.generation) == (b"body" if fresh else None, generation)
+        assert store.look_up_stale(PAGE) == (b"body" if kept else None)
+
+    def test_age_begins_with_each_store_and_not_with_reads(
+        self, store: PageStore, clock: Clock
+    ) -> None:
+        keep(store, b"first")
+        clock.now += TTL
+        keep(store, b"second")
+        clock.now += TTL - 1
+        assert store.look_up(PAGE).body == b"second"
+        clock.now += 1
+        assert store.look_up(PAGE).body is None
+
+    def test_stale_look_up_returns_the_last_page_of_any_generation(self, store: PageStore) -> None:
+        assert store.look_up_stale(PAGE) is None
+        keep(store)
+        store.move_on()
+        store.look_up(PAGE)  # claims it
+        assert store.look_up_stale(PAGE) == b"body"
+
+    @pytest.mark.parametrize(("stale_ttl", "seconds"), [(300, 300), (61, 61), (10, 60), (0, 60)])
+    def test_redis_keeps_a_page_for_the_longer_of_both_times(
+        self,
+        process: MakeStore,
+        redis: redis_py.Redis,
+        stale_ttl: int,
+        seconds: int,
+    ) -> None:
+        keep(process(stale_ttl=stale_ttl))
+        assert seconds - 10 < redis.ttl(PAGE_PREFIX + PAGE) <= seconds
+
+
+COMMANDS: dict[str, Callable[[PageStore], object]] = {
+    "look_up": lambda store: store.look_up(PAGE),
+    "position": lambda store: store.position(),
+    "look_up_stale": lambda store: store.look_up_stale(PAGE),
+    "store": lambda store: store.store(PAGE, b"generation", b"body"),
+    "give_back": lambda store: store.give_back(PAGE),
+    "move_on": lambda store: store.move_on(),
+    "settle": lambda store: store.settle(b"generation", 10),
+}
+
+
+class TestBreaker:
+    @pytest.fixture(params=["refuses connections", "does not answer"])
+    def away(self, request: pytest.FixtureRequest, process: MakeStore) -> Iterator[PageStore]:
+        """A store whose Redis is away."""
+        with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+            port = 1 if request.param == "refuses connections" else silent.getsockname()[1]
+            yield process(f"redis://127.0.0.1:{port}/0", timeout=0.05)
+
+    @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+    def test_opens_after_three_commands_without_an_answer(
+        self, away: PageStore, command: Callable[[PageStore], object]
+    ) -> None:
+        states = []
+        for _ in range(3):
+            with pytest.raises(RedisFailure) as failure:
+                command(away)
+            assert isinstance(failure.value.__cause__, redis_py.RedisError)
+            states.append(away.breaker.state)
+        assert states == [State.CLOSED, State.CLOSED, State.OPEN]
+        with pytest.raises(RedisFailure, match="Redis did not answer lately"):
+            command(away)
+
+    def test_stays_closed_after_errors_that_redis_answers(
+        self, store: PageStore, redis: redis_py.Redis
+    ) -> None:
+        with out_of_memory(redis):
+            for _ in range(4):
+                with pytest.raises(RedisFailure, match="maxmemory"):
+                    store.move_on()
+        assert store.breaker.state is State.CLOSED
+
+    def test_neither_stops_nor_counts_ping_and_the_repair_of_an_invalidation(
+        self, store: PageStore, redis: redis_py.Redis, process: MakeStore
+    ) -> None:
+        away = process(NOWHERE)
+        for command in (away.ping, away.insist_on_moving_on) * 3:
+            with pytest.raises(RedisFailure):
+                command()
+        assert away.breaker.state is State.CLOSED
+        before = keep(store)
+        for _ in range(3):
+            with suppress(redis_py.ConnectionError), store.breaker.calling():
+                raise redis_py.ConnectionError
+        store.ping()
+        store.insist_on_moving_on()
+        assert store.breaker.state is State.OPEN
+        assert redis.get(GENERATION_KEY) != before

@@ -1,0 +1,34 @@
+"""States of a running Redis server in which commands fail or the history changes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis as redis_py
+
+
+@contextmanager
+def out_of_memory(redis: redis_py.Redis) -> Iterator[None]:
+    """Refuse every command that needs memory."""
+    redis.config_set("maxmemory", "1")
+    redis.config_set("maxmemory-policy", "noeviction")
+    try:
+        yield
+    finally:
+        redis.config_set("maxmemory", "0")
+
+
+@contextmanager
+def read_only(redis: redis_py.Redis) -> Iterator[None]:
+    """Refuse every write, as a master does that has become a replica."""
+    redis.replicaof("127.0.0.1", "1")
+    try:
+        yield
+    finally:
+        redis.replicaof("NO", "ONE")
+
+
+def promote(redis: redis_py.Redis) -> None:
+    """Begin a new history with the same data, as a promoted replica does, and cut connections."""
+    with read_only(redis):
+        pass
+    redis.client_kill_filter(_type="normal", skipme=True)

@@ -1,0 +1,481 @@
+"""The policy of the page cache, on a store in memory; tests/integration has the real one."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+import pytest
+
+from tests.waiting import eventually
+from user_service.cache.page_cache import (
+    CLAIM_POLL_INTERVAL,
+    WAIT_FOR_CLAIM,
+    CacheStatus,
+    PageCache,
+)
+from user_service.cache.page_store import Found, PageStore, RedisFailure
+from user_service.errors import Unavailable
+from user_service.resilience import deadline
+from user_service.resilience.breaker import CircuitBreaker, State
+
+LONG = 30.0  # seconds; only a test that fails waits so long
+HIT, MISS, BYPASS = CacheStatus.HIT, CacheStatus.MISS, CacheStatus.BYPASS
+PAGE = "page=1"
+INVALIDATIONS = {"move_on", "insist_on_moving_on"}
+Result = tuple[bytes, CacheStatus]
+Position = Callable[[], int | None]
+
+
+class FakeStore(PageStore):
+    """A store in memory. ``failing`` names the methods that raise; ``before`` has hooks of them.
+
+    It has the clock of the processes, too, which only ``sleep`` moves.
+    """
+
+    def __init__(self) -> None:
+        self.breaker = CircuitBreaker("Redis", failures=(KeyError,), threshold=1)
+        self.generation = 0
+        self.lsn: int | None = None
+        self.pages: dict[str, tuple[bytes, bytes]] = {}
+        self.our_claims: set[tuple[str, bytes]] = set()
+        self.claimed_by_others: set[str] = set()
+        self.failing: set[str] = set()
+        self.before: dict[str, Callable[[], None]] = {}
+        self.calls: list[str] = []
+        self.now = 0.0
+        self.slept: list[float] = []
+        self.during_sleep: Callable[[], None] = lambda: None
+
+    def sleep(self, seconds: float) -> None:
+        """Move the clock on."""
+        self.slept.append(seconds)
+        self.now += seconds
+        self.during_sleep()
+
+    def _called(self, method: str) -> bytes:
+        self.calls.append(method)
+        self.before.pop(method, lambda: None)()
+        if method in self.failing:
+            raise RedisFailure("away")
+        return b"%d" % self.generation
+
+    def look_up(self, name: str) -> Found:
+        current = self._called("look_up")
+        generation, body = self.pages.get(name, (b"", b""))
+        if generation == current:
+            return Found(current, self.lsn, body, is_ours=False)
+        if name in self.claimed_by_others:
+            return Found(current, self.lsn, is_ours=False)
+        self.our_claims.add((name, current))
+        return Found(current, self.lsn)
+
+    def position(self) -> Found:
+        return Found(self._called("position"), self.lsn)
+
+    def settle(self, generation: bytes, lsn: int) -> Found:
+        if generation == self._called("settle"):
+            self.lsn = lsn
+        return self.position()
+
+    def look_up_stale(self, name: str) -> bytes | None:
+        self._called("look_up_stale")
+        return self.pages[name][1] if name in self.pages else None
+
+    def store(self, name: str, generation: bytes, body: bytes) -> bool:
+        is_current = generation == self._called("store")
+        self.our_claims.discard((name, generation))
+        if is_current:
+            self.pages[name] = (generation, body)
+        return is_current
+
+    def give_back(self, name: str) -> None:
+        self._called("give_back")
+        self.our_claims = {claim for claim in self.our_claims if claim[0] != name}
+
+    def move_on(self, lsn: int | None = None) -> None:
+        self._called("move_on")
+        self.generation, self.lsn = self.generation + 1, lsn
+        self.claimed_by_others.clear()
+
+    def insist_on_moving_on(self) -> None:
+        self._called("insist_on_moving_on")
+        self.generation, self.lsn = self.generation + 1, None
+
+    def ping(self) -> None:
+        self._called("ping")
+
+    def close(self) -> None:
+        self._called("close")
+
+
+@pytest.fixture
+def store() -> FakeStore:
+    return FakeStore()
+
+
+@pytest.fixture
+def pages(store: FakeStore) -> Iterator[PageCache]:
+    pages = PageCache(store, sleep=store.sleep, clock=lambda: store.now)
+    yield pages
+    pages.close()
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as threads:
+        yield threads
+
+
+def get(pages: PageCache, body: bytes = b"fresh") -> Result:
+    return pages.get_or_produce(PAGE, lambda _: body)
+
+
+def never(_lsn: int | None) -> bytes:
+    pytest.fail("produced although there is a page")
+
+
+def fail(_lsn: int | None) -> bytes:
+    raise KeyError
+
+
+class TestReading:
+    @pytest.mark.parametrize("body", [b"page", b""])
+    def test_miss_is_stored_and_found_by_the_next_reader(
+        self, pages: PageCache, store: FakeStore, body: bytes
+    ) -> None:
+        assert get(pages, body) == (body, MISS)
+        assert (store.calls, store.our_claims) == (["look_up", "store"], set())
+        assert pages.get_or_produce(PAGE, never) == (body, HIT)
+        assert store.calls[2:] == ["look_up"]
+
+    def test_page_read_before_a_write_is_not_stored_after_it(
+        self, pages: PageCache, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def overtaken(_lsn: int | None) -> bytes:
+            pages.invalidate()
+            return b"old"
+
+        with caplog.at_level(logging.INFO, "user_service"):
+            assert pages.get_or_produce(PAGE, overtaken) == (b"old", MISS)
+        assert caplog.messages == ["page cache refused a page that was read before a write"]
+        assert get(pages, b"new") == (b"new", MISS)
+
+    def test_failing_producer_raises_and_gives_its_claim_back(
+        self, pages: PageCache, store: FakeStore
+    ) -> None:
+        for store.failing in (set(), {"give_back"}):
+            with pytest.raises(KeyError):
+                pages.get_or_produce(PAGE, fail)
+            assert store.calls[-1] == "give_back"
+        assert store.pages == {}
+
+    @pytest.mark.parametrize(
+        ("method", "status", "calls", "message"),
+        [
+            ("look_up", BYPASS, ["look_up"], "page cache bypassed: away"),
+            ("store", MISS, ["look_up", "store"], "page not stored in the cache: away"),
+        ],
+    )
+    def test_failing_redis_is_logged_and_costs_one_command(
+        self,
+        pages: PageCache,
+        store: FakeStore,
+        caplog: pytest.LogCaptureFixture,
+        method: str,
+        status: CacheStatus,
+        calls: list[str],
+        message: str,
+    ) -> None:
+        store.failing = {method}
+        assert get(pages) == (b"fresh", status)
+        assert store.calls == calls
+        assert [(each.levelname, each.message) for each in caplog.records] == [("WARNING", message)]
+
+    def test_last_page_is_found_beyond_the_next_write_but_not_without_redis(
+        self, pages: PageCache, store: FakeStore
+    ) -> None:
+        assert pages.stale(PAGE) is None
+        get(pages, b"old")
+        pages.invalidate()
+        assert pages.stale(PAGE) == b"old"
+        store.failing = {"look_up_stale"}
+        assert pages.stale(PAGE) is None
+
+    def test_reachability_and_breaker_are_those_of_the_store(
+        self, pages: PageCache, store: FakeStore
+    ) -> None:
+        assert (pages.is_reachable(), pages.breaker_state) == (True, State.CLOSED)
+        store.failing = {"ping"}
+        with pytest.raises(KeyError), store.breaker.calling():
+            raise KeyError
+        assert (pages.is_reachable(), pages.breaker_state) == (False, State.OPEN)
+
+
+class TestConcurrentMisses:
+    def refill(
+        self, pages: PageCache, threads: ThreadPoolExecutor, end: Callable[[], object]
+    ) -> Future[Result]:
+        """Begin to read an old page, and return meanwhile. The read ends with ``end``."""
+        begun = threading.Event()
+
+        def produce(_lsn: int | None) -> bytes:
+            begun.set()
+            end()
+            return b"old"
+
+        refill = threads.submit(pages.get_or_produce, PAGE, produce)
+        assert begun.wait(LONG)
+        return refill
+
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_one_of_several_callers_reads_the_page_unless_it_fails(
+        self,
+        pages: PageCache,
+        threads: ThreadPoolExecutor,
+        joined: threading.Semaphore,
+        fails: bool,
+    ) -> None:
+        def end_when_all_wait() -> None:
+            assert all(joined.acquire(timeout=LONG) for _ in range(3))
+            if fails:
+                raise KeyError
+
+        first = self.refill(pages, threads, end_when_all_wait)
+        others = [threads.submit(get, pages, b"own") for _ in range(3)]
+        expected = (b"own" if fails else b"old", MISS)
+        assert {each.result(LONG) for each in others} == {expected}
+        assert (first.exception(LONG) is None) is not fails
+
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_reader_after_a_write_does_not_join_a_read_from_before(
+        self, pages: PageCache, store: FakeStore, threads: ThreadPoolExecutor, fails: bool
+    ) -> None:
+        go_on = threading.Event()
+        first = self.refill(pages, threads, lambda: go_on.wait(LONG))
+        store.failing = INVALIDATIONS if fails else set()
+        pages.invalidate()
+        assert get(pages, b"new") == (b"new", BYPASS if fails else MISS)
+        go_on.set()
+        assert first.result(LONG) == (b"old", MISS)
+        assert get(pages, b"newer")[0] != b"old"
+
+
+class TestClaimOfAnotherProcess:
+    @pytest.fixture(autouse=True)
+    def claimed(self, store: FakeStore) -> None:
+        store.claimed_by_others.add(PAGE)
+
+    def test_is_waited_for_until_the_page_is_stored(
+        self, pages: PageCache, store: FakeStore
+    ) -> None:
+        def stored_the_third_time() -> None:
+            if len(store.slept) == 3:
+                store.pages[PAGE] = (b"0", b"theirs")
+
+        store.during_sleep = stored_the_third_time
+        assert pages.get_or_produce(PAGE, never) == (b"theirs", MISS)
+        assert store.slept == [CLAIM_POLL_INTERVAL] * 3
+
+    @pytest.mark.parametrize(
+        ("seconds_left", "waits"),
+        [(LONG, WAIT_FOR_CLAIM), (WAIT_FOR_CLAIM, WAIT_FOR_CLAIM / 2), (0, 0)],
+    )
+    def test_is_waited_for_half_of_the_time_left_at_most(
+        self, pages: PageCache, store: FakeStore, seconds_left: float, waits: float
+    ) -> None:
+        with deadline.within(seconds_left):
+            assert get(pages, b"ours") == (b"ours", MISS)
+        assert sum(store.slept) == pytest.approx(waits, abs=2 * CLAIM_POLL_INTERVAL)
+        assert store.pages == {PAGE: (b"0", b"ours")}
+
+    @pytest.mark.parametrize(
+        ("meanwhile", "is_stored"),
+        [
+            pytest.param(lambda store: store.claimed_by_others.clear(), True, id="claim ended"),
+            pytest.param(FakeStore.move_on, False, id="write"),
+            pytest.param(lambda store: store.failing.add("look_up"), False, id="failure of Redis"),
+        ],
+    )
+    def test_is_waited_for_no_longer_than_it_counts(
+        self,
+        pages: PageCache,
+        store: FakeStore,
+        meanwhile: Callable[[FakeStore], None],
+        is_stored: bool,
+    ) -> None:
+        store.during_sleep = lambda: meanwhile(store)
+        assert get(pages, b"ours") == (b"ours", MISS)
+        assert len(store.slept) == 1
+        assert (PAGE in store.pages, store.our_claims) == (is_stored, set())
+
+    @pytest.mark.parametrize("ended", [False, True])
+    def test_is_given_back_only_by_the_process_that_has_it(
+        self, pages: PageCache, store: FakeStore, ended: bool
+    ) -> None:
+        store.during_sleep = store.claimed_by_others.clear if ended else lambda: None
+        with pytest.raises(KeyError):
+            pages.get_or_produce(PAGE, fail)
+        assert ("give_back" in store.calls) is ended
+
+
+def told_to_a_miss(pages: PageCache) -> int | None:
+    """Return the position with which the cache asks for a page that it does not have."""
+    told: list[int | None] = []
+
+    def produce(lsn: int | None) -> bytes:
+        told.append(lsn)
+        return b""
+
+    pages.get_or_produce(PAGE, produce)
+    return told[0]
+
+
+class TestPosition:
+    """With a replica of the database, reads need the position that it must have replayed."""
+
+    @pytest.fixture
+    def primary(self) -> list[int]:
+        """The log position of the primary; empty while the primary is away."""
+        return [10]
+
+    @pytest.fixture
+    def pages(self, store: FakeStore, primary: list[int]) -> Iterator[PageCache]:
+        def current_lsn() -> int:
+            if not primary:
+                raise Unavailable
+            return primary[0]
+
+        pages = PageCache(
+            store, current_lsn=current_lsn, sleep=store.sleep, clock=lambda: store.now
+        )
+        yield pages
+        pages.close()
+
+    @pytest.fixture(params=[PageCache.position, told_to_a_miss])
+    def position(self, request: pytest.FixtureRequest, pages: PageCache) -> Position:
+        return partial(request.param, pages)
+
+    def test_is_asked_of_the_primary_where_it_is_unknown(
+        self, position: Position, store: FakeStore, primary: list[int]
+    ) -> None:
+        assert position() == store.lsn == 10
+        store.pages.clear()
+        primary[0] = 20
+        assert position() == 10
+
+    def test_covers_each_write(
+        self, position: Position, pages: PageCache, store: FakeStore, primary: list[int]
+    ) -> None:
+        for primary[0] in (20, 30):
+            pages.invalidate()
+            assert position() == store.lsn == primary[0]
+            assert "settle" not in store.calls
+
+    def test_is_not_asked_for_where_the_page_is_found(
+        self, pages: PageCache, store: FakeStore
+    ) -> None:
+        store.pages[PAGE] = (b"0", b"page")
+        assert pages.get_or_produce(PAGE, never) == (b"page", HIT)
+        assert store.calls == ["look_up"]
+
+    def test_makes_no_difference_to_the_claim_of_another_process(
+        self, pages: PageCache, store: FakeStore
+    ) -> None:
+        store.claimed_by_others.add(PAGE)
+        get(pages)
+        assert store.slept
+
+    def test_is_that_of_a_write_that_overtakes_the_question(
+        self, position: Position, store: FakeStore
+    ) -> None:
+        store.before["settle"] = lambda: store.move_on(20)
+        assert position() == 20
+
+    def test_is_unknown_while_the_primary_is_away(
+        self, position: Position, primary: list[int]
+    ) -> None:
+        primary.clear()
+        assert position() is None
+
+    @pytest.mark.parametrize("failing", [{"look_up", "position"}, {"settle"}])
+    def test_is_unknown_without_redis(
+        self, position: Position, store: FakeStore, failing: set[str]
+    ) -> None:
+        store.failing = failing
+        assert position() is None
+
+    def test_is_unknown_after_a_failed_invalidation(
+        self, position: Position, pages: PageCache, store: FakeStore
+    ) -> None:
+        assert position() == 10
+        store.failing = INVALIDATIONS
+        pages.invalidate()
+        assert position() is None
+
+
+def test_position_without_a_replica_is_unknown_and_not_asked_for(
+    pages: PageCache, store: FakeStore
+) -> None:
+    assert pages.position() is None
+    assert store.calls == []
+
+
+class TestFailedInvalidation:
+    """A process whose invalidation failed reads no page until it has succeeded."""
+
+    @pytest.fixture(autouse=True)
+    def old_page(self, pages: PageCache, store: FakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A page in the cache after a write that could not invalidate it."""
+        monkeypatch.setattr("user_service.cache.page_cache.REPAIR_INTERVAL", 0.001)
+        get(pages, b"old")
+        store.failing = INVALIDATIONS
+        pages.invalidate()
+
+    def test_stops_reading_in_this_process_only(
+        self, pages: PageCache, store: FakeStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for _ in range(3):
+            assert get(pages, b"new") == (b"new", BYPASS)
+        assert get(PageCache(store)) == (b"old", HIT)
+        pages.invalidate()
+        message = "page cache not invalidated, reading it stops until it is: away"
+        assert message in caplog.messages
+
+    def test_is_repeated_in_the_background_until_it_succeeds(
+        self, pages: PageCache, store: FakeStore, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        eventually(lambda: store.calls.count("insist_on_moving_on") > 3)
+        with caplog.at_level(logging.INFO, "user_service"):
+            store.failing = set()
+            eventually(lambda: get(pages, b"new") == (b"new", MISS))
+        assert get(pages) == get(PageCache(store)) == (b"new", HIT)
+        assert caplog.messages == ["page cache invalidated after all, reading it goes on"]
+        assert store.generation == 1  # one command makes up for it
+
+    def test_during_its_repair_is_repaired_too(self, pages: PageCache, store: FakeStore) -> None:
+        second_repair = threading.Event()
+
+        def fail_again() -> None:
+            store.before["insist_on_moving_on"] = lambda: wait_for(second_repair)
+            pages.invalidate()
+            store.failing = set()
+
+        store.before["insist_on_moving_on"] = fail_again
+        eventually(lambda: store.generation == 1)
+        # The first repair has succeeded. It does not cover the write that failed meanwhile.
+        assert get(pages, b"new") == (b"new", BYPASS)
+        second_repair.set()
+        eventually(lambda: get(pages, b"new") == (b"new", MISS))
+        assert store.generation == 2
+
+    def test_is_not_repeated_after_the_end(self, pages: PageCache, store: FakeStore) -> None:
+        eventually(lambda: "insist_on_moving_on" in store.calls)
+        pages.close()
+        assert "close" in store.calls
+        eventually(lambda: "page-cache-repair" not in {each.name for each in threading.enumerate()})
+
+
+def wait_for(event: threading.Event) -> None:
+    assert event.wait(LONG)
