@@ -108,7 +108,7 @@ class Database:
         self._metrics.size.set(size)
         self._size = size
         self._checkout_timeout = checkout_timeout
-        self._preparation = Preparation(lambda: _with_errors_translated(prepare))
+        self._preparation = Preparation("the database", lambda: _with_errors_translated(prepare))
         self._connections = Connections(self.dsn, size)
         self._slots = FairSemaphore(size)
         self._was_full = False
