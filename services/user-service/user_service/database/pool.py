@@ -95,8 +95,10 @@ class Database:
         self.dsn = with_session_defaults(dsn, None if transaction_pooling else statement_timeout)
         self._local_settings = ""
         if transaction_pooling:
-            settings = session_settings(statement_timeout).items()
-            self._local_settings = "".join(f"SET LOCAL {name} = '{v}'; " for name, v in settings)
+            self._local_settings = "".join(
+                f"SET LOCAL {setting} = '{value}'; "
+                for setting, value in session_settings(statement_timeout).items()
+            )
         self.breaker = breaker or CircuitBreaker(
             "the database",
             failures=(ConnectionLost, DeadlineExceeded, OutcomeUnknown),
