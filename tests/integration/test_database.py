@@ -311,7 +311,7 @@ def test_checkout_waits_and_then_gives_up(database: Database) -> None:
 
 
 def test_full_pool_does_not_open_the_breaker_of_a_server_that_is_well(database_url: str) -> None:
-    """REQUEST_TIMEOUT < DB_POOL_TIMEOUT: who waited for a slot has no time left for the answer."""
+    """With REQUEST_TIMEOUT < DB_POOL_TIMEOUT, the wait for a slot leaves no time for the answer."""
     database = Database(database_url, size=1, checkout_timeout=5)
     for _ in range(6):
         with ThreadPoolExecutor(1) as threads, ExitStack() as holding:

@@ -105,7 +105,7 @@ def scans_of(planner: cursor, statement: str, bound: dict[str, Any]) -> Iterator
 
 
 def complaint_about(scan: dict[str, Any], order: Order) -> str | None:
-    """Return what is wrong with how ``scan`` reads users."""
+    """Return the fault of a ``scan`` of users, if it has one."""
     index = scan.get("Index Name")
     if scan["Node Type"] == "Seq Scan":
         return "sequential scan"

@@ -15,7 +15,7 @@ LONG = 30.0  # seconds
 
 def test_preparation_runs_once() -> None:
     runs: list[int] = []
-    preparation = Preparation(lambda: runs.append(1))
+    preparation = Preparation("the database", lambda: runs.append(1))
     preparation.ensure(LONG)
     preparation.ensure(LONG)
     assert runs == [1]
@@ -40,7 +40,7 @@ def test_failure_is_raised_and_the_next_caller_begins_again(
         if failures:
             raise failures.pop()
 
-    preparation = Preparation(work)
+    preparation = Preparation("the database", work)
     for _ in range(2):
         with pytest.raises(raised):
             preparation.ensure(LONG)
@@ -55,7 +55,7 @@ def test_wait_is_bounded_and_the_work_goes_on(timeout: float, left: float) -> No
         deadlines.append(deadline.remaining())
         assert go_on.wait(LONG)
 
-    preparation = Preparation(work)
+    preparation = Preparation("the database", work)
     for _ in range(3):
         with deadline.within(left), pytest.raises(Unavailable, match="still being prepared"):
             preparation.ensure(timeout)
@@ -71,7 +71,7 @@ def test_concurrent_callers_share_one_run() -> None:
         runs.append(1)
         assert go_on.wait(LONG)
 
-    preparation = Preparation(work)
+    preparation = Preparation("the database", work)
     together = threading.Barrier(number + 1, timeout=LONG)
 
     def ask(_: int) -> None:

@@ -742,4 +742,4 @@ class TestLog:
     ) -> None:
         connection.failures["poll"] = error_with("57P01")
         read(database)
-        assert "replaces 1 connections" in caplog.messages[-1]
+        assert "replaces a connection" in caplog.messages[-1]

@@ -131,7 +131,9 @@ def test_only_transient_failures_are_retried(
 
 
 @pytest.mark.parametrize("delay", [0, 1])
-def test_no_pause_begins_that_would_outlast_the_deadline(recorder: Recorder, delay: float) -> None:
+def test_does_not_begin_a_pause_that_would_outlast_the_deadline(
+    recorder: Recorder, delay: float
+) -> None:
     work = Work(*transient(1))
     deadline.start(0)
     with pytest.raises(TransientFailure, match="failure 1"):

@@ -1,7 +1,8 @@
 """psycopg2's SimpleConnectionPool, shared between threads."""
 
 import threading
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection, cursor
@@ -20,10 +21,12 @@ class Cursor(cursor):
     ahead_of_next = ""
     ahead_of_each = ""
 
-    def execute(self, query: str, vars: Any = None) -> None:  # type: ignore[override]  # noqa: A002
+    def execute(  # type: ignore[override]  # SQL can go ahead of a string only
+        self, query: str, values: Mapping[str, object] | Sequence[object] | None = None
+    ) -> None:
         """Run one statement."""
         ahead, self.ahead_of_next = self.ahead_of_next + self.ahead_of_each, ""
-        super().execute(ahead + query, vars)
+        super().execute(ahead + query, values)
 
 
 def cursor_of(connection: connection) -> Cursor:
@@ -51,7 +54,8 @@ class Connections:
             connection_factory=lambda _dsn: self._opened.pop(),
             cursor_factory=Cursor,
         )
-        self._pool.minconn = size  # the number that putconn keeps; from the start, none are opened
+        # The number that putconn keeps. As an argument, so many would be opened at once.
+        self._pool.minconn = size
         self._idle = 0
         self.lent = 0
         self.closed = False
@@ -85,20 +89,12 @@ class Connections:
             self.lent -= 1
             self._idle += not connection.closed
 
-    def close_idle(self) -> int:
-        """Close every idle connection, and return their number."""
-        number = 0
-        while (idle := self.take_idle()) is not None:
-            idle.close()
-            self.put_back(idle)
-            number += 1
-        return number
-
     def close(self) -> None:
         """Close every idle connection now, and each lent one when it comes back."""
         with self._lock:
             self.closed = True
-        self.close_idle()
+        while (idle := self.take_idle()) is not None:
+            self.put_back(idle)
 
     def _lend(self) -> connection:
         self._idle -= 1

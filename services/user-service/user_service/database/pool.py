@@ -95,8 +95,10 @@ class Database:
         self.dsn = with_session_defaults(dsn, None if transaction_pooling else statement_timeout)
         self._local_settings = ""
         if transaction_pooling:
-            settings = session_settings(statement_timeout).items()
-            self._local_settings = "".join(f"SET LOCAL {name} = '{v}'; " for name, v in settings)
+            self._local_settings = "".join(
+                f"SET LOCAL {setting} = '{value}'; "
+                for setting, value in session_settings(statement_timeout).items()
+            )
         self.breaker = breaker or CircuitBreaker(
             "the database",
             failures=(ConnectionLost, DeadlineExceeded, OutcomeUnknown),
@@ -108,7 +110,7 @@ class Database:
         self._metrics.size.set(size)
         self._size = size
         self._checkout_timeout = checkout_timeout
-        self._preparation = Preparation(lambda: _with_errors_translated(prepare))
+        self._preparation = Preparation("the database", lambda: _with_errors_translated(prepare))
         self._connections = Connections(self.dsn, size)
         self._slots = FairSemaphore(size)
         self._was_full = False
@@ -134,7 +136,8 @@ class Database:
 
     def discard_idle(self) -> None:
         """Close the connections that are not in use; new ones take their place when needed."""
-        self._count_replaced(self._connections.close_idle())
+        while (idle := self._connections.take_idle()) is not None:
+            self._discard(idle)
 
     def ensure_prepared(self) -> None:
         """Return once ``prepare`` has succeeded, or raise Unavailable.
@@ -270,14 +273,10 @@ class Database:
             self._discard(connection)
 
     def _discard(self, connection: connection) -> None:
+        log.warning("connection pool replaces a connection that broke, or may have")
+        self._metrics.replaced.inc()
         connection.close()
         self._connections.put_back(connection)
-        self._count_replaced(1)
-
-    def _count_replaced(self, number: int) -> None:
-        if number:
-            log.warning("connection pool replaces %d connections that broke, or may have", number)
-            self._metrics.replaced.inc(number)
 
 
 def _roll_back(cursor: Cursor) -> None:

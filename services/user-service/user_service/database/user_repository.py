@@ -233,8 +233,8 @@ class UserRepository:
         """Return a position in the log of the primary after all that is committed."""
         try:
             with self._database.read() as cursor:
-                # The position of what is inserted, not of what is flushed: right with
-                # synchronous_commit off, too.
+                # The insert position, not the flush position, covers commits that are not flushed
+                # yet, as with synchronous_commit off.
                 cursor.execute("SELECT pg_current_wal_insert_lsn() - '0/0'")
                 (lsn,) = cast("tuple[Decimal]", cursor.fetchone())
                 return int(lsn)

@@ -34,7 +34,8 @@ class Preparation:
     It runs once at a time for all callers, without a deadline, and again after it has failed.
     """
 
-    def __init__(self, work: Callable[[], object]) -> None:
+    def __init__(self, dependency: str, work: Callable[[], object]) -> None:
+        self._dependency = dependency
         self._work = work
         self._lock = threading.Lock()
         self._under_way: Future[object] | None = None
@@ -55,13 +56,13 @@ class Preparation:
         try:
             under_way.result(min(timeout, deadline.remaining()))
         except TimeoutError:
-            raise Unavailable("the database is still being prepared") from None
+            raise Unavailable(f"{self._dependency} is still being prepared") from None
         except Exception as error:
             self._forget(under_way)
             if isinstance(error, Unavailable):
                 raise
-            log.exception("the database cannot be prepared")
-            raise NotPrepared("the database cannot be prepared") from error
+            log.exception("%s cannot be prepared", self._dependency)
+            raise NotPrepared(f"{self._dependency} cannot be prepared") from error
         self._is_done = True
 
     def _forget(self, failed: Future[object]) -> None:
