@@ -1,4 +1,4 @@
-"""Problems about requests that never reach Flask: the server itself has to answer them."""
+"""Problems for requests that a server refuses before they reach the application."""
 
 import logging
 import uuid
@@ -10,10 +10,10 @@ from user_service.web.policies import security_headers
 log = logging.getLogger(__name__)
 
 
-def problem(status: int, title: str, detail: str) -> tuple[list[tuple[str, str]], bytes]:
+def server_problem(status: int, title: str, detail: str) -> tuple[list[tuple[str, str]], bytes]:
     """Return headers and body of the response, after which the connection is to be closed.
 
-    It is logged here, since no line of the service is about it.
+    The line in the log is the only one about such a request.
     """
     request_id = uuid.uuid4().hex
     log.warning("refused by the server: %d %s, request_id=%s", status, detail, request_id)
