@@ -15,7 +15,6 @@ import redis as redis_py
 
 from dev.servers import PostgresServer, RedisServer
 from tests.e2e.service import GUNICORN, SERVICE, RunningService, clean_environment, running
-from tests.faults.harness.processes import children
 from tests.waiting import eventually
 
 URL = "/api/v1/users"
@@ -106,7 +105,7 @@ class Output:
 def recorded(output: Output, log: Path, environment: dict[str, str]) -> Iterator[RunningService]:
     """Start the service, and record its log and its command lines."""
     with running(log, environment) as service:
-        for pid in (service.process.pid, *children(service.process.pid)):
+        for pid in service.pids:
             output.texts.append(Path(f"/proc/{pid}/cmdline").read_text())
         yield service
         service.stop()

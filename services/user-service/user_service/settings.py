@@ -337,9 +337,26 @@ def settings_or_exit() -> Settings:
         sys.exit(f"user-service: {error}")
 
 
-def share_metrics_in(directory: Path) -> None:
-    """Set PROMETHEUS_MULTIPROC_DIR for this process and its future children."""
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
+class Launch(BaseSettings):
+    """What ``serve.py`` tells the server that it starts; nothing, if another program starts it.
+
+    ``launcher_pid`` is the process of ``serve.py``. The server drains as soon as ``drain_file``
+    exists.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, env_prefix="USER_SERVICE_")
+
+    launcher_pid: int | None = None
+    drain_file: Path | None = None
+
+    def is_draining(self) -> bool:
+        """Tell whether the server is about to stop."""
+        return self.drain_file is not None and self.drain_file.exists()
+
+    def environment(self, metrics: Path) -> dict[str, str]:
+        """Return the environment of the server, whose processes share ``metrics``."""
+        told = {f"USER_SERVICE_{name.upper()}": str(value) for name, value in self if value}
+        return {**os.environ, **told, "PROMETHEUS_MULTIPROC_DIR": str(metrics)}
 
 
 def _one_line(settings: type[Settings], error: ValidationError) -> str:
