@@ -17,9 +17,9 @@ def server_problem(status: int, title: str, detail: str) -> tuple[list[tuple[str
     from user_service.web.problems import Problem  # noqa: PLC0415
 
     identifier = request_id.begin(None)
-    log.warning("refused by the server: %d %s", status, detail)
     reply = Problem(status, title, detail).reply()
     request_id.clear()
+    log.warning("refused by the server: %d %s, request_id=%s", status, detail, identifier)
     headers = [
         *reply.headers.items(),
         ("Connection", "close"),
