@@ -71,11 +71,14 @@ def create_worker() -> "WSGIApplication":
     from app import create_app  # noqa: PLC0415 -- the main process needs none of it
     from user_service.web.services import services_of  # noqa: PLC0415
 
+    # A forked worker inherits the main process's handler, which would ignore a stop until granian
+    # installs the worker's own.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with_parent(os.getppid())
     launch = Launch()
     app = create_app()
     services = services_of(app)
     services.begin(launch.is_draining)
-    end_with_parent(os.getppid())
     at_end_of_main_thread(services.close)
     return GatewayedApp(app, launch.is_draining)
 
@@ -128,9 +131,10 @@ def end_with_parent(parent: int) -> None:
     """Stop this process, as SIGTERM does, when ``parent`` is no longer its parent."""
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while True:
             time.sleep(1)
-        os.kill(os.getpid(), signal.SIGTERM)
+            if os.getppid() != parent:
+                os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
 

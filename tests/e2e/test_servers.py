@@ -164,7 +164,9 @@ def test_worker_that_has_served_its_requests_is_replaced_at_once(
         eventually(lambda: worker not in service.workers, timeout=5)
 
 
-def test_sigterm_fails_no_new_connection_of_a_balancer(service: RunningService) -> None:
+def test_sigterm_fails_no_new_connection_of_a_balancer(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
     """A balancer opens connections until it sees that readiness says no."""
     answered = [0] * 8
     is_ready = [True]
@@ -179,7 +181,11 @@ def test_sigterm_fails_no_new_connection_of_a_balancer(service: RunningService) 
             time.sleep(0.05)
         is_ready[0] = False
 
-    with ThreadPoolExecutor(9) as threads:
+    drain = {"DRAIN_DELAY": "3"}
+    with (
+        running(tmp_path / "log", environment | drain) as service,
+        ThreadPoolExecutor(9) as threads,
+    ):
         coming = [threads.submit(come_again_and_again, number) for number in range(8)]
         coming.append(threads.submit(probe))
         eventually(lambda: min(answered) > 20)
@@ -189,6 +195,7 @@ def test_sigterm_fails_no_new_connection_of_a_balancer(service: RunningService) 
 
 
 def test_server_whose_launcher_is_killed_ends(service: RunningService) -> None:
+    eventually(lambda: service.log.count("connection pool opened") == 2)
     pids = service.pids
     service.process.kill()
     service.process.wait()

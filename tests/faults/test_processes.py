@@ -39,10 +39,11 @@ def test_killed_worker_costs_its_requests_in_flight_and_is_replaced(
     with stage.scene(row, after=TTL, environment=environment) as scene:
         scene.workers_may_change = True
         with Scraper(scene.service.url) as scraper, scene.fault():
-            # Each once: granian ends itself when one worker dies twice within 5.5 s.
-            for pid in scene.worker_pids():
+            # Each once: granian ends itself when one worker dies twice within 5.5 s. And in turn:
+            # its workers have a listening socket each.
+            for number, pid in enumerate(scene.worker_pids(), 1):
                 os.kill(pid, signal.SIGKILL)
-                scene.wait(1)
+                eventually(lambda: opened_pools(scene) == 2 + number)  # noqa: B023 -- called here
         assert uncounted(scene.service.url, scene.load.operations) == 0
         # A worker killed between COMMIT and invalidation leaves stale pages behind.
         scene.pages = PageRule([(scene.began, scene.ended + TTL)], bound=TTL + 1, stale_bound=300)
@@ -56,6 +57,10 @@ def test_killed_worker_costs_its_requests_in_flight_and_is_replaced(
     assert scraper.scrapes >= 2
     assert row.failed == 0
     assert row.unknown <= 2 * scene.load.mix.clients
+
+
+def opened_pools(scene: Scene) -> int:
+    return scene.service.log.count("connection pool opened")
 
 
 def ask_until_told_to_leave(url: str, done: list[Operation]) -> None:
