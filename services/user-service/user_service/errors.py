@@ -1,6 +1,6 @@
-"""What the layers raise to each other. No Flask, no driver: adapters raise these ``from`` theirs.
+"""The exceptions of the service, without Flask or drivers. Adapters raise them ``from`` others.
 
-``web/problems.py`` is the one place that turns them into responses.
+``web/problems.py`` is the only place that turns them into responses.
 """
 
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class InvalidInput(Exception):
-    """The client sent something that breaks a rule; ``errors`` names each field and its rule."""
+    """The request breaks a rule; ``errors`` maps each invalid field to its rule."""
 
     def __init__(self, errors: dict[str, str]) -> None:
         super().__init__("; ".join(f"{field}: {message}" for field, message in errors.items()))
@@ -18,7 +18,7 @@ class InvalidInput(Exception):
 
 
 class MalformedBody(Exception):
-    """The request body is not one JSON object in UTF-8; the message says what is wrong with it."""
+    """The request body is not one JSON object in UTF-8; the message names the fault."""
 
 
 class UserNotFound(Exception):
@@ -34,15 +34,15 @@ class UserExists(Exception):
 
 
 class IdempotencyKeyInFlight(Exception):
-    """A request with the same idempotency key is being worked on at this moment."""
+    """Another request with the same idempotency key is in progress."""
 
 
 class IdempotencyKeyReused(Exception):
-    """The idempotency key was used before, for another route or another body."""
+    """The idempotency key was used before with another route or body."""
 
 
 class PreconditionFailed(Exception):
-    """The user is not in the state that the client's condition names; ``current`` is as it is."""
+    """The user does not meet the condition of the request; ``current`` is its present state."""
 
     def __init__(self, current: "User") -> None:
         super().__init__(f"version {current.version} is current")
@@ -50,11 +50,11 @@ class PreconditionFailed(Exception):
 
 
 class PreconditionRequired(Exception):
-    """The service is set to change a user only for those who send If-Match."""
+    """The service is configured to refuse changes without If-Match."""
 
 
 class RateLimited(Exception):
-    """The client has used up ``policy``; its next request passes in ``retry_after`` seconds."""
+    """The client has exceeded ``policy``; its next request passes in ``retry_after`` seconds."""
 
     def __init__(self, policy: str, retry_after: int) -> None:
         super().__init__(f"{policy} is used up for {retry_after} s")
@@ -63,22 +63,22 @@ class RateLimited(Exception):
 
 
 class Unavailable(Exception):
-    """The service cannot answer now; trying again later may work.
+    """The service cannot answer now; a later attempt may succeed.
 
-    Nothing was changed, unless it is OutcomeUnknown.
+    Nothing was changed, except possibly with OutcomeUnknown.
     """
 
 
 class TransientFailure(Unavailable):
-    """Trying again at once may work, and nothing was committed."""
+    """A retry may succeed, and nothing was committed."""
 
 
 class ConnectionLost(TransientFailure):
-    """A server cannot be reached, or was lost in the middle of a request."""
+    """The server cannot be reached, or the connection broke during a request."""
 
 
 class CircuitOpen(Unavailable):
-    """The circuit breaker refuses the call; it will let one through in ``retry_after`` seconds."""
+    """The circuit breaker refuses the call; it admits the next one in ``retry_after`` seconds."""
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
@@ -86,11 +86,11 @@ class CircuitOpen(Unavailable):
 
 
 class NotPrepared(Unavailable):
-    """The database is there, but what has to be done before its first use was refused."""
+    """The database answers, but refused its preparation, such as a migration."""
 
 
 class LockTimeout(Unavailable):
-    """What another transaction has locked did not come free in time."""
+    """A lock of another transaction was not released in time."""
 
 
 class PoolTimeout(Unavailable):
@@ -98,15 +98,12 @@ class PoolTimeout(Unavailable):
 
 
 class DeadlineExceeded(Unavailable):
-    """The request's time was used up before its work was done."""
+    """The time of the request ended before its work did."""
 
 
 class ReplicaUnusable(Exception):
-    """The replica is away or behind; the primary is to be read instead."""
+    """The replica is away or lags; the primary must be read instead."""
 
 
 class OutcomeUnknown(Unavailable):
-    """The connection broke during COMMIT, or whoever wrote for us was told to end.
-
-    The write may have happened, or not.
-    """
+    """The connection broke during COMMIT: the write may have happened, or not."""

@@ -1,4 +1,4 @@
-"""Made-up users with realistic names, to try the service at size: for a seed always the same."""
+"""Invented users with realistic names, reproducible by a seed, for tests with large tables."""
 
 import random
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from user_service.database.user_repository import NewUser
 
-GIVEN = (  # noqa: SIM905 -- words, not quotes
+_GIVEN = (
     "ada adele agnes aisha alan albert alice amara amir ana anders anita anna antonio arjun "
     "astrid barbara beatriz ben bianca bjorn carla carlos chen chloe clara daniel david diego "
     "dora edith elena eli emil emma erik esther eva fatima felix fiona frida gabriel george "
@@ -14,8 +14,8 @@ GIVEN = (  # noqa: SIM905 -- words, not quotes
     "katherine kenji lara lea leila leo lin lucia luis magnus maria marie marta mei miguel mila "
     "mohamed nadia nina noah nora olga omar oscar paul priya radia rosa samir sara sofia tariq "
     "tim vera yuki yusuf zoe"
-).split()
-FAMILY = (  # noqa: SIM905 -- words, not quotes
+)
+_FAMILY = (
     "abbott abe acosta ahmed allen almeida andersen baker barbosa bauer becker bell berg "
     "bianchi brown burton campos carter castro chen clarke cohen conti costa cruz dahl davies "
     "diaz dubois duran edwards eriksson evans fischer flores fontaine garcia gomez greco gupta "
@@ -24,24 +24,25 @@ FAMILY = (  # noqa: SIM905 -- words, not quotes
     "meyer mori moreau moser murphy nakamura nguyen novak okafor olsen ortiz park patel perez "
     "petrov popov ramos reyes rossi santos sato schmidt silva singh smith suzuki tanaka turing "
     "vega wagner wang weber yilmaz zhang"
-).split()
-DOMAINS = ("example.com", "example.org", "example.net")  # belong to nobody (RFC 2606)
-# One more has come every so often since then.
-FIRST_CAME = datetime(2020, 1, 1, tzinfo=UTC)
+)
+GIVEN, FAMILY = _GIVEN.split(), _FAMILY.split()
+DOMAINS = ("example.com", "example.org", "example.net")  # reserved for examples (RFC 2606)
+# The first user was created then, and another one after each interval.
+FIRST_CREATED = datetime(2020, 1, 1, tzinfo=UTC)
 INTERVAL = timedelta(seconds=20)
 
 
 def example_users(number: int, seed: int) -> Iterator[NewUser]:
-    """Yield ``number`` users, all different, the first ones the same whatever the number is."""
+    """Yield ``number`` different users. A larger number only adds users at the end."""
     chance = random.Random(seed)  # noqa: S311 -- examples, not secrets
     pairs = [f"{given}.{family}" for given in GIVEN for family in FAMILY]
     chance.shuffle(pairs)
     first_round = chance.randrange(1, 5000)
     for n in range(number):
-        turn, which = divmod(n, len(pairs))
-        # Lower case and ASCII, so canonical as they are.
-        username = f"{pairs[which]}{first_round + turn}"
-        email = f"{username}@{DOMAINS[which % len(DOMAINS)]}"
-        came = FIRST_CAME + n * INTERVAL
-        changed = came + chance.random() * INTERVAL * 100_000
-        yield NewUser(username, username, email, email, came, changed)
+        completed, index = divmod(n, len(pairs))
+        # Names in lower case and ASCII are their own canonical form.
+        username = f"{pairs[index]}{first_round + completed}"
+        email = f"{username}@{DOMAINS[index % len(DOMAINS)]}"
+        created = FIRST_CREATED + n * INTERVAL
+        changed = created + chance.random() * INTERVAL * 100_000
+        yield NewUser(username, username, email, email, created, changed)

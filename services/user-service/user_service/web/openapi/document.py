@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 document, derived from the routes.
 
-Paths and methods come from Flask's URL map, parameters and bodies from the views' annotations, and
-problems from the errors that a view raises. ``@documented`` adds the rest.
+Paths and methods come from Flask's URL map, parameters and bodies from the annotations of the
+views, and problems from the errors that a view declares. ``@documented`` adds the rest.
 """
 
 import inspect
@@ -51,18 +51,18 @@ INFO = {
     "version": __version__,
     "summary": "Users over HTTP: create, read, list in pages, change and delete",
     "description": (
-        "`HEAD` works wherever `GET` does; `OPTIONS`, and every 405, say with `Allow` what a path"
-        " takes. Every error is `application/problem+json` (RFC 9457). Unknown query parameters"
-        " and members are refused (400)."
+        "`HEAD` works wherever `GET` does. `OPTIONS` and every 405 list the methods of a path in"
+        " `Allow`. Every error is `application/problem+json` (RFC 9457). Unknown query parameters"
+        " and unknown members of a body are a 400."
     ),
     "license": {"name": "MIT", "identifier": "MIT"},
 }
 TAGS = [
     {"name": "users", "description": "Users"},
-    {"name": "health", "description": "Whether the service works, for people and probes"},
+    {"name": "health", "description": "The state of the service, for people and probes"},
     {"name": "docs", "description": "This document"},
 ]
-# The errors of a path, a query string or a body, raised before the view is called.
+# The errors of routes with a path parameter, a query string or a body, which need no declaration.
 RAISED_BY_PATHS = (NotFound,)
 RAISED_BY_QUERIES = (RequestURITooLarge,)
 RAISED_BY_BODIES = (
@@ -73,16 +73,16 @@ RAISED_BY_BODIES = (
 )
 
 
-# A path parameter in the URL map's notation: its converter and its name.
+# A path parameter in the notation of the URL map: <converter:name>.
 _PARAMETER = re.compile(r"<(\w+):(\w+)>")
 
 
 class UndeclaredView(Exception):
-    """A route is registered whose view is neither ``@documented`` nor ``@undocumented``."""
+    """The view of a route is neither ``@documented`` nor ``@undocumented``."""
 
 
 def document(app: Flask) -> Object:
-    """Return the document of all routes of ``app``; raise UndeclaredView."""
+    """Return the document of ``app``; raise UndeclaredView if a view has no declaration."""
     operations = [
         Operation(app, rule, method)
         for rule in app.url_map.iter_rules()
@@ -117,7 +117,7 @@ def document(app: Flask) -> Object:
 
 
 class Operation:
-    """One method of one route, and how the document describes it."""
+    """One method of one route."""
 
     def __init__(self, app: Flask, rule: Rule, method: str) -> None:
         view = app.view_functions[rule.endpoint]
@@ -144,7 +144,7 @@ class Operation:
         return [model for model in models if isinstance(model, type)]
 
     def described(self, examples: Mapping[type[Exception], ProblemExample]) -> Object:
-        """Return the operation object."""
+        """Return the operation object; ``examples`` are the problems by their errors."""
         summary, _, description = (inspect.getdoc(self._view) or "").partition("\n\n")
         described: Object = {
             "operationId": self.name,

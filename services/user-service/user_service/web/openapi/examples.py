@@ -1,4 +1,4 @@
-"""Examples for the OpenAPI document: of bodies, and of each problem."""
+"""Examples for the OpenAPI document: bodies and problems."""
 
 import re
 from dataclasses import dataclass
@@ -69,6 +69,7 @@ HEALTH: Health = {
     "commit": "fb2bbbb",
 }
 
+# One error of each kind that a client may see.
 ERRORS: tuple[Exception, ...] = (
     InvalidInput({"username": "must have 3 to 50 characters after trimming"}),
     MalformedBody("must be a JSON object"),
@@ -93,7 +94,7 @@ ERRORS: tuple[Exception, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class ProblemExample:
-    """A problem as clients get it; ``headers`` are the names of those that it always has."""
+    """The body of a problem; ``headers`` names the headers of every response with it."""
 
     name: str
     status: int
@@ -103,7 +104,7 @@ class ProblemExample:
 
 
 def problem_examples() -> dict[type[Exception], ProblemExample]:
-    """Return the problem that each error becomes, by the class of the error."""
+    """Return an example of the problem for each class of error."""
     return {type(error): _example(problem_of(error).reply()) for error in ERRORS}
 
 

@@ -1,27 +1,27 @@
-"""Cross-origin requests (WHATWG Fetch, section "CORS protocol"): which web pages may call.
+"""Cross-origin requests (WHATWG Fetch, section "CORS protocol") from the origins in CORS_ORIGINS.
 
-Off unless CORS_ORIGINS is set; then nothing of this runs. So short a module, rather than
-Flask-CORS: no patterns, no options per route, no cookies; the methods come from the routes.
+Without CORS_ORIGINS no hook is registered. Flask-CORS would add patterns, options per route and
+cookies, which this API does not need; the methods come from the routes.
 """
 
 from flask import Flask, Response, request
 
-# What scripts may read beside the few headers that they always may.
+# The response headers that scripts may read, besides the few that they always may.
 EXPOSED = (
     "Deprecation, ETag, Idempotent-Replay, Link, Location, RateLimit, RateLimit-Policy, "
     "Retry-After, Server-Timing, Sunset, X-Cache, X-Request-ID"
 )
-# What scripts may send beside the few headers that they always may.
+# The request headers that scripts may send, besides the few that they always may.
 ALLOWED = (
     "Content-Type, Idempotency-Key, If-Match, If-Modified-Since, If-None-Match, "
     "If-Unmodified-Since, X-Request-ID"
 )
-# As long as Firefox believes it; Chromium believes 7200.
+# Firefox caches a preflight for as long as this; Chromium for 7200 s at most.
 MAX_AGE_SECONDS = 86400
 
 
 def register_cors(app: Flask, origins: frozenset[str]) -> None:
-    """Let scripts of ``origins`` call ``app``; of all origins if ``*`` is one, of none if empty."""
+    """Let scripts of ``origins`` call ``app``: of every origin with ``*``, of none if empty."""
     if not origins:
         return
 
@@ -31,7 +31,7 @@ def register_cors(app: Flask, origins: frozenset[str]) -> None:
         if "*" in origins:
             allowed: str | None = "*"
         else:
-            # Also where there is no origin: a cache must not give that response to one that has.
+            # Also without an origin: a cache must not reuse that response for a request with one.
             response.vary.add("Origin")
             allowed = origin if origin in origins else None
         if origin is not None and allowed is not None:

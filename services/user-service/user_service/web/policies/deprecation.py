@@ -1,6 +1,6 @@
-"""Telling clients that a route will go: ``Deprecation`` (RFC 9745) and ``Sunset`` (RFC 8594).
+"""Deprecated routes: the headers ``Deprecation`` (RFC 9745) and ``Sunset`` (RFC 8594).
 
-docs/VERSIONING.md says when. Nothing is deprecated now; what is not pays nothing for this.
+docs/VERSIONING.md has the rules. No route is deprecated now.
 """
 
 import functools
@@ -17,9 +17,9 @@ Deprecated = TypeVar("Deprecated", bound=Callable[..., object] | Blueprint)
 
 @dataclass(frozen=True, slots=True)
 class Deprecation:
-    """Since when not to build on something, from when on it may be gone, and where to read why.
+    """The start of a deprecation, the time from which the route may be gone, and an explanation.
 
-    Both times need an offset; ``sunset`` must not be before ``since``. ``link`` is a URL.
+    Both times need an offset, and ``sunset`` must not be before ``since``. ``link`` is a URL.
     """
 
     since: datetime
@@ -31,7 +31,7 @@ class Deprecation:
         if any(time.tzinfo is None for time in times):
             raise ValueError("the times of a deprecation need an offset")
         if times != sorted(times):
-            raise ValueError("nothing can be gone before it is deprecated")
+            raise ValueError("the sunset must not be before the deprecation")
 
     def announce(self, response: Response) -> Response:
         """Add the headers to ``response``."""
@@ -39,7 +39,7 @@ class Deprecation:
         if self.sunset:
             response.headers["Sunset"] = http_date(self.sunset)
         if self.link:
-            # A header of its own, since the response may have links already.
+            # A second header, because the response may have links already.
             relations = "deprecation sunset" if self.sunset else "deprecation"
             response.headers.add("Link", f'<{self.link}>; rel="{relations}"; type="text/html"')
         return response
@@ -48,7 +48,7 @@ class Deprecation:
 def deprecated(
     *, since: datetime, sunset: datetime | None = None, link: str | None = None
 ) -> Callable[[Deprecated], Deprecated]:
-    """Mark a view as deprecated, or all of a blueprint, on its problems and redirects too."""
+    """Mark a view or a whole blueprint as deprecated. Problems and redirects say so, too."""
     deprecation = Deprecation(since, sunset, link)
 
     def mark(target: Deprecated) -> Deprecated:
@@ -57,14 +57,14 @@ def deprecated(
             marked: object = target
         else:
             marked = _announcing(target, deprecation)
-        marked.deprecation = deprecation  # type: ignore[attr-defined]
+        vars(marked)["deprecation"] = deprecation
         return cast("Deprecated", marked)
 
     return mark
 
 
 def deprecation_of(app: Flask, endpoint: str) -> Deprecation | None:
-    """Return the deprecation of a route's view or of its blueprint, or None if it may be used."""
+    """Return the deprecation of a route's view or blueprint; None if neither is deprecated."""
     blueprint = app.blueprints.get(endpoint.rpartition(".")[0])
     for marked in (app.view_functions[endpoint], blueprint):
         deprecation = getattr(marked, "deprecation", None)

@@ -1,7 +1,8 @@
-"""Cursors: a position in a list as one word that a client hands back and cannot make by itself.
+"""Cursors: a position in a list as one opaque word, which clients return but cannot make.
 
-A cursor is bound to the list that gave it, its sort and filters: in another it would point nowhere.
-So it is signed, together with them; which also means that what comes back needs no checks.
+A cursor belongs to the list that it comes from, with its order and filters: in another list it
+would point nowhere. So the signature covers the name of the list, and the content of a cursor with
+a valid signature needs no further checks.
 """
 
 import base64
@@ -10,6 +11,7 @@ import re
 import secrets
 from collections.abc import Callable
 from datetime import datetime
+from functools import cached_property
 
 import orjson
 
@@ -17,7 +19,7 @@ from user_service.domain.positions import Position, Side
 from user_service.errors import InvalidInput
 from user_service.web.requests.fields import CURSOR_FORM
 
-# A cursor is part of an address: 128 bits are enough that none is ever guessed.
+# A cursor is part of a URL. A tag of 128 bits is short and cannot be guessed.
 TAG_BYTES = 16
 
 _FORM = re.compile(CURSOR_FORM)
@@ -25,28 +27,24 @@ _TIMES = {"created_at", "-created_at", "updated_at", "-updated_at"}
 
 
 class Cursors:
-    """Makes and reads cursors with the key that ``key`` returns, asked for once, when needed.
-
-    Signed with BLAKE2b (RFC 7693), which takes a key by itself. HMAC with SHA-256 took 36 us of
-    each page instead of 7: it has OpenSSL look its algorithm up each time.
-    """
+    """Makes and reads cursors, signed with BLAKE2b (RFC 7693) in its keyed mode."""
 
     def __init__(self, key: Callable[[], bytes]) -> None:
+        """``key`` returns the secret. The first cursor that is made or read calls it."""
         self._ask_for_key = key
-        self._keyed: hashlib.blake2b | None = None
 
-    def written(self, position: Position | None, the_list: str) -> str | None:
-        """Return the cursor of ``position`` in the list that ``the_list`` names; None of None."""
+    def written(self, position: Position | None, list_name: str) -> str | None:
+        """Return the cursor of ``position`` in a list; None if there is no position."""
         if position is None:
             return None
         content = orjson.dumps([position.side, position.value, position.id])
-        return _to_text(self._tag(content, the_list) + content)
+        return _to_text(self._tag(content, list_name) + content)
 
-    def read(self, text: str, the_list: str, sort: str) -> Position:
-        """Return the position; raise InvalidInput if it was not made here for this list."""
+    def read(self, text: str, list_name: str, sort: str) -> Position:
+        """Return the position; raise InvalidInput if the cursor is not one of this list."""
         signed = _to_bytes(text)
         tag, content = signed[:TAG_BYTES], signed[TAG_BYTES:]
-        if not secrets.compare_digest(tag, self._tag(content, the_list)):
+        if not secrets.compare_digest(tag, self._tag(content, list_name)):
             raise InvalidInput(
                 {"cursor": "must be one that a page with the same sort and filters gave"}
             )
@@ -55,14 +53,15 @@ class Cursors:
             value = datetime.fromisoformat(value)
         return Position(Side(side), value, user_id)
 
-    def _tag(self, content: bytes, the_list: str) -> bytes:
-        if self._keyed is None:
-            key = hashlib.blake2b(self._ask_for_key()).digest()  # whatever its length
-            self._keyed = hashlib.blake2b(key=key, digest_size=TAG_BYTES)
-        keyed = self._keyed.copy()
-        # JSON holds no line break, so no other content and list are the same bytes.
-        keyed.update(content + b"\n" + the_list.encode())
-        return keyed.digest()
+    @cached_property
+    def _key(self) -> bytes:
+        """The secret as a key of the length that BLAKE2b takes."""
+        return hashlib.blake2b(self._ask_for_key()).digest()
+
+    def _tag(self, content: bytes, list_name: str) -> bytes:
+        # JSON contains no line break, so no other pair of content and list has the same bytes.
+        signed = content + b"\n" + list_name.encode()
+        return hashlib.blake2b(signed, key=self._key, digest_size=TAG_BYTES).digest()
 
 
 def _to_text(signed: bytes) -> str:
@@ -70,7 +69,7 @@ def _to_text(signed: bytes) -> str:
 
 
 def _to_bytes(text: str) -> bytes:
-    """Return what ``text`` spells; nothing if it is no cursor, or not the one way to spell it."""
+    """Return the bytes of a cursor; none if ``text`` is no cursor in its only valid spelling."""
     if not _FORM.fullmatch(text) or len(text) % 4 == 1:
         return b""
     signed = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

@@ -51,7 +51,7 @@ def produce_page(
         after_lsn=after_lsn,
     )
     with stage("json"):
-        cursor = partial(cursors.written, the_list=query.list_name)
+        cursor = partial(cursors.written, list_name=query.list_name)
         beside = Neighbours(
             cursor(page.next), cursor(page.previous), lambda: cursor(Position(Side.END))
         )
