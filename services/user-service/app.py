@@ -16,7 +16,7 @@ from user_service.database.migrate import migrate, require_migrated
 from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
 from user_service.database.replica import Replica
-from user_service.database.user_repository import UserRepository
+from user_service.database.user_batch import BatchingUserRepository
 from user_service.observability import logs
 from user_service.observability.metrics import Metrics
 from user_service.resilience.retry import RetryPolicy
@@ -109,7 +109,7 @@ def create_services(settings: Settings) -> Services:
         metrics=metrics,
     )
     replica = create_replica(settings, metrics)
-    repository = UserRepository(database, replica)
+    repository = BatchingUserRepository(database, replica)
     redis = redis_client(settings.redis_dsn, timeout=settings.redis_timeout)
     store = PageStore(
         redis, ttl=settings.cache_ttl, stale_ttl=settings.cache_stale_ttl, metrics=metrics

@@ -234,6 +234,7 @@ def test_reads_go_on_when_the_replica_is_killed_and_come_back_to_it(
     assert json_of(client.get("/health"))["status"] == "healthy"
 
 
+@pytest.mark.slow
 def test_frozen_replica_costs_a_read_its_patience_and_then_nothing(
     client: FlaskClient, primary: PostgresServer, standby: Standby
 ) -> None:

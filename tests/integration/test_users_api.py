@@ -10,6 +10,7 @@ from werkzeug.test import TestResponse
 from tests.responses import fields_of, json_of, problem_of
 from user_service.database import user_repository
 from user_service.database.connections import Cursor
+from user_service.web.services import Services
 
 URL = "/api/v1/users"
 
@@ -212,12 +213,10 @@ class TestProblems:
         assert problem["title"] == "Content Too Large"  # whatever the version of Python calls it
 
     def test_unexpected_error_tells_nothing_internal(
-        self, client: FlaskClient, mocker: MockerFixture
+        self, client: FlaskClient, services: Services, mocker: MockerFixture
     ) -> None:
         failure = KeyError("secret of the house")
-        mocker.patch(
-            "user_service.database.user_repository.UserRepository.get", side_effect=failure
-        )
+        mocker.patch.object(services.users, "get", side_effect=failure)
         answer = client.get(f"{URL}/1")
         problem_of(answer, 500)
         assert b"secret" not in answer.data
