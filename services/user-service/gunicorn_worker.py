@@ -70,6 +70,34 @@ class ChunkedBody(Body):
         return content
 
 
+class ResponseSocket:
+    """A client's socket that sends the header and the body of a response together.
+
+    gunicorn sends them one after the other: two system calls, and two packets on the network.
+    """
+
+    def __init__(self, client: socket.socket) -> None:
+        self._client = client
+        self._parts: list[bytes] = []
+
+    def sendall(self, part: bytes) -> None:
+        """Keep ``part`` until the response is complete."""
+        self._parts.append(part)
+
+    def flush(self) -> None:
+        """Send the response, or nothing if the connection was given up before its end."""
+        if self._parts:
+            self._client.sendall(b"".join(self._parts))
+
+    def shutdown(self, how: int) -> None:
+        """Give the connection up, together with an incomplete response."""
+        self._parts.clear()
+        self._client.shutdown(how)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._client, name)
+
+
 class Connection:
     """A client's connection, and the time since which it waits for a request or serves one."""
 
@@ -149,7 +177,11 @@ class Worker(GeventWorker):
         if isinstance(req.body.reader, ChunkedReader):
             req.body = ChunkedBody(req, self.log)
         served_before = self.nr
-        super().handle_request(listener_name, req, sock, addr)
+        response = ResponseSocket(sock)
+        try:
+            super().handle_request(listener_name, req, response, addr)
+        finally:
+            response.flush()
         # A client whose next request has arrived already never waits. Without this it would be
         # served alone, unless the request itself waited and another one began.
         if self.nr == served_before + 1:
