@@ -26,6 +26,8 @@ from tests.faults.history import PageRule
 from tests.waiting import eventually
 
 TTL = 2
+# What a worker writes to the log when it serves.
+STARTED = {"gunicorn": "connection pool opened", "granian": "Started worker-"}
 
 under_each_server = pytest.mark.parametrize("server", SERVERS)
 
@@ -39,11 +41,12 @@ def test_killed_worker_costs_its_requests_in_flight_and_is_replaced(
     with stage.scene(row, after=TTL, environment=environment) as scene:
         scene.workers_may_change = True
         with Scraper(scene.service.url) as scraper, scene.fault():
-            # Each once: granian ends itself when one worker dies twice within 5.5 s. And in turn:
-            # its workers have a listening socket each.
-            for number, pid in enumerate(scene.worker_pids(), 1):
+            # granian ends itself when one worker dies twice within 5.5 s, and each of its workers
+            # has a listening socket of its own.
+            for pid in scene.worker_pids():
+                before = scene.service.log.count(STARTED[server])
                 os.kill(pid, signal.SIGKILL)
-                eventually(lambda: opened_pools(scene) == 2 + number)  # noqa: B023 -- called here
+                wait_for_line(scene, STARTED[server], before + 1)
         assert uncounted(scene.service.url, scene.load.operations) == 0
         # A worker killed between COMMIT and invalidation leaves stale pages behind.
         scene.pages = PageRule([(scene.began, scene.ended + TTL)], bound=TTL + 1, stale_bound=300)
@@ -59,8 +62,9 @@ def test_killed_worker_costs_its_requests_in_flight_and_is_replaced(
     assert row.unknown <= 2 * scene.load.mix.clients
 
 
-def opened_pools(scene: Scene) -> int:
-    return scene.service.log.count("connection pool opened")
+def wait_for_line(scene: Scene, line: str, times: int) -> None:
+    """Wait until ``line`` is in the log so many times."""
+    eventually(lambda: scene.service.log.count(line) >= times)
 
 
 def ask_until_told_to_leave(url: str, done: list[Operation]) -> None:
