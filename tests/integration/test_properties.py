@@ -28,7 +28,8 @@ from app import create_app
 from tests.responses import fields_of, json_of
 from user_service.domain.names import canonical_username
 from user_service.settings import Settings
-from user_service.web.requests.validation import BODY_TYPES, JSON
+from user_service.web.requests.validation import BODY_TYPES
+from user_service.web.responses.reply import JSON
 from user_service.web.services import services_of
 
 URL = "/api/v1/users"
