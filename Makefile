@@ -1,4 +1,4 @@
-# The commands of this project; `make help` lists them.
+# `make help` lists the commands.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -8,7 +8,7 @@ SERVICE := services/user-service
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run seed test test-unit faults soak bench screenshot lint format migrate lock clean
+.PHONY: help run seed test test-unit faults soak bench calls screenshot lint format migrate lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -19,41 +19,44 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV)
 
 $(VENV)/run.stamp: requirements-run.txt | $(BIN)/python
-	@echo "installing what the service needs to run (once, about 20 s)"
+	@echo "installing the service (once, about 20 s)"
 	@$(PIP) -r $<
 	@touch $@
 
 $(VENV)/dev.stamp: requirements-dev.txt | $(BIN)/python
-	@echo "installing what developing and testing need (once, about 40 s)"
+	@echo "installing the tools of development and tests (once, about 40 s)"
 	@$(PIP) -r $<
 	@touch $@
 
-run: $(VENV)/run.stamp ## Serve on http://127.0.0.1:5000 with a private PostgreSQL and Redis (PORT=, DATA_DIR=)
+run: $(VENV)/run.stamp ## Serve on http://127.0.0.1:5000 with its own PostgreSQL and Redis (PORT=, DATA_DIR=)
 	@exec $(BIN)/python -m dev.run
 
-migrate: $(VENV)/run.stamp ## Apply the migrations to the database that DATABASE_URL or DB_* name
+migrate: $(VENV)/run.stamp ## Apply the migrations to the database in DATABASE_URL or DB_*
 	@cd $(SERVICE) && $(CURDIR)/$(BIN)/flask --app app migrate
 
-seed: $(VENV)/run.stamp ## Add realistic users to what `make run` serves, or to DATABASE_URL (NUMBER=1000000)
+seed: $(VENV)/run.stamp ## Add example users to the database of `make run`, or to DATABASE_URL (NUMBER=1000000)
 	@addresses="$${DATA_DIR:-.data}/addresses"; [[ ! -f $$addresses ]] || . "$$addresses"; \
 	  cd $(SERVICE) && exec $(CURDIR)/$(BIN)/flask --app app users seed $(or $(NUMBER),100000)
 
-test: $(VENV)/dev.stamp ## Prove it: every test on real servers, in containers too where Docker answers
+test: $(VENV)/dev.stamp ## Run every test on real servers, and in containers if Docker answers
 	@$(BIN)/python -m tests
 
-test-unit: $(VENV)/dev.stamp ## Only the tests that need no server
+test-unit: $(VENV)/dev.stamp ## Run the tests that need no server
 	@$(BIN)/python -m pytest tests/unit
 
-faults: $(VENV)/dev.stamp ## Provoke every fault on real servers and print the table (SECONDS=60, SEED= of the history)
+faults: $(VENV)/dev.stamp ## Provoke every fault on real servers and print the table (SECONDS=60, SEED=)
 	@FAULT_SECONDS=$(or $(SECONDS),60) FAULT_SEED=$(SEED) $(BIN)/python -m pytest tests/faults -m "" -v
 
-soak: $(VENV)/dev.stamp ## Serve mixed load for MINUTES=10; memory, files, threads and pool must stay flat
+soak: $(VENV)/dev.stamp ## Serve mixed load (MINUTES=10); memory, files, threads and pool must stay flat
 	@$(BIN)/python -m tests.faults.soak $(or $(MINUTES),10)
 
-bench: $(VENV)/dev.stamp ## Measure the claims, about 6 minutes (FULL=1: an hour, all rounds and sizes; ONLY=growth: one section)
+bench: $(VENV)/dev.stamp ## Measure the performance in some minutes (FULL=1: an hour; ONLY=growth: one section)
 	@$(BIN)/python -m benchmarks $(if $(FULL),--full) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SHOW),--show) $(if $(ONLY),--only $(ONLY))
 
-screenshot: $(VENV)/dev.stamp ## Take docs/swagger-ui.png anew (needs chromium)
+calls: $(VENV)/dev.stamp ## Count the project functions called for each kind of request (WRITE=1: into docs/design.md)
+	@$(BIN)/python -m benchmarks.calls $(if $(WRITE),--write)
+
+screenshot: $(VENV)/dev.stamp ## Retake docs/swagger-ui.png (needs chromium)
 	@SCREENSHOT=$(CURDIR)/docs/swagger-ui.png $(BIN)/python -m pytest tests/e2e/test_docs.py -k creates_a_user
 
 lint: $(VENV)/dev.stamp ## ruff, mypy, hadolint, compose-lint, yamllint, kubernetes-validate
@@ -66,12 +69,12 @@ lint: $(VENV)/dev.stamp ## ruff, mypy, hadolint, compose-lint, yamllint, kuberne
 	@set -o pipefail; for overlay in deploy/kubernetes/overlays/*; do \
 	  $(BIN)/python -m dev.kustomize $$overlay | $(BIN)/kubernetes-validate --strict --quiet /dev/stdin || exit 1; done
 
-format: $(VENV)/dev.stamp ## Let ruff write the code as it wants it
+format: $(VENV)/dev.stamp ## Format the code and fix simple findings with ruff
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --custom-compile-command 'make lock'
-lock: $(BIN)/python ## Take the newest versions into requirements*.txt
+lock: $(BIN)/python ## Upgrade requirements*.txt to the newest versions
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet uv
 	@$(BIN)/$(LOCK) --upgrade requirements-dev.in -o requirements-dev.txt
 	@$(BIN)/$(LOCK) requirements-run.in -c requirements-dev.txt -o requirements-run.txt

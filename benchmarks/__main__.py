@@ -1,92 +1,115 @@
-"""``python -m benchmarks``: measure, print, and with ``--full`` write what the documents show.
+"""``python -m benchmarks``: measure the claims of the documents and print the tables.
 
-``--show`` measures nothing: it makes tables, plots and documents anew from what was saved.
+The short run takes some minutes and writes to benchmarks/results/quick. The full run takes about an
+hour, writes to benchmarks/results and rewrites the tables in the documents.
 """
 
 import argparse
 import sys
+import tempfile
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-from benchmarks import documents, plots, report
-from benchmarks.bench import Bench
-from benchmarks.checks import AnswersDiffer
-from benchmarks.environments import InstallFailed, program
-from benchmarks.plan import FULL, QUICK, Effort, Progress
-from benchmarks.saved import RESULTS, Saved, load_all, save
-from benchmarks.sections import SECTIONS, Section
-from benchmarks.stand import Stand, about, pinned, stand
-from benchmarks.targets import TARGETS, TargetFailed, prepare
+import httpx
 
-REQUIRED_PROGRAMS = ("wrk", "taskset")
+from benchmarks import comparisons, documents, growth, mechanisms, report
+from benchmarks.contract import ContractBroken
+from benchmarks.measure import Bench, Effort
+from benchmarks.results import RESULTS, Results, load_all, save
+from benchmarks.stand import Stand, TargetFailed, reserve_core
+from benchmarks.targets import BEFORE, COMPARED, InstallFailed, Target, program
+
+SHORT = Effort(
+    rounds=1,
+    seconds=1,
+    crowd_seconds=1,
+    list_users=(1_000, 10_000),
+    growth_users=(10_000, 100_000),
+    growth_requests=50,
+    redis_keys=(1, 1_000_000),
+    memory_requests=50_000,
+)
+FULL = Effort(
+    rounds=5,
+    seconds=2,
+    crowd_seconds=3,
+    list_users=(1_000, 10_000, 100_000),
+    growth_users=(10_000, 1_000_000, 5_000_000),
+    growth_requests=400,
+    redis_keys=(1, 10_000, 1_000_000),
+    memory_requests=1_000_000,
+)
+
+
+class Section(NamedTuple):
+    """A part of the benchmark that can run alone, and the targets it needs installed."""
+
+    run: Callable[[Bench], None]
+    targets: tuple[Target, ...] = ()
+
+
+SECTIONS = {
+    "peers": Section(comparisons.peers, COMPARED),
+    "before": Section(comparisons.before, (BEFORE,)),
+    "growth": Section(growth.growth),
+    "memory": Section(growth.memory),
+    "mechanisms": Section(mechanisms.mechanisms),
+}
 
 
 def main() -> int:
-    try:
-        return run(arguments())
-    except (InstallFailed, TargetFailed, AnswersDiffer) as error:
-        print(f"!!! {type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-
-
-def run(options: argparse.Namespace) -> int:
-    """Do what was asked for, and return the exit code: 1 if a round was invalid."""
-    effort = FULL if options.full else QUICK
+    """Run the chosen sections; return 1 if a round failed, 2 if a section could not run."""
+    options = arguments()
+    effort = FULL if options.full else SHORT
     effort = replace(effort, rounds=options.rounds or effort.rounds)
-    is_final = options.full and effort.rounds >= FULL.rounds
-    chosen = [section for section in SECTIONS if section.name in (options.only or section.name)]
-    folder = RESULTS if is_final else RESULTS / "quick"
-    if options.show:
-        show(folder, {section.name for section in SECTIONS}, in_documents=is_final)
-        return 0
-    for name in REQUIRED_PROGRAMS:
-        program(name)
-    for name in dict.fromkeys(name for section in chosen for name in section.targets):
-        prepare(TARGETS[name])
-    progress = Progress(sum(section.expected_seconds(effort) for section in chosen))
-    invalid = 0
-    with pinned() as cores, stand(cores) as made:
-        print(cores, file=sys.stderr)
-        for section in chosen:
-            invalid += measured(section, made, effort, progress, folder)
-    show(folder, {section.name for section in chosen}, in_documents=is_final)
-    if invalid:
-        progress.warn(f"{invalid} rounds had failures and do not count")
-    return int(invalid > 0)
+    folder = RESULTS if options.full and effort.rounds >= FULL.rounds else RESULTS / "quick"
+    chosen = [] if options.show else options.only or list(SECTIONS)
+    try:
+        measure(chosen, effort, folder)
+    except (InstallFailed, TargetFailed, ContractBroken, httpx.HTTPError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    sections = load_all(folder)
+    parts = documents.parts(sections)
+    for name, text in parts.items():
+        section, _ = report.TABLES.get(name, ("", None))
+        if section in ("", *(chosen or SECTIONS)):
+            print(f"\n## {name}\n\n{text}")
+    if folder == RESULTS:
+        documents.plot_peers(sections.get("peers", Results()), RESULTS / "peers.svg")
+        documents.rewrite_all(parts)
+    return int(any(sections[name].failures() for name in chosen))
 
 
 def arguments() -> argparse.Namespace:
+    """Return the options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--full", action="store_true", help="all rounds and sizes")
-    parser.add_argument("--rounds", type=int, help="as a trial, so many rounds of each")
-    parser.add_argument("--show", action="store_true", help="what was saved; measure nothing")
-    names = [section.name for section in SECTIONS]
-    parser.add_argument("--only", nargs="+", choices=names, help="these sections alone")
+    parser.add_argument("--rounds", type=int, help="so many rounds; fewer than 5 are a trial")
+    parser.add_argument("--show", action="store_true", help="show saved results, measure nothing")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, help="these sections alone")
     return parser.parse_args()
 
 
-def measured(
-    section: Section, made: Stand, effort: Effort, progress: Progress, folder: Path
-) -> int:
-    """Run one section, save what it found, and return how many of its rounds were invalid."""
-    bench = Bench(made, effort, progress)
-    section.run(bench)
-    save(Saved(section.name, about(made, effort), bench.results), folder)
-    return bench.invalid_rounds
-
-
-def show(folder: Path, measured_now: set[str], *, in_documents: bool) -> None:
-    """Print the tables of what was measured; draw all, and put all into the documents."""
-    sections = load_all(folder)
-    tables = report.tables(sections)
-    for name, table in tables.items():
-        section = report.TABLES[name].section if name in report.TABLES else None
-        if section is None or section in measured_now:
-            print(f"\n## {name}\n\n{table}")
-    plots.draw(sections, folder)
-    (folder / "README.md").write_text(report.page(sections), encoding="utf-8")
-    if in_documents:
-        documents.rewrite_all(report.regions(sections))
+def measure(chosen: list[str], effort: Effort, folder: Path) -> None:
+    """Run these sections and save the results of each in ``folder``."""
+    if not chosen:
+        return
+    program("wrk")
+    for name in chosen:
+        for target in SECTIONS[name].targets:
+            target.install()
+    with tempfile.TemporaryDirectory() as files, Stand(Path(files), reserve_core()) as stand:
+        about = {**stand.about(), "rounds": f"{effort.rounds} rounds"}
+        began = time.monotonic()
+        for name in chosen:
+            bench = Bench(stand, effort, Results(about), began)
+            bench.say(f"section {name}")
+            SECTIONS[name].run(bench)
+            save(name, bench.results, folder)
 
 
 if __name__ == "__main__":

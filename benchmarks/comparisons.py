@@ -1,79 +1,118 @@
-"""Ratios between targets or sizes, each with where it was found: "get, clients: 10"."""
+"""Comparisons in turn: the service beside its peers, and beside the code before the review."""
 
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 
-from benchmarks.figures import Label, Results, Spread
-from benchmarks.saved import Saved
+from benchmarks import contract
+from benchmarks.load import CREATE, GET, LIST, MIX, UNCACHED, WORKLOADS, Workload
+from benchmarks.measure import Bench, in_turn, peak_memory_mb, run_load
+from benchmarks.results import Label
+from benchmarks.stand import Server, Stand
+from benchmarks.targets import BEFORE, COMPARED, OURS, Target
 
-Sections = Mapping[str, Saved]
-Found = dict[str, Spread]
-
-
-def results_of(sections: Sections, name: str) -> Results:
-    """Return the results of a section, none if it has not been measured."""
-    return sections[name].results if name in sections else Results()
-
-
-def to_before(results: Results, figure: str, workload: str, **where: Label) -> Found:
-    """Return the ratios of ours to *before*, for each number of users and of clients."""
-    found = {}
-    for cell in _cells(results, target="before", workload=workload, **where):
-        ratio = results.ratio(figure, {**cell, "target": "ours"}, {**cell, "target": "before"})
-        if ratio:
-            found[f"{workload}, {cell['users']:,} users, clients: {cell['clients']}"] = ratio
-    return found
+USERS = 10_000
+CLIENTS = (10, 50)
+# Together these make every target compile and connect whatever it does lazily.
+WARM_UP = (UNCACHED, CREATE, MIX)
 
 
-def to_peer(
-    results: Results,
-    figure: str,
-    targets: tuple[str, str],
-    workloads: Iterable[str] = (),
-    **where: Label,
-) -> Found:
-    """Return the ratios of one target to another, for each workload (or these) and its clients."""
-    of, to = targets
-    chosen, found = set(workloads), {}
-    for cell in _cells(results, target=to, **where):
-        if chosen and cell["workload"] not in chosen:
-            continue
-        ratio = results.ratio(figure, {**cell, "target": of}, {**cell, "target": to})
-        if ratio:
-            found[f"{cell['workload']}, clients: {cell['clients']}"] = ratio
-    return found
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One workload that targets get in turn; the results have ``labels``."""
+
+    workload: Workload
+    clients: int
+    targets: Sequence[Target]
+    labels: dict[str, Label] = field(default_factory=dict)
 
 
-def to_smallest(results: Results, figure: str, label: str, **where: Label) -> Found:
-    """Return the ratios of a figure at each size to that at the smallest."""
-    sizes = results.values(label, **where)
-    found = {}
-    for size in sizes[1:]:
-        ratio = results.ratio(figure, {label: size, **where}, {label: sizes[0], **where})
-        if ratio:
-            found[f"{size:,} {label}"] = ratio
-    return found
+def compare(bench: Bench, targets: Sequence[Target], turns: Sequence[Turn]) -> None:
+    """Measure all turns in each round, on processes that are new in each round.
+
+    Two processes of one program differ for as long as they live. The order of the targets is
+    random. Raises ContractBroken before the first round if a target deviates from the contract.
+    """
+    for target in targets:
+        bench.say(f"{target.label}: the contract")
+        contract.require(bench.stand, target)
+    for number in range(bench.effort.rounds):
+        with ExitStack() as stack:
+            servers = {
+                target.label: stack.enter_context(bench.stand.serve(target, USERS))
+                for target in targets
+            }
+            bench.say(f"round {number + 1} of {bench.effort.rounds}: warm-up")
+            for server in servers.values():
+                for workload in WARM_UP:
+                    run_load(server, workload, clients=CLIENTS[0], seconds=1)
+            for place, turn in enumerate(turns):
+                bench.stand.reset(USERS)
+                for target in in_turn(turn.targets, number * len(turns) + place):
+                    # The first requests of a crowd come at once; a longer turn keeps them rare.
+                    crowd = turn.clients == max(CLIENTS)
+                    bench.measure(
+                        servers[target.label],
+                        turn.workload,
+                        clients=turn.clients,
+                        seconds=bench.effort.crowd_seconds if crowd else bench.effort.seconds,
+                        **turn.labels,
+                    )
 
 
-def last_to_first(results: Results, figure: str, **where: Label) -> Found:
-    """Return the ratio of the last round of a figure to its first."""
-    try:
-        rounds = [each for each in results.rounds(figure, **where) if each is not None]
-    except LookupError:
-        return {}
-    ratio = rounds[-1] / rounds[0]
-    return {"from the first turn to the last": Spread(ratio, ratio, ratio)}
+def peers(bench: Bench) -> None:
+    """Compare the service on both servers with its peers."""
+    turns = [Turn(workload, clients, COMPARED) for workload in WORKLOADS for clients in CLIENTS]
+    compare(bench, COMPARED, turns)
 
 
-def less(found: Found) -> Found:
-    """Return by how much less than 1 the ratios are: 0.1 becomes 0.9."""
-    return {where: Spread(1 - a, 1 - c, 1 - b) for where, (a, b, c) in found.items()}
+def before(bench: Bench) -> None:
+    """Compare the service with the code before the review, which lists all users at once.
+
+    Each measurement has a new process: its peak memory is that of one table size, and its queue
+    ends with it.
+    """
+    contract.require(bench.stand, OURS)
+    asked = [(LIST, users) for users in bench.effort.list_users] + [(GET, USERS), (CREATE, USERS)]
+    for number in range(bench.effort.rounds):
+        bench.say(f"round {number + 1} of {bench.effort.rounds}")
+        for workload, users in asked:
+            for clients in CLIENTS:
+                bench.stand.reset(users)
+                for target in in_turn((BEFORE, OURS), number):
+                    with bench.stand.serve(target, users) as server:
+                        _measure_connections(bench, server, workload, clients)
 
 
-def more(found: Found) -> Found:
-    """Return by how much more than 1 the ratios are: 1.05 becomes 0.05."""
-    return {where: Spread(*(value - 1 for value in each)) for where, each in found.items()}
+def _measure_connections(bench: Bench, server: Server, workload: Workload, clients: int) -> None:
+    seconds = bench.effort.seconds
+    if server.target is OURS:
+        # Its pools grow now and stay.
+        run_load(server, workload, clients=clients, seconds=1)
+    elif workload is LIST:
+        # About 30 µs a user; several times as long, because all clients queue for one process.
+        seconds = max(seconds, round(server.users * 8e-5))
+    connections = _connections(bench.stand, server)
+    labels: dict[str, Label] = {"users": server.users}
+    seen = bench.measure(server, workload, clients=clients, seconds=seconds, **labels)
+    opened = _connections(bench.stand, server) - connections
+    # The server also finished the request that each client had sent when the load ended.
+    figures = {
+        "opened": opened / (seen.requests + clients) * 1000 if not seen.failed else None,
+        "peak_memory_mb": peak_memory_mb(server.pid),
+    }
+    labels |= {"target": server.target.name, "workload": workload.name, "clients": clients}
+    bench.results.add(figures, **labels)
 
 
-def _cells(results: Results, **where: Label) -> list[dict[str, Label]]:
-    cells = (cell for cell in results.cells if cell.has(where) and "clients" in cell.labels)
-    return [{k: v for k, v in cell.labels.items() if k != "target"} for cell in cells]
+def _connections(stand: Stand, server: Server) -> int:
+    """Return how many connections PostgreSQL and Redis have accepted for a server.
+
+    PostgreSQL counts a session some time after its end.
+    """
+    sessions, counted = -1, stand.sessions(server.users)
+    while sessions != counted:
+        time.sleep(0.1)
+        sessions, counted = counted, stand.sessions(server.users)
+    return counted + int(server.redis.info("stats")["total_connections_received"])

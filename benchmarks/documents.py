@@ -1,40 +1,117 @@
-"""The tables in the documents: between marks, made of the saved results and by nobody's hand."""
+"""The generated parts of the documents, and the plot.
+
+A part stands between ``<!-- benchmark:NAME -->`` and ``<!-- /benchmark -->``.
+"""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from benchmarks.demands import Sections, all_demands, demands_table, promises
+from benchmarks.load import WORKLOADS
+from benchmarks.report import TABLES
+from benchmarks.results import Label, Results, Spread
+from benchmarks.targets import COMPARED
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "REVIEW.md", *sorted((ROOT / "docs").glob("*.md")))
-_REGION = re.compile(r"<!-- benchmark:([\w-]+) -->\n(.*?)<!-- /benchmark -->", re.DOTALL)
+_PART = re.compile(r"<!-- benchmark:([\w-]+) -->\n(.*?)<!-- /benchmark -->", re.DOTALL)
+
+PLOT = "![Requests/s of the service and its peers](benchmarks/results/peers.svg)"
+NAMES = {*TABLES, "demands", "promises", "measured-on", "plot-peers"}
+
+COLOURS = ("#1f6feb", "#79b8ff", "#2da44e", "#bf8700", "#cf222e", "#8250df")
+PLOTTED_CLIENTS = 10
 
 
-def regions(text: str) -> dict[str, str]:
-    """Return what stands between the marks ``<!-- benchmark:NAME -->``, by name."""
-    return {name: content.strip() for name, content in _REGION.findall(text)}
-
-
-def rewritten(text: str, tables: Mapping[str, str]) -> str:
-    """Return ``text`` with each table between its marks; those without a table stay."""
-
-    def region(found: re.Match[str]) -> str:
-        name, content = found.groups()
-        table = f"\n{tables[name]}\n\n" if name in tables else content
-        return f"<!-- benchmark:{name} -->\n{table}<!-- /benchmark -->"
-
-    return _REGION.sub(region, text)
-
-
-def seen_from(document: Path, tables: Mapping[str, str]) -> dict[str, str]:
-    """Return the tables with their links, which begin at the root, as ``document`` needs them."""
-    up = "../" * (len(document.relative_to(ROOT).parts) - 1)
-    return {
-        name: table.replace("](benchmarks/", f"]({up}benchmarks/") for name, table in tables.items()
+def parts(sections: Sections) -> dict[str, str]:
+    """Return every part that the results make, by its name."""
+    made = {
+        name: make(sections[section])
+        for name, (section, make) in TABLES.items()
+        if section in sections
     }
+    if "peers" in sections:
+        made["plot-peers"] = PLOT
+    made["demands"] = demands_table(all_demands(sections))
+    made["promises"] = demands_table(promises(sections))
+    made["measured-on"] = about(sections)
+    return made
 
 
-def rewrite_all(tables: Mapping[str, str]) -> None:
-    """Put the tables into every document."""
+def about(sections: Sections) -> str:
+    """Return the circumstances of the measurements, and the rounds that failed."""
+    groups: dict[str, list[str]] = {}
+    for name, results in sections.items():
+        groups.setdefault("; ".join(results.about.values()), []).append(name)
+    lines = [f"- {', '.join(names)}: {circumstances}" for circumstances, names in groups.items()]
+    lines += [f"- {name}: {line}" for name, each in sections.items() for line in each.failures()]
+    return "\n".join(lines)
+
+
+def parts_of(text: str) -> dict[str, str]:
+    """Return the generated parts of a document by name."""
+    return {name: content.strip() for name, content in _PART.findall(text)}
+
+
+def rewritten(text: str, new: Mapping[str, str]) -> str:
+    """Return a document with these parts replaced; its other parts stay."""
+
+    def replacement(found: re.Match[str]) -> str:
+        name, content = found.groups()
+        part = f"\n{new[name]}\n\n" if name in new else content
+        return f"<!-- benchmark:{name} -->\n{part}<!-- /benchmark -->"
+
+    return _PART.sub(replacement, text)
+
+
+def linked_from(document: Path, new: Mapping[str, str]) -> dict[str, str]:
+    """Return the parts with links relative to ``document`` instead of the root."""
+    up = "../" * (len(document.relative_to(ROOT).parts) - 1)
+    return {name: text.replace("](benchmarks/", f"]({up}benchmarks/") for name, text in new.items()}
+
+
+def rewrite_all(new: Mapping[str, str]) -> None:
+    """Replace these parts in every document."""
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
-        document.write_text(rewritten(text, seen_from(document, tables)), encoding="utf-8")
+        document.write_text(rewritten(text, linked_from(document, new)), encoding="utf-8")
+
+
+def plot_peers(peers: Results, path: Path) -> None:
+    """Draw requests/s of all targets as SVG, one group of bars for each workload.
+
+    Whiskers show the lowest and the highest round.
+    """
+    # The same figures make the same file, and text stays text.
+    mpl.rc("svg", fonttype="none", hashsalt="benchmark")
+    mpl.rc("font", size=9)
+    sheet = Figure(figsize=(7.5, 3.6), layout="constrained", facecolor="white")
+    axes = sheet.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#d0d7de", linewidth=0.5)
+    axes.set_axisbelow(True)
+    width = 0.8 / len(COMPARED)
+    for place, (target, colour) in enumerate(zip(COMPARED, COLOURS, strict=True)):
+        where: dict[str, Label] = {"target": target.name, "clients": PLOTTED_CLIENTS}
+        bars = [
+            peers.spread("per_second", workload=workload.name, **where) or Spread(0, 0, 0)
+            for workload in WORKLOADS
+        ]
+        axes.bar(
+            [group + place * width for group in range(len(bars))],
+            [bar.median for bar in bars],
+            width,
+            color=colour,
+            label=target.label,
+            yerr=[[bar.median - bar.low for bar in bars], [bar.high - bar.median for bar in bars]],
+            error_kw={"elinewidth": 0.7, "ecolor": "#24292f"},
+        )
+    middles = [group + 0.4 - width / 2 for group in range(len(WORKLOADS))]
+    axes.set_xticks(middles, [workload.title for workload in WORKLOADS])
+    axes.set_ylabel(f"requests/s, {PLOTTED_CLIENTS} clients, one core")
+    axes.legend(frameon=False, fontsize=8)
+    sheet.savefig(path, metadata={"Date": None})

@@ -1,205 +1,153 @@
-"""What a request costs as the table grows, and a write as Redis fills.
-
-One client at a time, so that what is measured is the request and not a queue; Redis is emptied
-before each, so that every page is read from the table. All sizes are up at once, in databases and
-processes of their own, and are asked in turn; by new processes in each round, since two of the
-same program differ by a tenth for as long as they live. The statements are measured alone too: in
-all that surrounds them, one that takes twice as long would hardly be seen.
-"""
+"""Growth: one request as the table grows, a write as Redis fills, memory over many requests."""
 
 import itertools
+import json
 import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
+from http.client import HTTPException
 from typing import NamedTuple
 
-from benchmarks.bench import Bench, in_turn
-from benchmarks.figures import Label
-from benchmarks.latency import Client, Failed
-from benchmarks.measure import Server
-from benchmarks.plan import Effort
-from benchmarks.statements import sent_alone, statements_of
-from benchmarks.workloads import USERS, Request
+from benchmarks.comparisons import USERS
+from benchmarks.load import CACHED, CREATE, MIX, UNCACHED, Request
+from benchmarks.load import USERS as USERS_PATH
+from benchmarks.measure import Bench, Client, in_turn, memory_mb, peak_memory_mb, run_load
+from benchmarks.results import Label
+from benchmarks.stand import Server
+from benchmarks.targets import OURS
 
-NAME = "growth"
-TARGETS = ("ours",)
-PER_PAGE = 10
+FIRST_PAGE = f"{USERS_PATH}?per_page=10"
 CURSORS = 50
-# A page far down reads all that comes before it, which takes long; fewer say enough.
-FEWER = 10
+# The servers take turns of so many requests, so that all meet the same moments of the machine.
 AT_A_TIME = 5
-POPULATE_SECONDS_PER_USER = 2.5e-5
-FILL_SECONDS_PER_KEY = 3e-6
-START_SECONDS = 2
+# A page far down by number is slow at any size; fewer requests suffice.
+DEEP_REQUESTS = 10
 KEYS_AT_ONCE = 10_000
-
-# Statements that are measured alone, by the workloads that send them.
-ALONE = ("uncached", "get")
-ALONE_SECONDS = 0.5
-STATEMENTS_SECONDS = 3
-
-FAILED: dict[str, float | None] = {"p50_ms": None, "p99_ms": None, "cpu_us": None, "failed": 1}
-
-_unique = itertools.count()
+MEMORY_CLIENTS = 10
+MEMORY_READINGS = 10
+KINDS = ("first", "cursor", "deep", "get", "email", "create")
 
 
 class Asked(NamedTuple):
-    """Who asks, for what, and what the figures are labelled with."""
+    """A client, its endless requests, and the labels of its figures."""
 
     client: Client
     requests: Iterator[Request]
     labels: dict[str, Label]
 
 
-def first_page(_: Client, __: int) -> Iterator[Request]:
-    """Ask for the first page, with its exact total."""
+def _requests(kind: str, client: Client, users: int) -> Iterator[Request]:
+    """Yield requests of one kind without end."""
+    far_down = f"{FIRST_PAGE}&page={users * 9 // 100}"
+    paths = itertools.cycle(_cursor_paths(client, far_down) if kind == "cursor" else ())
     while True:
-        yield Request(f"{USERS}?page=1&per_page={PER_PAGE}")
+        user = random.randint(1, users)  # noqa: S311 -- no secret
+        match kind:
+            case "first":
+                yield Request(FIRST_PAGE)
+            case "deep":
+                yield Request(far_down)
+            case "cursor":
+                yield Request(next(paths))
+            case "get":
+                yield Request(f"{USERS_PATH}/{user}")
+            case "email":
+                yield Request(f"{USERS_PATH}?email=user{user}@example.com")
+            case "create":
+                name = f"g{time.time_ns():x}"
+                body = f'{{"username": "{name}", "email": "{name}@example.com"}}'
+                yield Request(USERS_PATH, "POST", body)
 
 
-def deep_page(_: Client, users: int) -> Iterator[Request]:
-    """Ask for a page by number, nine tenths down."""
-    page = users * 9 // 10 // PER_PAGE
-    while True:
-        yield Request(f"{USERS}?page={page}&per_page={PER_PAGE}")
-
-
-def cursor_page(client: Client, users: int) -> Iterator[Request]:
-    """Ask for page after page by cursor, from nine tenths down."""
-    page = client.json(f"{USERS}?page={users * 9 // 10 // PER_PAGE}&per_page={PER_PAGE}")
-    cursors: list[str] = []
+def _cursor_paths(client: Client, path: str) -> Iterator[str]:
+    """Yield the paths of consecutive pages after the page at ``path``."""
     for _ in range(CURSORS):
-        cursors.append(page["pagination"]["next_cursor"])
-        page = client.json(f"{USERS}?cursor={cursors[-1]}&per_page={PER_PAGE}")
-    while True:
-        yield from (Request(f"{USERS}?cursor={each}&per_page={PER_PAGE}") for each in cursors)
+        page = json.loads(client.send(Request(path)))
+        path = f"{FIRST_PAGE}&cursor={page['pagination']['next_cursor']}"
+        yield path
 
 
-def by_id(_: Client, users: int) -> Iterator[Request]:
-    """Ask for one user by id, another each time."""
-    while True:
-        yield Request(f"{USERS}/{random.randint(1, users)}")  # noqa: S311 -- no secret
+def growth(bench: Bench) -> None:
+    """Measure each kind of request at each table size, then writes beside each number of keys.
 
-
-def by_email(_: Client, users: int) -> Iterator[Request]:
-    """Look one user up by address, another each time."""
-    while True:
-        yield Request(f"{USERS}?email=user{random.randint(1, users)}@example.com")  # noqa: S311
-
-
-def creation(_: Client, __: int) -> Iterator[Request]:
-    """Create a user, which invalidates the pages."""
-    while True:
-        name = f"g{time.time_ns():x}n{next(_unique)}"
-        body = f'{{"username": "{name}", "email": "{name}@example.com"}}'
-        yield Request(USERS, "POST", body)
-
-
-REQUESTS = {
-    "first": first_page,
-    "deep": deep_page,
-    "cursor": cursor_page,
-    "get": by_id,
-    "email": by_email,
-    "create": creation,
-}
-
-
-def expected_seconds(effort: Effort) -> float:
-    """Return how long ``run`` takes."""
-    rounds, sizes = effort.rounds, len(effort.growth_users)
-    populate = sum(effort.growth_users) * POPULATE_SECONDS_PER_USER
-    starts = sizes * (rounds * START_SECONDS + STATEMENTS_SECONDS)
-    requests = rounds * sizes * len(REQUESTS) * _seconds(effort)
-    statements = rounds * sizes * (len(ALONE) * ALONE_SECONDS + 1)
-    writes = rounds * sum(_keys_seconds(effort, number) for number in effort.redis_keys)
-    return populate + starts + requests + statements + writes
-
-
-def run(bench: Bench) -> None:
-    """Measure each kind of request at each size, then writes beside each number of keys."""
-    databases = {}
+    One client, so that its time is that of a request and not of a queue. Redis is empty before each
+    request, so that every page is read from the table. All sizes take turns.
+    """
     for users in bench.effort.growth_users:
-        bench.progress.step(f"a table of {users:,} users", users * POPULATE_SECONDS_PER_USER)
-        databases[users] = bench.stand.database(users)
-    statements = {users: statements_of(bench, url) for users, url in databases.items()}
+        bench.say(f"a table of {users:,} users")
+        bench.stand.reset(users)
     for number in range(bench.effort.rounds):
+        bench.say(f"round {number + 1} of {bench.effort.rounds}")
         with ExitStack() as stack:
-            servers = []
-            for users, database in databases.items():
-                bench.progress.step(f"serving {users:,} users", START_SECONDS)
-                servers.append(stack.enter_context(bench.serving("ours", database, users)))
-            for kind in REQUESTS:
-                _measure(bench, servers, kind, turn=number)
-            for server in in_turn(servers, number):
-                _statements_alone(bench, server, statements[server.users])
-    users, database = next(iter(databases.items()))
-    with bench.serving("ours", database, users) as server:
-        for number in range(bench.effort.rounds):
+            servers = [
+                stack.enter_context(bench.stand.serve(OURS, users))
+                for users in bench.effort.growth_users
+            ]
+            for kind in KINDS:
+                _measure_sizes(bench, servers, kind, number)
+            for server in servers:
+                memory = {"peak_memory_mb": peak_memory_mb(server.pid)}
+                bench.results.add(memory, users=server.users)
             for keys in in_turn(bench.effort.redis_keys, number):
-                _write_beside(bench, server, keys)
+                _measure_write_beside(bench, servers[0], keys)
 
 
-def _measure(bench: Bench, servers: list[Server], kind: str, turn: int) -> None:
-    bench.progress.step(kind, _seconds(bench.effort) * len(servers))
-    number = FEWER if kind == "deep" else bench.effort.growth_requests
+def _measure_sizes(bench: Bench, servers: Sequence[Server], kind: str, number: int) -> None:
+    requests = DEEP_REQUESTS if kind == "deep" else bench.effort.growth_requests
     with ExitStack() as stack:
         asked = []
         for server in servers:
             client = stack.enter_context(closing(Client(server, emptying=True)))
-            labels: dict[str, Label] = {"users": server.users, "workload": kind}
-            asked.append(Asked(client, REQUESTS[kind](client, server.users), labels))
-        _ask(bench, asked, number, turn)
+            labels: dict[str, Label] = {"workload": kind, "users": server.users}
+            asked.append(Asked(client, _requests(kind, client, server.users), labels))
+        _ask(bench, asked, requests, number)
 
 
-def _statements_alone(bench: Bench, server: Server, statements: dict[str, list[str]]) -> None:
-    bench.progress.step("statements, alone", len(ALONE) * ALONE_SECONDS + 1)
-    chosen = {name: statements[name] for name in ALONE}
-    for name, figures in sent_alone(bench, server.database_url, chosen, ALONE_SECONDS).items():
-        bench.results.add(figures, target="psycopg2", workload=name, users=server.users)
-
-
-def _write_beside(bench: Bench, server: Server, keys: int) -> None:
-    bench.progress.step(f"writes beside {keys:,} keys", _keys_seconds(bench.effort, keys))
+def _measure_write_beside(bench: Bench, server: Server, keys: int) -> None:
     server.redis.flushall()
-    _fill(server, keys)
+    for begin in range(0, keys, KEYS_AT_ONCE):
+        numbers = range(begin, min(begin + KEYS_AT_ONCE, keys))
+        server.redis.mset({f"other:{number}": b"x" * 100 for number in numbers})
     with closing(Client(server, emptying=False)) as client:
-        labels: dict[str, Label] = {"keys": keys, "workload": "create"}
-        asked = [Asked(client, creation(client, server.users), labels)]
-        _ask(bench, asked, bench.effort.growth_requests)
+        labels: dict[str, Label] = {"workload": "create", "keys": keys}
+        asked = [Asked(client, _requests("create", client, server.users), labels)]
+        _ask(bench, asked, bench.effort.growth_requests, 0)
     server.redis.flushall()
 
 
-def _ask(bench: Bench, asked: Sequence[Asked], number: int, turn: int = 0) -> None:
-    """Ask all for ``number`` requests, some at a time, so that each meets the same machine.
-
-    It may be half as fast for a second: whole measurements in turn differed by a third.
-    """
+def _ask(bench: Bench, asked: Sequence[Asked], requests: int, number: int) -> None:
+    """Add the median time of so many requests of each client to the results."""
     try:
         for each in asked:
-            each.client.warm_up(itertools.islice(each.requests, max(3, number // 10)))
-        for some in range(number // AT_A_TIME):
-            for each in in_turn(asked, turn + some):
-                each.client.count(itertools.islice(each.requests, AT_A_TIME))
-    except Failed as error:
-        bench.invalid(str(error))
-        figures = [FAILED for _ in asked]
+            each.client.send_all(itertools.islice(each.requests, max(AT_A_TIME, requests // 10)))
+            each.client.forget_times()
+        for turn in range(requests // AT_A_TIME):
+            for each in in_turn(asked, number + turn):
+                each.client.send_all(itertools.islice(each.requests, AT_A_TIME))
+    except HTTPException as error:
+        bench.say(f"FAILED {error}")
+        for each in asked:
+            bench.results.add({"ms": None, "failed": 1}, **each.labels)
     else:
-        figures = [{**each.client.figures(), "failed": 0} for each in asked]
-    for each, of_one in zip(asked, figures, strict=True):
-        bench.results.add(of_one, **each.labels)
+        for each in asked:
+            bench.results.add({"ms": each.client.median_ms(), "failed": 0}, **each.labels)
 
 
-def _fill(server: Server, keys: int) -> None:
-    for begin in range(0, keys, KEYS_AT_ONCE):
-        some = range(begin, min(begin + KEYS_AT_ONCE, keys))
-        server.redis.mset({f"other:{number}": b"x" * 100 for number in some})
-
-
-def _seconds(effort: Effort) -> float:
-    return effort.growth_requests * 0.004
-
-
-def _keys_seconds(effort: Effort, keys: int) -> float:
-    return keys * FILL_SECONDS_PER_KEY + effort.growth_requests * 0.004
+def memory(bench: Bench) -> None:
+    """Note the memory of one server again and again while it answers very many requests."""
+    bench.stand.reset(USERS)
+    with bench.stand.serve(OURS, USERS) as server:
+        answered = 0
+        while answered < bench.effort.memory_requests:
+            goal = answered + bench.effort.memory_requests / MEMORY_READINGS
+            failed = 0
+            while answered < goal:
+                # Mostly cached pages, because they are quick.
+                for workload in (CACHED, CACHED, CACHED, MIX, UNCACHED, CREATE):
+                    seen, _ = run_load(server, workload, clients=MEMORY_CLIENTS, seconds=1)
+                    answered += seen.requests
+                    failed += seen.failed
+            used = memory_mb(server.pid)
+            bench.say(f"{answered:,} requests, {failed} failed: {used:.1f} MB")
+            bench.results.add({"requests": answered, "memory_mb": used, "failed": failed})

@@ -1,66 +1,111 @@
-"""Load by wrk (Debian's package), and what it says of the answers."""
+"""Workloads, and the load that wrk (Debian's package) makes of them."""
 
 import itertools
 import json
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.workloads import PAGE_SIZES, Workload
-
 SCRIPT = Path(__file__).with_name("load.lua")
-# A slow answer is measured, not counted as failed: the slowest target needs minutes at the worst.
+USERS = "/api/v1/users"
+# A slow answer is measured and not a failure: the slowest target needs minutes.
 TIMEOUT_SECONDS = 600
+# 1,000 different lists: these many pages in each of these sizes, whose mean is 10.
+PAGES = 200
+PAGE_SIZES = range(8, 13)
 
 _runs = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """What wrk saw: answers per second, half and 99 % of them within so many ms, failures.
+class Request:
+    """A kind of request. ``load.lua`` explains {id}, {unique}, {page} and {size}."""
 
-    Failed is what could not connect, was cut, timed out, or had a status of 400 or more.
+    path: str
+    method: str = "GET"
+    body: str = ""
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The requests of one measurement.
+
+    Every page is a miss in an ``uncached`` workload: the cache is emptied while it runs.
+    A ``prepared`` path is requested once before the load.
+    """
+
+    name: str
+    title: str
+    requests: tuple[Request, ...]
+    uncached: bool = False
+    prepared: str | None = None
+
+
+def _user(name: str) -> str:
+    return json.dumps({"username": name, "email": f"{name}@example.com"})
+
+
+_FIRST_PAGE = f"{USERS}?page=1&per_page=10"
+_ONE_USER = f"{USERS}/{{id}}"
+# Users keep their names, so that any number of rounds finds the same users.
+_NAME_OF_USER = _user("User{id}")
+
+CACHED = Workload("cached", "cached page", (Request(_FIRST_PAGE),), prepared=_FIRST_PAGE)
+_ANY_PAGE = f"{USERS}?page={{page}}&per_page={{size}}"
+UNCACHED = Workload("uncached", "uncached page", (Request(_ANY_PAGE),), uncached=True)
+GET = Workload("get", "get by id", (Request(_ONE_USER),))
+CREATE = Workload("create", "create", (Request(USERS, "POST", _user("{unique}")),))
+UPDATE = Workload("update", "update", (Request(_ONE_USER, "PUT", _NAME_OF_USER),))
+MIX = Workload(
+    "mix",
+    "mix, 90 % reads",
+    (
+        Request(_FIRST_PAGE, weight=45),
+        Request(_ONE_USER, weight=45),
+        Request(_ONE_USER, "PUT", _NAME_OF_USER, weight=10),
+    ),
+    prepared=_FIRST_PAGE,
+)
+LIST = Workload("list", "list", (Request(USERS),), prepared=USERS)
+WORKLOADS = (CACHED, UNCACHED, GET, CREATE, UPDATE, MIX)
+TITLES = {workload.name: workload.title for workload in (*WORKLOADS, LIST)}
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Observations of wrk.
+
+    Connections that failed or broke, time-outs and statuses from 400 count as failed.
     """
 
     requests: int
     seconds: float
-    p50_ms: float
     p99_ms: float
     failed: int
 
-    @property
-    def per_second(self) -> float:
-        """Answers per second."""
-        return self.requests / self.seconds
-
 
 def load(url: str, workload: Workload, *, users: int, clients: int, seconds: int) -> Load:
-    """Let ``clients`` ask ``url`` for ``seconds``, each for the next as soon as it is answered."""
+    """Send ``workload`` to ``url``; each client sends its next request after each answer."""
     run = next(_runs)
-    # By the clock: what an earlier run of the benchmark created may still be there.
+    # The time makes names unique across runs, whose users may still be stored.
     tag = f"{time.time_ns() // 1_000_000:x}n{run}"
-    arguments = [str(users), tag, str(workload.pages or 1), *map(str, PAGE_SIZES), str(run)]
-    for request in workload.requests:
-        arguments += [str(request.weight), request.method, request.path, request.body]
+    pages = min(PAGES, max(1, users // PAGE_SIZES.stop))
+    arguments = [users, tag, pages, PAGE_SIZES.start, len(PAGE_SIZES), run]
+    for each in workload.requests:
+        arguments += [each.weight, each.method, each.path, each.body]
     options = ["-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", f"{TIMEOUT_SECONDS}s"]
-    command = ["wrk", *options, "-s", str(SCRIPT), url, "--", *arguments]
+    command = ["wrk", *options, "-s", str(SCRIPT), url, "--", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:  # nobody listens
-        print(done.stdout, done.stderr, sep="", end="", file=sys.stderr)
-        return Load(0, seconds, 0, 0, failed=clients)
-    return report_of(done.stdout)
+    if done.returncode != 0:
+        # The server accepts no connection.
+        return Load(0, seconds, 0, failed=clients)
+    return load_from(done.stdout)
 
 
-def report_of(output: str) -> Load:
-    """Return what the line of JSON says that ``load.lua`` prints last."""
+def load_from(output: str) -> Load:
+    """Return the figures in the last line of wrk's output."""
     report = json.loads(output.splitlines()[-1])
     failed = sum(report[kind] for kind in ("connect", "read", "write", "status", "timeout"))
-    return Load(
-        report["requests"],
-        report["microseconds"] / 1e6,
-        report["p50"] / 1000,
-        report["p99"] / 1000,
-        failed,
-    )
+    return Load(report["requests"], report["microseconds"] / 1e6, report["p99"] / 1000, failed)

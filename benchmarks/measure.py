@@ -1,134 +1,126 @@
-"""One measurement: load on one server, and what it cost there."""
+"""Measurements: a load on one server, the use of its processes, and one client's times."""
 
-import subprocess
+import http.client
+import random
+import statistics
+import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import urlsplit
 
-import redis
+import httpx
 
-from benchmarks.load import Load, load
-from benchmarks.processes import cpu_seconds
-from benchmarks.workloads import Workload
+from benchmarks.load import Load, Request, Workload, load
+from benchmarks.results import Label, Results
+from benchmarks.stand import Server, Stand
 
-# Shorter than the time that the fastest target (4,200 requests/s) takes for all 1,000 pages of a
-# cycle; and long, since what is under way when Redis is emptied is no ordinary miss: what a target
-# knows of its cache, as our generation, is gone too.
+T = TypeVar("T")
+
+PROC = Path("/proc")
+# The fastest target needs longer than this for all 1,000 pages of an uncached workload.
 EMPTY_EVERY_SECONDS = 0.2
-# Of the requests that must not be answered by the cache, as many may be by accident.
-HITS_BY_ACCIDENT = 0.02
-# A server that uses less than so much of a core, for so long, is idle.
-IDLE_SHARE, IDLE_SECONDS = 0.1, 0.05
-SETTLE_SECONDS = 120
-CLOSE_WAIT = "08"  # in /proc/net/tcp
-FIGURES = ("handled", "per_second", "p50_ms", "p99_ms", "cpu_us", "busy")
+# A larger share of cache hits makes a round of an uncached workload invalid.
+TOLERATED_HITS = 0.02
+# A server is idle while it uses less than this share of a core.
+IDLE_SHARE, IDLE_SECONDS, SETTLE_SECONDS = 0.1, 0.05, 120
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
-    """A target that serves: where, by which processes, on which databases.
+class Effort:
+    """The sizes of a run. Durations are whole seconds, because wrk takes no others."""
 
-    ``redis`` is a connection to its Redis database, opened before anything is counted there.
+    rounds: int
+    seconds: int
+    crowd_seconds: int
+    list_users: tuple[int, ...]
+    growth_users: tuple[int, ...]
+    growth_requests: int
+    redis_keys: tuple[int, ...]
+    memory_requests: int
+
+
+@dataclass(slots=True)
+class Bench:
+    """One section of a run with its results so far."""
+
+    stand: Stand
+    effort: Effort
+    results: Results
+    began: float
+
+    def say(self, text: str) -> None:
+        """Show progress on standard error."""
+        minutes, seconds = divmod(int(time.monotonic() - self.began), 60)
+        print(f"[{minutes}:{seconds:02}] {text}", file=sys.stderr, flush=True)
+
+    def measure(
+        self, server: Server, workload: Workload, *, clients: int, seconds: int, **labels: Label
+    ) -> Load:
+        """Add one turn of ``workload`` to the results and return wrk's observations."""
+        seen, busy = run_load(server, workload, clients=clients, seconds=seconds)
+        title = f"{server.target.name}: {workload.title}, {clients} clients"
+        if seen.failed:
+            self.say(f"{title}: FAILED {seen.failed} of {seen.requests} requests")
+        else:
+            self.say(f"{title}: {seen.requests / seen.seconds:,.0f} requests/s")
+        valid = not seen.failed
+        figures = {
+            "per_second": seen.requests / seen.seconds if valid else None,
+            # With fewer answers than clients, the times would be those of a lucky few.
+            "p99_ms": seen.p99_ms if valid and seen.requests >= clients else None,
+            "busy": busy if valid else None,
+            "failed": seen.failed,
+        }
+        names: dict[str, Label] = {"workload": workload.name, "clients": clients}
+        self.results.add(figures, target=server.target.name, **names, **labels)
+        return seen
+
+
+def run_load(
+    server: Server, workload: Workload, *, clients: int, seconds: int
+) -> tuple[Load, float]:
+    """Load a server; return wrk's observations and the share of a core that the server used.
+
+    Returns when the server is idle again.
     """
-
-    name: str
-    url: str
-    process: subprocess.Popen[bytes]
-    database_url: str
-    redis_url: str
-    redis: redis.Redis
-    users: int
-
-
-def measure(
-    server: Server, workload: Workload, *, clients: int, seconds: int, settling: bool = True
-) -> dict[str, float | None]:
-    """Return the figures of one round; without any but ``failed`` if a request failed.
-
-    Unless ``settling``, what the clients had under way when the load ended is not waited for.
-
-    ``cpu_us`` is the CPU time of the server's processes per request, in µs, and ``busy`` the share
-    of one core that this is: far below 1, something other than the server set the pace.
-    """
-    misses, cpu = misses_of(server), cpu_seconds(server.process.pid)
-    with _emptying(server, when=workload.pages > 0):
+    if workload.prepared:
+        # Otherwise the first requests, all at once, would be a stampede.
+        httpx.get(server.url + workload.prepared, timeout=60).raise_for_status()
+    misses, cpu = _misses(server), cpu_seconds(server.pid)
+    with _emptied_again_and_again(server, when=workload.uncached):
         seen = load(server.url, workload, users=server.users, clients=clients, seconds=seconds)
-    if settling:
-        settle(server)
-    used = cpu_seconds(server.process.pid) - cpu
-    hits = max(0, seen.requests - misses_of(server) + misses) if workload.pages else 0
-    tolerated = seen.requests * HITS_BY_ACCIDENT
-    failed = seen.failed + (hits if hits > tolerated else 0)
-    # Each client had one more under way when the load ended, which the server answered too.
-    handled = seen.requests + (clients if settling else 0)
-    return figures_of(seen, used=used, clients=clients, handled=handled, failed=failed)
+    busy = (cpu_seconds(server.pid) - cpu) / seen.seconds
+    _settle(server)
+    failed = seen.failed or int(seen.requests == 0)
+    if workload.uncached:
+        hits = seen.requests - (_misses(server) - misses)
+        failed += hits if hits > seen.requests * TOLERATED_HITS else 0
+    return Load(seen.requests, seen.seconds, seen.p99_ms, failed), busy
 
 
-def settle(server: Server) -> None:
-    """Wait until a server is idle: it may still be answering those who have gone."""
-    port = urlsplit(server.url).port or 0
-    ended = time.monotonic() + SETTLE_SECONDS
-    while time.monotonic() < ended:
-        used = cpu_seconds(server.process.pid)
-        time.sleep(IDLE_SECONDS)
-        used = cpu_seconds(server.process.pid) - used
-        if used < IDLE_SECONDS * IDLE_SHARE and not has_clients_that_have_gone(port):
-            return
-
-
-def has_clients_that_have_gone(port: int) -> bool:
-    """Tell whether a server of this IPv4 port has connections whose other end is closed already.
-
-    Without this, one that gets no CPU, or waits for a database that gets none, would seem idle.
-    """
-    lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
-    connections = (line.split()[1:4] for line in lines)
-    return any(
-        local.endswith(f":{port:04X}") and state == CLOSE_WAIT for local, _, state in connections
-    )
-
-
-def misses_of(server: Server) -> int:
-    """Return how many keys were asked of Redis that were not there, since it was started."""
-    return int(server.redis.info("stats")["keyspace_misses"])
-
-
-def figures_of(
-    seen: Load, *, used: float, clients: int, handled: int, failed: int = 0
-) -> dict[str, float | None]:
-    """Return the figures of a round in which ``handled`` requests took ``used`` s of CPU."""
-    # Nothing answered in all that time is a failure too.
-    if failed or not seen.requests:
-        return {**dict.fromkeys(FIGURES), "failed": max(failed, 1)}
-    # Where not everybody had a turn, the times would be those of the lucky ones.
-    had_turns = seen.requests >= clients
-    return {
-        "handled": handled,
-        "per_second": seen.per_second,
-        "p50_ms": seen.p50_ms if had_turns else None,
-        "p99_ms": seen.p99_ms if had_turns else None,
-        "cpu_us": used / handled * 1e6,
-        "busy": used / seen.seconds * seen.requests / handled,
-        "failed": 0,
-    }
+def in_turn(what: Iterable[T], number: int) -> list[T]:
+    """Return everything in a random order that depends on ``number`` alone."""
+    everything = list(what)
+    return random.Random(number).sample(everything, len(everything))  # noqa: S311 -- no secret
 
 
 @contextmanager
-def _emptying(server: Server, *, when: bool) -> Iterator[None]:
-    """Empty the Redis database of a server, which an earlier round may have filled, and again."""
+def _emptied_again_and_again(server: Server, *, when: bool) -> Iterator[None]:
+    """Empty the Redis database of a server at the beginning and every fifth of a second."""
     ended = threading.Event()
 
     def empty() -> None:
+        server.redis.flushdb()
         while not ended.wait(EMPTY_EVERY_SECONDS):
             server.redis.flushdb()
 
     thread = threading.Thread(target=empty)
     if when:
-        server.redis.flushdb()
         thread.start()
     try:
         yield
@@ -136,3 +128,103 @@ def _emptying(server: Server, *, when: bool) -> Iterator[None]:
         ended.set()
         if when:
             thread.join()
+
+
+def _misses(server: Server) -> int:
+    """Return how many keys Redis was asked for and did not have, since its start."""
+    return int(server.redis.info("stats")["keyspace_misses"])
+
+
+def _settle(server: Server) -> None:
+    """Wait until a server has finished the requests of clients that are gone."""
+    end = time.monotonic() + SETTLE_SECONDS
+    used = 1.0
+    while used > IDLE_SECONDS * IDLE_SHARE and time.monotonic() < end:
+        before = cpu_seconds(server.pid)
+        time.sleep(IDLE_SECONDS)
+        used = cpu_seconds(server.pid) - before
+
+
+class Client:
+    """One client with one connection. Redis is empty before each of its requests if ``emptying``.
+
+    Raises HTTPException for an answer that is not a success.
+    """
+
+    def __init__(self, server: Server, *, emptying: bool) -> None:
+        self._server = server
+        self._emptying = emptying
+        parts = urlsplit(server.url)
+        self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
+        self._times: list[float] = []
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def send(self, request: Request) -> bytes:
+        """Send a request, count its time, and return the body of the answer."""
+        if self._emptying:
+            self._server.redis.flushdb()
+        headers = {"Content-Type": "application/json"} if request.body else {}
+        began = time.perf_counter()
+        self._connection.request(request.method, request.path, request.body or None, headers)
+        response = self._connection.getresponse()
+        body = response.read()
+        self._times.append(time.perf_counter() - began)
+        if response.status >= http.client.BAD_REQUEST:
+            raise http.client.HTTPException(f"{request.method} {request.path}: {response.status}")
+        return body
+
+    def send_all(self, requests: Iterable[Request]) -> None:
+        """Send all requests, one after the other."""
+        for request in requests:
+            self.send(request)
+
+    def forget_times(self) -> None:
+        """Start counting again, after a warm-up."""
+        self._times.clear()
+
+    def median_ms(self) -> float:
+        """Return the median time of a request in ms."""
+        return statistics.median(self._times) * 1000
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process and its descendants in s.
+
+    The clock of another process has the number that clock_getcpuclockid(3) computes; unlike
+    /proc/PID/stat it counts nanoseconds.
+    """
+    total = 0.0
+    for each in process_tree(pid):
+        with suppress(OSError):  # the process ended in between
+            total += time.clock_gettime(~each << 3 | 2)
+    return total
+
+
+def memory_mb(pid: int) -> float:
+    """Return the memory of a process and its descendants in MB; shared pages count once."""
+    return sum(_megabytes(process_tree(pid), "smaps_rollup", "Pss:"))
+
+
+def peak_memory_mb(pid: int) -> float:
+    """Return the largest resident size that a process of the tree has ever had, in MB."""
+    return max(_megabytes(process_tree(pid), "status", "VmHWM:"), default=0.0)
+
+
+def process_tree(pid: int) -> list[int]:
+    """Return a process and its descendants, as far as they exist."""
+    children: list[int] = []
+    with suppress(OSError):
+        for task in (PROC / str(pid) / "task").iterdir():
+            children += map(int, (task / "children").read_text(encoding="ascii").split())
+    return [pid, *(each for child in children for each in process_tree(child))]
+
+
+def _megabytes(pids: Sequence[int], file: str, name: str) -> Iterator[float]:
+    for pid in pids:
+        with suppress(OSError):
+            for line in (PROC / str(pid) / file).read_text(encoding="utf-8").splitlines():
+                if line.startswith(name):
+                    yield int(line.split()[1]) * 1024 / 1e6

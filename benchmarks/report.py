@@ -1,149 +1,234 @@
-"""The tables that the results make, and the page that shows them all."""
+"""Tables of the results in Markdown."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
 
-from benchmarks.bar import bar_table
-from benchmarks.comparisons import Sections
-from benchmarks.figures import Results
-from benchmarks.report_before import (
-    before_table,
-    before_times_table,
-    connecting_table,
-    promises_table,
-    restart_table,
-)
-from benchmarks.report_limit import layers_table, limit_table, reached_table
-from benchmarks.report_peers import (
-    cpu_table,
-    p99_ms_table,
-    p99_table,
-    peers_table,
-    ratios_table,
-)
-from benchmarks.report_service import (
-    growth_table,
-    keys_table,
-    memory_table,
-    requests_table,
-    workers_table,
-)
-from benchmarks.targets import OURS, TARGETS
+from benchmarks.load import TITLES, WORKLOADS
+from benchmarks.mechanisms import MECHANISMS
+from benchmarks.results import Label, Results, Spread
+from benchmarks.targets import ALL_PEERS, COMPARED, OURS, OURS_ON_GRANIAN, Target
+
+Found = dict[str, Spread]
+# The title of a row and the labels of its cells.
+Row = tuple[str, dict[str, Label]]
+
+MISSING = "–"
+CROWD = 50
+# A server that uses less of its core than this waits for the load or for a database.
+BUSY = 0.9
+GROWTH_TITLES = {
+    "first": "first page with its total",
+    "cursor": "page by cursor, far down",
+    "deep": "page by number, far down",
+    "get": "get by id",
+    "email": "look-up by email",
+    "create": "create",
+}
 
 
-class Shown(NamedTuple):
-    """A table: of which section, how it is made, and what it shows."""
-
-    section: str
-    make: Callable[[Results], str]
-    title: str
+def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table whose first column is text and whose other columns are figures."""
+    lines = [titles, ["---", *["---:"] * (len(titles) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-# By the name between the marks in the documents.
-TABLES: Mapping[str, Shown] = {
-    "before": Shown("before", before_table, "Requests/s, to *before*"),
-    "before-times": Shown("before", before_times_table, "Requests/s and times, before and now"),
-    "connecting": Shown("before", connecting_table, "Connections and memory, before and now"),
-    "restart": Shown("restart", restart_table, "PostgreSQL away for 2 s"),
-    "peers": Shown("peers", ratios_table, "Requests/s, ours to theirs"),
-    "peers-p99": Shown("peers", p99_table, "99th percentile of the times, ours to theirs"),
-    "peers-p99-ms": Shown("peers", p99_ms_table, "99th percentile of the times, in ms"),
-    "peers-absolute": Shown("peers", peers_table, "Requests/s"),
-    "peers-cpu": Shown("peers", cpu_table, "CPU time of the server a request, in µs"),
-    **{
-        f"peers-{name.removeprefix('ours-')}": Shown(
-            "peers",
-            partial(ratios_table, ours=name),
-            f"Requests/s, {TARGETS[name].label} to others",
+def number(value: float) -> str:
+    """Return a figure with three significant digits, and all before the point: 0.125, 1,250."""
+    if value == 0:
+        return "0"
+    digits = next((digits for digits, limit in ((2, 10), (1, 100)) if abs(value) < limit), 0)
+    return f"{value:.3g}" if abs(value) < 1 else f"{value:,.{digits}f}"
+
+
+def figure(spread: Spread | None) -> str:
+    """Return a figure with its lowest and highest, like ``1,250 (1,200..1,310)``."""
+    if spread is None:
+        return MISSING
+    if spread.low == spread.high:
+        return number(spread.median)
+    return f"{number(spread.median)} ({number(spread.low)}..{number(spread.high)})"
+
+
+def ratio(spread: Spread | None) -> str:
+    """Return a ratio with its lowest and highest, like ``**1.25** (1.20..1.31)``."""
+    median, *rest = figure(spread).split(" ")
+    return " ".join([f"**{median}**", *rest]) if spread else MISSING
+
+
+# Peers.
+
+
+def summary_table(peers: Results) -> str:
+    """Return requests/s with 10 and 50 clients, in one row for each workload."""
+    rows = []
+    for workload in WORKLOADS:
+        row = [workload.title]
+        for target in COMPARED:
+            where: dict[str, Label] = {"target": target.name, "workload": workload.name}
+            spreads = [peers.spread("per_second", **where, clients=n) for n in (10, CROWD)]
+            row.append(" / ".join(number(each.median) if each else MISSING for each in spreads))
+        rows.append(row)
+    return table(("requests/s, 10 / 50 clients", *(each.label for each in COMPARED)), rows)
+
+
+def peers_table(peers: Results, name: str) -> str:
+    """Return one figure of every target, in one row for each workload and number of clients."""
+    rows = [
+        [title, *(figure(peers.spread(name, target=each.name, **where)) for each in COMPARED)]
+        for title, where in peer_rows(peers)
+    ]
+    return table(("", *(each.label for each in COMPARED)), rows)
+
+
+def ratios_table(peers: Results, ours: Target) -> str:
+    """Return requests/s relative to each peer; * marks a server that waited for something else."""
+    rows = []
+    for title, where in peer_rows(peers):
+        row = [title]
+        for peer in ALL_PEERS:
+            both = {**where, "target": ours.name}, {**where, "target": peer.name}
+            busy = [spread.median for each in both if (spread := peers.spread("busy", **each))]
+            mark = " *" if busy and min(busy) < BUSY else ""
+            row.append(ratio(peers.ratio("per_second", *both)) + mark)
+        rows.append(row)
+    return table((f"{ours.label}, relative to", *(each.label for each in ALL_PEERS)), rows)
+
+
+def peer_rows(peers: Results) -> list[Row]:
+    """Return the workloads and numbers of clients that the peers were measured with."""
+    return [
+        (_with_clients(workload.name, clients), {"workload": workload.name, "clients": clients})
+        for workload in WORKLOADS
+        for clients in peers.values("clients", workload=workload.name)
+    ]
+
+
+def _with_clients(workload: Label, clients: Label) -> str:
+    return f"{TITLES[str(workload)]}, {clients} clients"
+
+
+# Before and now.
+
+
+def before_table(before: Results) -> str:
+    """Return requests/s, connections and peak memory, before the review and now."""
+    rows = []
+    for title, where in before_rows(before):
+        then, now = {**where, "target": "before"}, {**where, "target": OURS.name}
+        rows.append(
+            [
+                title,
+                *(figure(before.spread("per_second", **each)) for each in (then, now)),
+                ratio(before.ratio("per_second", now, then)),
+                *(figure(before.spread("opened", **each)) for each in (then, now)),
+                *(figure(before.spread("peak_memory_mb", **each)) for each in (then, now)),
+            ]
         )
-        for name in OURS[1:]
-    },
-    "limit": Shown("limit", limit_table, "Beside what it stands on, alone"),
-    "limit-reached": Shown("limit", reached_table, "What each reaches"),
-    "layers": Shown("layers", layers_table, "Where the time goes, in µs of CPU a request"),
-    "growth": Shown("growth", growth_table, "One request, as the table grows, in ms"),
-    "keys": Shown("growth", keys_table, "A write, as Redis fills"),
-    "workers": Shown("workers", workers_table, "Worker processes"),
-    "memory": Shown("memory", memory_table, "Memory, by the size of the table"),
-    "memory-requests": Shown("memory", requests_table, "Memory, by requests served"),
+    titles = ("requests/s before", "now", "ratio", "connections per 1,000 requests before", "now")
+    return table(("", *titles, "peak memory before, MB", "now"), rows)
+
+
+def before_rows(before: Results) -> list[Row]:
+    """Return the workloads, table sizes and numbers of clients that both were measured with."""
+    rows: list[Row] = []
+    for workload in before.values("workload"):
+        for users in before.values("users", workload=workload):
+            for clients in before.values("clients", workload=workload, users=users):
+                title = f"{TITLES[str(workload)]}, {users:,} users, {clients} clients"
+                rows.append((title, {"workload": workload, "users": users, "clients": clients}))
+    return rows
+
+
+# Growth and memory.
+
+
+def growth_table(growth: Results) -> str:
+    """Return the median time of one request and the peak memory at each size of the table."""
+    sizes = growth.values("users")
+    rows = []
+    measured = [(title, "ms", {"workload": kind}) for kind, title in GROWTH_TITLES.items()]
+    for title, name, where in [*measured, ("peak memory, MB", "peak_memory_mb", {})]:
+        spreads = [growth.spread(name, users=users, **where) for users in sizes]
+        ratios = grown(growth, name, "users", **where).values()
+        rows.append([title, *map(figure, spreads), *map(ratio, ratios)])
+    titles = [f"{users:,} users" for users in sizes]
+    titles += [f"{users:,} to {sizes[0]:,}" for users in sizes[1:]]
+    return table(("ms, one client", *titles), rows)
+
+
+def keys_table(growth: Results) -> str:
+    """Return the median time of a write beside so many other keys in Redis."""
+    ratios = grown(growth, "ms", "keys")
+    rows = [
+        [f"{keys:,}", figure(growth.spread("ms", keys=keys)), ratio(ratios.get(f"{keys:,} keys"))]
+        for keys in growth.values("keys")
+    ]
+    return table(("other keys", "create, ms", "to the fewest"), rows)
+
+
+def memory_table(memory: Results) -> str:
+    """Return the memory of all processes after so many requests."""
+    requests, megabytes = memory.rounds("requests"), memory.rounds("memory_mb")
+    rows = [
+        [f"{n or 0:,.0f}", f"{mb or 0:.1f}", f"{(mb or 0) / (megabytes[0] or 1):.3f}"]
+        for n, mb in zip(requests, megabytes, strict=True)
+    ]
+    return table(("requests", "MB", "to the first"), rows)
+
+
+def grown(results: Results, name: str, label: str, **where: str) -> Found:
+    """Return the ratios of a figure at each larger size to the smallest size."""
+    sizes = results.values(label, **where)
+    found = {}
+    for size in sizes[1:]:
+        relative = results.ratio(name, {label: size, **where}, {label: sizes[0], **where})
+        if relative:
+            found[f"{size:,} {label}"] = relative
+    return found
+
+
+# Mechanisms and calls.
+
+
+def mechanisms_table(mechanisms: Results) -> str:
+    """Return the gain by each mechanism in each of its workloads."""
+    rows = []
+    for mechanism in MECHANISMS:
+        unit = "requests/s" if mechanism.figure == "per_second" else "p99, ms"
+        for title, where in mechanism_rows(mechanisms, mechanism.name):
+            both = [
+                figure(mechanisms.spread(mechanism.figure, target=state, **where))
+                for state in ("with", "without")
+            ]
+            gain = ratio(gain_of(mechanisms, mechanism.figure, where))
+            rows.append([f"{mechanism.name}: {title}, {unit}", *both, gain])
+    return table(("mechanism and workload", "with", "without", "gain"), rows)
+
+
+def mechanism_rows(mechanisms: Results, name: str) -> list[Row]:
+    """Return the workloads and numbers of clients that a mechanism was measured with."""
+    cells = (cell.labels for cell in mechanisms.cells if cell.has({"mechanism": name}))
+    wheres = [{key: cell[key] for key in ("mechanism", "workload", "clients")} for cell in cells]
+    rows = {_with_clients(where["workload"], where["clients"]): where for where in wheres}
+    return list(rows.items())
+
+
+def gain_of(mechanisms: Results, name: str, where: Mapping[str, Label]) -> Spread | None:
+    """Return the factor by which a figure is better with a mechanism than without."""
+    states = ("with", "without") if name == "per_second" else ("without", "with")
+    of, to = ({**where, "target": state} for state in states)
+    return mechanisms.ratio(name, of, to)
+
+
+TABLES: Mapping[str, tuple[str, Callable[[Results], str]]] = {
+    "summary": ("peers", summary_table),
+    "peers": ("peers", partial(ratios_table, ours=OURS)),
+    "peers-granian": ("peers", partial(ratios_table, ours=OURS_ON_GRANIAN)),
+    "peers-requests": ("peers", partial(peers_table, name="per_second")),
+    "peers-p99": ("peers", partial(peers_table, name="p99_ms")),
+    "before": ("before", before_table),
+    "growth": ("growth", growth_table),
+    "keys": ("growth", keys_table),
+    "memory": ("memory", memory_table),
+    "mechanisms": ("mechanisms", mechanisms_table),
 }
-
-
-# What `plots.draw` draws, by section.
-PLOTS = {
-    "before": "Lists a second before and now, by the size of the table",
-    "peers": "Requests a second, the service and its peers",
-    "growth": "Times of requests, by the size of the table",
-    "memory": "Memory, by requests served",
-}
-# Of all sections together.
-VERDICTS = {"bar": "The bar", "promises": "The promises of the review"}
-ABOUT = "measured-on"
-NAMES = {*TABLES, *VERDICTS, ABOUT, *(f"plot-{name}" for name in PLOTS)}
-
-
-def regions(sections: Sections) -> dict[str, str]:
-    """Return what the documents show of the results, by its name there: tables and plots."""
-    if not sections:
-        return {}
-    plots = {
-        f"plot-{name}": f"![{title}](benchmarks/results/{name}.svg)"
-        for name, title in PLOTS.items()
-        if name in sections
-    }
-    everything = "[All tables and plots](benchmarks/results/README.md)."
-    return tables(sections) | plots | {ABOUT: f"{about(sections)}\n\n{everything}"}
-
-
-def tables(sections: Sections) -> dict[str, str]:
-    """Return every table of what has been measured, by its name in the documents."""
-    made = {
-        name: shown.make(sections[shown.section].results)
-        for name, shown in TABLES.items()
-        if shown.section in sections
-    }
-    if sections:
-        made["bar"] = bar_table(sections)
-    if "before" in sections and "restart" in sections:
-        made["promises"] = promises_table(sections)
-    return made
-
-
-def page(sections: Sections) -> str:
-    """Return the page with all tables and plots, in Markdown."""
-    made = tables(sections)
-    titles = VERDICTS | {name: shown.title for name, shown in TABLES.items()}
-    parts = ["# Results", "Made by `make bench`; not to be edited. See the README for what it is."]
-    parts += [f"## {titles[name]}\n\n{made[name]}" for name in titles if name in made]
-    parts += [f"![{title}]({name}.svg)" for name, title in PLOTS.items() if name in sections]
-    parts.append("## Measured on\n\n" + about(sections))
-    invalid = invalid_rounds(sections)
-    if invalid:
-        parts.append(f"## Invalid rounds\n\nThese had failures and do not count:\n\n{invalid}")
-    return "\n\n".join(parts) + "\n"
-
-
-def about(sections: Sections) -> str:
-    """Return on what the sections were measured, those on the same together."""
-    names: dict[str, list[str]] = {}
-    for name, saved in sections.items():
-        told = saved.about
-        effort = f"{told['effort']}, rounds: {told['rounds']}"
-        when = f"{told['date']}, commit {told['commit']}"
-        on = f"{when}, {effort}; {told['software']}; {told['machine']}; {told['cores']}"
-        names.setdefault(on, []).append(name)
-    return "\n".join(f"- {', '.join(of)}: {on}" for on, of in names.items())
-
-
-def invalid_rounds(sections: Sections) -> str:
-    """Return the cells in which requests failed, a line each."""
-    lines = []
-    for name, saved in sections.items():
-        for cell in saved.results.cells:
-            failed = [each for each in cell.figures.get("failed", []) if each]
-            if failed:
-                where = ", ".join(f"{key} {value}" for key, value in cell.labels.items())
-                rounds = len(cell.figures["failed"])
-                lines.append(f"- {name}: {where}: {len(failed)} of {rounds} rounds")
-    return "\n".join(lines)

@@ -1,30 +1,38 @@
-"""The stand: servers on one core, service on the other, databases of any number of users."""
+"""The stand: targets on one core; load, PostgreSQL and Redis on the other.
+
+``Stand.serve`` is the only place that starts a target.
+"""
 
 import os
 import platform
 import re
+import signal
 import subprocess
-import tempfile
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
+import httpx
 import psycopg2
 import redis
 
-from benchmarks.plan import Effort
-from benchmarks.targets import migrate
+from benchmarks.targets import SERVICE, Target, program
+from dev.ports import free_port
+from dev.processes import spawn, wait_until
 from dev.servers import PostgresServer, RedisServer
 
-# A cache that holds the tables of the benchmark, as a server of that size is given one. What is
-# acknowledged is not waited for to be on disk: services are compared here, and not disks.
+# The cache holds the tables, and no commit waits for a disk: the targets are compared, not disks.
 POSTGRES = {"shared_buffers": "1GB", "max_connections": "300", "max_wal_size": "8GB"}
-# A database for each server that is started.
 REDIS = {"databases": "1000"}
-# User n is "User<n>", n seconds after the first.
+START_SECONDS = 60.0
+STOP_SECONDS = 15.0
+# User n is "User<n>", created n seconds after the beginning of 2026.
 POPULATE = """
+    TRUNCATE users RESTART IDENTITY;
     INSERT INTO users
         (username, username_canonical, email, email_canonical, created_at, updated_at)
     SELECT
@@ -35,69 +43,58 @@ POPULATE = """
 """
 
 
+class TargetFailed(Exception):
+    """A target ended or did not answer in time."""
+
+
 @dataclass(frozen=True, slots=True)
-class Cores:
-    """Which core the services run on, and which everything else; None: nothing is pinned."""
+class Server:
+    """A running target, its first process and its databases."""
 
-    service: int | None
-    others: int | None
-    all: frozenset[int]
-
-    def __str__(self) -> str:
-        if self.service is None:
-            return "this machine has one core: nothing is pinned, load and service share it"
-        return f"service on core {self.service}; load, PostgreSQL and Redis on core {self.others}"
+    target: Target
+    url: str
+    pid: int
+    users: int
+    redis: redis.Redis
 
 
-@contextmanager
-def pinned() -> Iterator[Cores]:
-    """Keep this process, and what it starts from now on, off the core of the services."""
-    allowed = os.sched_getaffinity(0)
-    if len(allowed) < 2:  # noqa: PLR2004 -- one for each side
-        yield Cores(None, None, frozenset(allowed))
-        return
-    service, others = sorted(allowed)[:2]
-    os.sched_setaffinity(0, {others})
-    try:
-        yield Cores(service, others, frozenset(allowed))
-    finally:
-        os.sched_setaffinity(0, allowed)
+def reserve_core() -> int | None:
+    """Leave one core to the targets and return it; None on a machine with a single core.
+
+    This process and its children from now on use the second core.
+    """
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(allowed) == 1:
+        return None
+    os.sched_setaffinity(0, {allowed[1]})
+    return allowed[0]
 
 
 class Stand:
-    """The servers that all targets share, and the databases on them."""
+    """PostgreSQL and Redis for all targets; a context manager. ``core`` is that of the targets."""
 
-    def __init__(self, folder: Path, cores: Cores) -> None:
+    def __init__(self, folder: Path, core: int | None = None) -> None:
+        """Keep all files in ``folder``."""
         self.folder = folder
-        self.cores = cores
-        self.postgres = PostgresServer(folder / "postgres", options=POSTGRES, durable=False)
-        self.redis = RedisServer(folder / "redis", options=REDIS)
+        self._core = core
+        self._postgres = PostgresServer(folder / "postgres", options=POSTGRES, durable=False)
+        self._redis = RedisServer(folder / "redis", options=REDIS)
         self._redis_databases = 0
+        self._running = ExitStack()
 
-    def database(self, users: int, name: str = "") -> str:
-        """Return the URL of a database with so many users, made if there is none yet."""
-        name = name or f"users_{users}"
-        url = self.postgres.url.rpartition("/")[0] + f"/{name}"
-        if (name,) not in self.ask("SELECT datname FROM pg_database"):
-            self.ask(f'CREATE DATABASE "{name}" OWNER users')
-            migrate(url)
-            self.ask(POPULATE, users, url=url)
-            self.ask("VACUUM (ANALYZE)", url=url)
-            self.ask("CHECKPOINT")
-        return url
+    def __enter__(self) -> Self:
+        self._running.enter_context(self._postgres)
+        self._running.enter_context(self._redis)
+        return self
 
-    def redis_database(self) -> str:
-        """Return the URL of a Redis database that nobody else was given."""
-        self._redis_databases += 1
-        return self.redis.url.rpartition("/")[0] + f"/{self._redis_databases}"
+    def __exit__(self, *_: object) -> None:
+        self._running.close()
 
-    def postgres_log(self) -> str:
-        """Return what PostgreSQL has logged since it was started."""
-        return (self.folder / "postgres" / "server.log").read_text(encoding="utf-8")
-
-    def ask(self, statement: str, *values: object, url: str = "") -> list[tuple[object, ...]]:
-        """Run a statement, as the superuser where no URL is given, and return its rows."""
-        connection = psycopg2.connect(url or self.postgres.admin_url)
+    def query(
+        self, statement: str, *values: object, url: str | None = None
+    ) -> list[tuple[object, ...]]:
+        """Run a statement in autocommit mode and return its rows; as superuser without ``url``."""
+        connection = psycopg2.connect(url or self._postgres.admin_url)
         try:
             connection.autocommit = True
             with connection.cursor() as cursor:
@@ -106,62 +103,137 @@ class Stand:
         finally:
             connection.close()
 
-    def forget_created(self, url: str, users: int) -> None:
-        """Delete whom a workload created, and empty all caches.
+    def database(self, users: int) -> str:
+        """Return the URL of a database with so many users; the first call makes it."""
+        name = f"users_{users}"
+        url = f"{self._postgres.url.rpartition('/')[0]}/{name}"
+        if (name,) not in self.query("SELECT datname FROM pg_database"):
+            self.query(f'CREATE DATABASE "{name}" OWNER users')
+            migrate = [sys.executable, "-m", "flask", "--app", "app", "migrate"]
+            environment = {**_environment(), "DATABASE_URL": url}
+            subprocess.run(
+                migrate, cwd=SERVICE, env=environment, stdout=subprocess.DEVNULL, check=True
+            )
+            self.query(POPULATE, users, url=url)
+            self.query("VACUUM (ANALYZE)", url=url)
+            self.query("CHECKPOINT")
+        return url
 
-        What is dead of them, and of whom a workload updated, goes too, or it would be in the way
-        of whoever reads next until autovacuum comes, within a minute or not: it makes the statement
-        of a page take up to 1.9 times as long.
+    def reset(self, users: int) -> None:
+        """Delete the users that a workload added to the database of ``users``, and empty Redis.
+
+        Vacuum as well: dead rows slow down the next reader until autovacuum removes them.
         """
-        self.ask("DELETE FROM users WHERE id > %s", users, url=url)
-        self.ask("VACUUM (ANALYZE) users", url=url)
-        with redis.Redis.from_url(self.redis.url) as client:
+        url = self.database(users)
+        self.query("DELETE FROM users WHERE id > %s", users, url=url)
+        self.query("VACUUM (ANALYZE) users", url=url)
+        with redis.Redis.from_url(self._redis.url) as client:
             client.flushall()
 
+    def sessions(self, users: int) -> int:
+        """Return the number of sessions that the database of ``users`` has ever had."""
+        asked = "SELECT sessions FROM pg_stat_database WHERE datname = %s"
+        ((sessions,),) = self.query(asked, f"users_{users}")
+        return int(str(sessions))
 
-@contextmanager
-def stand(cores: Cores) -> Iterator[Stand]:
-    """Start the servers, with their files in a folder that is gone afterwards."""
-    with tempfile.TemporaryDirectory() as folder:
-        made = Stand(Path(folder), cores)
-        with made.postgres, made.redis:
-            yield made
+    def urls(self, users: int) -> dict[str, str]:
+        """Return settings for the database of ``users`` and a Redis database that is new."""
+        self._redis_databases += 1
+        redis_url = f"{self._redis.url.rpartition('/')[0]}/{self._redis_databases}"
+        return {"DATABASE_URL": self.database(users), "REDIS_URL": redis_url}
+
+    @contextmanager
+    def serve(self, target: Target, users: int, log: Path | None = None) -> Iterator[Server]:
+        """Serve the database of ``users`` with one worker process, and end it afterwards.
+
+        Each call uses a Redis database of its own. The output goes to ``log``, or nowhere.
+        Raises TargetFailed if the target does not answer within a minute.
+        """
+        port, urls = free_port(), self.urls(users)
+        environment = {
+            **_environment(),
+            **urls,
+            "PORT": str(port),
+            "WEB_CONCURRENCY": "1",
+            **target.environment,
+        }
+        with (log or Path(os.devnull)).open("wb") as output, ExitStack() as stack:
+            process = spawn(
+                self._command(target, port),
+                signal.SIGKILL,
+                cwd=target.folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+            stack.callback(_end, process)
+            url = f"http://127.0.0.1:{port}"
+            _wait_until_ready(target, process, url, log)
+            client = stack.enter_context(redis.Redis.from_url(urls["REDIS_URL"]))
+            client.ping()
+            yield Server(target, url, process.pid, users, client)
+
+    def _command(self, target: Target, port: int) -> list[str]:
+        words = {"bin": str(target.home / "bin"), "port": str(port)}
+        command = [part.format(**words) for part in target.command]
+        if self._core is None:
+            return command
+        return [program("taskset"), "-c", str(self._core), *command]
+
+    def about(self) -> dict[str, str]:
+        """Return date, commit, machine and versions, for readers of the figures."""
+        cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+        ((postgres,),) = self.query("SHOW server_version")
+        with redis.Redis.from_url(self._redis.url) as client:
+            valkey = client.info("server")["valkey_version"]
+        wrk = _output("dpkg-query", "--show", "--showformat=${Version}", "wrk")
+        changed = _output("git", "status", "--porcelain", "--", ":/services", ":/benchmarks/*.py")
+        return {
+            "date": datetime.now(UTC).date().isoformat(),
+            "commit": _output("git", "rev-parse", "--short", "HEAD") + "+" * bool(changed),
+            "software": f"Python {platform.python_version()}, Node {_output('node', '--version')},"
+            f" PostgreSQL {postgres}, Valkey {valkey}, wrk {wrk}, Linux {platform.release()}",
+            "machine": f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores",
+            "cores": "targets on one core; load, PostgreSQL and Redis on another"
+            if self._core is not None
+            else "one core for everything",
+        }
 
 
-def about(stand: Stand, effort: Effort) -> dict[str, str]:
-    """Return on what and how it is measured, for whoever reads the figures."""
-    cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    ((postgres,),) = stand.ask("SHOW server_version")
-    with redis.Redis.from_url(stand.redis.url) as client:
-        valkey = client.info("server")["valkey_version"]
-    software = [
-        f"Python {platform.python_version()}",
-        f"Node {_said_by('node', '--version').removeprefix('v')}",
-        f"PostgreSQL {postgres}",
-        f"Valkey {valkey}",
-        f"wrk {_said_by('dpkg-query', '--show', '--showformat=${Version}', 'wrk')}",
-        f"Linux {platform.release()}",
-    ]
-    return {
-        "commit": _commit(),
-        "effort": effort.name,
-        "rounds": str(effort.rounds),
-        "turns": str(effort.turns),
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores",
-        "cores": str(stand.cores),
-        "software": ", ".join(software),
-    }
+def _wait_until_ready(
+    target: Target, process: subprocess.Popen[bytes], url: str, log: Path | None
+) -> None:
+    def has_ended_or_answers() -> bool:
+        if process.poll() is not None:
+            return True
+        with suppress(httpx.TransportError):
+            return httpx.get(url + target.ready_path).is_success
+        return False
+
+    if wait_until(has_ended_or_answers, START_SECONDS) and process.poll() is None:
+        return
+    output = log.read_text("utf-8", "replace")[-2000:] if log else ""
+    raise TargetFailed(f"{target.label} does not answer; exit code: {process.poll()}\n{output}")
 
 
-def _commit() -> str:
-    """Return the commit of what is measured; with a "+" if something has been changed since."""
-    changed = _said_by("git", "status", "--porcelain", "--", ":/services", ":/benchmarks/*.py")
-    return _said_by("git", "rev-parse", "--short", "HEAD") + "+" * bool(changed)
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Stop the first process, which stops its workers; then kill the rest of its session."""
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_SECONDS)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
-def _said_by(*command: str) -> str:
-    """Return what a program prints, "unknown" where it is not there or has nothing to say."""
+def _environment() -> dict[str, str]:
+    """Return the part of this process's environment that no target reads as a setting."""
+    return {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+
+
+def _output(*command: str) -> str:
+    """Return the output of a program, or "unknown" without the program."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

@@ -1,1 +1,1 @@
-"""What developers and tests run on: PostgreSQL and Valkey without Docker, and `make run`."""
+"""PostgreSQL and Valkey without Docker, for `make run` and for the tests."""

@@ -1,4 +1,4 @@
-"""A server's directory: whose it is, who uses it now, and the small files beside the data."""
+"""The directory of a server: its lock, its owner, and the small files beside the data."""
 
 import errno
 import fcntl
@@ -11,26 +11,26 @@ from typing import IO
 
 
 class DataDirInUse(Exception):
-    """Another process, or another object in this one, holds the lock of this directory."""
+    """Another process, or another object in this process, holds the lock of the directory."""
 
 
 class ServerFailed(Exception):
-    """A server cannot be started; the message says why, with the end of its log if it has one."""
+    """A server cannot start. The message gives the reason and the end of the server's log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """The user that a server runs as, and whose its files are, when we are root."""
+    """The user that a server runs as when this process is root; it owns the server's files."""
 
     uid: int
     gid: int
 
 
 class DataDir:
-    """One directory, used by one process at a time: `acquire` it before anything else.
+    """A directory for one process at a time. Call `acquire` before any other method.
 
-    Only its owner can read it. When we are root its owner is an ordinary account, because
-    PostgreSQL refuses to run as root: see `account_for`.
+    Only its owner can read it. For root the owner is an ordinary account, because PostgreSQL
+    refuses to run as root: see `account_for`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,60 +40,60 @@ class DataDir:
 
     @property
     def mark(self) -> str:
-        """A word for the command line of its server, by which a leftover is known to be ours."""
+        """A word for the server's command line that identifies it as one of this directory."""
         status = self.path.stat()
         return f"users-{status.st_dev:x}-{status.st_ino:x}"
 
     def acquire(self) -> None:
-        """Make the directory if it is new and lock it; again is harmless.
+        """Create the directory if needed, and lock it. A second call does nothing.
 
-        Raises DataDirInUse when somebody has the lock, ServerFailed when we may not use it.
+        Raise DataDirInUse if the lock is taken, ServerFailed if the directory is not usable.
         """
         if self._lock is not None:
             return
         try:
             self.account = account_for(self.path)
-            self._make()
+            self._create()
             self._lock = self._take_lock()
         except OSError as error:
             reason = f"cannot use {self.path}: {error.strerror}"
             raise ServerFailed(f"{reason}; choose another DATA_DIR") from error
 
     def release(self) -> None:
-        """Unlock; again is harmless. The kernel does this for a process that dies."""
+        """Unlock. A second call does nothing; the kernel unlocks for a process that dies."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
     def password(self) -> str:
-        """Return the password kept in the directory, made at random the first time."""
+        """Return the password of the directory; the first call creates a random one."""
         path = self.path / "password"
         if not path.exists():
             self.write("password", secrets.token_urlsafe(24))
         return path.read_text(encoding="ascii")
 
     def write(self, name: str, text: str) -> Path:
-        """Write a file that only the account can read, whole or not at all; return its path."""
+        """Write a file atomically, readable by the account only; return its path."""
         partial = f"{name}.partial"
         with self.create(partial) as file:
             file.write(text.encode())
         return (self.path / partial).replace(self.path / name)
 
     def create(self, name: str) -> IO[bytes]:
-        """Open a new, empty file that only the account can read, instead of any older one."""
+        """Open a new, empty file that only the account can read; it replaces an older one."""
         path = self.path / name
         path.unlink(missing_ok=True)
-        # O_EXCL: we may be root in a folder of somebody else's, and must not follow their links.
+        # O_EXCL: root must not follow a link that the owner of the folder has planted.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         self.give(path)
         return os.fdopen(descriptor, "wb")
 
     def give(self, path: Path) -> None:
-        """Make the account the owner of a file that we made as root."""
+        """Make the account the owner of a file that root created."""
         if self.account is not None:
             os.chown(path, self.account.uid, self.account.gid, follow_symlinks=False)
 
-    def _make(self) -> None:
+    def _create(self) -> None:
         missing = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         for folder in reversed(missing):
             folder.mkdir(mode=0o700 if folder == self.path else 0o755)
@@ -110,7 +110,7 @@ class DataDir:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.read(lock, 20).decode() or "that is just starting"
+            holder = os.read(lock, 20).decode() or "that is starting"
             os.close(lock)
             raise DataDirInUse(f"{self.path} is in use by process {holder}") from None
         self.give(path)
@@ -120,10 +120,11 @@ class DataDir:
 
 
 def account_for(path: Path) -> Account | None:
-    """Choose whose the servers in `path` are: None (our own) unless we are root.
+    """Return the account for the server in `path`; None means the user of this process.
 
-    It is the owner of the directory, or of the first folder above it that exists: who starts
-    once as root and then as themselves keeps access. Where that is root, it is nobody.
+    Only root needs an account. It is the owner of the directory, or of the closest existing
+    folder above it, so that this user keeps access after one start as root. If root owns that
+    folder, the account is `nobody`.
     """
     if os.geteuid() != 0:
         return None
@@ -138,5 +139,5 @@ def account_for(path: Path) -> Account | None:
 
 
 def _has_entry(uid: int) -> bool:
-    # initdb refuses to run as a user without one, as the owner of a mounted folder may be.
+    # initdb refuses a user without an entry, as the owner of a mounted folder may be.
     return any(entry.pw_uid == uid for entry in pwd.getpwall())

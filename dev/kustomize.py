@@ -1,7 +1,6 @@
-"""What ``kubectl kustomize`` makes of a folder, as far as deploy/kubernetes uses it.
+"""The subset of ``kubectl kustomize`` that deploy/kubernetes uses, for machines without kubectl.
 
-For machines without kubectl, so that the manifests are checked as they are applied, not in parts.
-What it does not know it refuses. A test compares it with kubectl where there is one.
+An unknown field is an error. A test compares the result with that of kubectl, if it is installed.
 
     python -m dev.kustomize deploy/kubernetes/overlays/small
 """
@@ -26,16 +25,16 @@ KNOWN = {
     "replicas",
     "patches",
 }
-# Of these no schema is at hand: whoever validates the rest leaves them out.
+# Resources without a schema for validation.
 FOREIGN = ("postgresql.cnpg.io/",)
 
 
 class UnknownField(Exception):
-    """The kustomization uses something that is not done here."""
+    """The kustomization uses a field that this module does not implement."""
 
 
 def render(folder: Path) -> list[Resource]:
-    """Return the resources of the kustomization in ``folder``; generated names have no hash."""
+    """Return the resources of a kustomization; generated names have no hash."""
     kustomization = load(folder / "kustomization.yaml")[0]
     if unknown := set(kustomization) - KNOWN:
         raise UnknownField(f"{folder}: {', '.join(sorted(unknown))}")
@@ -83,7 +82,7 @@ def _targets(resources: list[Resource], target: dict[str, str]) -> list[Resource
     return found
 
 
-def apply(resource: Resource, op: str, path: str, value: Any = None) -> None:  # noqa: ANN401
+def apply(resource: Resource, op: str, path: str, value: Any = None) -> None:
     """Apply one operation of a JSON patch (RFC 6902): add or remove."""
     *way, last = path.removeprefix("/").split("/")
     place: Any = resource
@@ -125,7 +124,7 @@ def containers(resources: list[Resource]) -> Iterator[Resource]:
 
 
 def main() -> None:
-    """Print what Kubernetes itself knows of each overlay that is named."""
+    """Print the resources of each overlay, without those of other APIs."""
     for folder in sys.argv[1:]:
         rendered = render(Path(folder))
         known = [each for each in rendered if not each["apiVersion"].startswith(FOREIGN)]

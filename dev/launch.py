@@ -1,8 +1,8 @@
-"""Runs inside the child, between fork and exec: change user, ask to die with the parent, exec.
+"""The steps between fork and exec of a server: change user, tie its life to the parent, exec.
 
 `python -IS launch.py PARENT SIGNAL UID:GID|- DIRECTORY PROGRAM ARGUMENT...` becomes PROGRAM and
-keeps its process id. It is a script of its own because `preexec_fn` may deadlock in a process
-that has threads. Any failure is one line on stderr and exit code 126.
+keeps its process id. `preexec_fn` may deadlock in a process with threads; a script does not. A
+failure is one line on stderr.
 """
 
 import ctypes
@@ -18,25 +18,25 @@ CAPABILITY_VERSION_3 = 0x20080522
 
 
 def main(arguments: list[str]) -> NoReturn:
-    """Do what the command line says; never return."""
+    """Become the program of the command line, or exit."""
     parent, death_signal, account, directory, *command = arguments
     try:
         if account != "-":
             uid, gid = account.split(":")
             become(int(uid), int(gid), directory, command[0])
         die_with(int(parent), int(death_signal))
-        os.execv(command[0], command)  # noqa: S606 - no shell is wanted
+        os.execv(command[0], command)  # noqa: S606 -- no shell is involved
     except OSError as error:
         sys.exit(f"cannot run {command[0]} (as {account}): {error.strerror}")
 
 
 def become(uid: int, gid: int, directory: str, program: str) -> None:
-    """Give root up for good; exit where the new user could reach neither program nor directory."""
+    """Drop root for good; exit if the new user cannot reach program and directory."""
     prctl(PR_SET_KEEPCAPS, 1)
     os.setgroups([])
     os.setgid(gid)
     os.setuid(uid)
-    # access() asks for the bare user: capabilities that KEEPCAPS left do not count.
+    # access(2) ignores the capabilities that KEEPCAPS has kept.
     reachable = os.access(program, os.X_OK) and os.access(directory, os.R_OK | os.W_OK | os.X_OK)
     if not reachable and not keep_reach():
         sys.exit(
@@ -46,10 +46,10 @@ def become(uid: int, gid: int, directory: str, program: str) -> None:
 
 
 def keep_reach() -> bool:
-    """Keep passing closed folders (/root is 0700) as the only privilege; False if not allowed."""
+    """Keep one privilege, passing closed folders (/root is 0700); return False if refused."""
     return (
         hold(CAP_DAC_OVERRIDE, CAP_SETPCAP)
-        # access(2), by which initdb looks for postgres, would not count the capability otherwise.
+        # initdb finds postgres with access(2), which counts the capability only with this bit.
         and prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
         and hold(CAP_DAC_OVERRIDE)
         and prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_DAC_OVERRIDE)
@@ -57,27 +57,27 @@ def keep_reach() -> bool:
 
 
 def hold(*capabilities: int) -> bool:
-    """Drop all capabilities but these; False where we do not have them."""
+    """Drop all capabilities except these; return False if the process does not have them."""
     bits = sum(1 << capability for capability in capabilities)
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
-    # Effective, permitted and inheritable, first for capabilities 0 to 31, then for the others.
+    # Effective, permitted and inheritable: for capabilities 0 to 31, then for the others.
     sets = (ctypes.c_uint32 * 6)(bits, bits, bits, 0, 0, 0)
     capset = getattr(ctypes.CDLL(None), "capset", None)  # Linux only
     return capset is not None and capset(header, sets) == 0
 
 
 def die_with(parent: int, death_signal: int) -> None:
-    """Have the kernel send the signal when the parent goes; after `become`, which would undo it."""
+    """Have the kernel send the signal when the parent dies. `become` would reset this."""
     if prctl(PR_SET_PDEATHSIG, death_signal) and os.getppid() != parent:
-        sys.exit("the process that started this one is gone")
+        sys.exit("the parent process has ended")
 
 
 def prctl(option: int, *values: int) -> bool:
-    """Change one attribute of this process; False where the system refuses or has no such call."""
+    """Change one attribute of this process; return False if the system refuses."""
     call = getattr(ctypes.CDLL(None), "prctl", None)  # Linux only
     if call is None:
         return False
-    padded = (*values, 0, 0, 0, 0)[:4]  # it insists on zeros for arguments that are not used
+    padded = (*values, 0, 0, 0, 0)[:4]  # unused arguments must be zero
     return bool(call(option, *map(ctypes.c_ulong, padded)) == 0)
 
 

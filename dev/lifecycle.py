@@ -1,4 +1,4 @@
-"""What PostgreSQL and Valkey have in common: start, stop, crash, freeze, and clean up after."""
+"""The life of a server process, shared by PostgreSQL and Valkey: start, stop, crash, freeze."""
 
 import os
 import signal
@@ -15,16 +15,16 @@ from dev.processes import Process, Stream, family, signal_all, spawn, wait_until
 
 START_SECONDS = 60.0  # crash recovery after heavy writing takes a while
 STOP_SECONDS = 20.0
-LOG = "server.log"  # of the last start only
+LOG = "server.log"  # overwritten by each start
 LOG_TAIL_LINES = 15
-# Nothing of the caller's environment: PGDATA, PGDATESTYLE and the like would change the server.
+# The caller's environment is not passed on: PGDATA, PGDATESTYLE and others would change the server.
 ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 
 
 class Server(ABC):
-    """A server process with a directory of its own on 127.0.0.1; a context manager.
+    """A server process on 127.0.0.1 with its own directory; a context manager.
 
-    One thread at a time may call its methods. `port` and `url` stay the same over restarts.
+    One thread at a time may call its methods. A restart keeps `port` and `url`.
     """
 
     title: ClassVar[str]
@@ -54,25 +54,25 @@ class Server(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """Where and how to connect, password included; known once started."""
+        """The connection URL, including the password; available after `start`."""
 
     @property
     def pid(self) -> int:
-        """The main process's id; RuntimeError when it was not started."""
+        """The id of the main process; RuntimeError if it was not started."""
         if self._process is None:
             raise RuntimeError(f"{self.title} is not running")
         return self._process.pid
 
     @property
     def running(self) -> bool:
-        """Whether the main process exists: started, and neither stopped nor died (or frozen)."""
+        """Whether the main process exists. A frozen process counts as running."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start and return when it accepts connections; do nothing if it is running.
+        """Start, and return when the server accepts connections; do nothing if it is running.
 
-        A server that an earlier, killed launcher left on the directory is stopped first.
-        Raises DataDirInUse or ServerFailed.
+        A server that a killed launcher has left on the directory is stopped first. Raise
+        DataDirInUse or ServerFailed.
         """
         if self.running:
             return
@@ -86,7 +86,7 @@ class Server(ABC):
             raise
 
     def stop(self) -> None:
-        """Stop in good order, frozen or not; do nothing if it is not running."""
+        """Stop gracefully, also a frozen server; do nothing if it is not running."""
         if self.running:
             self.thaw()
             self._signal(self.stop_signal)
@@ -94,7 +94,7 @@ class Server(ABC):
         self.kill()
 
     def kill(self) -> None:
-        """Crash: SIGKILL every process of it at once; do nothing if it is not running."""
+        """Crash: SIGKILL every process of the server; do nothing if it is not running."""
         if self.running:
             self.freeze()
             self._end(self._family())
@@ -104,13 +104,13 @@ class Server(ABC):
         self._dir.release()
 
     def restart(self) -> None:
-        """Stop in good order and start again."""
+        """Stop gracefully and start again."""
         self.stop()
         self.start()
 
     def freeze(self) -> None:
-        """SIGSTOP every process: the kernel still accepts connections, nobody answers."""
-        # The main process first: from then on no new ones are born while we look.
+        """SIGSTOP every process: the kernel still accepts connections, the server is silent."""
+        # The main process first: it starts no new ones during the search.
         self._signal(signal.SIGSTOP)
         frozen: set[int] = {self.pid}
         while found := {process for process in self._family() if process.pid not in frozen}:
@@ -118,20 +118,20 @@ class Server(ABC):
             frozen |= {process.pid for process in found}
 
     def thaw(self) -> None:
-        """SIGCONT every process: what was frozen goes on where it was."""
+        """SIGCONT every process: frozen work continues."""
         signal_all(self._family(), signal.SIGCONT)
 
     @abstractmethod
     def _prepare(self) -> None:
-        """Write what the server needs before it can start."""
+        """Write the files that the server needs for its start."""
 
     @abstractmethod
     def _command(self) -> Sequence[str]:
-        """Return program and arguments, free of secrets; they contain the directory's mark."""
+        """Return program and arguments, with the directory's mark and without secrets."""
 
     @abstractmethod
     def _ready(self) -> bool:
-        """Return whether it accepts connections."""
+        """Return whether the server accepts connections."""
 
     def _launch(self) -> None:
         with self._dir.create(LOG) as log:
@@ -172,7 +172,7 @@ class Server(ABC):
         leftovers = self._family()
         pids = {process.pid for process in leftovers}
         signal_all(leftovers, signal.SIGCONT)
-        # Only heads of families: to a PostgreSQL backend the same signal says something else.
+        # Main processes only: the same signal has another meaning for a PostgreSQL backend.
         heads = {process for process in leftovers if process.parent not in pids}
         signal_all(heads, self.stop_signal)
         if not wait_until(lambda: not self._family(), STOP_SECONDS):

@@ -5,13 +5,13 @@ import socket
 
 from dev.data_dir import ServerFailed
 
-# Below every system's range for outgoing connections: there a client that keeps trying a port
-# while its server is away may be given that same port, connect to itself and block the restart.
+# Below the range for outgoing connections. Inside of it, a client that retries a port while its
+# server is down may get that port itself, connect to itself, and block the restart.
 PORTS = range(20_000, 30_000)
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody listens on now."""
+    """Return a TCP port of 127.0.0.1 without a listener."""
     for port in random.sample(PORTS, 100):
         if is_free(port):
             return port

@@ -1,4 +1,4 @@
-"""Starting child processes that do not outlive us, and finding and signalling whole servers."""
+"""Child processes that end with this one, and the processes of a server."""
 
 import os
 import signal
@@ -15,14 +15,14 @@ from dev.data_dir import DataDir
 LAUNCH = Path(__file__).with_name("launch.py")
 POLL_SECONDS = 0.01
 
-# The kernel's "parent died" means the *thread* that forked. This one lives as long as we do.
+# For the kernel, the parent is the *thread* that forked. This thread lives as long as the process.
 _forker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="forker")
 
 Stream = IO[bytes] | int | None
 
 
 class PopenOptions(TypedDict, total=False):
-    """What `spawn` hands on to subprocess.Popen as it is."""
+    """The options that `spawn` passes on to subprocess.Popen."""
 
     cwd: Path
     env: Mapping[str, str]
@@ -32,7 +32,7 @@ class PopenOptions(TypedDict, total=False):
 
 
 class Process(NamedTuple):
-    """One line of the process table."""
+    """One entry of the process table."""
 
     pid: int
     parent: int
@@ -46,10 +46,10 @@ def spawn(
     home: DataDir | None = None,
     **options: Unpack[PopenOptions],
 ) -> subprocess.Popen[bytes]:
-    """Start `command` in its own session, so that a terminal's Ctrl-C does not reach it.
+    """Start `command` in its own session, where a terminal's Ctrl-C does not reach it.
 
-    It gets `death_signal` when this process dies in whatever way (Linux only). With a `home` it
-    runs under that directory's account, with access to the directory and to its own program.
+    It gets `death_signal` when this process dies for any reason (Linux only). With a `home`, it
+    runs under the account of that directory.
     """
     account = home.account if home else None
     user = f"{account.uid}:{account.gid}" if account else "-"
@@ -64,7 +64,7 @@ def spawn(
 
 
 def family(program: str, mark: str) -> set[Process]:
-    """Return the processes of `program` with `mark` in their command line, and their children."""
+    """Return the processes of `program` with `mark` in the command line, and their children."""
     candidates = [process for process in _table(program) if process.program == program]
     marked = {process for process in candidates if mark in process.command}
     pids = {process.pid for process in marked}
@@ -72,7 +72,7 @@ def family(program: str, mark: str) -> set[Process]:
 
 
 def signal_all(processes: Iterable[Process], signum: signal.Signals) -> None:
-    """Send a signal to each process that still exists."""
+    """Send a signal to each of these processes that still exists."""
     for process in processes:
         try:
             os.kill(process.pid, signum)
@@ -81,7 +81,7 @@ def signal_all(processes: Iterable[Process], signum: signal.Signals) -> None:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Return True as soon as the condition holds, False after `seconds` without."""
+    """Return True as soon as the condition holds, False after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -95,8 +95,8 @@ def _table(program: str) -> Iterator[Process]:
 
 
 def _from_proc(program: str) -> Iterator[Process]:
-    # Only files that everybody may read: links such as /proc/PID/cwd of another user's process
-    # are closed even to root in a container that lacks CAP_SYS_PTRACE.
+    # World-readable files only: in a container without CAP_SYS_PTRACE, even root cannot read links
+    # such as /proc/PID/cwd of another user's process.
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
@@ -107,7 +107,7 @@ def _from_proc(program: str) -> Iterator[Process]:
             if name != program or state == "Z":
                 continue
             command = Path(entry.path, "cmdline").read_bytes().replace(b"\0", b" ")
-        except OSError:  # it ended while we looked
+        except OSError:  # the process has ended
             continue
         yield Process(int(entry.name), int(parent), name, command.decode(errors="replace"))
 

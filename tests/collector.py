@@ -1,4 +1,4 @@
-"""A collector of traces, as OpenTelemetry's exporters send them: OTLP over HTTP, in protobuf."""
+"""A collector of traces: OTLP over HTTP in protobuf, as OpenTelemetry's exporters send it."""
 
 import gzip
 import threading
@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 @dataclass(frozen=True)
 class Span:
-    """One span as it was received, ids as they are written."""
+    """One received span, with its ids in hexadecimal."""
 
     name: str
     kind: int
@@ -27,7 +27,7 @@ class Span:
 
 
 class Collector:
-    """Keeps what it is sent; ``hangs`` for so many seconds before it answers."""
+    """Keeps the spans it receives; each response takes ``hangs`` seconds."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []

@@ -114,6 +114,7 @@ CLUSTER = {
     "cluster-config-file": "nodes.conf",
     "cluster-node-timeout": str(DOWN_AFTER),
     "cluster-replica-validity-factor": "0",
+    "cluster-allow-replica-migration": "no",  # or a master without slots becomes a replica
 }
 
 
@@ -158,6 +159,20 @@ def cluster(folder: Path, key: str) -> Iterator[Cluster]:
         eventually(lambda: replica.info("master_link_status") == "up")
         eventually(lambda: all("cluster_state:ok" in str(run(n, "CLUSTER INFO")) for n in nodes))
         yield Cluster(masters, replica, home)
+
+
+@contextmanager
+def joined(folder: Path, nodes: Cluster) -> Iterator[ClusterNode]:
+    """Add a master without slots to a Cluster for a block."""
+    members = [*nodes.masters, nodes.replica]
+    with ClusterNode(folder) as node:
+        run(node, f"CLUSTER MEET 127.0.0.1 {nodes.home.port} {nodes.home.bus_port}")
+        eventually(lambda: "cluster_state:ok" in str(run(node, "CLUSTER INFO")))
+        name = str(run(node, "CLUSTER MYID"))
+        eventually(lambda: all(name in str(run(each, "CLUSTER NODES")) for each in members))
+        yield node
+        for each in members:
+            run(each, f"CLUSTER FORGET {name}")
 
 
 def follows(replica: DebianRedis, master: str) -> bool:

@@ -1,4 +1,4 @@
-"""Reading what ``/metrics`` answers."""
+"""Reads the responses of ``/metrics``."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ Sample = tuple[str, frozenset[tuple[str, str]]]  # name and labels
 
 
 def samples(exposition: str) -> dict[Sample, float]:
-    """Return the values by name and labels; fail if anything is said twice."""
+    """Return the values by name and labels; fail if a series occurs twice."""
     found: dict[Sample, float] = {}
     for family in text_string_to_metric_families(exposition):
         for sample in family.samples:
@@ -19,7 +19,7 @@ def samples(exposition: str) -> dict[Sample, float]:
 
 
 def value(exposition: str, name: str, **labels: str) -> float:
-    """Return one value of the service; fail if there is none."""
+    """Return one value of the service; raise KeyError if there is none."""
     return samples(exposition)[f"user_service_{name}", frozenset(labels.items())]
 
 
@@ -31,7 +31,7 @@ def total(exposition: str, name: str, **labels: str) -> float:
 
 
 def gone_backwards(before: Mapping[Sample, float], after: Mapping[Sample, float]) -> list[str]:
-    """Return the counters that are smaller than they were, or not there any more."""
+    """Return the counters that have decreased or disappeared."""
     counting = ("_total", "_count", "_bucket", "_sum")
     return [
         f"{name}{dict(labels)}: {value} -> {after.get((name, labels))}"

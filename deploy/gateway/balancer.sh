@@ -1,14 +1,14 @@
 #!/bin/sh
-# Runs nginx with CONFIG, whose replicas.conf lists the replicas that are ready, and keeps that list.
+# Runs nginx with CONFIG and maintains its replicas.conf, the list of ready replicas.
 #
-# nginx 1.26 looks names up once, and knows a server that is going only when a request has failed. So this
-# asks every address of user-service for /health/ready, three times a second: what drains says no a
-# second before it stops listening, and has no more requests by then. Where no replica says yes the
-# list stays as it is, and clients get the service's own words for what is wrong.
+# nginx 1.26 resolves names once and notices a stopping server only by a failed request. This script
+# asks each address of user-service for /health/ready three times a second. A draining replica is not
+# ready for a second before it stops listening, and gets no more requests by then. If no replica is
+# ready the list stays, and clients get the error of the service itself.
 set -eu
 config=${1:?usage: balancer.sh CONFIG}
 list=${REPLICAS_FILE:-/tmp/replicas.conf}
-# What prints the replicas there are, as address:port.
+# A command that prints the replicas as address:port.
 replicas=${REPLICAS:-"getent ahostsv4 user-service | awk '{print \$1 \":5000\"}'"}
 nginx=
 
@@ -18,7 +18,7 @@ ready() {
         set -- "$@" -o /dev/null "http://$replica/health/ready"
     done
     [ $# -gt 0 ] || return 0
-    # In parallel: one that hangs holds up the news of the others for a second at most.
+    # In parallel: a hanging replica delays the result by a second at most.
     { curl -sZ --max-time 1 -w '%{http_code} %{remote_ip}:%{remote_port}\n' "$@" || true; } | sed -n 's/^200 //p' | sort
 }
 
@@ -26,8 +26,8 @@ update() {
     now=$(ready)
     [ -n "$now" ] && [ "$now" != "$listed" ] || return 0
     for replica in $now; do
-        # nginx counts no failures: one that broke a connection is not one that is away, and when all
-        # have broken one it would refuse everything for a while. This script tells which are away.
+        # No failure counting by nginx: it would refuse every request once each replica had broken one
+        # connection. This script decides about availability.
         echo "server $replica max_fails=0;"
     done >"$list.new"
     mv "$list.new" "$list"

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes a self-signed certificate and its key in FOLDER, unless there are some already: so a
-# certificate of your own, put there as certificate.pem and key.pem, stays. OWNER gets the key.
+# Creates a self-signed certificate and its key in FOLDER, unless certificate.pem and key.pem exist: an
+# operator's own certificate stays. OWNER gets the key.
 set -eu
 cd "${1:?usage: certificate.sh FOLDER OWNER}"
 owner=${2:?usage: certificate.sh FOLDER OWNER}
@@ -9,13 +9,13 @@ owner=${2:?usage: certificate.sh FOLDER OWNER}
 command -v openssl >/dev/null || { echo "certificate.sh: this image has no openssl" >&2; exit 1; }
 
 umask 077
-# Ten years: nobody trusts it anyway, and it shall not end while nobody looks.
+# Ten years: no client trusts it anyway, and an expiry would only surprise.
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -sha256 -days 3650 \
   -subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1 \
   -keyout key.new -out certificate.new
 chown "$owner" key.new
 chmod 0444 certificate.new
-# Named when they are whole: an interrupted start leaves no half a file to the next one.
+# Renamed when complete: an interrupted start leaves no partial file.
 mv key.new key.pem
 mv certificate.new certificate.pem
 echo "certificate.sh: made a self-signed certificate for localhost"

@@ -9,14 +9,14 @@ from functools import partial
 from flask import Flask
 
 from user_service import __version__
-from user_service.cache.connection import redis_client
 from user_service.cache.page_cache import PageCache
 from user_service.cache.page_store import PageStore
+from user_service.cache.redis_client import redis_client
 from user_service.database.migrate import migrate, require_migrated
 from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
 from user_service.database.replica import Replica
-from user_service.database.user_repository import UserRepository
+from user_service.database.user_batch import BatchingUserRepository
 from user_service.observability import logs
 from user_service.observability.metrics import Metrics
 from user_service.resilience.retry import RetryPolicy
@@ -75,7 +75,6 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.wsgi_app = RequestMiddleware(  # type: ignore[method-assign]  # as Flask documents it
         app.wsgi_app,
         request_timeout=settings.request_timeout,
-        access_log=logs.AccessLog(settings.log_level, settings.log_format),
         metrics=services.metrics.http,
         fast_path=FastPath(app, services),
     )
@@ -90,14 +89,14 @@ def start_tracing(app: Flask, exporter: str) -> Callable[[], None]:
     """Trace ``app`` and return the function that ends it. OpenTelemetry is imported only here."""
     from user_service.observability import tracing  # noqa: PLC0415
 
-    logs.identify_spans_by(tracing.current_ids)
+    logs.set_span_ids(tracing.current_ids)
     return tracing.start(app, exporter)
 
 
 def create_services(settings: Settings) -> Services:
     """Return the parts of the application."""
     metrics = Metrics(settings.prometheus_multiproc_dir)
-    metrics.tell_build(__version__, settings.git_commit)
+    metrics.set_build_info(__version__, settings.git_commit)
     database = Database(
         settings.database_dsn,
         size=settings.db_pool_size,
@@ -110,7 +109,7 @@ def create_services(settings: Settings) -> Services:
         metrics=metrics,
     )
     replica = create_replica(settings, metrics)
-    repository = UserRepository(database, replica)
+    repository = BatchingUserRepository(database, replica)
     redis = redis_client(settings.redis_dsn, timeout=settings.redis_timeout)
     store = PageStore(
         redis, ttl=settings.cache_ttl, stale_ttl=settings.cache_stale_ttl, metrics=metrics

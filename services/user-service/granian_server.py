@@ -1,160 +1,153 @@
-"""The service under granian: HTTP in Rust, one process and some threads for each worker.
+"""``python granian_server.py HOST``: the service under granian, started by ``serve.py``.
 
-``serve.py`` runs it where ``SERVER=granian`` asks for it, with the settings that gunicorn gets from
-``gunicorn.conf.py``. Nothing in ``user_service`` knows of it.
+granian does not limit the time of a slow client, and a request whose body is sent slowly holds one
+of its threads. It belongs behind a gateway that buffers requests (docs/servers.md).
 """
 
-import multiprocessing
+import logging
 import os
 import signal
-import socket
+import sys
 import threading
 import time
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
+from granian import Granian
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
-from granian.net import SocketHolder  # type: ignore[attr-defined]
-from granian.server import mp
 
-from drain import Drain
-from granian_requests import Requests
-from metrics_directory import metrics_directory
-from server_limits import CONNECTIONS, GRACEFUL_TIMEOUT, KEEPALIVE, LINGER
+from serve import CONNECTIONS, GRACEFUL_SECONDS, KEEPALIVE_SECONDS
+from server_problems import server_problem
 from user_service.observability.logs import logging_config
-from user_service.settings import Settings, share_metrics_in
+from user_service.settings import Launch, settings_or_exit
 
-# Threads that run requests, beyond one for each connection of the pool: a thread without a
-# connection serves pages from the cache and probes, and has something to do while others wait for
-# PostgreSQL. More of them only contend for the interpreter. Pool of 10, 50 clients, one core that
-# others used too, in turn: with 8 threads 1,490 cached pages/s and 1,420 users/s, with 16 1,450
-# and 1,290, with 32 960 and 950, with 64 780 and 900. With 8, a frozen database would stop all.
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+log = logging.getLogger("user_service.granian")
+
+# Threads of a worker beyond one for each connection of its pool: they serve cached pages and
+# probes while the others wait for PostgreSQL.
 SPARE_THREADS = 6
-# Bytes of a request line and its header fields together.
-MAX_HEADER = 32_768
+MAX_HEADER_BYTES = 32_768  # of a request line and its header fields together
+# The rest of a refused body that is read before the answer. A connection that is closed with
+# unread input is reset, and the reset may overtake the answer.
+MAX_DISCARDED_BYTES = 1_048_576
 
 
-class Server(mp.MPServer):
-    """granian with one listening socket for all workers, which drains before it stops."""
+def main(host: str) -> None:
+    """Serve until told to stop."""
+    settings = settings_or_exit()
+    end_with_parent(Launch().launcher_pid or os.getppid())
+    server = Granian(
+        "granian_server:create_worker",
+        factory=True,
+        address=host,
+        port=settings.port,
+        interface=Interfaces.WSGI,
+        http=HTTPModes.http1,
+        websockets=False,
+        workers=settings.web_concurrency,
+        blocking_threads=settings.db_pool_size + SPARE_THREADS,
+        backpressure=CONNECTIONS,
+        workers_kill_timeout=GRACEFUL_SECONDS,
+        respawn_failed_workers=True,
+        http1_settings=HTTP1Settings(
+            # Also the time that a connection may be idle.
+            header_read_timeout=KEEPALIVE_SECONDS * 1000,
+            max_buffer_size=MAX_HEADER_BYTES,
+        ),
+        log_level=LogLevels(settings.log_level.lower()),
+        log_dictconfig=logging_config(settings.log_level, settings.log_format),
+    )
+    log.warning("slow clients hold threads of granian: run it behind a gateway that buffers")
+    server.serve()
 
-    def __init__(self, settings: Settings, host: str) -> None:
-        self._settings = settings
-        self._created: Any = None
-        self._threads = settings.db_pool_size + SPARE_THREADS
-        self._drain = Drain(settings.drain_delay)
-        self._metrics_directory = metrics_directory(settings.prometheus_multiproc_dir)
-        super().__init__(
-            "app:create_app",
-            address=host,
-            port=settings.port,
-            interface=Interfaces.WSGI,
-            http=HTTPModes.http1,
-            websockets=False,
-            workers=settings.web_concurrency,
-            blocking_threads=self._threads,
-            backpressure=CONNECTIONS,
-            workers_kill_timeout=GRACEFUL_TIMEOUT,
-            respawn_failed_workers=True,
-            http1_settings=HTTP1Settings(
-                # Until the next header is there; who trickles one costs no thread meanwhile.
-                header_read_timeout=KEEPALIVE * 1000,
-                max_buffer_size=MAX_HEADER,
-            ),
-            log_level=LogLevels(settings.log_level.lower()),
-            log_dictconfig=logging_config(settings.log_level, settings.log_format),
-        )
 
-    def run(self) -> None:
-        """Serve until told to stop by SIGTERM or SIGINT; raise SystemExit if workers cannot."""
-        # What is handed to the workers, listening socket and drain, is theirs by the fork.
-        multiprocessing.set_start_method("fork")
-        self._metrics_directory.make()
-        share_metrics_in(self._metrics_directory.path)
+def create_worker() -> "WSGIApplication":
+    """Return the application of a worker process, with its pools open; granian calls this there."""
+    from app import create_app  # noqa: PLC0415 -- the main process needs none of it
+    from user_service.web.services import services_of  # noqa: PLC0415
+
+    # A forked worker inherits the main process's handler, which would ignore a stop until granian
+    # installs the worker's own.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with_parent(os.getppid())
+    launch = Launch()
+    app = create_app()
+    services = services_of(app)
+    services.begin(launch.is_draining)
+    at_end_of_main_thread(services.close)
+    return GatewayedApp(app, launch.is_draining)
+
+
+class GatewayedApp:
+    """A WSGI application that refuses what granian cannot serve safely, and drains connections."""
+
+    def __init__(self, app: "WSGIApplication", is_draining: Callable[[], bool]) -> None:
+        self._app = app
+        self._is_draining = is_draining
+
+    def __call__(
+        self, environ: "WSGIEnvironment", start_response: "StartResponse"
+    ) -> Iterable[bytes]:
+        """Return the whole response in one part, so that no thread waits for a slow reader."""
+        if "HTTP_TRANSFER_ENCODING" in environ:
+            return refuse_chunks(start_response)
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            if self._is_draining():  # RFC 9112, section 9.6
+                headers = [*headers, ("Connection", "close")]
+            return start_response(status, headers, exc_info)
+
+        parts = self._app(environ, start)
         try:
-            # Not MPServer's own, which only warns of more threads than there are processors.
-            super(mp.MPServer, self).serve(self._serve_as_worker, self._requests, wrap_loader=False)
+            body = b"".join(parts)
         finally:
-            self._metrics_directory.remove()
-
-    def shutdown(self, exit_code: int = 0) -> None:
-        """Drain, then end the workers."""
-        self._drain.run([self._listening])
-        time.sleep(LINGER)
-        super().shutdown(exit_code)  # type: ignore[no-untyped-call]
-
-    def _init_shared_socket(self) -> None:
-        # On Linux, granian gives each worker a socket of its own, and the kernel resets what waits
-        # at that of a worker that ends; here they share one that outlasts them.
-        self._listening = socket.create_server(
-            (self.bind_addr, self.bind_port), backlog=self.backlog
-        )
-        self._close_who_does_not_read(self._listening)
-        self._ssp = None
-        self._shd = SocketHolder(  # type: ignore[assignment, call-arg]
-            self._listening.fileno(), uds=False, backlog=self.backlog
-        )
-        self._sso = None
-
-    def _close_who_does_not_read(self, listening: socket.socket) -> None:
-        """Have the kernel close connections (they inherit it) that take nothing for so long."""
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
-            milliseconds = round(2000 * self._settings.request_timeout)
-            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
-
-    def _respawn_workers(self, workers: list[int], *arguments: Any, **options: Any) -> None:  # noqa: ANN401
-        """Replace ``workers``; granian would end itself if one of them was killed again soon."""
-        failed = {number for number in workers if (self.wrks[number].inner.exitcode or 0) > 0}
-        super()._respawn_workers(workers, *arguments, **options)
-        self.respawned_wrks = {
-            number: began for number, began in self.respawned_wrks.items() if number in failed
-        }
-
-    def _serve_as_worker(self, *arguments: Any) -> None:  # noqa: ANN401 -- granian's own
-        # Until granian sets its own: the master's, inherited, would do nothing here.
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-        # Not in the master, which needs none of it.
-        app = self._app()
-        from user_service.web.services import services_of  # noqa: PLC0415
-
-        services = services_of(app)
-        services.begin(self._drain.is_on)
-        try:
-            self._spawn_wsgi_worker(*arguments)
-        finally:
-            services.close()
-
-    def _app(self) -> Any:  # noqa: ANN401
-        if self._created is None:
-            from app import create_app  # noqa: PLC0415
-
-            self._created = create_app()
-        return self._created
-
-    def _requests(self) -> Requests:
-        app = self._app()
-        from user_service.web.requests.validation import MAX_BODY_BYTES  # noqa: PLC0415
-        from user_service.web.services import services_of  # noqa: PLC0415
-
-        metrics = services_of(app).metrics.http
-        return Requests(
-            app,
-            is_closing=self._drain.is_closing,
-            threads=self._threads,
-            body_seconds=2 * self._settings.request_timeout,
-            max_body_bytes=MAX_BODY_BYTES,
-            count_refused=lambda method, status: metrics.observe(None, method, status, 0),
-        )
+            if hasattr(parts, "close"):
+                parts.close()
+        discard_rest(environ)
+        return [body]
 
 
-def _end_with(master: int) -> None:
-    """Stop this worker when its master is gone, as gunicorn's do."""
-    while os.getppid() == master:
-        time.sleep(1)
-    os.kill(os.getpid(), signal.SIGTERM)
+def refuse_chunks(start_response: "StartResponse") -> Iterable[bytes]:
+    """Answer 411: granian shows a chunked body that broke off as if it were complete."""
+    headers, body = server_problem(411, "Length Required", "Send the body with a Content-Length")
+    start_response("411 Length Required", headers)
+    return [body]
 
 
-# granian has no setting for this: its own knows no time-out for bodies, and sends what Flask
-# returns in pieces, with a thread waiting until the client has taken them.
-mp._wsgi_call_wrap = lambda requests, *_: requests  # type: ignore[attr-defined]  # noqa: SLF001
+def discard_rest(environ: "WSGIEnvironment") -> None:
+    """Read the rest of a body that the application has not read, unless that is too much."""
+    length = int(environ.get("CONTENT_LENGTH") or 0)
+    # A client that waits for 100 Continue has sent nothing yet.
+    if 0 < length <= MAX_DISCARDED_BYTES and "HTTP_EXPECT" not in environ:
+        environ["wsgi.input"].read()
+
+
+def end_with_parent(parent: int) -> None:
+    """Stop this process, as SIGTERM does, when ``parent`` is no longer its parent."""
+
+    def watch() -> None:
+        while True:
+            time.sleep(1)
+            if os.getppid() != parent:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def at_end_of_main_thread(close: Callable[[], None]) -> None:
+    """Call ``close`` when the main thread ends; worker processes do not run ``atexit``."""
+
+    def wait() -> None:
+        threading.main_thread().join()
+        close()
+
+    threading.Thread(target=wait).start()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,33 +1,137 @@
 """``python serve.py [HOST]``: serve on ``HOST`` (every address, unless given) and ``PORT``.
 
-Under gunicorn, or under granian where ``SERVER=granian`` says so.
+This process starts gunicorn, or granian if ``SERVER=granian``, and stays its parent. It makes the
+directory that the workers share for their metrics, and it turns a stop into a drain: readiness
+says no, then ``DRAIN_DELAY`` passes, then the server stops. It may be process 1 of a container.
 """
 
+import logging
+import math
 import os
+import signal
 import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from tempfile import TemporaryDirectory, TemporaryFile
 
-from user_service.settings import settings_or_exit
+from user_service.observability import logs
+from user_service.settings import Launch, Settings, settings_or_exit
+
+log = logging.getLogger("user_service.serve")
+
+# What both servers keep to. The idle time-out is longer than that of the usual load balancers
+# (60 s): they know of requests under way, and so close connections first.
+KEEPALIVE_SECONDS = 75
+# Shorter than the time between SIGTERM and SIGKILL in docker-compose.yml and in Kubernetes.
+GRACEFUL_SECONDS = 20
+CONNECTIONS = 1000  # of each worker
+
+HERE = Path(__file__).resolve().parent
+STOP = (signal.SIGTERM, signal.SIGINT)
+# In memory: every request writes to the metrics, and the root file system may be read-only.
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- the directory in it gets a random name
 
 
-def main(host: str = "0.0.0.0") -> None:
-    """Become the server that the settings name."""
+def main(host: str = "0.0.0.0") -> int:
+    """Run the server until it ends; return its exit code."""
     settings = settings_or_exit()
-    if settings.server == "gunicorn":
-        bind = ["--bind", f"{host}:{settings.port}"]
-        command = [
-            sys.executable,
-            "-m",
-            "gunicorn",
-            "-c",
-            "gunicorn.conf.py",
-            *bind,
-            "app:create_app()",
-        ]
-        os.execv(sys.executable, command)  # noqa: S606 -- there is no shell to do without
-    from granian_server import Server  # noqa: PLC0415 -- for those who use it
+    logs.configure(settings.log_level, settings.log_format)
+    signals = received_signals()
+    parent = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
+    with TemporaryDirectory(prefix="user-service-", dir=parent) as run_directory:
+        drain_file = Path(run_directory, "draining")
+        launch = Launch(launcher_pid=os.getpid(), drain_file=drain_file)
+        metrics = emptied(settings.prometheus_multiproc_dir or Path(run_directory, "metrics"))
+        os.chdir(HERE)
+        server = os.posix_spawn(
+            sys.executable, command(settings, host), launch.environment(metrics), setpgroup=0
+        )
+        try:
+            return supervise(server, signals, drain_file, settings.drain_delay)
+        finally:
+            # Workers whose master was killed would keep the port.
+            with suppress(ProcessLookupError):
+                os.killpg(server, signal.SIGKILL)
 
-    Server(settings, host).run()
+
+def received_signals() -> "SimpleQueue[int]":
+    """Return the queue of the signals that this process receives from now on."""
+    signals: SimpleQueue[int] = SimpleQueue()
+    for each in (*STOP, signal.SIGHUP, signal.SIGCHLD):
+        if signal.getsignal(each) != signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(each, lambda number, _frame: signals.put(number))
+    return signals
+
+
+def emptied(directory: Path) -> Path:
+    """Return ``directory`` without the metrics of an earlier run, or exit if it is unusable."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=directory):
+            pass
+        for kind in ("counter", "gauge", "histogram", "summary"):
+            for file in directory.glob(f"{kind}_*.db"):
+                file.unlink()
+    except OSError as error:
+        sys.exit(f"user-service: PROMETHEUS_MULTIPROC_DIR: {error.strerror}")
+    return directory
+
+
+def command(settings: Settings, host: str) -> list[str]:
+    """Return the command line of the server that the settings name."""
+    if settings.server == "granian":
+        return [sys.executable, "granian_server.py", host]
+    address = f"[{host}]:{settings.port}" if ":" in host else f"{host}:{settings.port}"
+    options = ["-c", "gunicorn.conf.py", "--bind", address]
+    return [sys.executable, "-m", "gunicorn", *options, "app:create_app()"]
+
+
+def supervise(
+    server: int, signals: "SimpleQueue[int]", drain_file: Path, drain_delay: float
+) -> int:
+    """Pass signals on to ``server``, drain it before it stops, and return its exit code."""
+    is_draining, stop_at = False, math.inf
+    while True:
+        try:
+            received = signals.get(timeout=seconds_until(stop_at))
+        except Empty:
+            os.kill(server, signal.SIGTERM)
+            stop_at = math.inf
+            continue
+        if received == signal.SIGHUP:
+            os.kill(server, signal.SIGHUP)
+        elif received == signal.SIGCHLD:
+            code = reaped(server)
+            if is_draining and code == -signal.SIGTERM:  # it had not yet set its signal handlers
+                return 0
+            if code is not None:
+                return code if code >= 0 else 128 - code  # the latter as a shell does
+        elif not is_draining:  # a second signal to stop changes nothing
+            log.info("draining: readiness says no, the server stops in %s s", drain_delay)
+            drain_file.touch()
+            is_draining, stop_at = True, time.monotonic() + drain_delay
+
+
+def seconds_until(moment: float) -> float | None:
+    """Return the time until ``moment``, as ``SimpleQueue.get`` takes it."""
+    return None if moment == math.inf else max(0.0, moment - time.monotonic())
+
+
+def reaped(server: int) -> int | None:
+    """Reap the children that have ended; return the exit code of ``server`` if it is among them.
+
+    Process 1 of a container is also the parent of every process whose own parent has ended. A
+    negative code is that of a signal.
+    """
+    code = None
+    with suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            if ended[0] == server:
+                code = os.waitstatus_to_exitcode(ended[1])
+    return code
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(main(*sys.argv[1:]))

@@ -1,37 +1,29 @@
-"""Problems about requests that never reach Flask: the server itself has to answer them."""
+"""Problems for requests that a server refuses before they reach the application."""
 
 import logging
-import uuid
 
-import orjson
-
-from user_service.web.policies import security_headers
+from user_service.observability import request_id
 
 log = logging.getLogger(__name__)
 
 
-def problem(status: int, title: str, detail: str) -> tuple[list[tuple[str, str]], bytes]:
+def server_problem(status: int, title: str, detail: str) -> tuple[list[tuple[str, str]], bytes]:
     """Return headers and body of the response, after which the connection is to be closed.
 
-    It is logged here, since no line of the service is about it.
+    The line in the log is the only one about such a request.
     """
-    request_id = uuid.uuid4().hex
-    log.warning("refused by the server: %d %s, request_id=%s", status, detail, request_id)
-    body = orjson.dumps(
-        {
-            "type": "about:blank",
-            "title": title,
-            "status": status,
-            "detail": detail,
-            "error": detail,
-            "request_id": request_id,
-        }
-    )
+    # Imported here: gevent must patch the standard library before Flask is imported.
+    from user_service.web.policies import security_headers  # noqa: PLC0415
+    from user_service.web.problems import Problem  # noqa: PLC0415
+
+    identifier = request_id.begin(None)
+    reply = Problem(status, title, detail).reply()
+    request_id.clear()
+    log.warning("refused by the server: %d %s, request_id=%s", status, detail, identifier)
     headers = [
+        *reply.headers.items(),
         ("Connection", "close"),
-        ("Content-Type", "application/problem+json"),
-        ("Content-Length", str(len(body))),
-        ("X-Request-ID", request_id),
-        *security_headers.HEADERS,
+        ("Content-Length", str(len(reply.body))),
+        ("X-Request-ID", identifier),
     ]
-    return headers, body
+    return security_headers.added_to(headers), reply.body

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 
+from tests.faults.harness.processes import children
 from tests.waiting import eventually
 
 SERVICE = Path(__file__).resolve().parents[2] / "services" / "user-service"
@@ -22,12 +23,32 @@ GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:cre
 
 @dataclass(frozen=True, slots=True)
 class RunningService:
-    """A started service: its address, its process and the file that its log goes to."""
+    """A started service: its address, its process and the file that its log goes to.
+
+    The process is that of ``serve.py``, unless gunicorn was started without it.
+    """
 
     url: str
     port: int
     process: subprocess.Popen[bytes]
     log_file: Path
+    is_launched: bool = True
+
+    @property
+    def master(self) -> int:
+        """The parent of the worker processes."""
+        if not self.is_launched:
+            return self.process.pid
+        (server,) = children(self.process.pid)
+        return server
+
+    @property
+    def workers(self) -> list[int]:
+        return children(self.master)
+
+    @property
+    def pids(self) -> list[int]:
+        return sorted({self.process.pid, self.master, *self.workers})
 
     @property
     def log(self) -> str:
@@ -45,26 +66,29 @@ def running(
 ) -> Iterator[RunningService]:
     """Start the service with ``environment`` and wait until it answers; end it afterwards."""
     port = free_port()
+    metrics = log_file.with_suffix(".metrics")
+    metrics.mkdir(exist_ok=True)
     with log_file.open("wb") as log:
         process = subprocess.Popen(
             command or SERVE,
             cwd=SERVICE,
-            # Killed at the end, it could not remove the directory that it would make by itself.
             env={
                 **clean_environment(),
                 "PORT": str(port),
-                "PROMETHEUS_MULTIPROC_DIR": str(log_file.with_suffix(".metrics")),
+                "PROMETHEUS_MULTIPROC_DIR": str(metrics),
                 **environment,
             },
             stdout=log,
             stderr=log,
         )
-    service = RunningService(f"http://127.0.0.1:{port}", port, process, log_file)
+    service = RunningService(f"http://127.0.0.1:{port}", port, process, log_file, command is None)
     try:
-        eventually(lambda: is_live(service))
+        eventually(lambda: is_live(service), timeout=60)
         yield service
     finally:
         if process.poll() is None:
+            for server in children(process.pid) if service.is_launched else []:
+                os.killpg(server, signal.SIGKILL)
             process.kill()
             process.wait()
 

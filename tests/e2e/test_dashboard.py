@@ -1,4 +1,4 @@
-"""The dashboard: each panel finds data in a Prometheus that scraped the service through faults."""
+"""The dashboard: each panel finds data in a Prometheus that scraped the service during faults."""
 
 import json
 import re
@@ -25,16 +25,16 @@ DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana/dashboards/user-service.json").read_text("utf-8"))
 PANELS = {panel["title"]: panel for panel in DASHBOARD["panels"] if "targets" in panel}
 URL = "/api/v1/users"
-WINDOW = "2m"  # in the place of Grafana's $__rate_interval
+WINDOW = "2m"  # replaces Grafana's $__rate_interval
 
 pytestmark = pytest.mark.timeout(180)
 
-# What must have moved, or the panels would only show that nothing happens.
+# The series of each panel that must be above zero after the faults.
 MOVED = {
     "Wait for a database connection": {"database: p50", "database: p99"},
     "Pool: trouble": {"database: checkout time-outs", "database: connections replaced"},
     "Calls that met a transient failure": {"recovered"},
-    "Circuit breakers": {"redis"},  # that of the database has closed again
+    "Circuit breakers": {"redis"},  # the database breaker has closed again
     "Circuit breakers: openings": {"database", "redis"},
     "Page cache": {"hit", "miss", "bypass", "stale"},
     "Page cache: hit ratio": {"hits"},
@@ -51,14 +51,14 @@ class Prometheus:
         self._http = httpx.Client(base_url=f"{url}/api/v1", timeout=10)
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """Return the series of ``expression`` now; fail if it is not valid."""
+        """Return the current series of ``expression``; fail if it is invalid."""
         answer = self._http.get("/query", params={"query": expression}).json()
         assert answer["status"] == "success", answer
         result: list[dict[str, Any]] = answer["data"]["result"]
         return result
 
     def is_up(self) -> bool:
-        with suppress(httpx.TransportError, json.JSONDecodeError):  # it is starting
+        with suppress(httpx.TransportError, json.JSONDecodeError):  # Prometheus is starting
             return bool(self.query('up{job="user-service"} == 1'))
         return False
 
@@ -68,7 +68,7 @@ class Prometheus:
 
 @contextmanager
 def prometheus(folder: Path, service: RunningService) -> Iterator[Prometheus]:
-    """Start Prometheus on a free port; only addresses, paths and intervals are others."""
+    """Start Prometheus on a free port, with other addresses, paths and intervals only."""
     config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text("utf-8"))
     (job, _itself) = config["scrape_configs"]
     del job["dns_sd_configs"]
@@ -96,7 +96,7 @@ def prometheus(folder: Path, service: RunningService) -> Iterator[Prometheus]:
 
 @contextmanager
 def traffic(service: RunningService) -> Iterator[None]:
-    """Read and write all the time."""
+    """Read and write during the block."""
     over = threading.Event()
 
     def work(client_number: int) -> None:
@@ -122,9 +122,9 @@ def traffic(service: RunningService) -> Iterator[None]:
 
 
 def hold_up(postgres: PostgresServer, seconds: float) -> None:
-    """Lock the users for a while, then end the connection of who waits for them.
+    """Lock the users for ``seconds``, then end the connections that wait for the lock.
 
-    After a second, others have mostly waited for a connection for longer than they may.
+    After a second, most other requests have timed out waiting for a connection.
     """
     with closing(psycopg2.connect(postgres.admin_url)) as connection, connection:
         cursor = connection.cursor()
@@ -140,7 +140,7 @@ Answers = dict[str, list[list[dict[str, Any]]]]
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
-    """Return the series for each query of each panel, when all that they show has happened."""
+    """Return the series of each query of each panel, after all faults have happened."""
     folder = tmp_path_factory.mktemp("dashboard")
     with (
         PostgresServer(folder / "postgres", durable=False) as postgres,
@@ -152,10 +152,10 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
         httpx.get(f"{service.url}/health/ready", timeout=20)
         eventually(lambda: moved(server, "page_cache_requests_total", 'result="hit"'))
         while not moved(server, "pool_checkout_timeouts_total", ""):
-            hold_up(postgres, 1)  # on a busy machine it may take that for somebody to wait at all
+            hold_up(postgres, 1)  # a busy machine needs several attempts until requests wait
         while not moved(server, "retries_total", 'outcome="recovered"'):
-            hold_up(postgres, 0.1)  # not everyone whose connection is lost gets another in time
-            time.sleep(0.5)  # calls that go well pay for further retries
+            hold_up(postgres, 0.1)  # not every lost connection is replaced in time
+            time.sleep(0.5)  # successful calls refill the retry budget
         postgres.stop()
         eventually(lambda: is_open(server, "database"), timeout=30)
         eventually(lambda: moved(server, "page_cache_requests_total", 'result="stale"'))
@@ -170,13 +170,13 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
 
 
 def small(postgres: PostgresServer, redis: RedisServer) -> dict[str, str]:
-    """Return the environment of a service whose pool is soon exhausted, and whose pages are old."""
+    """Return the environment of a service with a tiny pool and a short CACHE_TTL."""
     scarce = {"CACHE_TTL": "1", "DB_POOL_SIZE": "1", "DB_POOL_TIMEOUT": "0.3", "RETRY_DELAY": "0.1"}
     return {"DATABASE_URL": postgres.url, "REDIS_URL": redis.url, "REDIS_TIMEOUT": "1", **scarce}
 
 
 def moved(server: Prometheus, metric: str, labels: str) -> bool:
-    """Tell whether Prometheus has seen a counter of the service grow."""
+    """Return whether Prometheus has seen a counter of the service grow."""
     return bool(server.query(f"increase(user_service_{metric}{{{labels}}}[{WINDOW}]) > 0"))
 
 
@@ -200,7 +200,7 @@ def test_every_query_of_the_panel_finds_data(answers: Answers, title: str) -> No
 
 
 def filled_in(legend: str, labels: dict[str, str]) -> str:
-    """Return what Grafana makes of a legend."""
+    """Return a legend with its labels filled in, as Grafana does."""
     return re.sub(r"{{(\w+)}}", lambda name: labels[name[1]], legend)
 
 

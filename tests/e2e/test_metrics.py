@@ -11,7 +11,6 @@ import pytest
 
 from tests import scrapes
 from tests.e2e.service import SERVERS, RunningService, running
-from tests.faults.harness.processes import children
 from tests.waiting import eventually
 
 URL = "/api/v1/users"
@@ -55,7 +54,7 @@ def service(tmp_path: Path, environment: dict[str, str]) -> Iterator[RunningServ
     own = environment | {"PROMETHEUS_MULTIPROC_DIR": "", "DRAIN_DELAY": "0"}
     with running(tmp_path / "service.log", own) as started:
         eventually(lambda: pools(started) == 20)  # until all of its workers are there
-        made = directory_of(children(started.process.pid)[0])
+        made = directory_of(started.workers[0]).parent
         assert (made.parent, made.stat().st_mode & 0o777) == (Path("/dev/shm"), 0o700)
         yield started
         assert started.stop() == 0
@@ -72,7 +71,7 @@ def test_counters_of_all_workers_are_in_every_scrape_and_outlive_them(
     assert pools(service) == 20
     for replace in (kill_workers, reload):
         counted = scrapes.samples(scraped(service))
-        workers = children(service.process.pid)
+        workers = service.workers
         files = sorted(directory_of(workers[0]).iterdir())
         replace(service)
         eventually(partial(is_replaced, service, workers))
@@ -84,7 +83,7 @@ def test_counters_of_all_workers_are_in_every_scrape_and_outlive_them(
 
 
 def kill_workers(service: RunningService) -> None:
-    for worker in children(service.process.pid):
+    for worker in service.workers:
         os.kill(worker, signal.SIGKILL)
 
 
@@ -94,7 +93,7 @@ def reload(service: RunningService) -> None:
 
 def is_replaced(service: RunningService, workers: list[int]) -> bool:
     """Tell whether none of ``workers`` is left, and others are as many and ready."""
-    now = children(service.process.pid)
+    now = service.workers
     return len(now) == len(workers) and not set(now) & set(workers) and pools(service) == 20
 
 

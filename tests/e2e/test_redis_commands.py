@@ -10,8 +10,8 @@ from pydantic import SecretStr
 
 from app import create_app
 from tests.redis_topologies import cluster, run, sentinel
-from user_service.cache.connection import redis_client
 from user_service.cache.page_store import GENERATION_KEY, Found, PageStore
+from user_service.cache.redis_client import redis_client
 from user_service.settings import Settings
 from user_service.web.policies.rate_limiter import PREFIX as LIMITS
 from user_service.web.services import services_of

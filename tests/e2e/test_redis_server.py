@@ -9,7 +9,7 @@ from redis import ConnectionError as RedisConnectionError
 
 from dev.ports import free_port
 from tests.redis_topologies import PASSWORD, DebianRedis
-from user_service.cache.connection import redis_client
+from user_service.cache.redis_client import redis_client
 
 
 class TlsRedis(DebianRedis):
@@ -53,11 +53,12 @@ def test_certificate_of_the_server_is_checked_against_its_name(tmp_path: Path) -
     with tls_server(folder) as server:
         where = f"rediss://:{PASSWORD}@{{}}:{server.tls_port}/0?ssl_ca_certs="
         trusted = where + str(folder / "certificate.pem")
-        assert redis_client(trusted.format("localhost"), timeout=2).ping()
+        assert redis_client(trusted.format("localhost"), timeout=2).set("key", "value")
         with pytest.raises(RedisConnectionError, match="certificate"):
-            redis_client(trusted.format("127.0.0.1"), timeout=2).ping()
+            redis_client(trusted.format("127.0.0.1"), timeout=2).get("key")
+        untrusted = where.removesuffix("?ssl_ca_certs=").format("localhost")
         with pytest.raises(RedisConnectionError, match="certificate"):
-            redis_client(where.removesuffix("?ssl_ca_certs=").format("localhost"), timeout=2).ping()
+            redis_client(untrusted, timeout=2).get("key")
 
 
 def test_connection_with_tls_that_was_closed_while_idle_is_replaced(tmp_path: Path) -> None:
@@ -65,11 +66,11 @@ def test_connection_with_tls_that_was_closed_while_idle_is_replaced(tmp_path: Pa
     with tls_server(folder) as server:
         where = f"rediss://:{PASSWORD}@localhost:{server.tls_port}/0?ssl_ca_certs="
         client = redis_client(where + str(folder / "certificate.pem"), timeout=2)
-        before = client.client_id()
+        assert client.set("key", "value")
         with server.client() as other:
-            other.client_kill_filter(_id=str(before))
-        assert client.client_id() != before
-        assert client.ping()
+            other.client_kill_filter(_type="normal", skipme=True)
+        assert client.get("key") == b"value"
+        assert client.connections_made == 2
 
 
 def test_socket_is_connected_to(tmp_path: Path) -> None:

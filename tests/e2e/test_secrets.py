@@ -1,4 +1,4 @@
-"""No secret is told: not in logs of any level and form, responses, health or the process list."""
+"""Secrets appear in no log of any level and format, response, health report or process list."""
 
 import socket
 import subprocess
@@ -15,7 +15,6 @@ import redis as redis_py
 
 from dev.servers import PostgresServer, RedisServer
 from tests.e2e.service import GUNICORN, SERVICE, RunningService, clean_environment, running
-from tests.faults.harness.processes import children
 from tests.waiting import eventually
 
 URL = "/api/v1/users"
@@ -23,7 +22,7 @@ DATABASE_PASSWORD = "d4tabase-Pa55word@:/#"
 REDIS_PASSWORD = "r3dis-Pa55word"
 REPLICA_PASSWORD = "repl1ca-Pa55word"
 CURSOR_KEY = "curs0r-k3y-of-this-test"
-# What to look for: long enough to be no accident, and without what URLs encode.
+# The parts to search for: unlikely to occur by accident, without characters that URLs encode.
 SECRETS = ("d4tabase-Pa55word", REPLICA_PASSWORD, REDIS_PASSWORD, CURSOR_KEY)
 
 JSON = {"Content-Type": "application/json"}
@@ -31,7 +30,7 @@ JSON = {"Content-Type": "application/json"}
 
 @dataclass
 class Backends:
-    """Servers behind passwords of our own."""
+    """PostgreSQL and Redis with known passwords."""
 
     postgres: PostgresServer
     redis: RedisServer
@@ -40,7 +39,7 @@ class Backends:
         host = f"127.0.0.1:{self.postgres.port}/users"
         return {
             "DATABASE_URL": f"postgresql://users:{quote(password, safe='')}@{host}",
-            # No password of the role: each attempt to read there fails, and is logged.
+            # The wrong password: each attempt to read there fails and is logged.
             "DATABASE_REPLICA_URL": f"postgresql://users:{REPLICA_PASSWORD}@{host}",
             "REDIS_URL": f"redis://:{REDIS_PASSWORD}@127.0.0.1:{self.redis.port}/0",
             "CURSOR_KEY": CURSOR_KEY,
@@ -59,7 +58,7 @@ def backends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backends]:
 
 @pytest.fixture(autouse=True)
 def passwords(backends: Backends) -> None:
-    """Both servers up and empty, with the passwords to look for."""
+    """Start both servers, empty and with the known passwords."""
     backends.postgres.start()
     backends.redis.restart()
     as_superuser(backends, "DROP SCHEMA public CASCADE")
@@ -86,35 +85,35 @@ def by_file(secrets: dict[str, str], folder: Path) -> dict[str, str]:
 
 
 @dataclass
-class Said:
-    """All that a service has said to anybody."""
+class Output:
+    """All output of a service: responses, log and command lines."""
 
     texts: list[str] = field(default_factory=list)
 
-    def hear(self, answer: httpx.Response) -> int:
+    def add(self, answer: httpx.Response) -> int:
         self.texts += [str(answer.headers), answer.text]
         return answer.status_code
 
     def assert_no_secret(self) -> None:
-        everything = "\n".join(self.texts)
-        assert len(everything) > 1000
+        text = "\n".join(self.texts)
+        assert len(text) > 1000
         for secret in SECRETS:
-            assert secret not in everything, secret
+            assert secret not in text, secret
 
 
 @contextmanager
-def listening(said: Said, log: Path, environment: dict[str, str]) -> Iterator[RunningService]:
-    """Start the service, and take down its log and its command lines."""
+def recorded(output: Output, log: Path, environment: dict[str, str]) -> Iterator[RunningService]:
+    """Start the service, and record its log and its command lines."""
     with running(log, environment) as service:
-        for pid in (service.process.pid, *children(service.process.pid)):
-            said.texts.append(Path(f"/proc/{pid}/cmdline").read_text())
+        for pid in service.pids:
+            output.texts.append(Path(f"/proc/{pid}/cmdline").read_text())
         yield service
         service.stop()
-    said.texts.append(service.log)
+    output.texts.append(service.log)
 
 
-def ask_for_everything(service: RunningService, said: Said) -> set[int]:
-    """Send what is right and what is wrong to each route; return the statuses."""
+def send_requests(service: RunningService, output: Output) -> set[int]:
+    """Send valid and invalid requests to each route; return the statuses."""
     user = {"username": "ada", "email": "ada@example.com"}
     with httpx.Client(base_url=service.url, timeout=20) as http:
         answers = [
@@ -131,12 +130,12 @@ def ask_for_everything(service: RunningService, said: Said) -> set[int]:
         ]
     with socket.create_connection(("127.0.0.1", service.port), timeout=5) as client:
         client.sendall(b"rubbish\r\n\r\n")
-        said.texts.append(client.recv(65536).decode())
-    return {said.hear(answer) for answer in answers}
+        output.texts.append(client.recv(65536).decode())
+    return {output.add(answer) for answer in answers}
 
 
 def database_loses_a_table(backends: Backends) -> None:
-    """A fault of ours: 500, with a traceback in the log."""
+    """Cause a 500, with a traceback in the log."""
     as_superuser(backends, "DROP TABLE users CASCADE")
 
 
@@ -147,38 +146,38 @@ def redis_changes_its_password(backends: Backends) -> None:
 
 
 @pytest.mark.parametrize(("how", "log_format"), [(by_variable, "text"), (by_file, "json")])
-def test_nothing_tells_a_secret_whatever_goes_wrong(
+def test_no_output_contains_a_secret_whatever_fails(
     backends: Backends,
     tmp_path: Path,
     how: Callable[[dict[str, str], Path], dict[str, str]],
     log_format: str,
 ) -> None:
-    said = Said()
+    output = Output()
     environment = how(backends.secrets(), tmp_path)
     environment |= {"LOG_LEVEL": "DEBUG", "LOG_FORMAT": log_format, "RETRY_ATTEMPTS": "1"}
     environment |= {"RATE_LIMIT": "1000/minute", "WEB_CONCURRENCY": "1"}
-    with listening(said, tmp_path / "log", environment) as service:
-        assert {200, 201, 400, 404, 409, 415} <= ask_for_everything(service, said)
+    with recorded(output, tmp_path / "log", environment) as service:
+        assert {200, 201, 400, 404, 409, 415} <= send_requests(service, output)
         redis_changes_its_password(backends)
-        ask_for_everything(service, said)
+        send_requests(service, output)
         backends.redis.stop()
-        assert 200 in ask_for_everything(service, said)
+        assert 200 in send_requests(service, output)
         database_loses_a_table(backends)
-        assert 500 in ask_for_everything(service, said)
+        assert 500 in send_requests(service, output)
         backends.postgres.stop()
-        assert 503 in ask_for_everything(service, said)
+        assert 503 in send_requests(service, output)
     assert "Traceback" in service.log
-    said.assert_no_secret()
+    output.assert_no_secret()
 
 
-def test_wrong_password_is_not_told_back(backends: Backends, tmp_path: Path) -> None:
-    said = Said()
+def test_wrong_password_is_not_repeated(backends: Backends, tmp_path: Path) -> None:
+    output = Output()
     environment = by_file(backends.secrets("d4tabase-Pa55word, but wrong"), tmp_path)
     environment |= {"LOG_LEVEL": "DEBUG", "WEB_CONCURRENCY": "1"}
-    with listening(said, tmp_path / "log", environment) as service:
-        assert 503 in ask_for_everything(service, said)
+    with recorded(output, tmp_path / "log", environment) as service:
+        assert 503 in send_requests(service, output)
     assert "password authentication failed" in service.log
-    said.assert_no_secret()
+    output.assert_no_secret()
 
 
 @pytest.mark.parametrize(
@@ -190,10 +189,10 @@ def test_wrong_password_is_not_told_back(backends: Backends, tmp_path: Path) -> 
         f"rediss+cluster://:{REDIS_PASSWORD}@127.0.0.1:1",
     ],
 )
-def test_servers_of_a_form_that_are_not_there_and_a_collector_are_told_of_without_it(
+def test_unreachable_redis_of_any_form_and_collector_are_logged_without_passwords(
     backends: Backends, tmp_path: Path, form: str
 ) -> None:
-    said = Said()
+    output = Output()
     environment = backends.secrets() | {"REDIS_URL": form.format(port=backends.redis.port)}
     environment |= {"LOG_LEVEL": "DEBUG", "RATE_LIMIT": "1000/minute", "WEB_CONCURRENCY": "1"}
     environment |= {
@@ -201,18 +200,26 @@ def test_servers_of_a_form_that_are_not_there_and_a_collector_are_told_of_withou
         "OTEL_EXPORTER_OTLP_HEADERS": f"api-key={CURSOR_KEY}",
         "OTEL_BSP_SCHEDULE_DELAY": "100",
     }
-    with listening(said, tmp_path / "log", environment) as service:
-        assert {200, 201, 400, 404, 409, 415} <= ask_for_everything(service, said)
+    with recorded(output, tmp_path / "log", environment) as service:
+        assert {200, 201, 400, 404, 409, 415} <= send_requests(service, output)
         eventually(lambda: "opentelemetry" in service.log)
     assert "page cache bypassed" in service.log
-    said.assert_no_secret()
+    output.assert_no_secret()
 
 
-@pytest.mark.parametrize(("how", "name"), [(by_variable, "DATABASE_URL"), (by_file, "REDIS_URL")])
-def test_secret_that_cannot_be_used_is_not_told_back(
-    tmp_path: Path, how: Callable[[dict[str, str], Path], dict[str, str]], name: str
+@pytest.mark.parametrize(
+    ("how", "name", "url"),
+    [
+        (by_variable, "DATABASE_URL", f"mysql://users:{DATABASE_PASSWORD}@db"),
+        (by_file, "REDIS_URL", f"mysql://users:{DATABASE_PASSWORD}@db"),
+        (by_variable, "DATABASE_URL", f"postgresql://users:p@{SECRETS[0]}@db/users"),
+        (by_file, "REDIS_URL", f"redis://:[{SECRETS[0]}@db:6379/0"),
+    ],
+)
+def test_invalid_url_is_reported_without_its_password(
+    tmp_path: Path, how: Callable[[dict[str, str], Path], dict[str, str]], name: str, url: str
 ) -> None:
-    environment = how({name: f"mysql://users:{DATABASE_PASSWORD}@db"}, tmp_path)
+    environment = how({name: url}, tmp_path)
     ended = subprocess.run(
         GUNICORN,
         cwd=SERVICE,

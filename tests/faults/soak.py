@@ -18,7 +18,7 @@ from tests.e2e.service import RunningService
 from tests.faults import history
 from tests.faults.harness.clients import Load, Mix
 from tests.faults.harness.operations import Outcome
-from tests.faults.harness.processes import children, footprint
+from tests.faults.harness.processes import footprint
 from tests.faults.harness.stage import DEADLINE, POOL_SIZE, Stage, set_up
 
 INTERVAL = 10.0
@@ -62,7 +62,7 @@ def watch(stage: Stage, service: RunningService, load: Load, minutes: float) -> 
     while time.monotonic() < began + minutes * 60:
         time.sleep(INTERVAL)
         ports = (*stage.ports, service.port)
-        held = [footprint(pid, ports) for pid in children(service.process.pid)]
+        held = [footprint(pid, ports) for pid in service.workers]
         sample = Sample(
             time.monotonic() - began,
             sum(each.memory_mb for each in held),

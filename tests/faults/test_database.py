@@ -175,8 +175,8 @@ def test_great_latency_opens_the_breaker_and_is_not_amplified(
         link.resume()
     row.note(f"{attempts} statements for {len(scene.during())} requests; breaker {sorted(states)}")
     assert attempts <= 1.1 * len(scene.during()) + 20
-    # A write takes two round trips, which 5 s are enough for: then there is little to open it.
-    # It is open for a moment only before it lets the next call try, which takes long here.
+    # Within 5 s each statement is answered, so that the breaker stays closed. Otherwise it is open
+    # for a moment only before it lets the next call try, which takes long here.
     assert deadline == "5" or states & {"open", "half-open"}
 
 

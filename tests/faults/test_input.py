@@ -14,7 +14,7 @@ import pytest
 from tests.e2e.service import RunningService
 from tests.faults.harness.clients import URL, Client
 from tests.faults.harness.figures import Row
-from tests.faults.harness.processes import children, footprint
+from tests.faults.harness.processes import footprint
 from tests.faults.harness.raw import RawAnswer, chunked, exchange, head
 from tests.faults.harness.stage import DEADLINE, Stage
 from tests.integration.test_malformed import CORPUS, EMAILS, SAME, USERNAMES, Attempt
@@ -128,7 +128,7 @@ def test_body_over_the_limit_is_413_and_the_connection_safe(
 ) -> None:
     row.fault += f", {how}"
     client.create("ada", "ada@example.com")
-    workers = children(service.process.pid)
+    workers = service.workers
     before = [footprint(pid, stage.ports).memory_mb for pid in workers]
     data = SMUGGLED + b" " * (4_000_000 - len(SMUGGLED))
     if how == "chunked":

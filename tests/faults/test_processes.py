@@ -26,12 +26,6 @@ from tests.faults.history import PageRule
 from tests.waiting import eventually
 
 TTL = 2
-KILLS = 3
-# Counters, histograms, three kinds of gauges and the lock of one worker.
-FILES_OF_METRICS = 6
-
-# granian starts its threads when there is something to do for them: then there are 16.
-THREADS_MORE = 16
 
 under_each_server = pytest.mark.parametrize("server", SERVERS)
 
@@ -45,24 +39,28 @@ def test_killed_worker_costs_its_requests_in_flight_and_is_replaced(
     with stage.scene(row, after=TTL, environment=environment) as scene:
         scene.workers_may_change = True
         with Scraper(scene.service.url) as scraper, scene.fault():
-            for number in range(KILLS):
-                os.kill(scene.worker_pids()[number % 2], signal.SIGKILL)
-                scene.wait(1)
+            # Each once: granian ends itself when one worker dies twice within 5.5 s. And in turn:
+            # its workers have a listening socket each.
+            for number, pid in enumerate(scene.worker_pids(), 1):
+                os.kill(pid, signal.SIGKILL)
+                eventually(lambda: opened_pools(scene) == 2 + number)  # noqa: B023 -- called here
         assert uncounted(scene.service.url, scene.load.operations) == 0
-        files = len(list((scene.service.log_file.with_suffix(".metrics")).iterdir()))
-        # Killed between COMMIT and invalidation: nobody is left to make up for it.
+        # A worker killed between COMMIT and invalidation leaves stale pages behind.
         scene.pages = PageRule([(scene.began, scene.ended + TTL)], bound=TTL + 1, stale_bound=300)
         eventually(lambda: len(scene.worker_pids()) == 2, timeout=5)
         assert set(scene.worker_pids()) != set(scene.workers)
     row.note(
-        f"{KILLS} kills, {row.unknown} requests without an answer, {scraper.scrapes} scrapes"
-        f" in which no counter went backwards, {files} files"
+        f"2 kills, {row.unknown} requests without an answer, {scraper.scrapes} scrapes"
+        " in which no counter went backwards"
     )
     assert scraper.complaints == []
-    assert scraper.scrapes >= KILLS
-    assert files <= FILES_OF_METRICS * 3
+    assert scraper.scrapes >= 2
     assert row.failed == 0
-    assert row.unknown <= KILLS * scene.load.mix.clients
+    assert row.unknown <= 2 * scene.load.mix.clients
+
+
+def opened_pools(scene: Scene) -> int:
+    return scene.service.log.count("connection pool opened")
 
 
 def ask_until_told_to_leave(url: str, done: list[Operation]) -> None:
@@ -253,14 +251,13 @@ def connected(port: int, start: bytes) -> Iterator[socket.socket]:
 
 
 @pytest.mark.slow
-# Not under granian, which refuses most of 40 slow bodies: a proxy must hold them back.
+# granian leaves slow bodies and slow readers to a gateway.
 @pytest.mark.parametrize("server", ["gunicorn"])
 @pytest.mark.row("120 slow clients: header, body, reading slowly")
 def test_slow_clients_delay_nobody(stage: Stage, row: Row, server: str) -> None:
     mix = Mix(clients=4, list=0)
     environment = {"SERVER": server}
     with stage.scene(row, mix, after=1, environment=environment) as scene, scene.fault():
-        scene.threads_more = THREADS_MORE
         fill(scene)
         with Liveness(scene.service.url) as live, slow_clients(scene.service.port, 40) as clients:
             for _ in range(20):  # a byte now and then
@@ -275,13 +272,12 @@ def test_slow_clients_delay_nobody(stage: Stage, row: Row, server: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-@under_each_server
+@pytest.mark.parametrize("server", ["gunicorn"])
 @pytest.mark.row("slow clients: closed, or 408")
 def test_slow_clients_are_closed_in_the_end(stage: Stage, row: Row, server: str) -> None:
     limit = 120
     held: dict[str, float] = {}
     with stage.scene(row, READS, environment={"SERVER": server}) as scene, scene.fault():
-        scene.threads_more = THREADS_MORE
         fill(scene)
         began = time.monotonic()
         with slow_clients(scene.service.port, 5) as clients:

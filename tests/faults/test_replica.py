@@ -21,7 +21,7 @@ from tests.waiting import eventually
 from user_service.cache.page_store import GENERATION_KEY
 from user_service.database.replica import WAIT_FOR_REPLICA, Replica
 from user_service.errors import ReplicaUnusable
-from user_service.resilience import consistency, deadline
+from user_service.resilience import deadline
 from user_service.resilience.breaker import State
 from user_service.settings import Settings
 from user_service.web.services import services_of
@@ -234,6 +234,7 @@ def test_reads_go_on_when_the_replica_is_killed_and_come_back_to_it(
     assert json_of(client.get("/health"))["status"] == "healthy"
 
 
+@pytest.mark.slow
 def test_frozen_replica_costs_a_read_its_patience_and_then_nothing(
     client: FlaskClient, primary: PostgresServer, standby: Standby
 ) -> None:
@@ -266,14 +267,11 @@ def test_read_may_take_longer_than_the_replica_is_waited_for(
         cursor.execute("SELECT pg_sleep(%s), pg_is_in_recovery()", (seconds,))
         return cursor.fetchone() == ("", True)
 
-    with consistency.reading_after(0), deadline.within(5):
-        assert replica.read(read_slowly)
-    with (
-        consistency.reading_after(0),
-        deadline.within(2),
-        pytest.raises(ReplicaUnusable),  # half of it is the primary's
-    ):
-        replica.read(read_slowly)
+    with deadline.within(5):
+        assert replica.read(read_slowly, 0)
+    # Half of the time is the primary's.
+    with deadline.within(2), pytest.raises(ReplicaUnusable):
+        replica.read(read_slowly, 0)
 
 
 def test_reads_go_on_while_the_primary_is_away(

@@ -16,7 +16,6 @@ from tests.faults import history
 from tests.faults.harness.clients import READS, URL, Client, Load, Mix
 from tests.faults.harness.figures import Row
 from tests.faults.harness.operations import Kind, Operation, Outcome
-from tests.faults.harness.processes import children
 from tests.faults.harness.stage import DEADLINE, STALE_TTL, Stage
 from tests.waiting import eventually
 
@@ -127,7 +126,7 @@ def test_killed_replica_fails_at_most_the_writes_that_it_held(fleet: Fleet, row:
     with fleet.load(row, mix, pages) as load:
         for _ in range(3):
             killed = fleet.replicas[0]
-            for pid in (killed.process.pid, *children(killed.process.pid)):
+            for pid in killed.pids:
                 os.kill(pid, signal.SIGKILL)
             time.sleep(1)
             fleet.forget(killed)
@@ -144,7 +143,7 @@ def test_killed_replica_fails_at_most_the_writes_that_it_held(fleet: Fleet, row:
 def test_frozen_replica_gets_no_requests_after_a_moment(fleet: Fleet, row: Row) -> None:
     assert fleet.gateway is not None
     frozen = fleet.replicas[0]
-    pids = [frozen.process.pid, *children(frozen.process.pid)]
+    pids = frozen.pids
     with fleet.load(row, READS) as load:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)

@@ -1,5 +1,8 @@
 """Every response that an integration test gets is held against the OpenAPI document."""
 
+import io
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -7,6 +10,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from tests.document_checker import DocumentChecker
+from user_service.observability.logs import TextFormatter
 from user_service.web.openapi.document import document
 
 
@@ -31,3 +35,16 @@ def _responses_are_documented(
         return response
 
     monkeypatch.setattr(FlaskClient, "open", checked_open)
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[io.StringIO]:
+    """Return the log of the service from INFO on, in its text format."""
+    written = io.StringIO()
+    handler = logging.StreamHandler(written)
+    handler.setFormatter(TextFormatter())
+    logger = logging.getLogger("user_service")
+    caplog.set_level(logging.INFO, "user_service")
+    logger.addHandler(handler)
+    yield written
+    logger.removeHandler(handler)

@@ -11,6 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 from psycopg2.extensions import cursor, make_dsn
 
+from app import create_app
 from tests.responses import json_of, problem_of
 from tests.waiting import eventually
 from user_service.database.pool import Database
@@ -24,8 +25,9 @@ from user_service.errors import (
 )
 from user_service.resilience import deadline
 from user_service.resilience.breaker import State
-from user_service.resilience.retry import RetryPolicy, policy_in_effect, retry_on_failure
-from user_service.web.services import Services
+from user_service.resilience.retry import RetryPolicy
+from user_service.settings import Settings
+from user_service.web.services import Services, services_of
 
 SIZE = 3
 
@@ -101,11 +103,31 @@ def test_read_has_no_transaction_of_its_own(database: Database) -> None:
         assert value(cursor, "SELECT pg_current_xact_id()::text") != first
 
 
-def test_transaction_is_committed_as_a_whole(database: Database, admin: cursor) -> None:
+def test_transaction_begins_with_its_first_statement_and_is_committed_as_a_whole(
+    database: Database,
+) -> None:
     with database.transaction() as cursor:
-        cursor.execute("CREATE TEMPORARY TABLE mine (x int)")
         first = value(cursor, "SELECT pg_current_xact_id()::text")
+        assert b"BEGIN" in (cursor.query or b"")
         assert value(cursor, "SELECT pg_current_xact_id()::text") == first
+        assert b"BEGIN" not in (cursor.query or b"")
+    with database.read() as cursor:
+        cursor.execute("SELECT pg_xact_status(%s::xid8)", (first,))
+        assert cursor.fetchone() == ("committed",)
+
+
+def test_transaction_has_its_isolation_level_whatever_the_roles_default(database: Database) -> None:
+    with database.read() as cursor:
+        cursor.execute("SET default_transaction_isolation = serializable")
+    with database.transaction() as cursor:
+        assert value(cursor, "SHOW transaction_isolation") == "read committed"
+
+
+def test_settings_of_one_statement_end_with_it(database: Database) -> None:
+    with database.read() as cursor:
+        cursor.ahead_of_next = "SET LOCAL jit = off; SET LOCAL enable_seqscan = off; "
+        assert value(cursor, "SHOW enable_seqscan") == "off"
+        assert value(cursor, "SHOW enable_seqscan") == "on"
 
 
 def test_transaction_that_raises_leaves_nothing_and_a_usable_connection(
@@ -148,13 +170,52 @@ def test_deadline_in_the_first_statement_commits_nothing(database: Database, adm
         deadline.within(0.1),
         database.transaction() as cursor,
     ):
-        cursor.execute(
-            "INSERT INTO users (username, username_canonical, email, email_canonical)"
-            " SELECT 'ada', 'ada', 'ada@example.com', 'ada@example.com' FROM pg_sleep(0.3)"
-        )
+        cursor.execute(INSERT_SLOWLY, {"seconds": 0.3})
     time.sleep(0.4)
     assert value(admin, "SELECT count(*) FROM users") == 0
     assert database.stats().in_use == 0
+
+
+INSERT_SLOWLY = (
+    "INSERT INTO users (username, username_canonical, email, email_canonical)"
+    " SELECT 'ada', 'ada', 'ada@example.com', 'ada@example.com' FROM pg_sleep(%(seconds)s)"
+)
+
+
+def test_write_commits_itself(database: Database, admin: cursor) -> None:
+    with database.write(INSERT_SLOWLY, {"seconds": 0}) as cursor:
+        assert value(admin, "SELECT count(*) FROM users") == 1
+        assert cursor.rowcount == 1
+
+
+def test_deadline_during_a_write_is_an_unknown_outcome(database: Database, admin: cursor) -> None:
+    """The server goes on: nothing can be told from the silence."""
+    with (
+        pytest.raises(OutcomeUnknown),
+        deadline.within(0.1),
+        database.write(INSERT_SLOWLY, {"seconds": 0.3}),
+    ):
+        pass
+    eventually(lambda: value(admin, "SELECT count(*) FROM users") == 1)
+    assert database.stats().in_use == 0
+
+
+def test_connection_lost_during_a_write_is_an_unknown_outcome(database: Database) -> None:
+    terminate = "SELECT pg_terminate_backend(pg_backend_pid(), 5000)"
+    with pytest.raises(OutcomeUnknown), database.write(terminate, {}):
+        pass
+    assert database.stats().in_use == 0
+
+
+def test_write_that_the_server_refuses_has_committed_nothing(
+    database: Database, admin: cursor
+) -> None:
+    pids = backend_pids(database)
+    with pytest.raises(Unavailable) as caught, database.write(INSERT_SLOWLY, {"seconds": 9}):
+        pass
+    assert type(caught.value) is Unavailable  # statement_timeout
+    assert value(admin, "SELECT count(*) FROM users") == 0
+    assert backend_pids(database) == pids
 
 
 def test_idle_connections_that_the_server_closed_are_replaced_unnoticed(
@@ -197,10 +258,8 @@ def test_transaction_whose_client_is_silent_gives_its_locks_back(
 
 
 def test_retry_gets_a_connection_that_works(database: Database, admin: cursor) -> None:
-    policy_in_effect.set(RetryPolicy(sleep=lambda _: None))
     attempts = []
 
-    @retry_on_failure()
     def read() -> object:
         with database.read() as cursor:
             pid = value(cursor, "SELECT pg_backend_pid()")
@@ -210,7 +269,7 @@ def test_retry_gets_a_connection_that_works(database: Database, admin: cursor) -
                 terminate(admin, {pid})
             return value(cursor, "SELECT 42")
 
-    assert read() == 42
+    assert RetryPolicy(sleep=lambda _: None).call(read) == 42
     assert len(set(attempts)) == 2
 
 
@@ -252,7 +311,7 @@ def test_checkout_waits_and_then_gives_up(database: Database) -> None:
 
 
 def test_full_pool_does_not_open_the_breaker_of_a_server_that_is_well(database_url: str) -> None:
-    """REQUEST_TIMEOUT < DB_POOL_TIMEOUT: who waited for a slot has no time left for the answer."""
+    """With REQUEST_TIMEOUT < DB_POOL_TIMEOUT, the wait for a slot leaves no time for the answer."""
     database = Database(database_url, size=1, checkout_timeout=5)
     for _ in range(6):
         with ThreadPoolExecutor(1) as threads, ExitStack() as holding:
@@ -313,16 +372,15 @@ def test_probe_leaves_a_server_that_became_read_only(database_url: str, admin: c
     probe.close()
 
 
-def test_exhausted_pool_is_a_problem_that_says_when_to_try_again(
-    client: FlaskClient, services: Services
-) -> None:
-    services.open()
-    services.database._checkout_timeout = 0.05
-    with every_connection_held(services.database):
-        refused = client.get("/api/v1/users/1")
-        problem_of(refused, 503)
-        assert refused.headers["Retry-After"] == "1"
-    assert client.get("/api/v1/users/1").status_code == 404
+def test_exhausted_pool_is_a_problem_that_says_when_to_try_again(settings: Settings) -> None:
+    app = create_app(settings.model_copy(update={"db_pool_timeout": 0.05}))
+    client = app.test_client()
+    with closing(services_of(app)) as services:
+        with every_connection_held(services.database):
+            refused = client.get("/api/v1/users/1")
+            problem_of(refused, 503)
+            assert refused.headers["Retry-After"] == "1"
+        assert client.get("/api/v1/users/1").status_code == 404
 
 
 def test_hundred_creates_of_one_name_at_once_make_one_user(client: FlaskClient) -> None:

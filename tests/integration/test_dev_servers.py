@@ -1,4 +1,4 @@
-"""The servers of `make run` and of the tests: they keep data, recover, and leave nothing behind."""
+"""The servers of `make run` and of the tests keep data, recover and leave no process behind."""
 
 import os
 import re
@@ -199,7 +199,7 @@ def test_stale_pid_file_with_the_id_of_a_live_process_is_no_obstacle(
             bystander.kill()
 
 
-def test_frozen_postgres_answers_nobody_and_thaws(postgres: PostgresServer) -> None:
+def test_frozen_postgres_is_silent_until_thawed(postgres: PostgresServer) -> None:
     with closing(psycopg2.connect(postgres.url)) as connection:
         connection.autocommit = True
         cursor = connection.cursor()
@@ -223,7 +223,7 @@ def test_frozen_server_can_be_stopped(server: Server) -> None:
     assert is_gone(pid)
 
 
-def test_frozen_redis_answers_nobody_and_thaws(valkey: RedisServer) -> None:
+def test_frozen_redis_is_silent_until_thawed(valkey: RedisServer) -> None:
     with closing(redis.Redis.from_url(valkey.url, socket_timeout=0.2, retry=None)) as client:
         assert client.ping()
         valkey.freeze()
@@ -361,7 +361,7 @@ def test_run_announces_itself_and_a_signal_drains_the_service_before_the_servers
         query(url, "SELECT 1")
 
 
-def test_run_tells_make_seed_where_its_servers_are_and_nobody_else(launched: Launched) -> None:
+def test_run_writes_its_addresses_for_its_user_only(launched: Launched) -> None:
     file = launched.folder / "data" / "addresses"
     with launched.run() as process:
         wait_for_line(process, "user service:")
@@ -375,7 +375,7 @@ def test_run_tells_make_seed_where_its_servers_are_and_nobody_else(launched: Lau
     assert not file.exists()
 
 
-def test_run_uses_the_servers_that_it_is_given(launched: Launched) -> None:
+def test_run_uses_given_servers(launched: Launched) -> None:
     given = {"DATABASE_URL": "postgresql://elsewhere/users", "REDIS_URL": "redis://elsewhere"}
     with launched.run(**given) as process:
         lines = wait_for_line(process, "user service:")

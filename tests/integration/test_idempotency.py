@@ -1,8 +1,8 @@
 """``Idempotency-Key``, on real servers: a write is done once, however often it is sent."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -15,10 +15,11 @@ from pytest_mock import MockerFixture
 from werkzeug.test import TestResponse
 
 from tests.responses import fields_of, json_of, problem_of
-from user_service.database import pool, stored_responses
+from user_service.database import stored_responses
 from user_service.database.stored_responses import REMOVED_PER_WRITE
 from user_service.domain.idempotency import KeyedRequest, StoredResponse, fingerprint
 from user_service.errors import ConnectionLost, OutcomeUnknown
+from user_service.web.services import Services
 
 URL = "/api/v1/users"
 KEY = "8e03978e-40d5-43e8-bc93-6894a57f9324"
@@ -423,19 +424,26 @@ class TestUnknownOutcome:
     """The connection is lost when the server has committed, before it has said so."""
 
     @pytest.fixture
-    def losses(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        """The next COMMIT is followed by the loss of its connection, which is noted here."""
+    def losses(self, services: Services, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """The next commit is followed by the loss of its answer, which is noted here."""
         losses: list[str] = []
-        commit = pool._commit
 
-        def commit_and_lose(cursor: cursor) -> None:
-            commit(cursor)
-            if not losses:
-                losses.append("lost")
-                cursor.connection.close()
-                raise OutcomeUnknown("the connection was lost during COMMIT")
+        def losing(
+            use: Callable[..., AbstractContextManager[cursor]],
+        ) -> Callable[..., AbstractContextManager[cursor]]:
+            @contextmanager
+            def use_and_lose(*arguments: object) -> Iterator[cursor]:
+                with use(*arguments) as lent:
+                    yield lent
+                if not losses:
+                    losses.append("lost")
+                    raise OutcomeUnknown("the connection was lost during COMMIT")
 
-        monkeypatch.setattr(pool, "_commit", commit_and_lose)
+            return use_and_lose
+
+        for use in ("write", "transaction"):
+            unspoilt = getattr(services.database, use)
+            monkeypatch.setattr(services.database, use, losing(unspoilt))
         return losses
 
     def test_is_known_after_all_by_the_key(

@@ -80,7 +80,7 @@ class TestSort:
             return [json_of(answer) for answer in answers]
 
         near = pages()
-        mocker.patch("user_service.database.page_reader.MANY", 0)
+        mocker.patch("user_service.database.user_lists.FAR_OFFSET", 0)
         services.pages.invalidate()
         assert pages() == near
 

@@ -1,4 +1,4 @@
-"""``/metrics``: what the pool, the cache and the breakers count on real servers."""
+"""``/metrics``: the counts of the pool, the cache and the breakers on real servers."""
 
 import threading
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def serving(settings: Settings, **changes: object) -> Iterator[FlaskClient]:
 
 @contextmanager
 def users_locked(database_url: str) -> Iterator[cursor]:
-    """Let nobody but this cursor read users for a block, and commit what it did."""
+    """Lock the users for all others during a block, and commit the changes of this cursor."""
     with closing(psycopg2.connect(database_url)) as connection, connection:
         cursor = connection.cursor()
         cursor.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
@@ -66,7 +66,7 @@ def test_build_info_says_what_health_says(settings: Settings) -> None:
         assert (labels["commit"], labels["version"]) == (health["commit"], health["version"])
 
 
-def test_failures_of_the_api_are_series_before_any_has_happened(client: FlaskClient) -> None:
+def test_failures_of_the_api_are_exposed_with_0_before_the_first_one(client: FlaskClient) -> None:
     exposition = client.get("/metrics").text
     for status in ("500", "503"):
         for route, method in ((URL, "GET"), (URL, "POST"), (f"{URL}/<user_id:user_id>", "PUT")):
@@ -82,7 +82,7 @@ def test_cache_counts_hits_and_misses(client: FlaskClient) -> None:
     assert value(client, "page_cache_requests_total", result="hit") == 2
 
 
-def test_cache_counts_what_it_does_without_redis(settings: Settings) -> None:
+def test_cache_counts_bypasses_without_redis(settings: Settings) -> None:
     with serving(settings, redis_url=None, redis_host="127.0.0.1", redis_port=1) as client:
         for _ in range(3):
             client.get(URL)
@@ -125,7 +125,7 @@ def test_database_away_opens_the_breaker_and_serves_stale_pages(
         assert value(client, "ready") == 0
 
 
-def test_pool_counts_who_waits_and_who_gave_up(settings: Settings, database_url: str) -> None:
+def test_pool_counts_waiting_requests_and_timeouts(settings: Settings, database_url: str) -> None:
     with serving(settings, db_pool_size=1, db_pool_timeout=0.3) as client:
         app = client.application
         assert client.get(f"{URL}/1").status_code == 404
@@ -146,8 +146,8 @@ def test_pool_counts_who_waits_and_who_gave_up(settings: Settings, database_url:
         assert value(client, "pool_checkout_duration_seconds_sum", pool="database") > 0.3
 
 
-def test_replica_is_told_apart_from_the_primary(settings: Settings) -> None:
-    # On a server that never followed another, so that reads begin there and end at the primary.
+def test_replica_and_primary_have_separate_series(settings: Settings) -> None:
+    # This server is no standby, so reads try it first and then use the primary.
     url = SecretStr(settings.database_dsn)
     with serving(settings, database_replica_url=url, db_pool_size=3) as client:
         assert client.post(URL, json=ADA).status_code == 201
@@ -156,7 +156,7 @@ def test_replica_is_told_apart_from_the_primary(settings: Settings) -> None:
         before = [value(client, counted, pool=name) for name in names]
         assert client.get(f"{URL}/1").status_code == 200
         after = [value(client, counted, pool=name) for name in names]
-        # The primary's position, and then the user; between them the replica, which has not both.
+        # The primary gives its position and then the user; the replica is tried in between.
         assert [b - a for a, b in zip(before, after, strict=True)] == [2, 1]
         for name in names:
             assert value(client, "pool_connections_max", pool=name) == 3
@@ -182,7 +182,7 @@ def test_connection_lost_in_a_query_is_replaced_and_the_call_recovers(
 
 
 def terminated(database_url: str) -> int:
-    """End the connections that wait for a lock; return how many there were."""
+    """End the connections that wait for a lock; return their number."""
     with closing(psycopg2.connect(database_url)) as connection:
         cursor = connection.cursor()
         cursor.execute(
@@ -192,7 +192,7 @@ def terminated(database_url: str) -> int:
 
 
 @pytest.mark.parametrize("secret", ["password", "redis://", "postgresql://"])
-def test_tells_no_secret(client: FlaskClient, settings: Settings, secret: str) -> None:
+def test_contains_no_secret(client: FlaskClient, settings: Settings, secret: str) -> None:
     client.get(f"{URL}?{secret}={settings.database_dsn}")
     client.get(f"/{secret}/{settings.database_dsn}")
     assert secret not in client.get("/metrics").text

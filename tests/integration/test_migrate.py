@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ from user_service.database.migrate import ADVISORY_LOCK, MIGRATIONS, migrate, re
 from user_service.errors import NotPrepared, Unavailable
 from user_service.settings import Settings
 
+SERVICE = Path(__file__).parents[2] / "services" / "user-service"
 OURS = sorted(file.stem for file in MIGRATIONS.glob("*.sql"))
 
 
@@ -200,18 +203,63 @@ class TestAnyMigrations:
             results = sorted(other.result(30) for other in others)
         assert results == [[], [], ["0001_planets", "0002_earth"]]
 
-    def test_gives_up_soon_if_somebody_reads_the_table(
-        self, dsn: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    def test_lock_of_a_table_is_asked_for_after_growing_pauses_in_which_others_work(
+        self,
+        dsn: str,
+        folder: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         monkeypatch.setattr("user_service.database.migrate.LOCK_TIMEOUT", "100ms")
         migrate(dsn, folder)
         write(folder, "0003_mass", "ALTER TABLE planets ADD COLUMN mass float")
+        pauses: list[float] = []
         with closing(psycopg2.connect(dsn)) as dump:
             dump.cursor().execute("SELECT * FROM planets")  # and its lock until the end
-            with pytest.raises(psycopg2.errors.LockNotAvailable):
-                migrate(dsn, folder)
-            assert query(dsn, "SELECT name FROM planets") == ["Earth"]
-        assert migrate(dsn, folder) == ["0003_mass"]
+
+            def pause(seconds: float) -> None:
+                pauses.append(seconds)
+                assert query(dsn, "SELECT name FROM planets") == ["Earth"]
+                if len(pauses) == 3:
+                    dump.rollback()
+
+            assert migrate(dsn, folder, sleep=pause) == ["0003_mass"]
+        assert pauses == [1, 2, 4]
+        warnings = [each.message for each in caplog.records if each.levelname == "WARNING"]
+        reason = "canceling statement due to lock timeout"
+        assert warnings == [f"migrations wait for a lock of another session: {reason}"]
+
+    def test_nothing_pending_needs_neither_lock_nor_write(self, dsn: str, folder: Path) -> None:
+        migrate(dsn, folder)
+        read_only = make_dsn(dsn, options="-c default_transaction_read_only=on")
+        with closing(psycopg2.connect(dsn)) as other:
+            other.cursor().execute("SELECT pg_advisory_lock(%s)", (ADVISORY_LOCK,))
+            assert migrate(read_only, folder) == []
+        write(folder, "0003_moon", "INSERT INTO planets VALUES ('Moon')")
+        with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
+            migrate(read_only, folder)
+
+    def test_statement_timeout_of_the_role_does_not_end_a_migration(
+        self, dsn: str, folder: Path
+    ) -> None:
+        write(folder, "0003_slow", "SELECT pg_sleep(0.3)")
+        hasty = make_dsn(dsn, options="-c statement_timeout=100ms")
+        assert "0003_slow" in migrate(hasty, folder)
+
+    def test_server_ends_the_migration_of_a_process_that_was_killed(
+        self, dsn: str, folder: Path
+    ) -> None:
+        write(folder, "0003_slow", "SELECT pg_sleep(100)")
+        program = (
+            "import sys, pathlib; from user_service.database.migrate import migrate;"
+            " migrate(sys.argv[1], pathlib.Path(sys.argv[2]))"
+        )
+        command = [sys.executable, "-c", program, dsn, str(folder)]
+        with subprocess.Popen(command, cwd=SERVICE) as process:
+            eventually(lambda: backends(dsn, "PgSleep"))
+            process.kill()
+        eventually(lambda: not backends(dsn, "PgSleep"))
+        assert tables(dsn) == set()
 
     def test_lock_is_free_afterwards(self, dsn: str, folder: Path) -> None:
         migrate(dsn, folder)
@@ -219,7 +267,9 @@ class TestAnyMigrations:
         assert query(dsn, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [0]
 
 
-def test_service_that_does_not_migrate_waits_for_who_does(dsn: str, settings: Settings) -> None:
+def test_service_that_does_not_migrate_waits_for_the_process_that_does(
+    dsn: str, settings: Settings
+) -> None:
     from app import create_app
     from user_service.web.services import services_of
 
@@ -238,27 +288,30 @@ def test_service_that_does_not_migrate_waits_for_who_does(dsn: str, settings: Se
         services_of(app).close()
 
 
-def test_service_that_starts_while_the_database_is_read_only_waits(
-    dsn: str, admin_dsn: str, settings: Settings
+@pytest.mark.parametrize("pending", [True, False], ids=["pending", "nothing pending"])
+def test_service_that_starts_while_the_database_is_read_only(
+    dsn: str, admin_dsn: str, settings: Settings, pending: bool
 ) -> None:
     from app import create_app
     from user_service.web.services import services_of
 
-    migrate(dsn)
-    read_only = sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on").format(
-        sql.Identifier(parse_dsn(dsn)["dbname"])
-    )
-    reset = sql.SQL("ALTER DATABASE {} RESET default_transaction_read_only").format(
-        sql.Identifier(parse_dsn(dsn)["dbname"])
-    )
+    if not pending:
+        migrate(dsn)
+    database = sql.Identifier(parse_dsn(dsn)["dbname"])
+    read_only = sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on")
+    reset = sql.SQL("ALTER DATABASE {} RESET default_transaction_read_only")
     app = create_app(settings.model_copy(update={"database_url": SecretStr(as_url(dsn))}))
+    client = app.test_client()
     with closing(psycopg2.connect(admin_dsn)) as admin, closing(services_of(app)) as services:
         admin.autocommit = True
-        admin.cursor().execute(read_only)
+        admin.cursor().execute(read_only.format(database))
         services.begin(lambda: False)  # a worker that ends here takes gunicorn with it
-        assert app.test_client().get("/health/ready").status_code == 503
-        admin.cursor().execute(reset)
-        eventually(lambda: app.test_client().get("/health/ready").status_code == 200)
+        assert client.get("/health/ready").status_code == (503 if pending else 200)
+        assert client.get("/api/v1/users/1").status_code == (503 if pending else 404)
+        admin.cursor().execute(reset.format(database))
+        eventually(lambda: client.get("/health/ready").status_code == 200)
+        body = {"username": "ada", "email": "ada@example.com"}
+        eventually(lambda: client.post("/api/v1/users", json=body).status_code == 201)
 
 
 def test_database_that_is_behind_or_ahead(dsn: str, folder: Path) -> None:
@@ -276,7 +329,9 @@ def as_url(dsn: str) -> str:
     return "postgresql://{user}:{password}@{host}:{port}/{dbname}".format(**parts)
 
 
-def test_migration_that_is_refused_is_for_somebody_to_look_at(dsn: str, settings: Settings) -> None:
+def test_refused_migration_ends_the_worker_and_tells_clients_nothing(
+    dsn: str, settings: Settings
+) -> None:
     from app import create_app
     from user_service.web.services import services_of
 

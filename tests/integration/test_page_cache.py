@@ -3,7 +3,6 @@
 import fcntl
 import random
 import socket
-import subprocess
 import sys
 import termios
 import threading
@@ -13,27 +12,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
-from types import SimpleNamespace
-from urllib.parse import urlsplit
 
 import pytest
 import redis as redis_py
 from flask.testing import FlaskClient
 from pytest_mock import MockerFixture
-from redis.sentinel import SentinelManagedConnection
 
 from app import create_app
 from tests.redis_states import out_of_memory
 from tests.responses import json_of
 from tests.servers import Servers
 from tests.waiting import eventually
-from user_service.cache.client import MAX_CONNECTIONS, BoundedConnection, Pool, RedisClient
-from user_service.cache.connection import redis_client
 from user_service.cache.page_cache import CacheStatus, PageCache
 from user_service.cache.page_store import GENERATION_KEY, PAGE_PREFIX, PageStore
+from user_service.cache.redis_client import redis_client
 from user_service.errors import Unavailable
-from user_service.resilience import resolver
-from user_service.resilience.breaker import State
 from user_service.settings import Settings
 from user_service.web.services import Services, services_of
 
@@ -321,148 +314,3 @@ def unread(connection: redis_py.Connection) -> int:
     sock: socket.socket = connection._sock  # type: ignore[assignment]
     number = fcntl.ioctl(sock, termios.FIONREAD, bytes(4))
     return int.from_bytes(number, sys.byteorder)
-
-
-class TestConnection:
-    def test_server_given_by_name_is_looked_up_for_every_connection(
-        self, servers: Servers, mocker: MockerFixture
-    ) -> None:
-        host = urlsplit(servers.redis_url).hostname or ""
-        addresses = {"cache.internal": socket.gethostbyname(host)}
-        look_up = mocker.patch.object(
-            resolver, "addresses", side_effect=lambda name, _timeout: [addresses[name]]
-        )
-        client = redis_client(servers.redis_url.replace(host, "cache.internal"), timeout=2)
-        for _ in range(2):
-            assert client.ping()
-            client.connection_pool.disconnect()
-        assert [call.args[0] for call in look_up.call_args_list] == ["cache.internal"] * 2
-
-    def test_name_that_is_not_resolved_in_time_is_a_bypass(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        limits = []
-
-        def hang(_name: str, timeout: float) -> list[str]:
-            limits.append(timeout)
-            raise OSError("not resolved")
-
-        monkeypatch.setattr("user_service.resilience.resolver.addresses", hang)
-        client = redis_client("redis://cache.internal:6379/0", timeout=0.25)
-        pages = PageCache(PageStore(client, ttl=TTL, stale_ttl=STALE_TTL))
-        assert pages.get_or_produce("1:50", lambda _: b"body") == (b"body", BYPASS)
-        assert limits == [0.25]
-
-    def test_that_was_closed_while_idle_is_replaced(
-        self, servers: Servers, redis: redis_py.Redis
-    ) -> None:
-        client = redis_client(servers.redis_url, timeout=2)
-        before = client.client_id()
-        redis.client_kill_filter(_id=str(before))
-        assert client.client_id() != before
-
-    @pytest.mark.parametrize("answers_read", [0, 1])
-    def test_with_an_answer_that_nobody_read_is_replaced(
-        self, servers: Servers, answers_read: int
-    ) -> None:
-        """Whether the answer is in the socket still, or in the parser behind the one before it."""
-        client = redis_client(servers.redis_url, timeout=2)
-        connection = client.connection_pool.get_connection()
-        connection.send_packed_command(connection.pack_commands([["ECHO", "old"]] * 2))
-        eventually(lambda: unread(connection) == 2 * len(b"$3\r\nold\r\n"))
-        for _ in range(answers_read):
-            assert connection.read_response() == b"old"
-            assert not unread(connection)
-        client.connection_pool.release(connection)
-        assert client.echo("new") == b"new"
-
-    @pytest.mark.parametrize("kind", [BoundedConnection, SentinelManagedConnection])
-    def test_whose_answer_came_too_late_is_replaced(
-        self, servers: Servers, kind: type[redis_py.Connection]
-    ) -> None:
-        """Also a kind that does not close itself when it fails to read."""
-        client = redis_client(servers.redis_url, timeout=0.05)
-        client.connection_pool.connection_class = kind
-        if kind is SentinelManagedConnection:
-            address = client.connection_pool.connection_kwargs
-            address["connection_pool"] = SimpleNamespace(
-                get_master_address=lambda: (address["host"], address["port"]),
-                is_master=True,
-                check_connection=False,
-            )
-        for number in range(2 * MAX_CONNECTIONS):  # and its place in the pool is free again
-            with pytest.raises(redis_py.TimeoutError):
-                client.blpop("no such list", 0.1)
-            assert client.echo(str(number)) == str(number).encode()
-
-    @pytest.mark.parametrize("sockets", ["Python's own", "gevent's"])
-    def test_that_is_idle_is_not_waited_for(self, servers: Servers, sockets: str) -> None:
-        """With a time-out, both kinds wait even for what is asked of them without waiting."""
-        program = """
-import sys, time
-from user_service.cache.connection import redis_client
-
-client = redis_client(sys.argv[1], timeout=LONG)
-for _ in range(3):
-    client.ping()
-"""
-        patch = "from gevent import monkey; monkey.patch_all()" if sockets == "gevent's" else ""
-        command = [sys.executable, "-c", patch + program.replace("LONG", str(LONG))]
-        subprocess.run([*command, servers.redis_url], check=True, timeout=LONG, cwd=SERVICE)
-
-    def test_silent_server_is_not_asked_for_a_while(self) -> None:
-        client = redis_client("redis://127.0.0.1:1/0", timeout=0.25)
-        pages = PageCache(PageStore(client, ttl=TTL, stale_ttl=STALE_TTL))
-        for _ in range(3):
-            assert pages.get_or_produce("1:50", lambda _: b"body") == (b"body", BYPASS)
-        assert pages.breaker_state is State.OPEN
-        assert pages.stale("1:50") is None
-
-
-class TestPool:
-    """The short way to a connection is for one that is open and has nothing to read."""
-
-    @pytest.fixture
-    def client(self, servers: Servers) -> Iterator[RedisClient]:
-        client = redis_client(servers.redis_url, timeout=2)
-        yield client
-        client.disconnect()
-
-    def test_connection_is_used_again(self, client: RedisClient) -> None:
-        assert {client.client_id() for _ in range(5)} == {client.client_id()}
-        assert client.changes == 1
-
-    def test_connection_that_the_server_has_closed_is_replaced(
-        self, client: RedisClient, redis: redis_py.Redis
-    ) -> None:
-        before = client.client_id()
-        redis.client_kill_filter(_id=str(before))
-        assert client.client_id() != before
-        assert client.changes == 2
-
-    def test_connection_that_has_something_to_read_is_replaced(self, client: RedisClient) -> None:
-        """It would be taken for the answer to the next command."""
-        before = client.client_id()
-        pool = client.connection_pool
-        connection = pool.get_connection()
-        connection.send_command("PING")
-        eventually(lambda: unread(connection) > 0)
-        pool.release(connection)
-        assert client.client_id() != before
-
-    def test_connection_of_the_process_before_a_fork_is_left_to_that(
-        self, client: RedisClient, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        before = client.client_id()
-        monkeypatch.setattr(client.connection_pool, "pid", 0)
-        assert client.client_id() != before
-
-    def test_none_is_lost_in_failing(self, client: RedisClient) -> None:
-        pool = client.connection_pool
-        assert isinstance(pool, Pool)
-        for _ in range(2 * MAX_CONNECTIONS):
-            client.client_id()
-            connection = pool.get_connection()
-            connection.disconnect()
-            pool.release(connection)
-        assert len(pool.pool.queue) == MAX_CONNECTIONS

@@ -8,7 +8,9 @@ from pytest_mock import MockerFixture
 from werkzeug.test import TestResponse
 
 from tests.responses import fields_of, json_of, problem_of
-from user_service.database import page_reader
+from user_service.database import user_repository
+from user_service.database.connections import Cursor
+from user_service.web.services import Services
 
 URL = "/api/v1/users"
 
@@ -211,12 +213,10 @@ class TestProblems:
         assert problem["title"] == "Content Too Large"  # whatever the version of Python calls it
 
     def test_unexpected_error_tells_nothing_internal(
-        self, client: FlaskClient, mocker: MockerFixture
+        self, client: FlaskClient, services: Services, mocker: MockerFixture
     ) -> None:
         failure = KeyError("secret of the house")
-        mocker.patch(
-            "user_service.database.user_repository.UserRepository.get", side_effect=failure
-        )
+        mocker.patch.object(services.users, "get", side_effect=failure)
         answer = client.get(f"{URL}/1")
         problem_of(answer, 500)
         assert b"secret" not in answer.data
@@ -228,31 +228,31 @@ def test_query_string_where_none_is_taken_is_refused(client: FlaskClient) -> Non
 
 
 @pytest.mark.parametrize(
-    ("query", "even_if_empty"),
+    ("query", "total"),
     [
-        ("per_page=2", [False]),
-        ("page=3&per_page=2", [False, True]),
-        ("username=nobody", [True]),
-        ("page=20000&per_page=2", [True]),
+        ("per_page=2", 3),
+        ("page=3&per_page=2", 3),
+        ("username=nobody", 0),
+        ("page=20000&per_page=2", 3),
     ],
     ids=["page", "beyond the end", "lookup", "far beyond the end"],
 )
-def test_page_is_one_statement_unless_nobody_is_on_it_against_expectation(
-    client: FlaskClient, mocker: MockerFixture, query: str, even_if_empty: list[bool]
+def test_page_is_one_statement_even_if_it_is_empty(
+    client: FlaskClient, mocker: MockerFixture, query: str, total: int
 ) -> None:
     create_many(client, 3)
-    statement = mocker.spy(page_reader, "list_statement")
+    execute = mocker.spy(Cursor, "execute")
     listed = json_of(client.get(f"{URL}?{query}"))
-    asked = [call.kwargs.get("even_if_empty", False) for call in statement.call_args_list]
-    assert asked == even_if_empty
-    assert listed["pagination"]["total"] == (0 if "nobody" in query else 3)
+    statements = [call.args[1] for call in execute.call_args_list]
+    assert len([each for each in statements if "FROM users" in each]) == 1
+    assert listed["pagination"]["total"] == total
 
 
 def test_page_loads_no_row_that_it_does_not_return_but_the_next(
     client: FlaskClient, mocker: MockerFixture
 ) -> None:
     create_many(client, 5)
-    page_of = mocker.spy(page_reader, "page_of")
+    page_of = mocker.spy(user_repository, "page_of")
     listed = json_of(client.get(f"{URL}?per_page=2"))
     client.get(f"{URL}?cursor={listed['pagination']['next_cursor']}&per_page=2")
     assert [len(call.args[0]) for call in page_of.call_args_list] == [3, 3]

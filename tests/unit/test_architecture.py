@@ -1,9 +1,10 @@
-"""Imports point one way, and each foreign library has one place (README, "How it works").
+"""The rules of the architecture: direction of imports, public interfaces, small folders.
 
-``app -> web -> {database, cache} -> {resilience, observability} -> core``
+``app -> web -> {database, cache} -> {resilience, observability} -> {errors, domain}``
 """
 
 import ast
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -11,8 +12,8 @@ import pytest
 
 SERVICE = Path(__file__).parents[2] / "services" / "user-service"
 
-# Whom each part may import, beside itself. Siblings are not in each other's sets.
-CORE = {"errors", "domain", "recent"}
+# The parts that each part may import, beside itself. Siblings do not import each other.
+CORE = {"errors", "domain"}
 POLICIES = CORE | {"resilience", "observability"}
 ADAPTERS = POLICIES | {"database", "cache"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -20,7 +21,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "settings": set(),
     "errors": {"domain"},
     "domain": set(),
-    "recent": set(),
     "resilience": CORE,
     "observability": CORE,
     "database": POLICIES,
@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "web": ADAPTERS | {"user_service"},
     "app": ADAPTERS | {"user_service", "web", "settings"},
 }
-# What each library may be imported by; the others are free.
+# The parts or modules that may import a library; all others are free.
 LIBRARIES = {
     "gunicorn": {"app"},
     "gevent": {"app"},
@@ -37,10 +37,13 @@ LIBRARIES = {
     "werkzeug": {"app", "web"},
     "psycopg2": {"database"},
     "redis": {"cache", "user_service.web.policies.rate_limiter"},
-    "limits": {"web"},
+    "limits": {"user_service.web.policies.rate_limiter"},
     "opentelemetry": {"observability"},
 }
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.getenvb"}
+MAX_MODULES_IN_A_FOLDER = 12
+# Private parts of libraries that the service uses, each with its reason; at most three.
+PRIVATE_PARTS: dict[str, str] = {}
 
 
 def part_of(name: str) -> str:
@@ -116,7 +119,137 @@ def test_module_keeps_to_the_rules(module: str) -> None:
 def test_every_part_is_in_the_picture() -> None:
     inside = {module.split(".")[1] for module in modules() if module.startswith("user_service.")}
     assert inside == MAY_IMPORT.keys() - {"user_service", "app"}
-    assert {"app", "gunicorn.conf", "granian_server", "user_service"} <= modules().keys()
+    assert {"app", "gunicorn.conf", "user_service"} <= modules().keys()
+
+
+def test_module_names_are_unique() -> None:
+    names = Counter(module.rpartition(".")[2] for module in modules() if not is_package(module))
+    assert [name for name, number in names.items() if number > 1] == []
+
+
+def test_folders_are_small() -> None:
+    folders = Counter(path.parent for name, path in modules().items() if not is_package(name))
+    assert [str(f) for f, number in folders.items() if number > MAX_MODULES_IN_A_FOLDER] == []
+
+
+def is_package(module: str) -> bool:
+    return modules()[module].name == "__init__.py"
+
+
+def test_only_public_interfaces_are_used() -> None:
+    """No foreign name with a leading underscore, no override of one, no patch."""
+    trees = {name: ast.parse(path.read_text("utf-8")) for name, path in modules().items()}
+    ours = set().union(*map(defined_names, trees.values()))
+    found = {f"{name}: {part}" for name in trees for part in private_parts(trees[name], ours)}
+    assert found == PRIVATE_PARTS.keys()
+    assert len(PRIVATE_PARTS) <= 3
+
+
+def private_parts(tree: ast.AST, ours: set[str]) -> Iterator[str]:
+    """Yield the private parts of others that ``tree`` uses; ``ours`` are the project's names."""
+    imports = foreign_imports(tree)
+    yield from (name for name in imports.values() if any(map(is_private, name.split("."))))
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(attr=name) if is_private(name) and name not in ours:
+                yield ast.unparse(node)
+            case ast.Assign(targets=targets):
+                yield from (ast.unparse(each) for each in targets if is_patch(each, imports))
+            case ast.AugAssign(target=target) | ast.AnnAssign(target=target):
+                if is_patch(target, imports):
+                    yield ast.unparse(target)
+            case ast.Call(func=ast.Name(id="setattr"), args=[owner, *_]) if root(owner) in imports:
+                yield ast.unparse(node)
+            case ast.ClassDef() if any(root(base) in imports for base in node.bases):
+                yield from (f"{node.name}.{name}" for name in overridden(node, tree))
+
+
+def overridden(node: ast.ClassDef, tree: ast.AST) -> Iterator[str]:
+    """Yield private methods that nothing here calls: the base class must be what calls them."""
+    called = {each.attr for each in ast.walk(tree) if isinstance(each, ast.Attribute)}
+    for method in node.body:
+        match method:
+            case ast.FunctionDef(name=name, decorator_list=[]) if is_private(name):
+                yield from {name} - called
+
+
+def is_private(name: str) -> bool:
+    documented = {"_make", "_replace", "_asdict", "_fields"}  # of named tuples
+    return name.startswith("_") and not name.startswith("__") and name not in documented | {"_"}
+
+
+def is_patch(target: ast.expr, imports: dict[str, str]) -> bool:
+    name = root(target)
+    return isinstance(target, ast.Attribute) and imports.get(name, "os") not in ("os", "flask.g")
+
+
+def root(node: ast.AST) -> str:
+    while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
+        node = node.func if isinstance(node, ast.Call) else node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def foreign_imports(tree: ast.AST) -> dict[str, str]:
+    """Return the full names of what is imported from others, by the names used here."""
+    own = {"user_service", *(path.stem for path in SERVICE.glob("*.py")), "_typeshed"}
+    names: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {each.asname or each.name.split(".")[0]: each.name for each in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {each.asname or each.name: f"{node.module}.{each.name}" for each in node.names}
+    return {
+        name: full
+        for name, full in names.items()
+        if full.split(".")[0] not in own and full.split(".")[0] != "__future__"
+    }
+
+
+def defined_names(tree: ast.AST) -> set[str]:
+    names = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                names.add(name)
+            case ast.ClassDef(name=name) | ast.Name(id=name, ctx=ast.Store()):
+                names.add(name)
+            case ast.Attribute(attr=name, ctx=ast.Store()) if root(node) in ("self", "cls"):
+                names.add(name)
+            case ast.Constant(value=str(name)):  # in __slots__
+                names.add(name)
+    return names
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from gunicorn.http.message import _ip_in_allow_list",
+        "import flask\nflask.globals._cv_app",
+        "def view(request):\n    return request._get_current_object()",
+        "from gunicorn import util\nutil.http_date = None",
+        "from flask import Flask\nFlask.ensure_sync = None",
+        "from redis import Redis\nsetattr(Redis, 'get', None)",
+        "from redis import Redis\nclass Mine(Redis):\n    def _execute_command(self): pass",
+        "import select\nselect.poll = None",
+    ],
+)
+def test_private_part_is_found(source: str) -> None:
+    assert list(private_parts(ast.parse(source), set())) != []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "class Mine:\n    def _ours(self): pass\n    def f(self): self._ours()",
+        "from flask import Flask\napp = Flask('x')\napp.wsgi_app = None",
+        "from redis import Redis\nclass R(Redis):\n    def f(self): self._g()\n    def _g(self): 1",
+        "import os\nos.environ['A'] = 'b'",
+        "from typing import NamedTuple\nclass U(NamedTuple): pass\nU._make([])",
+    ],
+)
+def test_own_private_names_are_no_private_parts(source: str) -> None:
+    tree = ast.parse(source)
+    assert list(private_parts(tree, defined_names(tree))) == []
 
 
 @pytest.mark.parametrize(

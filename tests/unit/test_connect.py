@@ -1,4 +1,4 @@
-"""Opening a connection: to which addresses, in which order, and within which time."""
+"""Opening a connection: the addresses, their order, the time for each, and the session."""
 
 import gc
 import math
@@ -12,12 +12,13 @@ import psycopg2
 import pytest
 from psycopg2.extensions import parse_dsn
 
-from user_service.database.connection import (
+from user_service.database.connect import (
     CONNECT_TIMEOUT,
     connect,
-    has_become_read_only,
     must_be_writable,
+    with_session_defaults,
 )
+from user_service.database.connections import has_become_read_only
 from user_service.errors import ConnectionLost, DeadlineExceeded
 from user_service.resilience import deadline
 
@@ -259,3 +260,55 @@ def test_server_that_takes_writes_is_asked_for_by_the_dsn(attributes: str, expec
 def test_server_says_when_it_takes_no_writes(reported: dict[str, str], expected: bool) -> None:
     connection: Any = SimpleNamespace(info=SimpleNamespace(parameter_status=reported.get))
     assert has_become_read_only(connection) is expected
+
+
+class TestSessionDefaults:
+    def test_are_added_to_a_dsn_that_says_nothing(self) -> None:
+        dsn = parse_dsn(with_session_defaults("postgresql://u@h/db", 2.5))
+        assert dsn["options"] == (
+            "-c statement_timeout=2500 -c idle_in_transaction_session_timeout=2500 -c timezone=UTC"
+        )
+        assert (dsn["application_name"], dsn["keepalives"]) == ("user-service", "1")
+        assert (dsn["user"], dsn["host"], dsn["dbname"]) == ("u", "h", "db")
+
+    def test_leave_what_the_dsn_says(self) -> None:
+        url = "postgresql://u@h/db?application_name=mine&keepalives_idle=60&sslmode=require"
+        dsn = parse_dsn(with_session_defaults(url, 3))
+        assert (dsn["application_name"], dsn["keepalives_idle"]) == ("mine", "60")
+        assert (dsn["sslmode"], dsn["tcp_user_timeout"]) == ("require", "10000")
+
+    @pytest.mark.parametrize(
+        ("seconds", "setting"),
+        [(0.0001, "1"), (0.0004, "1"), (0.001, "1"), (0.0016, "2"), (3, "3000"), (600, "600000")],
+    )
+    def test_statement_timeout_is_never_0_which_would_mean_none(
+        self, seconds: float, setting: str
+    ) -> None:
+        options = parse_dsn(with_session_defaults("host=h", seconds))["options"]
+        names = ("statement_timeout", "idle_in_transaction_session_timeout")
+        ours = " ".join(f"-c {name}={setting}" for name in names)
+        assert options == f"{ours} -c timezone=UTC"
+
+    @pytest.mark.parametrize(
+        "dsn",
+        [
+            "host=h options='-c work_mem=8MB -c statement_timeout=7s'",
+            "postgresql://h/d?options=-c%20work_mem%3D8MB%20-c%20statement_timeout%3D7s",
+        ],
+    )
+    def test_options_of_the_dsn_come_after_ours_and_so_win(self, dsn: str) -> None:
+        options = parse_dsn(with_session_defaults(dsn, 3))["options"]
+        assert options == (
+            "-c statement_timeout=3000 -c idle_in_transaction_session_timeout=3000"
+            " -c timezone=UTC -c work_mem=8MB -c statement_timeout=7s"
+        )
+
+    def test_of_a_session_are_left_out_where_it_is_shared(self) -> None:
+        dsn = parse_dsn(with_session_defaults("host=h", None))
+        assert "options" not in dsn
+        assert dsn["keepalives"] == "1"
+
+    @pytest.mark.parametrize("password", ["it's", "back\\slash", "two words", "ü"])
+    def test_keep_a_password_of_any_characters(self, password: str) -> None:
+        dsn: Any = psycopg2.extensions.make_dsn("host=h", password=password)
+        assert parse_dsn(with_session_defaults(dsn, 3))["password"] == password

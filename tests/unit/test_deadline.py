@@ -90,7 +90,7 @@ def test_another_thread_has_its_own(clock: Clock) -> None:
     assert seen == [math.inf]
 
 
-def test_is_postponed_by_what_somebody_else_took(clock: Clock) -> None:
+def test_postpone_moves_it_and_does_not_begin_one(clock: Clock) -> None:
     deadline.start(5)
     deadline.postpone(2)
     assert deadline.remaining() == 7

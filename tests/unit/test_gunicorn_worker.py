@@ -1,115 +1,237 @@
-"""gunicorn's worker: who is ended for taking too long, and what is left to them."""
+"""gunicorn's worker on real sockets: slow and idle clients, malformed requests, fairness."""
 
-import math
-import socket
+import json
+import logging
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import gevent
+import gevent.socket
 import pytest
-from gevent import get_hub
 from gunicorn.config import Config
-from gunicorn.http.parser import RequestParser
 
-from gunicorn_worker import Connection, ErrorLogger, Overdue, Worker
+import gunicorn_worker
+from gunicorn_worker import QuietLogger, Worker
 
-LONG = 10.0  # seconds
+GET = b"GET /first?name=ada HTTP/1.1\r\nHost: a\r\n\r\n"
+POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc"
+CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+SECONDS = 10.0  # a client waits no longer
+
+WSGIApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+def answering(status: str = "200 OK", body: bytes = b"ok", *, reads: bool = False) -> WSGIApp:
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        answer = status
+        if reads:
+            try:
+                environ["wsgi.input"].read()
+            except OSError:
+                answer = "400 Bad Request"
+            except Exception:  # noqa: BLE001 -- as Flask's handler of the unexpected
+                answer = "500 Internal Server Error"
+        start_response(answer, [("Content-Length", str(len(body)))])
+        return [body]
+
+    return app
+
+
+class Server:
+    """A worker that serves connections made by ``connect``, without a master before it."""
+
+    def __init__(self) -> None:
+        config = Config()
+        config.set("keepalive", 60)
+        self.worker = Worker(1, os.getppid(), [], None, 30, config, QuietLogger(config))
+        self.worker.log.error_log.propagate = True
+        self._listener = gevent.socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen()
+        self._clients: list[gevent.socket.socket] = []
+
+    def connect(self, app: WSGIApp, sent: bytes) -> gevent.socket.socket:
+        """Return a client that has sent something, and whose connection is being served."""
+        self.worker.wsgi = app
+        client = gevent.socket.create_connection(self._listener.getsockname())
+        self._clients.append(client)
+        client.settimeout(SECONDS)
+        accepted, address = self._listener.accept()
+        gevent.spawn(self.worker.handle, self._listener, accepted, address)
+        client.sendall(sent)
+        return client
+
+    def notify_often(self) -> None:
+        while True:
+            self.worker.notify()
+            gevent.sleep(0.01)
+
+    def close(self) -> None:
+        for each in (*self._clients, self._listener):
+            each.close()
+        gevent.sleep(0.05)  # until the worker has noticed it
+        self.worker.tmp.close()
 
 
 @pytest.fixture
-def worker() -> Iterator[Worker]:
-    """A worker that looks at its connections, without gunicorn around it."""
-    made = Worker.__new__(Worker)
-    made._connections = {}
-    timer = get_hub().loop.timer(0.01, repeat=0.01)
-    timer.start(made._end_overdue)
-    yield made
-    timer.close()
+def server() -> Iterator[Server]:
+    started = Server()
+    yield started
+    started.close()
 
 
-def connection_of(worker: Worker, greenlet: gevent.Greenlet) -> Connection:
-    worker._connections[greenlet] = Connection(header_seconds=LONG, keepalive=LONG)
-    return worker._connections[greenlet]
+@pytest.fixture
+def notifying(server: Server) -> Iterator[Server]:
+    """The same, whose worker looks for connections that are due."""
+    greenlet = gevent.spawn(server.notify_often)
+    yield server
+    greenlet.kill()
 
 
-def test_request_that_takes_too_long_is_ended_once_and_may_wait_while_it_tidies_up(
-    worker: Worker,
+def received(client: gevent.socket.socket) -> bytes:
+    """Return all that the server sends before it closes the connection."""
+    parts = []
+    while part := client.recv(65536):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def test_header_that_does_not_end_closes_the_connection(
+    notifying: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def request() -> str:
-        try:
-            gevent.sleep(LONG)
-        except Overdue:
-            gevent.sleep(0.1)
-            return "tidied up"
-        return "not ended"
-
-    greenlet = gevent.spawn(request)
-    connection_of(worker, greenlet).ends_at = time.monotonic() + 0.05
-    assert greenlet.get(timeout=LONG / 2) == "tidied up"
+    monkeypatch.setattr(gunicorn_worker, "HEADER_SECONDS", 0.1)
+    assert received(notifying.connect(answering(), GET[:20])) == b""
 
 
-def test_others_are_left_alone(worker: Worker) -> None:
-    slow, other = (gevent.spawn(gevent.sleep, LONG), gevent.spawn(gevent.sleep, 0.2))
-    connection_of(worker, slow).ends_at = 0
-    connection_of(worker, other).ends_at = time.monotonic() + LONG
-    other.get(timeout=LONG / 2)
-    assert isinstance(slow.exception, Overdue)
+def test_connection_that_has_served_may_be_idle_for_longer(
+    notifying: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gunicorn_worker, "HEADER_SECONDS", 0.1)
+    client = notifying.connect(answering(), GET)
+    assert client.recv(65536)
+    gevent.sleep(0.3)
+    client.sendall(GET)
+    assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
 
 
-def test_wait_for_a_request_ends_quietly_and_only_it_is_bounded(worker: Worker) -> None:
-    connection = Connection(header_seconds=0.05, keepalive=LONG)
-    worker._connections[gevent.getcurrent()] = connection
-    with connection:
-        assert connection.is_idle
-        gevent.sleep(LONG)
-        pytest.fail("it was not ended")
-    assert (connection.is_idle, connection.ends_at) == (False, math.inf)
+def test_body_that_does_not_end_closes_the_connection(notifying: Server) -> None:
+    notifying.worker.request_seconds = 0.1
+    seen = []
+
+    def app(environ: dict[str, Any], _start_response: Callable[..., Any]) -> Iterable[bytes]:
+        seen.append(environ["wsgi.input"].read())
+        raise BrokenPipeError
+
+    assert received(notifying.connect(app, POST)) == b""
+    assert seen == [b"abc"]  # it may tidy up as if the client had left
 
 
-def test_first_request_is_waited_for_less_long_than_those_after_it() -> None:
-    connection = Connection(header_seconds=1, keepalive=LONG)
-    began = time.monotonic()
-    with connection:
-        assert 1 <= connection.ends_at - began < LONG
-    with connection:
-        assert connection.ends_at - began >= LONG
+def test_client_that_does_not_read_is_closed(notifying: Server) -> None:
+    notifying.worker.request_seconds = 0.1
+    client = notifying.connect(answering(body=b"x" * 20_000_000), GET)
+    gevent.sleep(0.5)
+    assert 0 < len(received(client)) < 20_000_000
 
 
-def test_error_of_a_request_is_logged_without_its_query(caplog: pytest.LogCaptureFixture) -> None:
-    """The words are gunicorn's, in its `Worker.handle_error`."""
-    log = ErrorLogger(Config())
-    log.error_log.propagate = True
-    try:
-        int("no number")
-    except ValueError:
-        log.exception("Error handling request %s %s", "GET", "/api/v1/users?email=ada@example.com")
-    assert caplog.messages == ["Error handling request GET /api/v1/users"]
-
-
-FIRST = b"POST /first HTTP/1.1\r\nHost: a\r\n"
-SECOND = b"GET /second HTTP/1.1\r\nHost: a\r\n\r\n"
+def test_stop_ends_idle_connections_and_those_in_use_with_their_next_answer(
+    notifying: Server,
+) -> None:
+    idle, used = notifying.connect(answering(), GET), notifying.connect(answering(), GET)
+    for client in (idle, used):
+        assert b"Connection: keep-alive" in client.recv(65536)
+    notifying.worker.handle_exit(0, None)
+    used.sendall(GET)
+    assert b"Connection: close" in received(used)
+    assert received(idle) == b""
 
 
 @pytest.mark.parametrize(
-    ("body", "read"),
+    "chunks",
     [
-        pytest.param(b"\r\n", 0, id="none"),
-        pytest.param(b"Content-Length: 5\r\n\r\n12345", 0, id="unread"),
-        pytest.param(b"Content-Length: 5\r\n\r\n12345", 3, id="read in part"),
-        pytest.param(b"Content-Length: 5\r\n\r\n12345", 5, id="read"),
-        pytest.param(
-            b"Content-Length: 3005\r\n\r\n12345" + 3000 * b"6", 3, id="long, and read in part"
-        ),
-        pytest.param(b"Transfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n0\r\n\r\n", 0, id="chunked"),
+        b"ZZ\r\nname\r\n0\r\n\r\n",
+        b"-1\r\nname\r\n0\r\n\r\n",
+        b"4\r\nnameX\r\n0\r\n\r\n",
+        b"4;\r\nname\r\n0\r\n\r\n",
+        b"4\r\nname\r\n0\r\nname\r\n\r\n",
+        b"0\r\nHost: name\r\n\r\n",
     ],
 )
-def test_next_request_begins_after_the_body_of_the_one_before(body: bytes, read: int) -> None:
-    client, server = socket.socketpair()
-    with client, server:
-        client.sendall(FIRST + body + SECOND)
-        client.shutdown(socket.SHUT_WR)
-        parser = RequestParser(Config(), server, ("127.0.0.1", 1))
-        first = next(parser)
-        assert (first.path, first.body.read(read)) == ("/first", b"12345"[:read])
-        assert next(parser).path == "/second"
-        assert list(parser) == []
+@pytest.mark.parametrize("reads", [True, False])
+def test_malformed_chunks_get_one_response_and_one_warning(
+    server: Server, caplog: pytest.LogCaptureFixture, chunks: bytes, *, reads: bool
+) -> None:
+    client = server.connect(answering(reads=reads), CHUNKED + chunks)
+    answer = received(client)
+    assert answer.count(b"HTTP/1.1 ") == 1
+    assert answer.startswith(b"HTTP/1.1 400 " if reads else b"HTTP/1.1 200 ")
+    assert (b"Connection: close" in answer) == reads
+    (record,) = caplog.records
+    assert (record.levelno, record.exc_info) == (logging.WARNING, None)
+    assert "name" not in record.getMessage()
+
+
+def test_well_formed_chunks_are_read_and_the_connection_kept(server: Server) -> None:
+    chunks = b"4;a=b\r\nname\r\n0\r\nX-Trailer: 1\r\n\r\n"
+    for reads in (True, False):
+        client = server.connect(answering(reads=reads), CHUNKED + chunks + GET)
+        gevent.sleep(0.1)
+        assert client.recv(65536).count(b"HTTP/1.1 200 OK") == 2
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"rubbish\r\n\r\n", 400),
+        (GET.replace(b"GET", b"get"), 400),
+        (GET.replace(b"Host", b"Ho st"), 400),
+        (GET.replace(b"ada", b"a" * 5_000_000), 414),
+        (GET.replace(b"Host: a\r\n", b"Expect: ada\r\n"), 417),
+        (GET.replace(b"Host: a\r\n", b"X-A: ada\r\n" * 200), 431),
+        (CHUNKED.replace(b"chunked", b"ada"), 501),
+    ],
+)
+def test_what_is_not_http_is_answered_with_a_problem_and_logged_without_its_content(
+    server: Server, caplog: pytest.LogCaptureFixture, sent: bytes, status: int
+) -> None:
+    head, _, body = received(server.connect(answering(), sent)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    problem = json.loads(body)
+    assert (problem["status"], problem["detail"]) == (status, "The request is not valid HTTP")
+    (record,) = caplog.records
+    assert (record.levelno, record.exc_info) == (logging.WARNING, None)
+    assert problem["request_id"] in record.getMessage()
+    assert "ada" not in record.getMessage() + body.decode()
+
+
+@pytest.mark.parametrize("headers", [[("X-Name", "1\r\n2")], [("X Name", "1")]])
+def test_error_of_the_application_is_a_problem_too_and_logged_with_its_traceback(
+    server: Server, caplog: pytest.LogCaptureFixture, headers: list[tuple[str, str]]
+) -> None:
+    def app(_environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        start_response("200 OK", headers)
+        return []
+
+    head, _, body = received(server.connect(app, GET)).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 500 ")
+    assert json.loads(body)["detail"] == "An unexpected error occurred"
+    assert any(record.exc_info for record in caplog.records)
+    assert "ada" not in caplog.text
+
+
+def test_client_with_many_requests_ready_takes_turns_with_others(server: Server) -> None:
+    served: list[str] = []
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        served.append(environ["REMOTE_PORT"])
+        return answering()(environ, start_response)
+
+    clients = [server.connect(app, b"") for _ in range(2)]
+    gevent.sleep(0.1)  # until the worker waits for both
+    for client in clients:
+        client.sendall(GET * 50)
+    end = time.monotonic() + SECONDS
+    while len(served) < 100 and time.monotonic() < end:
+        gevent.sleep(0.01)
+    assert len(set(served[:10])) == 2

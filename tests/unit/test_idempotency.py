@@ -11,12 +11,15 @@ from user_service.domain.idempotency import KeyedRequest, fingerprint
 from user_service.errors import InvalidInput
 from user_service.web.requests.idempotency_key import keyed_request
 
+FIELDS = ("username", "email")
 UUID = "8e03978e-40d5-43e8-bc93-6894a57f9324"
 
 
 def read(header: str | None, *fields: str) -> KeyedRequest | None:
     environ = {} if header is None else {"HTTP_IDEMPOTENCY_KEY": header}
-    return keyed_request(EnvironHeaders(environ), "POST /things", *fields)
+    return keyed_request(
+        EnvironHeaders(environ), "POST /things", dict(zip(FIELDS, fields, strict=False))
+    )
 
 
 class TestKey:

@@ -12,8 +12,7 @@ import pytest
 import yaml
 
 from dev.kustomize import FOREIGN, Resource, containers, render
-from drain import SETTLE
-from server_limits import GRACEFUL_TIMEOUT, LINGER
+from serve import GRACEFUL_SECONDS
 from user_service import __version__
 from user_service.settings import Settings
 from user_service.web.api import health
@@ -89,8 +88,7 @@ def test_there_is_time_for_preStop_and_the_drain(overlay: list[Resource]) -> Non
     drain_delay = float(settings.get("DRAIN_DELAY", Settings.model_fields["drain_delay"].default))
     pod = pod_of(one(overlay, "Deployment"))
     before = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    drain = drain_delay + SETTLE + LINGER + GRACEFUL_TIMEOUT
-    assert before + drain < pod["terminationGracePeriodSeconds"]
+    assert before + drain_delay + GRACEFUL_SECONDS < pod["terminationGracePeriodSeconds"]
 
 
 def test_probes_ask_for_life_and_readiness(overlay: list[Resource]) -> None:

@@ -1,9 +1,11 @@
-"""The two formats of the log, and the configuration that sends it to standard error."""
+"""The two formats of the log, the line of a request, and the configuration of ``logging``."""
 
 import json
 import logging
 import logging.config
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -12,8 +14,14 @@ from typing import Any
 import orjson
 import pytest
 
+from tests.e2e.service import SERVICE
 from user_service.observability import request_id
-from user_service.observability.logs import JsonFormatter, TextFormatter, logging_config
+from user_service.observability.logs import (
+    JsonFormatter,
+    TextFormatter,
+    log_request,
+    logging_config,
+)
 
 TIME = r"\d{4}-\d{2}-\d{2} \d{2}:\d{2}:\d{2},\d{3}"
 
@@ -64,6 +72,52 @@ class TestText:
         assert lines[0].endswith("it broke request_id=abc")
         assert lines[1].startswith("Traceback")
         assert lines[-1].endswith(": 'the cause'")
+
+    @pytest.mark.parametrize(
+        ("message", "written"),
+        [
+            ("ERROR:  x\nLINE 1: y\r\n\t^", r"ERROR:  x\nLINE 1: y\r\n\t^"),
+            ("\x1b[31mred", r"\x1b[31mred"),
+            ("\x85\u2028\u2029\x0b\x0c\x1c", r"\x85\u2028\u2029\x0b\x0c\x1c"),
+            ("file\udcff.txt", r"file\udcff.txt"),
+            ("Zoë, 名前 and \\", "Zoë, 名前 and \\"),
+        ],
+    )
+    def test_message_stays_on_one_line(self, message: str, written: str) -> None:
+        line = TextFormatter().format(record("%s", message))
+        assert line.endswith(f" - WARNING - {written}")
+        assert line.isprintable()
+
+
+class TestRequest:
+    """The entry of one request, an ordinary record of the logger ``user_service.access``."""
+
+    @pytest.fixture
+    def entry(self, caplog: pytest.LogCaptureFixture) -> logging.LogRecord:
+        with caplog.at_level("INFO"):
+            log_request("GET", "/api/v1/users", 200, 0.0015)
+        (entry,) = caplog.records
+        return entry
+
+    def test_text(self, entry: logging.LogRecord) -> None:
+        request_id.begin("abc")
+        line = TextFormatter().format(entry)
+        message = "GET /api/v1/users 200 1.50 ms request_id=abc"
+        assert re.fullmatch(f"{TIME} - user_service.access - INFO - {message}", line)
+
+    def test_json(self, entry: logging.LogRecord) -> None:
+        line = json_line(entry)
+        del line["timestamp"]
+        assert list(line.items()) == [
+            ("level", "INFO"),
+            ("logger", "user_service.access"),
+            ("message", "GET /api/v1/users 200 1.50 ms"),
+            ("request_id", "-"),
+            ("method", "GET"),
+            ("route", "/api/v1/users"),
+            ("status", 200),
+            ("duration_ms", 1.5),
+        ]
 
 
 class TestJson:
@@ -138,6 +192,61 @@ class TestJson:
     def test_traceback_of_a_line_with_odd_text_is_kept_too(self) -> None:
         line = json_line(failed("\ud800"))
         assert line["exception"].endswith(": 'the cause'")
+
+
+LOGGING = """
+import logging, sys
+from user_service.observability.logs import configure
+configure("INFO", "text")
+log = logging.getLogger("user_service")
+for line in sys.stdin:
+    exec(line)
+    print("done", file=sys.stderr, flush=True)
+"""
+
+
+class TestPipe:
+    @pytest.fixture
+    def process(self) -> Iterator[subprocess.Popen[bytes]]:
+        """Start a process that executes the lines it is sent and whose log goes to a pipe."""
+        command = [sys.executable, "-c", LOGGING]
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            command, cwd=SERVICE, stdin=pipe, stdout=pipe, stderr=pipe
+        ) as started:
+            yield started
+            started.kill()
+
+    def execute(self, process: subprocess.Popen[bytes], line: str) -> None:
+        assert process.stdin
+        assert process.stderr
+        process.stdin.write(f"{line}\n".encode())
+        process.stdin.flush()
+        assert process.stderr.readline() == b"done\n"
+
+    def test_stalled_reader_costs_entries_and_blocks_nothing(
+        self, process: subprocess.Popen[bytes]
+    ) -> None:
+        self.execute(process, "log.info('first')")
+        self.execute(process, "log.info('x' * 2_000_000)")  # more than the pipe holds
+        self.execute(process, "log.info('dropped')")
+        assert process.stdin
+        assert process.stdout
+        os.set_blocking(process.stdout.fileno(), False)
+        first, cut_off = process.stdout.read().split(b"\n")
+        os.set_blocking(process.stdout.fileno(), True)
+        assert first.endswith(b"first")
+        assert cut_off.endswith(b"xxx")
+        self.execute(process, "log.info('after')")
+        process.stdin.close()
+        end_of_cut_off, after, nothing = process.stdout.read().split(b"\n")
+        assert after.endswith(b"after")
+        assert end_of_cut_off == nothing == b""
+
+    def test_entries_without_a_reader_are_dropped(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout
+        process.stdout.close()
+        self.execute(process, "log.info('dropped')")
 
 
 class TestConfiguration:

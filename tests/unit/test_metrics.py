@@ -1,33 +1,23 @@
 """Metrics: bounded labels, series that begin with 0, and files that several processes share."""
 
-import fcntl
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from flask import Flask
-from prometheus_client import CollectorRegistry, generate_latest, values
+from prometheus_client import generate_latest
 from pytest_mock import MockerFixture
 
 from tests import scrapes
 from tests.e2e.service import SERVICE
 from tests.scrapes import Sample
-from user_service.errors import TransientFailure, Unavailable, UserExists
-from user_service.observability import metric_files
-from user_service.observability.logs import AccessLog
+from user_service.observability.metric_files import AllProcesses
 from user_service.observability.metrics import UNMATCHED, Metrics
-from user_service.resilience import deadline
 from user_service.resilience.breaker import CircuitBreaker
-from user_service.resilience.retry import (
-    RetryBudget,
-    RetryPolicy,
-    policy_in_effect,
-    retry_on_failure,
-)
+from user_service.resilience.retry import Outcome
 from user_service.web.middleware import UNANSWERED, RequestMiddleware
 
 
@@ -45,7 +35,7 @@ def metrics() -> Metrics:
     return Metrics()
 
 
-def test_counters_are_there_before_anything_was_counted(metrics: Metrics) -> None:
+def test_counters_are_exposed_with_0_before_the_first_event(metrics: Metrics) -> None:
     counted = samples(metrics)
     totals = {name for name, _ in counted if name.endswith("_total")}
     assert {f"user_service_{name}_total" for name in COUNTERS} == totals
@@ -68,8 +58,6 @@ def surrounded(app: Flask, metrics: Metrics) -> Flask:
     app.wsgi_app = RequestMiddleware(  # type: ignore[method-assign]
         app.wsgi_app,
         request_timeout=1,
-        retry_policy=RetryPolicy(),
-        access_log=AccessLog("WARNING", "text"),
         metrics=metrics.http,
     )
     return app
@@ -105,11 +93,10 @@ class TestHttp:
             client.open("/nowhere" + "/x" * number, method=method)
             client.open('/%00/"\n{}' + str(number))
         assert len(samples(metrics)) == before
-        assert len(metrics.http._durations) == 2
         labels = {"route": "unmatched", "method": "other", "status": "404"}
         assert value(metrics, "http_request_duration_seconds_count", **labels) == 1 + len(hostile)
 
-    def test_request_is_in_flight_while_it_is_worked_on(self, metrics: Metrics) -> None:
+    def test_request_in_progress_is_in_flight(self, metrics: Metrics) -> None:
         app = Flask("test")
         seen: list[float] = []
 
@@ -140,7 +127,7 @@ class TestHttp:
         assert value(metrics, "http_request_duration_seconds_count", **labels) == 1
         assert value(metrics, "http_requests_in_flight") == 0
 
-    def test_error_outside_of_flask_is_counted_as_the_500_that_the_server_makes_of_it(
+    def test_error_outside_flask_is_counted_as_the_500_of_the_server(
         self, metrics: Metrics, mocker: MockerFixture
     ) -> None:
         app = Flask("test")
@@ -150,7 +137,7 @@ class TestHttp:
         labels = {"route": UNMATCHED, "method": "GET", "status": "500"}
         assert value(metrics, "http_request_duration_seconds_count", **labels) == 1
 
-    def test_context_without_a_request_takes_nothing_out_of_flight(
+    def test_context_without_a_request_does_not_change_the_requests_in_flight(
         self, app: Flask, metrics: Metrics
     ) -> None:
         with app.test_request_context("/"):
@@ -163,65 +150,10 @@ class TestHttp:
         assert value(metrics, "rate_limited_requests_total", limit=limit) == 1
 
 
-@pytest.mark.usefixtures("policy")
-class TestRetries:
-    @pytest.fixture
-    def policy(self, metrics: Metrics) -> Iterator[RetryPolicy]:
-        policy = RetryPolicy(retries=2, sleep=lambda _: None, on_end=metrics.resilience.count_retry)
-        token = policy_in_effect.set(policy)
-        yield policy
-        policy_in_effect.reset(token)
-        deadline.clear()
-
-    def ended(self, metrics: Metrics, *results: Exception | None) -> dict[str, float]:
-        """Return what is counted of a call that has ``results`` in turn; None is success."""
-        coming = list(results)
-
-        @retry_on_failure()
-        def work() -> None:
-            result = coming.pop(0)
-            if result is not None:
-                raise result
-
-        with suppress(TransientFailure, Unavailable, UserExists):
-            work()
-        assert not coming
-        outcomes = ("recovered", "failed", "no_time", "no_budget")
-        counted = {each: value(metrics, "retries_total", outcome=each) for each in outcomes}
-        return {outcome: number for outcome, number in counted.items() if number}
-
-    @pytest.mark.parametrize("error", [None, UserExists("email"), Unavailable("x")])
-    def test_call_that_met_no_transient_failure_is_not_counted(
-        self, metrics: Metrics, error: Exception | None
-    ) -> None:
-        assert self.ended(metrics, error) == {}
-
-    @pytest.mark.parametrize(
-        ("results", "outcome"),
-        [
-            ([None], "recovered"),
-            ([TransientFailure("again"), None], "recovered"),
-            ([UserExists("email")], "recovered"),
-            ([Unavailable("other")], "failed"),
-            ([TransientFailure("again"), TransientFailure("again")], "failed"),
-        ],
-    )
-    def test_call_is_counted_once_by_how_it_ended(
-        self,
-        metrics: Metrics,
-        results: list[Exception | None],
-        outcome: str,
-    ) -> None:
-        assert self.ended(metrics, TransientFailure("first"), *results) == {outcome: 1}
-
-    def test_no_time(self, metrics: Metrics) -> None:
-        deadline.start(0)
-        assert self.ended(metrics, TransientFailure("first")) == {"no_time": 1}
-
-    def test_no_budget(self, metrics: Metrics, policy: RetryPolicy) -> None:
-        spent = RetryPolicy(budget=RetryBudget(reserve=0.5), on_end=policy.on_end)
-        policy_in_effect.set(spent)
-        assert self.ended(metrics, TransientFailure("first")) == {"no_budget": 1}
+def test_retried_calls_are_counted_by_outcome(metrics: Metrics) -> None:
+    for outcome in Outcome:
+        metrics.resilience.count_retry(outcome)
+        assert value(metrics, "retries_total", outcome=outcome) == 1
 
 
 def test_breaker_shows_its_state_and_counts_its_openings(metrics: Metrics) -> None:
@@ -256,7 +188,7 @@ def test_breaker_shows_its_state_and_counts_its_openings(metrics: Metrics) -> No
     assert value(metrics, "circuit_breaker_state", dependency="database") == 0
 
 
-# A worker process: it tells its slot, does what it is told, and waits for its end.
+# A worker process: it executes the lines that it reads, until it is killed.
 WORKER = """
 import sys
 from pathlib import Path
@@ -300,11 +232,16 @@ class Worker:
 
 class TestSeveralProcesses:
     @pytest.fixture
-    def start(self, tmp_path: Path) -> Iterator[Callable[[], Worker]]:
+    def directory(self, tmp_path: Path) -> Path:
+        """Return a folder that does not exist yet."""
+        return tmp_path / "of" / "metrics"
+
+    @pytest.fixture
+    def start(self, directory: Path) -> Iterator[Callable[[], Worker]]:
         started: list[Worker] = []
 
         def start() -> Worker:
-            started.append(Worker(tmp_path))
+            started.append(Worker(directory))
             return started[-1]
 
         yield start
@@ -312,12 +249,11 @@ class TestSeveralProcesses:
             worker.kill()
 
     def scraped(self, directory: Path, name: str, **labels: str) -> float | None:
-        exposition = generate_latest(metric_files.registry_of(directory)).decode()
-        key = f"user_service_{name}", frozenset(labels.items())
-        return scrapes.samples(exposition).get(key)
+        exposition = generate_latest(AllProcesses(directory)).decode()
+        return scrapes.samples(exposition).get((f"user_service_{name}", frozenset(labels.items())))
 
-    def test_counts_of_all_are_added_up_and_survive_their_death(
-        self, tmp_path: Path, start: Callable[[], Worker]
+    def test_counts_are_added_up_and_survive_the_death_of_a_process(
+        self, directory: Path, start: Callable[[], Worker]
     ) -> None:
         first, second = start(), start()
         first.do("metrics.cache.hit.inc(3)")
@@ -329,10 +265,10 @@ class TestSeveralProcesses:
         for change in (lambda: None, first.kill, second.kill, start):
             change()
             for name, labels, expected in counts:
-                assert self.scraped(tmp_path, name, **labels) == expected
+                assert self.scraped(directory, name, **labels) == expected
 
     def test_child_of_a_fork_counts_on_its_own(
-        self, tmp_path: Path, start: Callable[[], Worker]
+        self, directory: Path, start: Callable[[], Worker]
     ) -> None:
         parent = start()
         parent.do("metrics.cache.hit.inc(3)")
@@ -340,78 +276,37 @@ class TestSeveralProcesses:
             "import os; child = os.fork();"
             " os.waitpid(child, 0) if child else (metrics.cache.hit.inc(4), os._exit(0))"
         )
-        assert self.scraped(tmp_path, "page_cache_requests_total", result="hit") == 7
+        assert self.scraped(directory, "page_cache_requests_total", result="hit") == 7
         parent.do("metrics.cache.hit.inc(5)")
-        assert self.scraped(tmp_path, "page_cache_requests_total", result="hit") == 12
+        assert self.scraped(directory, "page_cache_requests_total", result="hit") == 12
 
-    def test_threads_lose_no_count(self, tmp_path: Path, start: Callable[[], Worker]) -> None:
-        worker = start()
-        worker.do("import sys; sys.setswitchinterval(1e-6)")
-        worker.do("from concurrent.futures import ThreadPoolExecutor as Threads")
-        worker.do("count = lambda _: [metrics.cache.hit.inc() for _ in range(2000)]")
-        worker.do("_ = list(Threads(8).map(count, range(8)))")
-        assert self.scraped(tmp_path, "page_cache_requests_total", result="hit") == 16_000
-
-    def test_gauges_of_the_dead_are_gone_at_the_next_scrape(
-        self, tmp_path: Path, start: Callable[[], Worker]
+    def test_live_gauges_of_a_killed_process_are_gone_at_the_next_scrape(
+        self, directory: Path, start: Callable[[], Worker]
     ) -> None:
         first, second = start(), start()
         first.do("metrics.pools.of('database').in_use.set(3)")
         first.do("metrics.resilience.breaker_listener('redis')('open')")
         second.do("metrics.pools.of('database').in_use.set(4)")
-        assert self.scraped(tmp_path, "pool_connections_in_use", pool="database") == 7
-        assert self.scraped(tmp_path, "circuit_breaker_state", dependency="redis") == 2
+        assert self.scraped(directory, "pool_connections_in_use", pool="database") == 7
+        assert self.scraped(directory, "circuit_breaker_state", dependency="redis") == 2
         first.kill()
-        assert self.scraped(tmp_path, "pool_connections_in_use", pool="database") == 4
-        assert self.scraped(tmp_path, "circuit_breaker_state", dependency="redis") == 0
+        assert self.scraped(directory, "pool_connections_in_use", pool="database") == 4
+        assert self.scraped(directory, "circuit_breaker_state", dependency="redis") == 0
 
-    def test_gauges_of_a_predecessor_are_not_taken_over(
-        self, tmp_path: Path, start: Callable[[], Worker]
-    ) -> None:
-        first = start()
-        first.do("metrics.pools.of('database').waiting.inc()")
-        first.kill()
-        start()  # before any scrape
-        assert self.scraped(tmp_path, "pool_requests_waiting", pool="database") == 0
-
-    def test_readiness_is_what_was_found_out_last(
-        self, tmp_path: Path, start: Callable[[], Worker]
+    def test_readiness_is_the_latest_result_of_any_process(
+        self, directory: Path, start: Callable[[], Worker]
     ) -> None:
         first, second = start(), start()
-        assert self.scraped(tmp_path, "ready") is None
+        assert self.scraped(directory, "ready") is None
         for worker, ready in ((second, 1), (first, 0), (second, 1)):
             worker.do(f"metrics.ready.set({ready})")
-            assert self.scraped(tmp_path, "ready") == ready
+            assert self.scraped(directory, "ready") == ready
 
-    def test_files_do_not_grow_in_number_however_many_workers_are_replaced(
-        self, tmp_path: Path, start: Callable[[], Worker]
+    def test_files_of_other_programs_are_ignored(
+        self, directory: Path, start: Callable[[], Worker]
     ) -> None:
-        start()
-        files = set()
-        for number in range(1, 6):
-            worker = start()
-            worker.do("metrics.cache.hit.inc()")
-            files.add(frozenset(path.name for path in tmp_path.iterdir()))
-            worker.kill()
-            assert self.scraped(tmp_path, "page_cache_requests_total", result="hit") == number
-        assert len(files) == 1
-
-    def test_slot_is_another_after_a_fork(self, tmp_path: Path) -> None:
-        slot = metric_files.Slot(tmp_path)
-        assert slot.name() == slot.name() == "0"
-        child = os.fork()
-        if child == 0:
-            os._exit(7 if slot.name() == "1" else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-        assert slot.name() == "0"
-
-    def test_slot_that_is_looked_at_by_a_scrape_is_not_waited_for(self, tmp_path: Path) -> None:
-        with (tmp_path / "0.lock").open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            assert metric_files.Slot(tmp_path).name() == "1"
-
-    def test_directory_is_made(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(values, "ValueClass", values.ValueClass)
-        metric_files.share(tmp_path / "a" / "b")
-        assert (tmp_path / "a" / "b").is_dir()
-        assert isinstance(metric_files.registry_of(tmp_path / "a" / "b"), CollectorRegistry)
+        start().do("metrics.cache.hit.inc()")
+        for name in ("sessions.db", "notes.txt"):
+            (directory / name).write_text("of another program")
+        assert self.scraped(directory, "page_cache_requests_total", result="hit") == 1
+        assert (directory / "sessions.db").exists()

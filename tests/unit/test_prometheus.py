@@ -1,4 +1,4 @@
-"""deploy/prometheus and deploy/grafana: valid, about metrics that there are, and tested."""
+"""deploy/prometheus and deploy/grafana: valid, tested, and about existing metrics only."""
 
 import json
 import re
@@ -44,9 +44,9 @@ def promtool(*arguments: str) -> str:
 
 
 def available() -> set[str]:
-    """Return the names of all series: what the service exposes, and what the rules record."""
+    """Return the names of all series that the service exposes or the rules record."""
     metrics = Metrics()
-    metrics.tell_build("1", "unknown")
+    metrics.set_build_info("1", "unknown")
     metrics.http.observe("/", "GET", 200, 0.1)
     exposed = {s.name for family in metrics.registry.collect() for s in family.samples}
     return exposed | {rule["record"] for rule in rules() if "record" in rule}
@@ -66,14 +66,14 @@ def test_rules_are_valid() -> None:
     assert sum(int(n) for n in re.findall(r"(\d+) rules found", told)) == len(rules())
 
 
-def test_alerts_fire_when_they_should_and_only_then() -> None:
+def test_alerts_fire_as_their_tests_say() -> None:
     promtool("test", "rules", str(PROMETHEUS / "tests" / "alerts.yml"))
 
 
 def test_every_alert_is_tested_firing_and_not_firing() -> None:
     firing = {test["alertname"] for test in alert_tests() if test.get("exp_alerts")}
     assert firing == alerts().keys()
-    # Where some series make it fire, others in the same test do not: promtool wants the exact set.
+    # In these tests only some series fire, and promtool compares the exact set.
     quiet = {test["alertname"] for test in alert_tests() if not test.get("exp_alerts")}
     among_others = {
         "UserServiceReplicaDown",
@@ -84,7 +84,7 @@ def test_every_alert_is_tested_firing_and_not_firing() -> None:
 
 
 @pytest.mark.parametrize("file", [*RULES, *DASHBOARDS], ids=lambda path: path.name)
-def test_every_metric_that_is_asked_for_is_one_that_there_is(file: Path) -> None:
+def test_every_queried_metric_exists(file: Path) -> None:
     text = file.read_text("utf-8")
     named = set(METRIC.findall(text))
     assert named
@@ -92,7 +92,7 @@ def test_every_metric_that_is_asked_for_is_one_that_there_is(file: Path) -> None
 
 
 @pytest.mark.parametrize("name", alerts())
-def test_alert_says_what_it_means_and_where_to_read_on(name: str) -> None:
+def test_alert_has_a_severity_a_description_and_a_runbook(name: str) -> None:
     alert = alerts()[name]
     assert alert["labels"]["severity"] in ("page", "ticket")
     assert alert["annotations"].keys() == {"summary", "description", "runbook"}

@@ -1,4 +1,4 @@
-"""What is told of a window: how many requests remain, and how long until the next one passes."""
+"""The state of a window: how many requests remain, and how long until the next one passes."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from user_service.web.policies.rate_limiter import ROUNDING, Counts, Limit, window
+from user_service.web.policies.rate_limiter import ROUNDING, Counts, Limit, Window, window
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def passes(limit: Limit, counts: Counts) -> bool:
 
 
 def later(limit: Limit, counts: Counts, seconds: float) -> Counts:
-    """Return the counts of somebody who has asked nothing for ``seconds``."""
+    """Return the counts after ``seconds`` without a request."""
     ends_in = counts.current_seconds - limit.seconds
     if seconds < ends_in:
         return counts._replace(
@@ -48,24 +48,30 @@ def situations(draw: st.DrawFn, *, full: bool) -> tuple[Limit, Counts]:
 
 
 @given(situations(full=True))
-def test_who_waits_as_long_as_told_passes_and_is_not_told_much_too_long(
+def test_request_after_the_stated_wait_passes_and_the_wait_is_not_too_long(
     situation: tuple[Limit, Counts],
 ) -> None:
     limit, counts = situation
     assert not passes(limit, counts)
-    told = window(limit, False, counts)
+    told = window(limit, counts, passes=False)
     assert told.remaining == 0
     assert passes(limit, later(limit, counts, told.seconds))
     assert not passes(limit, later(limit, counts, told.seconds - 1 - 2 * ROUNDING))
 
 
 @given(situations(full=False))
-def test_who_asks_no_more_than_remains_is_not_refused(situation: tuple[Limit, Counts]) -> None:
+def test_as_many_requests_as_remain_pass(situation: tuple[Limit, Counts]) -> None:
     limit, counts = situation
     assert passes(limit, counts)
-    told = window(limit, True, counts)
+    told = window(limit, counts, passes=True)
     assert told.remaining >= 1
     assert told.seconds >= 1
     last = counts._replace(current=counts.current + told.remaining - 1)
     assert passes(limit, last)
     assert not passes(limit, last._replace(current=last.current + 1))
+
+
+def test_refused_request_is_told_no_remaining_ones_even_if_the_window_has_moved_on() -> None:
+    """The counts are read after the refusal."""
+    counts = Counts(previous=5, previous_seconds=59.9, current=0, current_seconds=119.9)
+    assert window(Limit("default", 5, 60), counts, passes=False) == Window(False, 0, 1)

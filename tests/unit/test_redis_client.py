@@ -1,40 +1,155 @@
-"""The client that each form of REDIS_URL makes, where nobody answers."""
+"""The client that each form of REDIS_URL makes, without a Redis."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from select import select
 
 import pytest
-from pytest_mock import MockerFixture
-from redis import RedisError
+import redis
 
-from tests.e2e.service import free_port
-from user_service.cache import cluster
-from user_service.cache.client import Changes, NoConnectionFree, Pool, RedisClient, _packed
-from user_service.cache.connection import redis_client
+from dev.ports import free_port
+from user_service.cache.redis_client import NoConnectionFree, redis_client
+from user_service.cache.redis_url import Topology, parse_redis_url
 from user_service.errors import Unavailable
+from user_service.resilience import resolver
 
 SECRET = "1oak-of-the-2nd-grove"
+FORMS = {
+    "one server": "redis://{}/0",
+    "Sentinel": "redis+sentinel://{}/users",
+    "Cluster": "redis+cluster://{}",
+}
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
-@pytest.mark.parametrize("form", ["redis", "redis+cluster", "redis+sentinel"])
-def test_server_that_is_away_is_an_error_of_redis(form: str, host: str) -> None:
-    path = "/users" if form == "redis+sentinel" else ""
-    client = redis_client(f"{form}://{host}:{free_port()}{path}", timeout=0.5)
-    for _ in range(2):
-        with pytest.raises(RedisError) as raised:
+@pytest.fixture(params=list(FORMS.values()), ids=list(FORMS))
+def form(request: pytest.FixtureRequest) -> str:
+    """The form of a URL, with a place for the host."""
+    url: str = request.param
+    return url
+
+
+@pytest.fixture
+def silent_servers() -> Iterator[list[socket.socket]]:
+    """Two servers that accept connections and never answer."""
+    address = ("127.0.0.1", 0)
+    with socket.create_server(address) as one, socket.create_server(address) as other:
+        yield [one, other]
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "[::1]", "localhost"])
+def test_server_that_is_away_is_an_error_of_redis(form: str, name: str) -> None:
+    with closing(redis_client(form.format(f"{name}:{free_port()}"), timeout=5)) as client:
+        for _ in range(2):
+            with pytest.raises(redis.ConnectionError) as raised:
+                client.get("key")
+            assert not isinstance(raised.value, Unavailable)  # which a circuit breaker ignores
+        assert client.connections_made == 0
+
+
+def test_command_without_a_free_connection_says_nothing_about_redis(
+    form: str, silent_servers: list[socket.socket]
+) -> None:
+    hosts = [f"127.0.0.1:{each.getsockname()[1]}" for each in silent_servers]
+    url = form.format(hosts[0] if form == FORMS["one server"] else ",".join(hosts))
+    # A Cluster's second command waits for the Redis time-out, while the first asks both nodes.
+    url += "?max_connections=1&timeout=0.05"
+    with closing(redis_client(url, timeout=0.5)) as client, ThreadPoolExecutor(1) as thread:
+        first = thread.submit(client.get, "key")
+        readable, _, _ = select(silent_servers, [], [], 30)
+        assert readable  # the first command is on its way
+        with pytest.raises(NoConnectionFree) as raised:
             client.get("key")
-        assert not isinstance(raised.value, Unavailable)  # which a circuit breaker passes over
+        assert isinstance(raised.value, Unavailable)
+        assert not isinstance(first.exception(), Unavailable)
+
+
+@pytest.mark.parametrize("form", ["redis://{}", "redis+sentinel://{}/users"])
+def test_name_that_is_not_resolved_in_time_is_a_server_that_is_away(
+    form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def hang(name: str, timeout: float) -> list[str]:
+        asked.append((name, timeout))
+        raise OSError("not resolved")
+
+    monkeypatch.setattr(resolver, "addresses", hang)
+    client = redis_client(form.format("cache.internal"), timeout=0.25)
+    with closing(client), pytest.raises(redis.ConnectionError):
+        client.get("key")
+    assert asked == [("cache.internal", 0.25)]
+
+
+def test_cluster_is_waited_for_no_longer_than_the_time_out_whatever_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    release = threading.Event()
+    looked_up = []
+
+    def hang(host: str, *_: object, **__: object) -> list[object]:
+        looked_up.append(host)
+        release.wait(30)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    with closing(redis_client("redis+cluster://cache.internal", timeout=0.1)) as client:
+        try:
+            with pytest.raises(redis.TimeoutError):
+                client.get("key")
+            assert looked_up == ["cache.internal"]
+        finally:
+            release.set()
 
 
 @pytest.mark.parametrize(
-    "url",
+    ("url", "topology", "hosts", "service", "options"),
     [
-        f"redis://:{SECRET}@host/0?ssl=true",
-        f"redis+sentinel://:{SECRET}@host/users?ssl=true",
-        f"redis+cluster://:{SECRET}@host?ssl=true",
+        ("redis://host", Topology.SERVER, (), "", {"host": "host"}),
+        (
+            "redis://ada:pw@host:1/2",
+            Topology.SERVER,
+            (),
+            "",
+            {"host": "host", "port": 1, "username": "ada", "password": "pw", "db": 2},
+        ),
+        ("unix:///run/r.sock?db=1", Topology.SERVER, (), "", {"path": "/run/r.sock", "db": 1}),
+        (
+            "redis+sentinel://:p%40w@a,[::1]:7/my%2Fusers/3",
+            Topology.SENTINEL,
+            (("a", 26379), ("::1", 7)),
+            "my/users",
+            {"password": "p@w", "db": 3},
+        ),
+        (
+            "rediss+cluster://a:1,b?ssl_ca_certs=/ca",
+            Topology.CLUSTER,
+            (("a", 1), ("b", 6379)),
+            "",
+            {"ssl_ca_certs": "/ca"},
+        ),
     ],
 )
-def test_option_that_redis_py_does_not_know_is_refused_at_once(url: str) -> None:
+def test_url_is_taken_apart(
+    url: str,
+    topology: Topology,
+    hosts: tuple[tuple[str, int], ...],
+    service: str,
+    options: dict[str, object],
+) -> None:
+    parts = parse_redis_url(url)
+    assert (parts.topology, parts.hosts, parts.service) == (topology, hosts, service)
+    assert parts.options == options
+    uses_tls = issubclass(parts.connection_class, redis.SSLConnection)
+    assert uses_tls == url.startswith("rediss")
+
+
+@pytest.mark.parametrize("scheme", ["redis://", "redis+sentinel://", "redis+cluster://"])
+def test_option_that_redis_py_does_not_know_is_refused_at_once(scheme: str) -> None:
     with pytest.raises(ValueError, match="has an option that redis-py does not know") as refused:
-        redis_client(url, timeout=0.5)
+        redis_client(f"{scheme}:{SECRET}@host/0?ssl=true", timeout=0.5)
     assert SECRET not in str(refused.value)
     assert refused.value.__suppress_context__
 
@@ -44,42 +159,8 @@ def test_option_that_redis_py_does_not_know_is_refused_at_once(url: str) -> None
     [
         "redis://host/0?health_check_interval=5&max_connections=3&timeout=1",
         "rediss://host/0?ssl_cert_reqs=none",
-        "unix:///run/redis.sock?db=1",
-        "redis+sentinel://host/users?sentinel_password=x",
+        "redis+sentinel://host/users?sentinel_username=ada&sentinel_password=x",
     ],
 )
 def test_options_that_it_knows_are_taken(url: str) -> None:
-    redis_client(url, timeout=0.5)
-
-
-def test_full_pool_says_nothing_of_redis() -> None:
-    pool = Pool(max_connections=1, timeout=0.01)  # type: ignore[no-untyped-call]
-    pool.pool.get()
-    with pytest.raises(NoConnectionFree) as raised:
-        RedisClient(pool, Changes()).get("key")
-    assert isinstance(raised.value, Unavailable)
-
-
-def test_cluster_without_slots_is_one_that_is_away(mocker: MockerFixture) -> None:
-    mocker.patch.object(cluster, "RedisCluster", side_effect=IndexError)
-    client = redis_client("redis+cluster://a,b", timeout=0.5)
-    with pytest.raises(RedisError):
-        client.get("key")
-
-
-def test_waiting_for_a_cluster_keeps_nothing(mocker: MockerFixture) -> None:
-    connect = mocker.patch.object(cluster, "RedisCluster", side_effect=IndexError)
-    client = redis_client("redis+cluster://a,b,c", timeout=0.5)
-    for _ in range(3):
-        with pytest.raises(RedisError):
-            client.get("key")
-    nodes = [call.kwargs["startup_nodes"] for call in connect.call_args_list]
-    assert [len(each) for each in nodes] == [2, 2, 2]
-    assert len({id(node) for each in nodes for node in each}) == 6  # RedisCluster adds to them
-
-
-def test_command_is_packed_as_redis_reads_it() -> None:
-    packed = _packed("SCRIPT LOAD", "ä", b"\xff\r\n", 7)
-    assert packed == [
-        b"*5\r\n$6\r\nSCRIPT\r\n$4\r\nLOAD\r\n$2\r\n\xc3\xa4\r\n$3\r\n\xff\r\n\r\n$1\r\n7\r\n"
-    ]
+    redis_client(url, timeout=0.5).close()

@@ -1,4 +1,4 @@
-"""Stages: what is written down of a request's time."""
+"""Stages: the parts of a request's time."""
 
 import time
 
@@ -18,7 +18,7 @@ class Histogram:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time in seconds, to be moved on by the test."""
+    """Return the time in seconds, which the test advances."""
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     return now
@@ -64,7 +64,7 @@ def test_request_begins_with_nothing(clock: list[float]) -> None:
     assert server_timing.end() == {}
 
 
-def test_nothing_is_written_down_without_a_request(clock: list[float]) -> None:
+def test_nothing_is_collected_without_a_request(clock: list[float]) -> None:
     with stage("sql"):
         clock[0] += 1
     assert server_timing.end() == {}
@@ -81,7 +81,3 @@ def test_histogram_gets_the_whole_stage(clock: list[float], is_on: bool) -> None
             clock[0] += 2
     assert histogram.observed == [3]
     assert server_timing.end() == ({"sql": 2, "pool": 1} if is_on else {})
-
-
-def test_stage_that_nobody_listens_to_is_the_same_nothing_each_time() -> None:
-    assert stage("sql") is stage("cache")

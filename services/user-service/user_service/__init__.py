@@ -3,4 +3,4 @@
 ``app.py``, beside this package, composes what lies in here.
 """
 
-__version__ = "1.0.0"
+__version__ = "1.1.0"

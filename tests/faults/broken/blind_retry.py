@@ -1,11 +1,10 @@
 """The mistake: a write whose outcome is unknown is tried again as if nothing had happened."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from psycopg2.extensions import cursor
-
 from app import create_app
+from user_service.database.connections import Cursor
 from user_service.errors import OutcomeUnknown, TransientFailure
 from user_service.web.services import services_of
 
@@ -14,18 +13,16 @@ __all__ = ["app"]
 app = create_app()
 
 database = services_of(app).database
-transaction = database.transaction
+write = database.write
 
 
 @contextmanager
-def transaction_retried_blindly(
-    *, requests: int = 1, lock_timeout: float | None = None
-) -> Iterator[cursor]:
+def write_retried_blindly(statement: str, parameters: Mapping[str, object]) -> Iterator[Cursor]:
     try:
-        with transaction(requests=requests, lock_timeout=lock_timeout) as cursor:
+        with write(statement, parameters) as cursor:
             yield cursor
     except OutcomeUnknown as error:
         raise TransientFailure(str(error)) from error
 
 
-database.transaction = transaction_retried_blindly  # type: ignore[method-assign]
+database.write = write_retried_blindly  # type: ignore[method-assign]

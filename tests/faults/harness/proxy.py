@@ -19,6 +19,8 @@ RESET = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 # A simple query of PostgreSQL's protocol: type, length with itself, text, NUL.
 COMMIT = b"Q" + struct.pack("!I", 4 + len(b"COMMIT\0")) + b"COMMIT\0"
+# Outside of a transaction, these statements commit themselves.
+WRITES = (b"INSERT INTO users", b"UPDATE users", b"DELETE FROM users")
 
 
 class Proxy:
@@ -83,10 +85,10 @@ class Proxy:
         self._do(delay)
 
     def cut_commits(self, number: int, *, forward: bool) -> None:
-        """Cut the connections of the next ``number`` COMMITs.
+        """Cut the connections of the next ``number`` commits.
 
-        With ``forward`` the server gets the COMMIT, and its answer is swallowed: the change is
-        stored and nobody was told. Without, the server never sees it.
+        That is COMMIT, or a write outside of a transaction. With ``forward`` the server gets it and
+        its answer is swallowed, so that the change is stored; without, it never reaches the server.
         """
 
         def arm() -> None:
@@ -158,7 +160,8 @@ class Proxy:
             if self._delay:
                 await asyncio.sleep(self._delay)
             await self._flowing.wait()
-            if self._commits_to_cut and COMMIT in chunk:
+            commits = link.commits_by(chunk)
+            if self._commits_to_cut and commits:
                 self._commits_to_cut -= 1
                 self.commits_cut += 1
                 if not self._forward_commit:
@@ -192,6 +195,16 @@ class _Link:
         self.task = task
         self.writers = writers
         self.swallow = False
+        self._in_transaction = False
+
+    def commits_by(self, chunk: bytes) -> bool:
+        """Return whether what the client sends makes the server commit a write."""
+        if b"BEGIN" in chunk:
+            self._in_transaction = True
+        elif COMMIT in chunk or b"ROLLBACK" in chunk:
+            self._in_transaction = False
+            return COMMIT in chunk
+        return not self._in_transaction and any(write in chunk for write in WRITES)
 
     def cut(self) -> None:
         for writer in self.writers:

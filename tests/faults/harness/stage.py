@@ -22,7 +22,7 @@ from tests.faults import history
 from tests.faults.harness.clients import SLACK, Client, Load, Mix
 from tests.faults.harness.figures import Row
 from tests.faults.harness.operations import Operation, Outcome
-from tests.faults.harness.processes import Footprint, children, footprint
+from tests.faults.harness.processes import Footprint, footprint
 from tests.faults.harness.proxy import Proxy
 from tests.waiting import eventually
 
@@ -192,7 +192,7 @@ class Scene:
         return [each for each in self.load.operations if self.began <= each.started < self.ended]
 
     def worker_pids(self) -> list[int]:
-        return children(self.service.process.pid)
+        return self.service.workers
 
     def footprint(self, pid: int) -> Footprint:
         """Return what a worker holds, but for the connections of its clients."""

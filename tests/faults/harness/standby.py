@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg2
 
-from dev.servers import PostgresServer, _postgres
+from dev.servers import PostgresServer, postgres_program
 from tests.waiting import eventually
 
 
@@ -24,7 +24,7 @@ class Standby(PostgresServer):
         passwords = self._dir.write("pgpass", line)
         source = f"host=127.0.0.1 port={self._primary.port} user=postgres passfile={passwords}"
         copy = ["-D", str(folder), "-d", source, "--write-recovery-conf", "--checkpoint=fast"]
-        self._run([_postgres("pg_basebackup"), *copy, "--no-sync"])
+        self._run([postgres_program("pg_basebackup"), *copy, "--no-sync"])
 
 
 def run(server: PostgresServer, *statements: str) -> Any:

@@ -23,12 +23,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from redis import RedisError
 from redis import exceptions as redis_errors
 
-from user_service.cache.client import RedisClient
+from user_service.cache.redis_client import RedisClient
 from user_service.errors import CircuitOpen
 from user_service.observability.metrics import Metrics
 from user_service.observability.server_timing import stage
@@ -45,8 +45,9 @@ LSN_KEY = PREFIX + "lsn"
 GENERATION_LENGTH = 32
 TIME_LENGTH = 10
 BODY_AT = GENERATION_LENGTH + TIME_LENGTH
-# Seconds for which one process keeps the others from refilling the same page.
-CLAIM_SECONDS = 2.0
+# How long one process keeps the others from refilling the same page.
+CLAIM_MILLISECONDS = 2000
+CLAIM_SUFFIX = ":refill"
 
 # A claim is the generation and the process that refills the page. Without room for claims (OOM)
 # every process reads the page itself.
@@ -168,12 +169,11 @@ class PageStore:
     def look_up_stale(self, name: str) -> bytes | None:
         """Return the stored body of any generation that is at most ``stale_ttl`` seconds old."""
         with self._asking():
-            entry = cast("bytes | None", self._redis.get(PAGE_PREFIX + name))
-        if entry is None or abs(self._clock() - int(entry[GENERATION_LENGTH:BODY_AT])) >= (
-            self._stale_ttl
-        ):
+            entry = self._redis.get(PAGE_PREFIX + name)
+        if entry is None:
             return None
-        return entry[BODY_AT:]
+        age = abs(self._clock() - int(entry[GENERATION_LENGTH:BODY_AT]))
+        return entry[BODY_AT:] if age < self._stale_ttl else None
 
     def store(self, name: str, generation: bytes, body: bytes) -> bool:
         """Store a page unless its generation is over, and end our claim on it.
@@ -181,7 +181,8 @@ class PageStore:
         Return whether the page was stored.
         """
         entry = b"%b%0*d%b" % (generation, TIME_LENGTH, int(self._clock()), body)
-        keys = [GENERATION_KEY, PAGE_PREFIX + name, _claim_key(name)]
+        page = PAGE_PREFIX + name
+        keys = [GENERATION_KEY, page, page + CLAIM_SUFFIX]
         ttl = max(self._ttl, self._stale_ttl)
         with self._asking():
             return bool(self._store_if_current(keys, [ttl, generation, self._process(), entry]))
@@ -189,7 +190,7 @@ class PageStore:
     def give_back(self, name: str) -> None:
         """End our claim on a page that was not stored."""
         with self._asking():
-            self._redis.delete(_claim_key(name))
+            self._redis.delete(PAGE_PREFIX + name + CLAIM_SUFFIX)
 
     def move_on(self, lsn: int | None = None) -> None:
         """Begin a new generation: every page stored so far is out of date.
@@ -232,41 +233,39 @@ class PageStore:
 
     def close(self) -> None:
         """Close the connections to Redis."""
-        self._redis.disconnect()
+        self._redis.close()
 
     def _current(self, name: str) -> Found | None:
         """Return what Redis has; None where a generation had to be begun first."""
-        keys = [HISTORY_KEY, GENERATION_KEY, LSN_KEY, PAGE_PREFIX + name, _claim_key(name)]
-        now, claim_ms = int(self._clock()), round(CLAIM_SECONDS * 1000)
+        page = PAGE_PREFIX + name
         history, generation, lsn, entry, is_ours = self._look_up_or_claim(
-            keys, [now, self._ttl, claim_ms, self._process()]
+            [HISTORY_KEY, GENERATION_KEY, LSN_KEY, page, page + CLAIM_SUFFIX],
+            [int(self._clock()), self._ttl, CLAIM_MILLISECONDS, self._process()],
         )
         if not self._is_begun(history, generation):
             return None
         body = None if entry is None else entry[BODY_AT:]
-        return Found(generation, _number(lsn), body, bool(is_ours))
+        return Found(generation, int(lsn, 16) if lsn else None, body, bool(is_ours))
 
     def _current_position(self) -> Found | None:
         keys = [HISTORY_KEY, GENERATION_KEY, LSN_KEY]
-        history, generation, lsn = cast("list[bytes | None]", self._redis.mget(keys))
+        history, generation, lsn = self._redis.mget(keys)
         if not self._is_begun(history, generation) or generation is None:
             return None
-        return Found(generation, _number(lsn))
+        return Found(generation, int(lsn, 16) if lsn else None)
 
     def _is_begun(self, history: bytes | None, generation: bytes | None) -> bool:
-        """Tell whether the generation belongs to the server; if not, begin one."""
-        if self._is_of_the_server(history) and generation is not None:
+        """Tell whether there is a generation of this server; if not, begin one."""
+        connections = self._redis.connections_made
+        is_confirmed = (connections, history) == self._confirmed
+        if not is_confirmed:
+            confirmed: bytes = self._confirm_history([HISTORY_KEY, GENERATION_KEY, LSN_KEY])
+            self._confirmed = (connections, confirmed)
+            is_confirmed = history == confirmed
+        if is_confirmed and generation is not None:
             return True
         self._redis.set(GENERATION_KEY, _new_generation(), nx=True)
         return False
-
-    def _is_of_the_server(self, history: bytes | None) -> bool:
-        connections = self._redis.changes
-        if (connections, history) == self._confirmed:
-            return True
-        confirmed = cast("bytes", self._confirm_history([HISTORY_KEY, GENERATION_KEY, LSN_KEY]))
-        self._confirmed = (connections, confirmed)
-        return history == confirmed
 
     def _begin_generation(self, lsn: int | None) -> None:
         if lsn is None:
@@ -287,17 +286,9 @@ class PageStore:
             raise RedisFailure(error) from error
 
 
-def _claim_key(name: str) -> str:
-    return f"{PAGE_PREFIX}{name}:refill"
-
-
 def _new_generation() -> bytes:
     return uuid.uuid4().hex.encode()
 
 
 def _hex(lsn: int) -> bytes:
     return b"%016x" % lsn
-
-
-def _number(lsn: bytes | None) -> int | None:
-    return int(lsn, 16) if lsn else None

@@ -1,8 +1,8 @@
-"""What a psycopg2 error means for the request that met it.
+"""The meaning of a psycopg2 error for the request that met it.
 
-Classified by SQLSTATE (PostgreSQL manual, appendix A) and by whether the connection survived;
-psycopg2's own classes are too wide (``OperationalError`` holds a statement time-out and a full
-disk) and too narrow (a read-only standby after a failover raises an ``InternalError``).
+SQLSTATE (PostgreSQL manual, appendix A) and the survival of the connection decide. psycopg2's own
+classes are too wide (``OperationalError`` includes statement time-outs and full disks) and too
+narrow (a read-only standby after a failover raises an ``InternalError``).
 """
 
 import psycopg2
@@ -16,10 +16,10 @@ from user_service.errors import (
     Unavailable,
 )
 
-# The transaction lost against another one: the server is well.
+# The transaction lost against another one; the server is well.
 CONTENTION = frozenset({sqlstate.SERIALIZATION_FAILURE, sqlstate.DEADLOCK_DETECTED})
 
-# The server is going, coming, or not the one that we need; it has said that nothing was changed.
+# The server stops, starts, or is not the primary; it has changed nothing.
 TRANSIENT = CONTENTION | frozenset(
     {
         sqlstate.ADMIN_SHUTDOWN,
@@ -31,12 +31,12 @@ TRANSIENT = CONTENTION | frozenset(
 )
 TRANSIENT_CLASSES = frozenset({sqlstate.CLASS_CONNECTION_EXCEPTION})
 
-# Of that class, but it says that nobody knows whether the transaction was committed.
+# Members of that class which leave open if the transaction was committed.
 UNKNOWN = frozenset(
     {sqlstate.TRANSACTION_RESOLUTION_UNKNOWN, sqlstate.STATEMENT_COMPLETION_UNKNOWN}
 )
 
-# Trying again at once would meet the same; the fault is the server's, not the request's.
+# An immediate retry would meet the same; the server is at fault, not the request.
 UNAVAILABLE = frozenset({sqlstate.QUERY_CANCELED})
 UNAVAILABLE_CLASSES = frozenset(
     {
@@ -46,15 +46,15 @@ UNAVAILABLE_CLASSES = frozenset(
     }
 )
 
-# After a failover the old primary refuses writes for good: such a connection is not kept.
+# After a failover the old primary refuses all writes: such a connection is not kept.
 CONNECTION_IS_USELESS = frozenset({sqlstate.READ_ONLY_SQL_TRANSACTION})
 
 
-def translated(error: psycopg2.Error, *, connection_lost: bool) -> Exception:
-    """Return what the request should raise instead of ``error``, raised before any COMMIT.
+def translated(error: psycopg2.Error, *, connection_lost: bool) -> Unavailable | None:
+    """Return what the request should raise from ``error``, which came before any commit.
 
-    An error that is neither the server's state nor the network's is returned as it is: it is a
-    fault of this program and becomes a 500.
+    Return None if neither the server's state nor the network caused the error: it is a fault of
+    this program, or of the values that it sent.
     """
     code = error.pgcode or ""
     if code in UNKNOWN:
@@ -67,4 +67,4 @@ def translated(error: psycopg2.Error, *, connection_lost: bool) -> Exception:
         return LockTimeout(f"another transaction holds a lock for too long ({code})")
     if code in UNAVAILABLE or code[:2] in UNAVAILABLE_CLASSES:
         return Unavailable(f"database cannot serve this now ({code})")
-    return error
+    return None

@@ -1,61 +1,79 @@
-"""Migrations: the plain SQL files beside this module, applied once each in order of their names.
+"""Migrations: the plain SQL files beside this module, each applied once, in the order of names.
 
-All that is pending is one transaction, begun by taking an advisory lock. So replicas that start
-at once wait for the first of them, and a process that was killed in the middle leaves nothing:
-the server rolls back its half migration and frees the lock. Both also hold behind a PgBouncer in
-transaction mode, which a session's lock would not.
+All pending migrations are one transaction, which begins by taking an advisory lock. Replicas that
+start at once therefore wait for the first of them, and a process that is killed leaves nothing: the
+server rolls its transaction back and frees the lock. Both hold behind a PgBouncer in transaction
+mode too, where a lock of the session would not.
 
-A library would have to be told all of this: yoyo, the one for plain SQL, keeps a lock row that a
-killed process leaves behind, makes trial tables on every start and reads the URL by itself.
+yoyo, the library for plain SQL, keeps a lock row that a killed process leaves behind, creates trial
+tables at every start, and parses the URL itself.
 """
 
+import itertools
 import logging
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
+from psycopg2.errors import LockNotAvailable
 from psycopg2.extensions import cursor, make_dsn
 
-from user_service.database.connection import connect, with_session_defaults
+from user_service.database.connect import connect, with_session_defaults
 from user_service.errors import Unavailable
 from user_service.resilience import deadline
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
-# Any number will do, as long as every replica takes the same; these are the bytes of "users".
+# Any number that all replicas share; these are the bytes of "users".
 ADVISORY_LOCK = 0x7573657273
-# While a migration waits for a table that somebody else reads for long (pg_dump), everybody who
-# comes after it waits too, the running release among them: for less than its statement time-out.
+# A migration that waits for a table, since pg_dump reads it for example, makes all later statements
+# on that table wait as well. This keeps their wait below the running release's statement time-out.
 LOCK_TIMEOUT = "2s"
-# Seconds in which somebody else's migrations are looked at.
+# Seconds between two attempts to get those locks: doubled each time, up to the last.
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
+# Seconds for a look at the migrations that are applied.
 LOOK_SECONDS = 10.0
+
+# An index on a large table takes as long as it takes. PostgreSQL 14 and newer end the statement of
+# a client that has gone; others do not know the setting, or cannot on their platform.
+_SETTINGS = """
+    SET LOCAL statement_timeout = 0;
+    SET LOCAL idle_in_transaction_session_timeout = 0;
+    DO $$ BEGIN
+        SET LOCAL client_connection_check_interval = '1s';
+    EXCEPTION WHEN undefined_object OR invalid_parameter_value THEN NULL;
+    END $$
+"""
 
 log = logging.getLogger(__name__)
 
 
-def migrate(dsn: str, folder: Path = MIGRATIONS) -> list[str]:
-    """Apply what is pending and return its names, oldest first.
+def migrate(
+    dsn: str, folder: Path = MIGRATIONS, *, sleep: Callable[[float], None] = time.sleep
+) -> list[str]:
+    """Apply the pending migrations and return their names, oldest first.
 
-    Raise ConnectionLost if the database is away, and psycopg2.Error if a migration is refused, or
-    does not get a lock within LOCK_TIMEOUT.
-
-    There is no statement time-out: an index on a large table takes as long as it takes.
+    While another session holds a lock that one of them needs, all of them are rolled back, and
+    tried again after growing pauses. Raise ConnectionLost if the database is away, and
+    psycopg2.Error if it refuses a migration.
     """
     dsn = with_session_defaults(make_dsn(dsn, application_name="user-service migrations"), None)
-    with closing(connect(dsn)) as connection:
-        # One transaction. Whatever goes wrong before COMMIT, closing rolls it back.
-        with connection.cursor() as cursor:
-            cursor.execute("BEGIN")
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
-            cursor.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
-            applied = [_apply(cursor, file) for file in _pending(cursor, folder)]
-            cursor.execute("COMMIT")
-        return applied
+    for attempt, pause in enumerate(_pauses()):
+        try:
+            return _apply_pending(dsn, folder)
+        except LockNotAvailable as error:
+            if not attempt:
+                reason = error.diag.message_primary
+                log.warning("migrations wait for a lock of another session: %s", reason)
+            sleep(pause)
+    raise AssertionError("unreachable: the pauses do not end")
 
 
 def require_migrated(dsn: str, folder: Path = MIGRATIONS) -> None:
-    """Raise Unavailable while something is pending, which somebody else applies.
+    """Raise Unavailable while migrations are pending, which another process applies.
 
-    More than ours may be applied: in a rollout, the release after this one comes first.
+    More may be applied than this release has: in a rollout, the next release comes first.
     """
     dsn = with_session_defaults(dsn, None)
     with (
@@ -63,28 +81,36 @@ def require_migrated(dsn: str, folder: Path = MIGRATIONS) -> None:
         closing(connect(dsn)) as connection,
         connection.cursor() as cursor,
     ):
-        cursor.execute("SELECT to_regclass('schema_migrations') IS NOT NULL")
-        applied = _applied(cursor) if cursor.fetchone() == (True,) else set()
-    if pending := [file.stem for file in _files(folder) if file.stem not in applied]:
-        raise Unavailable(f"migrations are pending: {', '.join(pending)}")
+        pending = _pending(cursor, folder)
+    if pending:
+        raise Unavailable(f"migrations are pending: {', '.join(file.stem for file in pending)}")
+
+
+def _apply_pending(dsn: str, folder: Path) -> list[str]:
+    # Closing the connection rolls back whatever was not committed.
+    with closing(connect(dsn)) as connection, connection.cursor() as cursor:
+        if not _pending(cursor, folder):  # a start with nothing to do neither waits nor writes
+            return []
+        cursor.execute("BEGIN")
+        cursor.execute(_SETTINGS)
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
+        cursor.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
+        cursor.execute(
+            "CREATE TABLE IF NOT EXISTS schema_migrations ("
+            " name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        applied = [_apply(cursor, file) for file in _pending(cursor, folder)]
+        cursor.execute("COMMIT")
+        return applied
 
 
 def _pending(cursor: cursor, folder: Path) -> list[Path]:
-    cursor.execute(
-        "CREATE TABLE IF NOT EXISTS schema_migrations ("
-        " name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
-    )
-    applied = _applied(cursor)
-    return [file for file in _files(folder) if file.stem not in applied]
-
-
-def _applied(cursor: cursor) -> set[str]:
-    cursor.execute("SELECT name FROM schema_migrations")
-    return {name for (name,) in cursor}
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.sql"))
+    cursor.execute("SELECT to_regclass('schema_migrations') IS NOT NULL")
+    applied: set[str] = set()
+    if cursor.fetchone() == (True,):
+        cursor.execute("SELECT name FROM schema_migrations")
+        applied = {name for (name,) in cursor}
+    return [file for file in sorted(folder.glob("*.sql")) if file.stem not in applied]
 
 
 def _apply(cursor: cursor, file: Path) -> str:
@@ -92,3 +118,8 @@ def _apply(cursor: cursor, file: Path) -> str:
     cursor.execute(file.read_text(encoding="utf-8"))
     cursor.execute("INSERT INTO schema_migrations (name) VALUES (%s)", (file.stem,))
     return file.stem
+
+
+def _pauses() -> Iterator[float]:
+    for doublings in itertools.count():
+        yield min(FIRST_PAUSE * 2**doublings, LONGEST_PAUSE)

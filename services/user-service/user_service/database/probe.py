@@ -1,4 +1,4 @@
-"""The health check's own way to the database, so that it never queues behind user requests."""
+"""The health check's own connection, so that a probe never queues behind user requests."""
 
 import threading
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from contextlib import suppress
 import psycopg2
 from psycopg2.extensions import connection
 
-from user_service.database.connection import connect, must_be_writable
+from user_service.database.connect import connect, must_be_writable
 from user_service.errors import Unavailable
 from user_service.resilience import deadline
 
@@ -15,14 +15,14 @@ from user_service.resilience import deadline
 class DatabaseProbe:
     """One connection outside of the pool, opened by the first ``ping`` and kept while it works.
 
-    When it is lost, or finds that its server has become read-only where the DSN asks for one that
-    can be written to, it calls ``on_loss`` and asks once more on a new connection.
+    A connection that is lost, or whose server has become read-only although the DSN asks for one
+    that takes writes, is replaced after a call of ``on_loss``.
     """
 
     def __init__(
         self, dsn: str, *, timeout: float = 1.0, on_loss: Callable[[], None] = lambda: None
     ) -> None:
-        """``timeout`` is the longest that a ping takes, in seconds."""
+        """``timeout`` bounds a ping, in seconds."""
         self._dsn = dsn
         self._must_be_writable = must_be_writable(dsn)
         self._on_loss = on_loss
@@ -59,7 +59,7 @@ class DatabaseProbe:
         return False
 
     def _select_one(self, connection: connection) -> bool:
-        """Ask, and return whether the server can be written to."""
+        """Return whether the server takes writes."""
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1, current_setting('transaction_read_only')")
             return cursor.fetchone() == (1, "off")

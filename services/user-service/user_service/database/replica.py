@@ -1,18 +1,17 @@
-"""Reads from a streaming replica, as far as it has replayed what the reader must see.
+"""Reads from a streaming replica that has replayed what the reader must see.
 
-The position that a read asks for is checked by a statement of its own, before the read: a
-snapshot is taken when its statement begins, so a check within it could be younger than that.
+A statement of its own checks the replayed position before the read: a snapshot is taken when its
+statement begins, so a check within the read could be younger than the snapshot.
 """
 
 import logging
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
-from decimal import Decimal
-from typing import TypeVar, cast
+from contextlib import ExitStack
+from typing import TypeVar
 
 import psycopg2
-from psycopg2.extensions import cursor
 
+from user_service.database.connections import Cursor
 from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
 from user_service.errors import (
@@ -22,23 +21,23 @@ from user_service.errors import (
     Unavailable,
 )
 from user_service.observability.metrics import Metrics
-from user_service.resilience import consistency, deadline
+from user_service.resilience import deadline
 from user_service.resilience.breaker import CircuitBreaker
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# The longest that a read waits until the replica may be read, in seconds, before it asks the
-# primary instead; half of its time, if that is less.
+# Seconds that a read waits for the replica before it turns to the primary; half of the request's
+# time, if that is less.
 WAIT_FOR_REPLICA = 1.0
 
 
 class Replica:
-    """A second pool, on a server that follows the primary. Whatever it cannot do, that does.
+    """A second pool, on a server that follows the primary, which serves all reads that it cannot.
 
-    Its circuit breaker opens when it is away, and also when it lags: what always comes back
-    with "not yet" is not worth the round trip.
+    Its circuit breaker opens when the replica is away, and also when it lags: a read that is
+    regularly refused is not worth the round trip.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class Replica:
 
     @property
     def reads(self) -> int:
-        """How many reads were answered here; ``fallbacks`` is how many were not."""
+        """The number of reads that were answered here; ``fallbacks`` counts the others."""
         return self._asked - self.fallbacks
 
     def open(self) -> None:
@@ -89,29 +88,28 @@ class Replica:
         self._probe.close()
 
     def is_reachable(self) -> bool:
-        """Tell whether the replica answers, however far behind it is."""
+        """Return whether the replica answers, however far it lags."""
         try:
             self._probe.ping()
         except Unavailable:
             return False
         return True
 
-    def read(self, work: Callable[[cursor], T]) -> T:
-        """Return what ``work`` reads, on a server that has replayed what this read must see.
+    def read(self, work: Callable[[Cursor], T], after_lsn: int | None) -> T:
+        """Return the result of ``work`` on a server that has replayed up to ``after_lsn``.
 
-        ``work`` has half of the time that is left then: the other half is the primary's. Raise
-        ReplicaUnusable if that is not to be had here, whatever the reason, and what ``work``
-        raises. Both ways are counted, in ``fallbacks`` and ``reads``.
+        Raise ReplicaUnusable if this server cannot serve the read, whatever the reason, or if
+        ``after_lsn`` is None: the position is not known. ``work`` has half of the time that is left
+        then; the other half is the primary's.
         """
         self._asked += 1
-        lsn = consistency.required()
         try:
-            if lsn is None:
-                raise _Behind("it is not known what it must have replayed")
+            if after_lsn is None:
+                raise _Behind("the position that the replica must have replayed is not known")
             with ExitStack() as stack:
                 with deadline.within(min(WAIT_FOR_REPLICA, deadline.remaining() / 2)):
                     cursor = stack.enter_context(self.database.read())
-                    _require(lsn, cursor)
+                    _require_replayed(after_lsn, cursor)
                 with deadline.within(deadline.remaining() / 2):
                     return work(cursor)
         except (Unavailable, psycopg2.Error) as error:
@@ -124,22 +122,8 @@ class _Behind(Unavailable):
     """The replica has not replayed what the read must see."""
 
 
-def note_lsn(cursor: cursor) -> None:
-    """Note, right after a COMMIT, a position at which it certainly was in the log."""
-    with suppress(psycopg2.Error, DeadlineExceeded):  # then it is not known, which is safe
-        consistency.note_write(current_lsn(cursor))
-
-
-def current_lsn(cursor: cursor) -> int:
-    """Return the position up to which the primary has written; all that is committed is before."""
-    # Of what is inserted, not of what is flushed: right with synchronous_commit off, too.
-    cursor.execute("SELECT pg_current_wal_insert_lsn() - '0/0'")
-    (lsn,) = cast("tuple[Decimal]", cursor.fetchone())
-    return int(lsn)
-
-
-def _require(lsn: int, cursor: cursor) -> None:
-    # NULL on a server that never followed another: then nothing is known of it.
+def _require_replayed(lsn: int, cursor: Cursor) -> None:
+    # NULL on a server that never followed another, of which nothing is known.
     cursor.execute("SELECT pg_last_wal_replay_lsn() - '0/0' >= %(lsn)s", {"lsn": lsn})
     if cursor.fetchone() != (True,):
         raise _Behind("the replica has not replayed what this read must see")

@@ -1,26 +1,34 @@
-"""The SQL of lists, put together from the fixed fragments in this file. No input becomes SQL.
+"""The SQL of lists, composed from the fixed fragments in this file. No input becomes SQL.
 
-A list has an order in which every user has exactly one place: that of the column it is sorted by,
-and of the id where that is the same. A page begins at an offset or beside a place, its *position*;
-beside one it costs the same wherever it is, since the index of the order leads there.
+A list has an order in which every user has exactly one place. A page begins at an offset or beside
+a place, its *position*; beside a place it costs the same wherever that is, since the index of the
+order leads there.
 """
 
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from psycopg2 import sql
 
-from user_service.domain.positions import OTHER_SIDE, Filters, Order, Page, Position, Side
+from user_service.domain.positions import OTHER_SIDE, Count, Filters, Order, Page, Position, Side
 from user_service.domain.user import User
+
+USER_COLUMNS = ", ".join(User._fields)
+
+# From this offset on, a page is found by the index of its order alone, which costs a second scan.
+FAR_OFFSET = 1000
+
+# Sent along with each statement of a list, and undone at its end. A sequential scan would be chosen
+# where a filter admits most users. JIT compilation would be chosen for the count's small table,
+# whose sequential scan looks very expensive once it is discouraged.
+LIST_SETTINGS = "SET LOCAL enable_seqscan = off; SET LOCAL jit = off; "
 
 
 class Shape(NamedTuple):
-    """What the SQL of a page depends on; all else is bound.
+    """All that the text of a list's statement depends on; everything else is bound.
 
-    That is the ``names`` of what the list is filtered by, its order, on which ``side`` of a place
-    the page lies (None if it begins at an offset), whether the list is ``counted``, and whether the
-    page is ``far`` down.
+    ``names`` are those of the filters. ``side`` is None for a page at an offset, and ``far`` tells
+    that this is FAR_OFFSET or more.
     """
 
     names: tuple[str, ...] = ()
@@ -30,7 +38,7 @@ class Shape(NamedTuple):
     far: bool = False
 
 
-# An OR of two prefixes is two index scans; "^@" uses an index because the columns are COLLATE "C".
+# "^@" (starts with) uses an index since the columns are COLLATE "C"; OR makes it two index scans.
 _FILTERS = {
     "ids": "id = ANY(%(ids)s::bigint[])",
     "username": "username_canonical = %(username)s",
@@ -40,179 +48,120 @@ _FILTERS = {
     "created_before": "created_at < %(created_before)s",
     "updated_since": "updated_at >= %(updated_since)s",
 }
-_VALUE = {
-    "id": "id",
-    "username": "username_canonical",
-    "created_at": "created_at",
-    "updated_at": "updated_at",
-}
-# What is compared with a place. Ids and canonical usernames are unique: no tie to break.
-_PLACE = {
-    "id": ("id", "%(value)s"),
-    "username": ("username_canonical", "%(value)s"),
-    "created_at": ("(created_at, id)", "(%(value)s, %(id)s)"),
-    "updated_at": ("(updated_at, id)", "(%(value)s, %(id)s)"),
-}
-_ORDER = {
-    ("id", False): "id",
-    ("id", True): "id DESC",
-    ("username", False): "username_canonical",
-    ("username", True): "username_canonical DESC",
-    ("created_at", False): "created_at, id",
-    ("created_at", True): "created_at DESC, id DESC",
-    ("updated_at", False): "updated_at, id",
-    ("updated_at", True): "updated_at DESC, id DESC",
+# The columns of each order, which together are unique, and have an index.
+_KEYS = {
+    "id": ("id",),
+    "username": ("username_canonical",),
+    "created_at": ("created_at", "id"),
+    "updated_at": ("updated_at", "id"),
 }
 _DESCENDING = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
 
-# SET LOCAL, in the same round trip and over with it: a sequential scan would be chosen where a
-# filter lets most users through, and be paid for by everybody else on the same disk. What has to
-# scan nevertheless (the slots of the count) then looks so dear, up to PostgreSQL 17, that the
-# whole statement would be compiled first: 350 ms for a page that takes 2.
-_SETTINGS = "SET LOCAL enable_seqscan = off; SET LOCAL jit = off; "
+# The left join keeps total and behind where the page is empty: a row whose user is all NULL.
 _LIST = """
-    SELECT {total} AS total, {behind} AS behind,
-           {value} AS value, id, username, email, created_at, updated_at, version{which}
-    FROM {users}
-    WHERE {where}
-    ORDER BY {scan}
-    LIMIT %(one_more)s OFFSET {offset}
-"""
-# Several, each by the plan that it has alone: with its limit and offset in the rows of a table that
-# it is joined to, PostgreSQL would take a tenth of all users to be wanted, and plan for that.
-_TOGETHER = """
-    SELECT {total} AS total, behind,
-           page.value, page.id, username, email, created_at, updated_at, version, which
-    FROM ({pages}) AS page
-    ORDER BY which, {taken}
-"""
-# Total and behind, beside a user of nothing but NULLs if there is nobody on the page. It takes a
-# quarter longer than the page alone, so it is for when nobody is, or may well be.
-_EVEN_IF_EMPTY = """
-    SELECT {total} AS total, {behind} AS behind,
-           page.value, page.id, username, email, created_at, updated_at, version
-    FROM (VALUES (true)) AS always LEFT JOIN ({page}) AS page ON true
-    ORDER BY {taken}
+    SELECT list.total, list.behind, page.*
+    FROM (SELECT {total} AS total, {behind} AS behind) AS list LEFT JOIN (
+        SELECT {value} AS value, {columns}
+        FROM {users}
+        WHERE {where}
+        ORDER BY {scan}
+        LIMIT %(one_more)s OFFSET {offset}
+    ) AS page ON true
+    ORDER BY page.value {direction}, page.id {direction}
 """
 _ESTIMATE = "EXPLAIN (FORMAT JSON) SELECT FROM users WHERE {where}"
 _ALL_USERS = "(SELECT sum(number)::bigint FROM users_count)"
-_USERS = "(SELECT count(*) FROM users WHERE {where})"
-_SOMEBODY = "EXISTS (SELECT FROM {users} WHERE {where})"
-# OFFSET 0 has the planner find those who pass before it looks at their order.
-_FOUND_FIRST = "(SELECT * FROM users WHERE {where} OFFSET 0) AS users"
-# The place at the offset, found by the index alone, which has the order but not the users. A join
-# of those on the page with their keys took PostgreSQL 208 us rather than 142 (offset 1,000): there
-# was more to plan.
-_FAR_PLACE = "(SELECT {fields} FROM users ORDER BY {scan} LIMIT 1 OFFSET %(offset)s)"
-# What is bound in a page that nothing filters.
-_BOUND = ("offset", "value", "id", "one_more")
-# From this offset on; before it, planning and starting a second scan costs more than that saves.
-MANY = 1000
-# Passing over so many takes a millisecond.
-VERY_MANY = 10_000
+_MATCHING_USERS = "(SELECT count(*) FROM users WHERE {where})"
+_ANY_USER = "EXISTS (SELECT FROM {users} WHERE {where})"
+# OFFSET 0 keeps the planner from merging the subquery, so that the filters are applied before the
+# order. Users with a prefix are neighbours in the order of usernames. The planner takes them to be
+# spread evenly, and would read all users before them in that order.
+_FILTERED_FIRST = "(SELECT * FROM users WHERE {where} OFFSET 0) AS users"
+# The place at the offset. The index alone has it, once VACUUM has marked the table's pages visible.
+_PLACE_AT_OFFSET = "SELECT {key} FROM users ORDER BY {scan} LIMIT 1 OFFSET %(offset)s"
+
+
+def composed(template: str, **fragments: str) -> str:
+    """Return SQL made of constants, never of input."""
+    parts = {name: sql.SQL(fragment) for name, fragment in fragments.items()}
+    return sql.SQL(template).format(**parts).as_string(None)  # type: ignore[arg-type] # needs none
+
+
+def shape_of(position: Position | int, order: Order, filters: Filters, count: Count) -> Shape:
+    """Return the shape of a page's statement."""
+    names = filters.names
+    side, offset = (None, position) if isinstance(position, int) else (position.side, 0)
+    # Without a filter, the exact total is as cheap as an estimate.
+    counted = count == "exact" or (count == "estimated" and not names)
+    return Shape(names, order, side, counted=counted, far=offset >= FAR_OFFSET and not names)
 
 
 @lru_cache(maxsize=1024)
-def list_statement(shape: Shape, *, even_if_empty: bool = False) -> str:
-    """Return the statement for a page.
+def list_statement(shape: Shape) -> str:
+    """Return the statement for a page, for the values in ``binds`` and with LIST_SETTINGS.
 
-    The database returns one user more than ``limit``, if the list goes on, and those before a
-    place backwards. What is bound is in ``binds``.
-
-    Of an empty page nothing is returned, but ``even_if_empty`` a row that says what lies beside it.
+    Its rows are one user more than the limit if the list goes on, those before a place backwards.
     """
-    if not even_if_empty:
-        return _SETTINGS + _page(shape, _total(shape), _behind_somebody(shape))
-    return _SETTINGS + _composed(
-        _EVEN_IF_EMPTY,
-        total=_total(shape),
-        behind=_behind(shape),
-        page=_page(shape, "NULL", "NULL"),
-        taken=_taken(shape),
-    )
-
-
-@lru_cache(maxsize=256)
-def statement_together(shape: Shape, number: int) -> str:
-    """Return the statement for a ``number`` of pages that nothing filters, in ``binds_together``.
-
-    Its rows are as those of a ``list_statement``, and say last to which of the pages they belong.
-    """
-    page = _page(shape, "NULL", _behind_somebody(shape), which=", %(which)s AS which")
-    pages = [
-        page % {"which": which, **{name: f"%({name}_{which})s" for name in _BOUND}}
-        for which in range(number)
-    ]
-    union = "(" + ") UNION ALL (".join(pages) + ")"
-    return _SETTINGS + _composed(_TOGETHER, total=_total(shape), pages=union, taken=_taken(shape))
-
-
-def _page(shape: Shape, total: str, behind: str, which: str = "") -> str:
-    users, where = _users(shape)
-    scan = _ORDER[shape.order.by, _downwards(shape)]
-    side, place = shape.side, None
+    users, filters = _users(shape)
+    key = _KEYS[shape.order.by]
+    is_descending = shape.order.descending is (shape.side is None or shape.side.forward)
+    direction = "DESC" if is_descending else "ASC"
+    scan = ", ".join(f"{column} {direction}" for column in key)
     if shape.far:
-        fields = _ORDER[shape.order.by, False]
-        side, place = Side.FROM, _composed(_FAR_PLACE, fields=fields, scan=scan)
-    return _composed(
+        at_offset = composed(_PLACE_AT_OFFSET, key=", ".join(key), scan=scan)
+        begin, offset = [_beside(shape.order, Side.FROM, at_offset)], "0"
+    else:
+        begin, offset = _beside_place(shape.order, shape.side), "%(offset)s"
+    return composed(
         _LIST,
-        total=total,
-        behind=behind,
-        value=_VALUE[shape.order.by],
-        which=which,
+        total=_total(shape.names) if shape.counted else "NULL::bigint",
+        behind=_behind(shape),
+        value=key[0],
+        columns=USER_COLUMNS,
         users=users,
-        offset="0" if shape.far else "%(offset)s",
-        where=_all_of([*where, *_beside(shape.order, side, place)]),
+        where=_all_of([*filters, *begin]),
         scan=scan,
+        offset=offset,
+        direction=direction,
     )
-
-
-def binds(filters: Filters, position: Position | int, limit: int) -> dict[str, Any]:
-    """Return what is bound in a ``list_statement``."""
-    return _place(position, limit) | {name: getattr(filters, name) for name in filters.names}
-
-
-def binds_together(asked: Iterable[tuple[Position | int, int]]) -> dict[str, Any]:
-    """Return what is bound in a ``statement_together``, of each page's position and limit."""
-    return {
-        f"{name}_{which}": value
-        for which, page in enumerate(asked)
-        for name, value in _place(*page).items()
-    }
-
-
-def _place(position: Position | int, limit: int) -> dict[str, Any]:
-    if isinstance(position, int):
-        return {"offset": position, "one_more": limit + 1}
-    return {"offset": 0, "value": position.value, "id": position.id, "one_more": limit + 1}
 
 
 @lru_cache(maxsize=128)
 def estimate_statement(names: tuple[str, ...]) -> str:
-    """Return the statement that asks the planner how many users the filters let through."""
-    return _composed(_ESTIMATE, where=_all_of([_FILTERS[name] for name in names]))
+    """Return the statement by which the planner estimates how many users match the filters."""
+    return composed(_ESTIMATE, where=_all_of(_conditions(names)))
+
+
+def binds(filters: Filters, position: Position | int, limit: int) -> dict[str, Any]:
+    """Return the values that both statements bind."""
+    bound = {name: getattr(filters, name) for name in filters.names} | {"one_more": limit + 1}
+    if isinstance(position, int):
+        return bound | {"offset": position}
+    return bound | {"offset": 0, "value": position.value, "id": position.id}
 
 
 def page_of(rows: list[tuple[Any, ...]], position: Position | int, limit: int) -> Page:
     """Return the page of ``limit`` users that the rows of a ``list_statement`` make."""
-    total, behind, _, first_id = rows[0][:4]
-    if first_id is None:
-        return Page([], total, *_around_nobody(position, behind=behind))
-    ahead, found = len(rows) > limit, rows[:limit]
+    total, behind, first_value = rows[0][:3]
+    if first_value is None:
+        return Page([], total, *_around_empty_page(position, behind=behind))
+    ahead = len(rows) > limit
+    found = [(row[2], User._make(row[3:])) for row in rows[:limit]]
     forward = isinstance(position, int) or position.side.forward
     if not forward:
         found.reverse()
     after, before = (ahead, behind) if forward else (behind, ahead)
+    (first, first_user), (last, last_user) = found[0], found[-1]
     return Page(
-        [User._make(row[3:9]) for row in found],
+        [user for _, user in found],
         total,
-        Position(Side.AFTER, *found[-1][2:4]) if after else None,
-        Position(Side.BEFORE, *found[0][2:4]) if before else None,
+        Position(Side.AFTER, last, last_user.id) if after else None,
+        Position(Side.BEFORE, first, first_user.id) if before else None,
     )
 
 
-def with_estimate(page: Page, row: tuple[Any], position: Position | int) -> Page:
-    """Return ``page`` with the total in the planner's answer, put right by what the page shows."""
+def with_estimate(page: Page, row: tuple[Any, ...], position: Position | int) -> Page:
+    """Return ``page`` with the planner's total, corrected by the users that the page shows."""
     ((explained,),) = row
     estimate = int(explained["Plan"]["Plan Rows"])
     before = (
@@ -220,7 +169,7 @@ def with_estimate(page: Page, row: tuple[Any], position: Position | int) -> Page
     )
     at_least = before + len(page.users) + int(page.next is not None)
     total = max(estimate, at_least)
-    if page.next is None:  # then the list ends here, or before here
+    if page.next is None:  # the list ends here, or before here
         if page.previous is None:
             total = at_least
         elif isinstance(position, int):
@@ -228,10 +177,10 @@ def with_estimate(page: Page, row: tuple[Any], position: Position | int) -> Page
     return page._replace(total=total, estimated=True)
 
 
-def _around_nobody(
+def _around_empty_page(
     position: Position | int, *, behind: bool
 ) -> tuple[Position | None, Position | None]:
-    """Return what is next and previous of an empty page: those whom it was read away from."""
+    """Return the next and the previous position: the users from which the page was read away."""
     if not behind:
         return None, None
     if isinstance(position, int):
@@ -241,63 +190,44 @@ def _around_nobody(
 
 
 def _users(shape: Shape) -> tuple[str, list[str]]:
-    """Return where the users of a list are read from, and the filters that are left to apply.
-
-    Who has a prefix stands together in the order of usernames. The planner takes them to be spread
-    evenly, and would read everybody before them in that order: seconds, of a million users.
-    """
-    filters = [_FILTERS[name] for name in shape.names]
+    """Return the source of a list's users, and the filters that are left to apply to it."""
+    filters = _conditions(shape.names)
     if "prefix" in shape.names and shape.order.by == "username":
-        return _composed(_FOUND_FIRST, where=_all_of(filters)), []
+        return composed(_FILTERED_FIRST, where=_all_of(filters)), []
     return "users", filters
 
 
-def _total(shape: Shape) -> str:
-    if not shape.counted:
-        return "NULL::bigint"
-    if not shape.names:
-        return _ALL_USERS
-    return _composed(_USERS, where=_all_of([_FILTERS[name] for name in shape.names]))
+def _total(names: tuple[str, ...]) -> str:
+    return composed(_MATCHING_USERS, where=_all_of(_conditions(names))) if names else _ALL_USERS
 
 
 def _behind(shape: Shape) -> str:
-    """Return the condition that the list has users on the other side of where the page begins."""
-    users, where = _users(shape)
-    if shape.side is None:
-        return "%(offset)s > 0 AND " + _composed(_SOMEBODY, users=users, where=_all_of(where))
+    """Return the condition that the list has users on the other side of the page's begin."""
     if shape.side is Side.END:
         return "false"
-    beyond = _beside(shape.order, OTHER_SIDE[shape.side])
-    return _composed(_SOMEBODY, users=users, where=_all_of([*where, *beyond]))
+    users, filters = _users(shape)
+    if shape.side is None:
+        return "%(offset)s > 0 AND " + composed(_ANY_USER, users=users, where=_all_of(filters))
+    beyond = _beside_place(shape.order, OTHER_SIDE[shape.side])
+    return composed(_ANY_USER, users=users, where=_all_of([*filters, *beyond]))
 
 
-def _behind_somebody(shape: Shape) -> str:
-    """Return the same for a page that is not empty: behind that are those who were passed over."""
-    return "%(offset)s > 0" if shape.side is None else _behind(shape)
-
-
-def _downwards(shape: Shape) -> bool:
-    """Return whether the page is read from greater values to smaller ones."""
-    return shape.order.descending is (shape.side is None or shape.side.forward)
-
-
-def _taken(shape: Shape) -> str:
-    return "page.value DESC, page.id DESC" if _downwards(shape) else "page.value, page.id"
-
-
-def _beside(order: Order, side: Side | None, place: str | None = None) -> list[str]:
-    """Return the condition to be on a side of a place, which is bound if none is given."""
+def _beside_place(order: Order, side: Side | None) -> list[str]:
+    """Return the condition to be on a side of the place that is bound, if there is one."""
     if side in (None, Side.END):
         return []
+    place = ", ".join(("%(value)s", "%(id)s")[: len(_KEYS[order.by])])
+    return [_beside(order, side, place)]
+
+
+def _beside(order: Order, side: Side, place: str) -> str:
     comparison = _DESCENDING[side] if order.descending else side.value
-    key, bound = _PLACE[order.by]
-    return [f"{key} {comparison} {place or bound}"]
+    return f"({', '.join(_KEYS[order.by])}) {comparison} ({place})"
+
+
+def _conditions(names: tuple[str, ...]) -> list[str]:
+    return [_FILTERS[name] for name in names]
 
 
 def _all_of(conditions: list[str]) -> str:
     return " AND ".join(conditions) or "true"
-
-
-def _composed(template: str, **fragments: str) -> str:
-    named = {name: sql.SQL(fragment) for name, fragment in fragments.items()}
-    return sql.SQL(template).format(**named).as_string(None)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """Lists of users: their order, their filters, and positions in them.
 
-In an order every user has exactly one place: the value of the sort column, and the id where values
-are equal. A page begins at an offset, or at a position beside a place (keyset pagination).
+In an order, every user has exactly one place: the value of the sort column, then the id where
+values are equal. A page begins at an offset, or at a position beside a place (keyset pagination).
 """
 
 from dataclasses import dataclass, fields
@@ -17,7 +17,7 @@ Count = Literal["exact", "estimated", "none"]
 
 
 class Order(NamedTuple):
-    """How a list is sorted; usernames by their canonical form."""
+    """The order of a list; usernames are sorted by their canonical form."""
 
     by: SortColumn = "id"
     descending: bool = False
@@ -25,7 +25,7 @@ class Order(NamedTuple):
 
 @dataclass(frozen=True)
 class Filters:
-    """Which users a list holds: None does not filter, all else must match. Names are canonical."""
+    """The filters of a list: users match all that are not None. Names are in canonical form."""
 
     ids: list[int] | None = None
     username: str | None = None
@@ -37,7 +37,7 @@ class Filters:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """What is filtered by."""
+        """The names of the filters in use."""
         return tuple([name for name in _FILTER_NAMES if getattr(self, name) is not None])
 
 
@@ -45,7 +45,10 @@ _FILTER_NAMES = tuple(field.name for field in fields(Filters))
 
 
 class Side(StrEnum):
-    """On which side of a place a page lies, in the order of the list; "=" includes the place."""
+    """The side of a place on which a page lies, in the order of the list; "=" includes the place.
+
+    ``END`` is the end of the list.
+    """
 
     AFTER = ">"
     FROM = ">="
@@ -68,9 +71,9 @@ OTHER_SIDE = {
 
 
 class Position(NamedTuple):
-    """Where a page lies: on a side of a place in the order, at which no user needs to be.
+    """A side of a place in the order of a list. There may be no user at the place.
 
-    ``value`` is what the list is sorted by. On the side ``END``, of all users, both say nothing.
+    ``value`` is that of the sort column. On the side ``END``, value and id have no meaning.
     """
 
     side: Side
@@ -79,7 +82,10 @@ class Position(NamedTuple):
 
 
 class Page(NamedTuple):
-    """One page, how many users the whole list has if that was asked, and what lies beside it."""
+    """One page of a list, the number of users on all pages if it was asked for, and the neighbours.
+
+    ``estimated`` tells that the planner estimated ``total``.
+    """
 
     users: list[User]
     total: int | None

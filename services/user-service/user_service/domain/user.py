@@ -1,14 +1,14 @@
-"""The user."""
+"""The user: the one declaration of its members."""
 
 from datetime import datetime
 from typing import NamedTuple
 
-# The members of a user, in the order in which clients see them: the first fields of User.
-USER_MEMBERS = ("id", "username", "email", "created_at", "updated_at")
-
 
 class User(NamedTuple):
-    """One row of ``users``. ``version`` counts its changes, from 1; clients see it in the ETag."""
+    """One row of ``users``: its columns have the names of the members.
+
+    ``version`` counts the changes of a user, from 1; clients see it in the ETag.
+    """
 
     id: int
     username: str
@@ -16,3 +16,10 @@ class User(NamedTuple):
     created_at: datetime
     updated_at: datetime
     version: int
+
+
+# The members that clients see, in their order.
+USER_MEMBERS = tuple(name for name in User._fields if name != "version")
+
+# The members that clients set; the database gives the others.
+WRITABLE_MEMBERS = ("username", "email")

@@ -1,1 +1,1 @@
-"""Logs and request ids: what the service tells about itself."""
+"""Logs, metrics, traces and request ids."""

@@ -1,116 +1,50 @@
-"""Metrics of several processes: each keeps its own in files, and whoever is asked adds them up.
+"""The metrics of several processes, which prometheus_client keeps in files of one folder.
 
-prometheus_client names these files after process ids: every worker that is replaced would leave
-some behind, to be read at each scrape from then on. Here they are named after *slots*. A process
-takes the first slot that is free, and goes on counting where its predecessor stopped; so there
-are never more files than processes at one time, and no counter goes backwards. A slot is a lock on
-a file, which the kernel lets go when its holder ends, also when it is killed; so no server needs
-to tell which of its processes have died.
+Each process writes files named after its process id; a scrape adds up the files of all. This mode
+is on if PROMETHEUS_MULTIPROC_DIR names the folder before prometheus_client is imported.
 """
 
-import fcntl
-import itertools
 import os
-import struct
-import threading
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from prometheus_client import CollectorRegistry, values
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
 
-
-def share(directory: Path) -> None:
-    """Keep all metrics that are made from now on in ``directory``, for its processes together.
-
-    prometheus_client itself must find it in PROMETHEUS_MULTIPROC_DIR.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    slot = Slot(directory)
-    value = values.MultiProcessValue(slot.name)  # type: ignore[no-untyped-call]
-    values.ValueClass = _counting_quickly(value, slot)
+_KINDS = ("counter", "gauge", "histogram")
 
 
-def registry_of(directory: Path) -> CollectorRegistry:
-    """Return what all processes of ``directory`` have counted, without gauges of the dead."""
-    for lock in directory.glob("*.lock"):
-        with lock.open("rb") as file:
-            if _locked(file.fileno()):
-                _forget_gauges(directory, lock.stem)
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=str(directory))  # type: ignore[no-untyped-call]
-    return registry
-
-
-class Slot:
-    """The place of this process among those of ``directory``, held until the process ends.
-
-    ``is_taken`` is false before the first time that its name is asked for, and after a fork.
-    """
+class AllProcesses(Collector):
+    """Adds up the metrics of all processes, without the live gauges of those that have ended."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._name = ""
-        self.is_taken = False
-        os.register_at_fork(after_in_child=self._leave)
 
-    def name(self) -> str:
-        """Return what to name the files of this process after; after a fork, another."""
-        if not self.is_taken:
-            self._name = self._take()
-            self.is_taken = True
-        return self._name
-
-    def _leave(self) -> None:
-        self.is_taken = False
-
-    def _take(self) -> str:
-        for number in itertools.count():
-            # Never closed: the lock is kept until then, that is until the process ends.
-            lock = os.open(self._directory / f"{number}.lock", os.O_RDWR | os.O_CREAT, 0o600)
-            if _locked(lock):
-                break
-            os.close(lock)
-        _forget_gauges(self._directory, str(number))
-        return str(number)
+    def collect(self) -> Iterable[Metric]:
+        """Return the sums; files of other programs in the folder are ignored."""
+        forget_dead_processes(self._directory)
+        files = [str(file) for kind in _KINDS for file in self._directory.glob(f"{kind}_*.db")]
+        metrics: Iterable[Metric] = MultiProcessCollector.merge(files)
+        return metrics
 
 
-def _counting_quickly(value_class: Any, slot: Slot) -> Any:  # noqa: ANN401 -- they have no types
-    """Return prometheus_client's class of values, without the question whether there was a fork.
+def forget_dead_processes(directory: Path) -> None:
+    """Remove the live gauges of processes that have ended; their counters remain.
 
-    prometheus_client checks that on each increment, by two calls, and a request has five or more.
-    No metric here uses both inc() and set(), so that a lock beside prometheus_client's will do.
+    A server's exit hook does not run for a process that was killed.
     """
-    lock = threading.Lock()
-
-    class Value(value_class):  # type: ignore[misc]
-        def inc(self, amount: float) -> None:
-            if not slot.is_taken:
-                super().inc(amount)
-                return
-            file = self._file
-            at = file._positions[self._key]  # noqa: SLF001
-            with lock:
-                self._value += amount
-                # In one go, so that no reader finds half of it; 0 stands for "no timestamp".
-                file._m[at : at + 16] = _value_and_timestamp(self._value, 0.0)  # noqa: SLF001
-
-    return Value
+    for file in directory.glob("gauge_live*_[0-9]*.db"):
+        process_id = int(file.stem.rpartition("_")[2])
+        if not _is_running(process_id):
+            with suppress(FileNotFoundError):  # another process removed the file first
+                mark_process_dead(process_id, str(directory))
 
 
-_value_and_timestamp = struct.Struct("dd").pack
-
-
-def _locked(file: int) -> bool:
-    """Try to lock ``file``; return whether it was free."""
+def _is_running(process_id: int) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        os.kill(process_id, 0)
+    except OSError:  # no such process, or one of another user with the same id
         return False
     return True
-
-
-def _forget_gauges(directory: Path, slot: str) -> None:
-    """Remove what a process left that said how it is; what it counted stays."""
-    for file in directory.glob(f"gauge_live*_{slot}.db"):
-        file.unlink(missing_ok=True)

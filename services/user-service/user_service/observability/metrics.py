@@ -1,94 +1,73 @@
-"""Every metric of the service is declared here. Names and units are after Prometheus' conventions.
+"""All metrics of the service. Names and units follow Prometheus' conventions.
 
-Gauges are set when what they show changes, since a scrape meets one worker process of several and
-must tell of all. How the values of the live ones are put together (``multiprocess_mode``): sums of
-what each has (connections, requests), the worst of what each thinks (a breaker), the newest of
-what each has found out (readiness).
+A gauge is set when its value changes, because a scrape reaches one worker process and reports all
+of them. ``multiprocess_mode`` combines the values of the live processes: the sum (connections,
+requests), the highest (a breaker's state) or the latest (readiness).
 """
 
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 
-from user_service.observability import metric_files
+from user_service.observability.metric_files import AllProcesses
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
-# From what a cached page takes to REQUEST_TIMEOUT.
+# From a cached page to REQUEST_TIMEOUT.
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER_METHOD = "other"
 UNMATCHED = "unmatched"
-M = TypeVar("M", Counter, Gauge, Histogram)
 STATES = ("closed", "half-open", "open")
 
 
-def _complete(metric: M) -> M:
-    """Return ``metric``, which is never asked again whether it has all of its labels.
-
-    prometheus_client asks by two calls each time that anything is counted: seven times
-    for a page that is read from the database. Without that, with commands to Redis packed by
-    hiredis alone, and with named tuples, 1.03 times as many cached pages are served.
-    """
-    metric._raise_if_not_observable = bool  # type: ignore[method-assign]  # noqa: SLF001 -- does nothing
-    return metric
-
-
 class HttpMetrics:
-    """Requests. Labels are bounded: routes are templates, methods are known ones or ``other``."""
+    """Requests. The number of series is bounded: routes are templates, odd methods ``other``."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._duration = Histogram(
             "user_service_http_request_duration_seconds",
-            "Time from a request's arrival to its response; the count is that of requests",
+            "Time from the arrival of a request to its response; the count is the requests",
             ["route", "method", "status"],
             buckets=SECONDS,
             registry=registry,
         )
-        self.in_flight = _complete(
-            Gauge(
-                "user_service_http_requests_in_flight",
-                "Requests being worked on",
-                registry=registry,
-                multiprocess_mode="livesum",
-            )
+        self.in_flight = Gauge(
+            "user_service_http_requests_in_flight",
+            "Requests in progress",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
-        self.rate_limited = Counter(
+        self._rate_limited = Counter(
             "user_service_rate_limited_requests",
-            "Requests refused because their client had sent too many",
+            "Requests refused because the client exceeded a rate limit",
             ["limit"],
             registry=registry,
         )
         for limit in ("default", "writes"):
-            self.rate_limited.labels(limit)
-        # prometheus_client's labels() takes longer than all the rest of counting a request.
-        self._durations: dict[tuple[str | None, str, int], Histogram] = {}
+            self._rate_limited.labels(limit)
 
     def observe(self, route: str | None, method: str, status: int, seconds: float) -> None:
-        """Count a request and how long it took; ``route`` is None where no route is matched."""
-        if method not in METHODS:
-            method = OTHER_METHOD
-        labels = route, method, status
-        (self._durations.get(labels) or self.expect(*labels)).observe(seconds)
+        """Count a request and its duration; ``route`` is None if no route matched."""
+        known = method if method in METHODS else OTHER_METHOD
+        self._duration.labels(route or UNMATCHED, known, status).observe(seconds)
 
-    def expect(self, route: str | None, method: str, status: int) -> Histogram:
-        """Begin a series with 0, so that its first request is seen as an increase too."""
-        duration = _complete(self._duration.labels(route or UNMATCHED, method, status))
-        return self._durations.setdefault((route, method, status), duration)
+    def expect(self, route: str, method: str, status: int) -> None:
+        """Expose the series of such requests with 0 from now on."""
+        self._duration.labels(route, method, status)
 
     def count_rate_limited(self, limit: str) -> None:
         """Count a request that was refused with 429."""
-        self.rate_limited.labels(limit).inc()
+        self._rate_limited.labels(limit).inc()
 
 
 @dataclass(frozen=True, slots=True)
 class PoolMetrics:
-    """Those of one pool."""
+    """The metrics of one connection pool."""
 
     size: Gauge
     in_use: Gauge
@@ -99,46 +78,46 @@ class PoolMetrics:
 
 
 class PoolsMetrics:
-    """The database's connection pools, by what they connect to: ``database`` or ``replica``."""
+    """The connection pools, labelled with the server: ``database`` or ``replica``."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._size = Gauge(
             "user_service_pool_connections_max",
-            "Database connections that a pool may have, of all workers together",
+            "Most database connections that the pools of all workers may open",
             ["pool"],
             registry=registry,
             multiprocess_mode="livesum",
         )
         self._in_use = Gauge(
             "user_service_pool_connections_in_use",
-            "Database connections that are lent",
+            "Database connections in use",
             ["pool"],
             registry=registry,
             multiprocess_mode="livesum",
         )
         self._waiting = Gauge(
             "user_service_pool_requests_waiting",
-            "Requests waiting for a database connection; those that share one count once",
+            "Requests waiting for a database connection; requests that share one count once",
             ["pool"],
             registry=registry,
             multiprocess_mode="livesum",
         )
         self._checkout = Histogram(
             "user_service_pool_checkout_duration_seconds",
-            "Time that requests waited until they might have a database connection",
+            "Time that requests waited for a database connection",
             ["pool"],
             buckets=SECONDS,
             registry=registry,
         )
         self._timeouts = Counter(
             "user_service_pool_checkout_timeouts",
-            "Requests that got no database connection in time",
+            "Requests that did not get a database connection in time",
             ["pool"],
             registry=registry,
         )
         self._replaced = Counter(
             "user_service_pool_connections_replaced",
-            "Database connections given up because they broke, or may have",
+            "Database connections replaced because they broke or may have broken",
             ["pool"],
             registry=registry,
         )
@@ -148,9 +127,9 @@ class PoolsMetrics:
         """Return the metrics of one pool, which begin with 0."""
         return PoolMetrics(
             size=self._size.labels(pool),
-            in_use=_complete(self._in_use.labels(pool)),
+            in_use=self._in_use.labels(pool),
             waiting=self._waiting.labels(pool),
-            checkout=_complete(self._checkout.labels(pool)),
+            checkout=self._checkout.labels(pool),
             timeouts=self._timeouts.labels(pool),
             replaced=self._replaced.labels(pool),
         )
@@ -162,32 +141,32 @@ class CacheMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         pages = Counter(
             "user_service_page_cache_requests",
-            "Pages asked for: hit, miss, bypass (Redis not asked), stale (it could not be read)",
+            "Page requests: hit, miss, bypass (Redis was not asked), stale (the database was away)",
             ["result"],
             registry=registry,
         )
-        self.hit, self.miss = _complete(pages.labels("hit")), _complete(pages.labels("miss"))
+        self.hit, self.miss = pages.labels("hit"), pages.labels("miss")
         self.bypass, self.stale = pages.labels("bypass"), pages.labels("stale")
         self.refused = Counter(
             "user_service_page_cache_stores_refused",
-            "Pages not stored because a write came between reading and storing them",
+            "Pages not stored because a write happened while they were read",
             registry=registry,
         )
         self.failed_invalidations = Counter(
             "user_service_page_cache_invalidation_failures",
-            "Writes after which the cached pages could not be put out of date at once",
+            "Writes after which the cached pages could not be invalidated at once",
             registry=registry,
         )
 
 
 class ResilienceMetrics:
-    """Retries and circuit breakers: counted by listeners, for ``resilience`` knows no metrics."""
+    """Retries and circuit breakers, which ``resilience`` reports to callbacks."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._retries = Counter(
             "user_service_retries",
-            "Calls that met a transient failure, by how they ended: recovered, failed,"
-            " no_time or no_budget for trying again",
+            "Calls with a transient failure, by outcome: recovered, failed, no_time or no_budget"
+            " left for a retry",
             ["outcome"],
             registry=registry,
         )
@@ -195,14 +174,14 @@ class ResilienceMetrics:
             self._retries.labels(outcome)
         self._state = Gauge(
             "user_service_circuit_breaker_state",
-            "0 closed, 1 half-open (a call tries), 2 open; of several workers the worst",
+            "0 closed, 1 half-open (one call is tried), 2 open; the highest of all workers",
             ["dependency"],
             registry=registry,
             multiprocess_mode="livemax",
         )
         self._openings = Counter(
             "user_service_circuit_breaker_openings",
-            "Times a breaker opened, also again after a call that tried had failed",
+            "Times a breaker opened, including after a failed trial call",
             ["dependency"],
             registry=registry,
         )
@@ -210,11 +189,11 @@ class ResilienceMetrics:
             self.breaker_listener(dependency)
 
     def count_retry(self, outcome: str) -> None:
-        """Count a call that met a transient failure."""
+        """Count a call with a transient failure; ``outcome`` is one of the four above."""
         self._retries.labels(outcome).inc()
 
     def breaker_listener(self, dependency: str) -> Callable[[str], None]:
-        """Return what the breaker of ``dependency`` is to call with each state it comes into."""
+        """Return the callback for each new state of the breaker of ``dependency``."""
         state, openings = self._state.labels(dependency), self._openings.labels(dependency)
 
         def listen(new: str) -> None:
@@ -228,12 +207,12 @@ class ResilienceMetrics:
 class Metrics:
     """All metrics of one application.
 
-    With a ``directory``, which several processes may share, what is shown is of all of them.
+    ``directory`` is PROMETHEUS_MULTIPROC_DIR; if given, the exposition covers all its processes.
     """
 
     def __init__(self, directory: Path | None = None) -> None:
         if directory is not None:
-            metric_files.share(directory)
+            directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self.registry = registry = CollectorRegistry()
         self.http = HttpMetrics(registry)
@@ -242,24 +221,24 @@ class Metrics:
         self.resilience = ResilienceMetrics(registry)
         self.ready = Gauge(
             "user_service_ready",
-            "What the last readiness check found: 1 ready, 0 not",
+            "Result of the last readiness check: 1 ready, 0 not ready",
             registry=registry,
             multiprocess_mode="livemostrecent",
         )
         self._build = Gauge(
             "user_service_build_info",
-            "1, with what is running as labels",
+            "Always 1; the labels identify the build",
             ["version", "commit", "python"],
             registry=registry,
             multiprocess_mode="livemax",
         )
 
-    def tell_build(self, version: str, commit: str) -> None:
-        """Show what is running."""
+    def set_build_info(self, version: str, commit: str) -> None:
+        """Expose the running version, the commit it was built from, and Python's version."""
         self._build.labels(version, commit, platform.python_version()).set(1)
 
     def exposition(self) -> bytes:
-        """Return all of it in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         if self._directory is None:
             return generate_latest(self.registry)
-        return generate_latest(metric_files.registry_of(self._directory))
+        return generate_latest(AllProcesses(self._directory))

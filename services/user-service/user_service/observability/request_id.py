@@ -1,31 +1,27 @@
-"""The request id: on every log line and response of a request, from the client or made here."""
+"""The request id: the client's or a new one, on every log line and response of a request."""
 
-import random
 import re
+import uuid
 from contextvars import ContextVar
 
+# Line breaks, terminal codes and long values must not reach the log.
 _ACCEPTED = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _current: ContextVar[str] = ContextVar("request_id", default="-")
 
 
 def begin(offered: str | None) -> str:
-    """Make ``offered`` the id of the request at hand, or a new one if it is not of our form.
-
-    The form keeps line breaks, terminal codes and lengthy values out of the logs.
-    """
-    accepted = offered is not None and _ACCEPTED.fullmatch(offered)
-    # It has to be unlike others, and need not be secret: a secret would take a system call.
-    request_id = offered if offered and accepted else f"{random.getrandbits(128):032x}"
+    """Return the id of the request that begins: ``offered`` if it is well-formed, or a new one."""
+    request_id = offered if offered and _ACCEPTED.fullmatch(offered) else uuid.uuid4().hex
     _current.set(request_id)
     return request_id
 
 
 def current() -> str:
-    """Return the id of the request at hand; ``-`` outside of one."""
+    """Return the id of the current request; ``-`` outside a request."""
     return _current.get()
 
 
 def clear() -> None:
-    """Forget the id: the request is over."""
+    """Forget the id at the end of the request."""
     _current.set("-")

@@ -1,9 +1,8 @@
-"""Traces, by OpenTelemetry: this module is imported only where an ``OTEL_*`` variable asks for it.
+"""Tracing by OpenTelemetry; this module is imported only if the settings ask for traces.
 
-A request has a server span, continued from the client's ``traceparent`` (W3C Trace Context), and
-below it a span for each statement of SQL and each command of Redis; where several requests ask for
-something together, it is below the one that asked. The response says which span it was in
-``traceresponse``. OpenTelemetry reads what else ``OTEL_*`` variables say by itself.
+A request has a server span, which continues the client's ``traceparent`` (W3C Trace Context).
+Below it are a span for each SQL statement and each Redis command. The response names the server
+span in ``traceresponse``. OpenTelemetry itself reads the other ``OTEL_*`` variables.
 """
 
 import re
@@ -13,7 +12,6 @@ from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.instrumentation import psycopg2 as psycopg2_instrumentation
 from opentelemetry.instrumentation.flask import FlaskInstrumentor
 from opentelemetry.instrumentation.propagators import (
     TraceResponsePropagator,
@@ -32,21 +30,24 @@ from opentelemetry.sdk.trace.export import (
 from opentelemetry.trace import SpanKind, Status
 
 SERVICE_NAME = "user-service"
-# Seconds at the end of a process for what has not been exported yet.
+# Seconds at the end of a process for the spans that are not exported yet.
 FLUSH_SECONDS = 2.0
-# Probes and scrapes would be most of what is traced.
+# Probes and scrapes would be most of the traces.
 _NOT_TRACED = r"^https?://[^/]+/(health|metrics)\b"
-# Attributes that hold a query string, in which clients look for names and addresses; in both of
-# OpenTelemetry's spellings.
-_WITH_QUERY = ("http.target", "http.url", "url.full", "url.path")
-_SETTINGS = re.compile(r"(\s*SET LOCAL [^;]*;)+")
+# OpenTelemetry has two spellings of each attribute, an old one and a stable one.
+_URLS = ("http.target", "http.url", "url.full", "url.path")
+_STATEMENTS = ("db.statement", "db.query.text")
+_SETTINGS = re.compile(r"\s*(?:(?:BEGIN|SET LOCAL)\b[^;]*;\s*)+(?=\S)")
+# A literal without an end is one that OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT cut off.
+_STRING = re.compile(r"'(?:[^']|'')*(?:'|$)")
 
 
-def start(app: Any, exporter: str) -> Callable[[], None]:  # noqa: ANN401 -- Flask is not known here
-    """Trace what ``app`` does from now on, and return what ends that. ``exporter``: otlp, console.
+def start(app: object, exporter: str) -> Callable[[], None]:
+    """Trace ``app``, a Flask application, and return the function that ends it.
 
-    Call it after the fork, before anything connects. Spans are exported by a thread, which no
-    request waits for: while the collector is away they are dropped.
+    ``exporter`` is ``otlp`` or ``console``. Call this after the fork and before the first
+    connection. A thread exports the spans, so that no request waits; without a collector they are
+    dropped.
     """
     export = ConsoleSpanExporter() if exporter == "console" else OTLPSpanExporter()
     provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
@@ -55,14 +56,13 @@ def start(app: Any, exporter: str) -> Callable[[], None]:  # noqa: ANN401 -- Fla
     FlaskInstrumentor().instrument_app(
         app, tracer_provider=provider, excluded_urls=_NOT_TRACED, enable_commenter=False
     )
-    _name_statements_by_what_they_do()
     Psycopg2Instrumentor().instrument(tracer_provider=provider, skip_dep_check=True)
     RedisInstrumentor().instrument(tracer_provider=provider, skip_dep_check=True)
     return lambda: _flush(provider)
 
 
 def current_ids() -> tuple[str, str] | None:
-    """Return trace id and span id of what is being done, as they are written."""
+    """Return the trace id and the span id of the current span in hexadecimal, if there is one."""
     span = trace.get_current_span().get_span_context()
     if not span.is_valid:
         return None
@@ -70,10 +70,10 @@ def current_ids() -> tuple[str, str] | None:
 
 
 class WithoutPersonalData(SpanExporter):
-    """Exports spans without what people typed: query strings, unknown paths, texts of errors.
+    """Exports spans without query strings, unknown paths, literals of SQL and texts of errors.
 
-    An error of PostgreSQL repeats the address that exists already. The statements themselves hold
-    placeholders, and commands of Redis come with their arguments left out.
+    Clients look for names and addresses in query strings, and an error of PostgreSQL repeats an
+    address that exists already. The Redis instrumentation leaves out the arguments of commands.
     """
 
     def __init__(self, exporter: SpanExporter) -> None:
@@ -84,21 +84,22 @@ class WithoutPersonalData(SpanExporter):
         return self._exporter.export([_without_personal_data(span) for span in spans])
 
     def shutdown(self) -> None:
-        """Break off what is under way."""
+        """Shut the exporter down."""
         self._exporter.shutdown()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Wait for what is under way."""
+        """Wait for unfinished exports."""
         return self._exporter.force_flush(timeout_millis)
 
 
 def _without_personal_data(span: ReadableSpan) -> ReadableSpan:
+    attributes = _safe(span.attributes or {})
     return ReadableSpan(
-        name=_name(span),
+        name=_name(span, attributes),
         context=span.context,
         parent=span.parent,
         resource=span.resource,
-        attributes=_safe(span.attributes or {}),
+        attributes=attributes,
         links=span.links,
         kind=span.kind,
         status=Status(span.status.status_code),
@@ -108,54 +109,39 @@ def _without_personal_data(span: ReadableSpan) -> ReadableSpan:
     )
 
 
-def _name(span: ReadableSpan) -> str:
-    """Return the name; for a request of no route the method alone, since any path may come."""
-    attributes = span.attributes or {}
-    if span.kind is not SpanKind.SERVER or "http.route" in attributes:
-        return span.name
-    return str(attributes.get("http.method") or attributes.get("http.request.method") or "HTTP")
+def _name(span: ReadableSpan, attributes: Mapping[str, Any]) -> str:
+    """Return the name; of SQL its first word, of a request without a route only the method."""
+    if "postgresql" in (attributes.get("db.system"), attributes.get("db.system.name")):
+        statement = next((attributes[name] for name in _STATEMENTS if name in attributes), "")
+        return (statement.split() or [span.name])[0].rstrip(";")
+    if span.kind is SpanKind.SERVER and "http.route" not in attributes:
+        return str(attributes.get("http.method", attributes.get("http.request.method", "HTTP")))
+    return span.name
 
 
 def _safe(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in attributes.items() if name != "url.query"}
-    for name in _WITH_QUERY:
-        if name in kept:
-            kept[name] = str(kept[name]).partition("?")[0]
-            if "http.route" not in kept:  # a path that we do not have may be anything
-                del kept[name]
-    return kept
-
-
-def _name_statements_by_what_they_do() -> None:
-    """Call a span SELECT although settings are sent along before; leave out bound values.
-
-    execute_values sends bytes, in which the values are; all others have placeholders.
-    """
-    tracer: Any = psycopg2_instrumentation.CursorTracer
-    name_of, text_of = tracer.get_operation_name, tracer.get_statement
-
-    def name(self: object, cursor: object, arguments: Sequence[Any]) -> str:
-        if arguments and isinstance(arguments[0], str):
-            arguments = (_SETTINGS.sub("", arguments[0], count=1),)
-        return str(name_of(self, cursor, arguments))
-
-    def text(self: object, cursor: object, arguments: Sequence[Any]) -> str:
-        is_bound = bool(arguments) and isinstance(arguments[0], bytes)
-        return "" if is_bound else str(text_of(self, cursor, arguments))
-
-    tracer.get_operation_name, tracer.get_statement = name, text
+    safe = {name: value for name, value in attributes.items() if name != "url.query"}
+    for name in _URLS:
+        if name in safe:
+            safe[name] = str(safe[name]).partition("?")[0]
+            if "http.route" not in safe:  # an unknown path may be anything
+                del safe[name]
+    for name in _STATEMENTS:
+        if name in safe:
+            safe[name] = _STRING.sub("?", _SETTINGS.sub("", str(safe[name]), count=1))
+    return safe
 
 
 def _resource() -> Resource:
-    """Return who we are: what the variables say, and our own name if they say none."""
-    said = Resource.create()
-    if not str(said.attributes["service.name"]).startswith("unknown_service"):
-        return said
-    return said.merge(Resource({"service.name": SERVICE_NAME}))
+    """Return the resource that the variables describe, with our name if they give none."""
+    described = Resource.create()
+    if not str(described.attributes["service.name"]).startswith("unknown_service"):
+        return described
+    return described.merge(Resource({"service.name": SERVICE_NAME}))
 
 
 def _flush(provider: TracerProvider) -> None:
-    # In a thread: the library may wait for a collector that hangs for longer than a stop may take.
+    # In a thread: with a collector that hangs, the library waits longer than a stop may take.
     last = threading.Thread(target=provider.shutdown, name="trace-flush", daemon=True)
     last.start()
     last.join(FLUSH_SECONDS)

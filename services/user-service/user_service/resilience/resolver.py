@@ -1,32 +1,43 @@
-"""Names to addresses, within a time: the resolver of the system knows no deadline."""
+"""Name resolution with a time-out, which the system's resolver does not have."""
 
 import ipaddress
 import socket
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 
-# The resolver cannot be stopped, only no longer be waited for: these threads may hang in it while
-# its servers are away. They are started by the first name, hence after any fork.
-_threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="resolve")
+from user_service.resilience.background import in_background
+
+# The last lookup of each name. One under way cannot be stopped, and may hang for as long as the
+# name servers are away; since each name has a thread of its own, it delays no other name.
+_lookups: dict[str, Future[list[str]]] = {}
+_lock = threading.Lock()
 
 
 def addresses(host: str, timeout: float) -> list[str]:
-    """Return the addresses of ``host``; raise OSError if there are none within ``timeout`` s."""
+    """Return the addresses of ``host``; raise OSError if none is found within ``timeout`` s."""
     try:
         return [str(ipaddress.ip_address(host))]
     except ValueError:
         pass
-    found: Future[list[str]] = _threads.submit(_look_up, host)
     try:
-        return found.result(min(timeout, threading.TIMEOUT_MAX))
+        return _lookup_of(host).result(min(timeout, threading.TIMEOUT_MAX))
     except TimeoutError:
-        found.cancel()
         raise OSError(f"the name {host!r} was not resolved within {timeout:.2f} s") from None
+
+
+def _lookup_of(host: str) -> Future[list[str]]:
+    """Return the lookup of ``host`` that is under way, or begin one."""
+    with _lock:
+        lookup = _lookups.get(host)
+        if lookup is None or lookup.done():
+            lookup = _lookups[host] = in_background(partial(_look_up, host))
+        return lookup
 
 
 def _look_up(host: str) -> list[str]:
     try:
         infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except UnicodeError:  # an empty label, or one that is too long
+    except UnicodeError:  # a label that is empty or too long
         raise OSError(f"{host!r} is not a name") from None
     return list(dict.fromkeys(str(info[4][0]) for info in infos))

@@ -5,6 +5,7 @@ else to Flask: other methods, conditional requests, other paths, and every reque
 error handlers take part in the responses of these routes.
 """
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -81,22 +82,27 @@ class FastPath:
             return None
         path, query_string = environ["PATH_INFO"], environ.get("QUERY_STRING", "")
         if path == USERS_PATH:
-            return Answer(LIST_ROUTE, self._page(query_string))
-        if not query_string and path.startswith(USER_PATH):
-            digits = path[len(USER_PATH) :]
-            if digits.isdecimal() and digits.isascii() and len(digits) <= LONGEST_ID:
-                return Answer(USER_ROUTE, self._user(int(digits)))
+            return Answer(LIST_ROUTE, self._reply(_page, query_string))
+        digits = path.removeprefix(USER_PATH)
+        if digits != path and not query_string and _is_plain_id(digits):
+            return Answer(USER_ROUTE, self._reply(_user, digits))
         return None
 
-    def _page(self, query_string: str) -> Reply:
+    def _reply(self, read: Callable[[Services, str], Reply], argument: str) -> Reply:
         try:
-            query = parse_query(ListQuery, query_string)
-            return page_reply(*read_page(self._services, query))
-        except Exception as error:  # noqa: BLE001 -- as Flask's error handler does
+            return read(self._services, argument)
+        except Exception as error:  # noqa: BLE001 -- as Flask's error handlers do
             return problem_reply(error)
 
-    def _user(self, user_id: int) -> Reply:
-        try:
-            return user_reply(read_user(self._services, user_id))
-        except Exception as error:  # noqa: BLE001 -- as Flask's error handler does
-            return problem_reply(error)
+
+def _page(services: Services, query_string: str) -> Reply:
+    query = parse_query(ListQuery, query_string)
+    return page_reply(*read_page(services, query))
+
+
+def _user(services: Services, digits: str) -> Reply:
+    return user_reply(read_user(services, int(digits)))
+
+
+def _is_plain_id(text: str) -> bool:
+    return text.isdecimal() and text.isascii() and len(text) <= LONGEST_ID

@@ -9,7 +9,7 @@ from flask import Flask
 from werkzeug.routing import Rule
 
 from user_service.observability import request_id
-from user_service.observability.logs import AccessLog
+from user_service.observability.logs import log_request
 from user_service.observability.metrics import UNMATCHED, HttpMetrics
 from user_service.resilience import deadline
 from user_service.web.fast_path import FastPath
@@ -37,13 +37,11 @@ class RequestMiddleware:
         wsgi_app: "WSGIApplication",
         *,
         request_timeout: float,
-        access_log: AccessLog,
         metrics: HttpMetrics,
         fast_path: FastPath | None = None,
     ) -> None:
         self._wsgi_app = wsgi_app
         self._request_timeout = request_timeout
-        self._access_log = access_log
         self._metrics = metrics
         self._fast_path = fast_path
 
@@ -59,12 +57,14 @@ class RequestMiddleware:
         def finish(status: int, route: str | None) -> None:
             nonlocal is_answered
             is_answered = True
-            self._finish(environ, route, status, time.perf_counter() - started)
+            method, seconds = environ["REQUEST_METHOD"], time.perf_counter() - started
+            self._metrics.observe(route, method, status, seconds)
+            log_request(method, route or UNMATCHED, status, seconds)
 
         def start(
             status: str,
             headers: list[tuple[str, str]],
-            exc_info: Any = None,  # noqa: ANN401 -- WSGI's
+            exc_info: Any = None,
         ) -> Callable[[bytes], object]:
             finish(int(status[:3]), _matched_route(environ))
             headers = [*headers, ("X-Request-ID", identifier)]
@@ -86,13 +86,6 @@ class RequestMiddleware:
             self._metrics.in_flight.dec()
             deadline.clear()
             request_id.clear()
-
-    def _finish(
-        self, environ: "WSGIEnvironment", route: str | None, status: int, seconds: float
-    ) -> None:
-        method = environ["REQUEST_METHOD"]
-        self._metrics.observe(route, method, status, seconds)
-        self._access_log.write(method, route or UNMATCHED, status, seconds)
 
 
 def _send(reply: Reply, identifier: str, start_response: "StartResponse") -> Iterable[bytes]:

@@ -1,5 +1,5 @@
 -- Usernames and addresses are kept as they were sent and are unique in canonical form, which the
--- service computes (user_service/users.py). The columns are compared byte by byte: COLLATE "C".
+-- service computes (domain/names.py). COLLATE "C" compares these columns byte by byte.
 
 CREATE TABLE users (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

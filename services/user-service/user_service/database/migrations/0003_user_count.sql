@@ -5,7 +5,7 @@
 CREATE TABLE users_count (
     slot smallint PRIMARY KEY,
     number bigint NOT NULL
-) WITH (fillfactor = 10);  -- room on each page for what updates leave behind, until it is pruned
+) WITH (fillfactor = 10);  -- room on each page for old row versions until they are pruned
 
 CREATE FUNCTION count_users() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE

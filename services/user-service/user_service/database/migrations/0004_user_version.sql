@@ -1,4 +1,4 @@
--- The version of a user, of which its ETag is made. A trigger moves it on, not the service's own
+-- The version of a user, which its ETag contains. A trigger moves it on, not the service's own
 -- statements: a change made by hand, or by a release from before this column, counts too.
 
 ALTER TABLE users ADD COLUMN version bigint NOT NULL DEFAULT 1;

@@ -1,5 +1,5 @@
--- The key with which cursors are signed where CURSOR_KEY is not set: made once, here, so that all
--- replicas share it without being told. 244 bits of it are random.
+-- The key that signs cursors where CURSOR_KEY is not set. It is made once, here, so that all
+-- replicas share it without a setting. 244 bits of it are random.
 
 CREATE TABLE cursor_key (
     only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one),

@@ -1,5 +1,5 @@
--- What a keyed write answered, kept so that the same request again gets the same answer.
--- The index finds what has expired.
+-- The responses to keyed writes, kept so that a repeated request gets the same response.
+-- The index finds expired keys.
 
 CREATE TABLE idempotency_keys (
     key text COLLATE "C" PRIMARY KEY,

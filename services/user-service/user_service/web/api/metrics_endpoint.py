@@ -1,4 +1,4 @@
-"""``/metrics``, for Prometheus. The gateway does not let it out."""
+"""``/metrics`` for Prometheus; the gateway does not expose it."""
 
 from flask import Blueprint, Response
 
@@ -12,5 +12,5 @@ blueprint = Blueprint("metrics", __name__)
 @blueprint.get("/metrics")
 @undocumented("for Prometheus")
 def metrics() -> Response:
-    """Return what all worker processes have counted. Asks neither the database nor Redis."""
+    """Return the metrics of all worker processes, without a call to the database or Redis."""
     return Response(services().metrics.exposition(), content_type=CONTENT_TYPE)

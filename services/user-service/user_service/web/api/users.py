@@ -101,10 +101,11 @@ def list_users(services: Services, query: ListQuery) -> Response:
 @invalidates_pages
 def create_user(services: Services, body: UserWrite) -> Response:
     """Create a user; with an ``Idempotency-Key``, once, however often it is asked for."""
-    keyed = keyed_request(request.headers, f"POST {USERS_PATH}", body.username, body.email)
+    members = body.model_dump()
+    keyed = keyed_request(request.headers, f"POST {USERS_PATH}", members)
     if keyed is None:
-        return respond(_created(services.users.create(body.username, body.email)))
-    stored = services.users.create_once(body.username, body.email, keyed, _stored)
+        return respond(_created(services.users.create(members)))
+    stored = services.users.create_once(members, keyed, _stored)
     headers = {"Content-Type": JSON, **stored.headers}
     if stored.replayed:
         headers["Idempotent-Replay"] = "true"
@@ -179,7 +180,8 @@ def delete_user(services: Services, user_id: int) -> Response:
 
 def _change(services: Services, user_id: int, body: UserWrite | UserPatch) -> Response:
     precondition = precondition_on(user_id, request.headers, is_required=services.require_if_match)
-    user = services.users.update(user_id, body.username, body.email, precondition)
+    changes = body.model_dump(exclude_unset=True)
+    user = services.users.update(user_id, changes, precondition)
     return respond(user_reply(user))
 
 

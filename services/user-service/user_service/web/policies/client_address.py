@@ -1,11 +1,10 @@
-"""Who is asking: telling clients apart by what cannot be made up.
+"""Identifies the client of a request by what it cannot forge.
 
-A client may send any header. So the address of the connection is what counts, unless that is a
-proxy of ours (TRUSTED_PROXIES), which has put into ``X-Forwarded-For`` where it was asked from.
+A client may send any header. Therefore its key is the address of the connection, unless that is a
+trusted proxy (TRUSTED_PROXIES), which adds the address of its own client to ``X-Forwarded-For``.
 """
 
 import hashlib
-from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from werkzeug.datastructures import Headers
@@ -13,17 +12,15 @@ from werkzeug.datastructures import Headers
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-# In characters: longer headers, which a client may send at will, are not worth the memory.
-LONGEST_CACHED = 200
-
-# The network of one customer (RFC 6177): whoever has one address has all of these.
+# One customer has at least a /64 network (RFC 6177), so all of its addresses are one client.
 _NETWORK_64 = ~0 << 64
 
 
 class Clients:
-    """Tells clients apart, believing what ``proxies`` say.
+    """Derives the keys of clients, given the trusted ``proxies``.
 
-    In ``subject_header``, if there is one, a proxy that authenticates clients names them.
+    ``subject_header`` is the header, if any, in which a proxy that authenticates clients names the
+    subject.
     """
 
     def __init__(
@@ -31,33 +28,24 @@ class Clients:
     ) -> None:
         self._proxies = proxies
         self._subject_header = subject_header
-        # 0.1 us instead of 3 (IPv4) to 8 (IPv6, three networks of proxies).
-        self._cached_place = lru_cache(maxsize=4096)(self._place)
 
     def key(self, peer: str | None, headers: Headers) -> str:
-        """Return the subject's key if a proxy names one, or else the address's; never empty."""
-        forwarded = headers.get("X-Forwarded-For", "") if self._proxies else ""
-        place = self._cached_place if len(forwarded) <= LONGEST_CACHED else self._place
-        key, peer_is_proxy = place(peer or "", forwarded)
-        if peer_is_proxy and self._subject_header:
-            subject = headers.get(self._subject_header)
-            return _key_of_subject(subject) if subject else key
-        return key
-
-    def _place(self, peer: str, forwarded: str) -> tuple[str, bool]:
-        """Return the key of where the request comes from, and whether the peer is a proxy."""
-        address = address_of(peer)
+        """Return the key of the subject that a proxy names, else of the address; never empty."""
+        address = address_of(peer or "")
         if address is None:
-            return "unknown", False  # the peer is a Unix socket
-        if not self._are_proxies(address):
-            return _key_of_address(address), False
-        return _key_of_address(self._asked_from(address, forwarded)), True
+            return "unknown"  # the peer is a Unix socket
+        if not self._is_proxy(address):
+            return _key_of_address(address)
+        subject = headers.get(self._subject_header) if self._subject_header else None
+        if subject:
+            return _key_of_subject(subject)
+        return _key_of_address(self._client_of(address, headers.get("X-Forwarded-For", "")))
 
-    def _asked_from(self, proxy: Address, forwarded: str) -> Address:
-        """Go back from proxy to proxy, to the first address that is none of ours.
+    def _client_of(self, proxy: Address, forwarded: str) -> Address:
+        """Return the last address before the chain of trusted proxies.
 
-        Each proxy adds, on the right, the address that asked it. What is left of the first that
-        is not ours was sent by the client; where an entry is no address, the way back ends.
+        Each proxy adds its client's address on the right. The client itself may have sent all that
+        stands left of the first untrusted address. An entry that is no address ends the chain.
         """
         nearest = proxy
         for entry in reversed(forwarded.split(",")):
@@ -65,16 +53,16 @@ class Clients:
             if address is None:
                 return nearest
             nearest = address
-            if not self._are_proxies(nearest):
+            if not self._is_proxy(nearest):
                 break
         return nearest
 
-    def _are_proxies(self, address: Address) -> bool:
+    def _is_proxy(self, address: Address) -> bool:
         return any(address in network for network in self._proxies)
 
 
 def address_of(text: str) -> Address | None:
-    """Return the address, without the port that some proxies add, or None if it is none."""
+    """Return the address without the port that some proxies add, or None if it is no address."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -84,7 +72,7 @@ def address_of(text: str) -> Address | None:
         address = ip_address(text)
     except ValueError:
         return None
-    # A socket for both kinds of addresses shows IPv4 ones as ::ffff:192.0.2.1.
+    # A dual-stack socket shows IPv4 addresses as ::ffff:192.0.2.1.
     return getattr(address, "ipv4_mapped", None) or address
 
 
@@ -95,5 +83,5 @@ def _key_of_address(address: Address) -> str:
 
 
 def _key_of_subject(subject: str) -> str:
-    # Of bounded length and form, and not to be read where keys are shown.
+    # A digest has a bounded length, and hides the subject where keys are shown.
     return "subject:" + hashlib.blake2b(subject.encode(), digest_size=16).hexdigest()

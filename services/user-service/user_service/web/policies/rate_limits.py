@@ -1,7 +1,7 @@
-"""Rate limits: so many requests a client, told ahead in headers, and 429 beyond.
+"""Rate limits: a number of requests for each client in a window of time, and 429 beyond it.
 
-Headers as in draft-ietf-httpapi-ratelimit-headers-11. Off unless RATE_LIMIT or RATE_LIMIT_WRITES
-is set; then nothing of this runs.
+Headers follow draft-ietf-httpapi-ratelimit-headers-11. Without RATE_LIMIT and RATE_LIMIT_WRITES,
+requests are not counted at all.
 """
 
 import logging
@@ -10,22 +10,24 @@ from flask import Flask, Response, g, request
 
 from user_service.errors import RateLimited
 from user_service.web.policies.client_address import Clients
+from user_service.web.policies.cors import is_preflight
 from user_service.web.policies.rate_limiter import Limit, Window
 from user_service.web.services import services
 
 log = logging.getLogger(__name__)
 
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
-# For probes, for Prometheus and for who wants to know how to ask.
+# Probes, scrapes of Prometheus, and the documentation of the limits.
 EXEMPT = ("/health", "/metrics", "/docs", "/openapi.json")
 
 
 def register_limits(
     app: Flask, clients: Clients, *, default: str | None, writes: str | None
 ) -> None:
-    """Let each of ``clients`` make ``default`` requests, like ``600/minute``.
+    """Limit each of ``clients`` to ``default`` requests, for example ``600/minute``.
 
-    ``writes``, if given, is a limit of their own for those. None is no limit.
+    ``writes`` is a separate limit for writes; without it, they count for ``default``. None is no
+    limit.
     """
     if default is None and writes is None:
         return
@@ -35,7 +37,8 @@ def register_limits(
     @app.before_request
     def count() -> None:
         limit = reading if request.method in READS else writing
-        if limit is None or is_exempt(request.path):
+        # A browser sends a preflight by itself, and gives the write up if it is refused.
+        if limit is None or is_exempt(request.path) or is_preflight():
             return
         client = clients.key(request.remote_addr, request.headers)
         window = services().rate_limiter.hit(limit, client)
@@ -54,7 +57,7 @@ def is_exempt(path: str) -> bool:
 
 
 def refuse(limit: Limit, window: Window, client: str) -> None:
-    """Raise RateLimited. The one place that every refused request passes."""
+    """Log and count a refused request, and raise RateLimited."""
     log.info("rate limit %s used up by %s", limit.name, client)
     services().metrics.http.count_rate_limited(limit.name)
     raise RateLimited(limit.name, window.seconds)

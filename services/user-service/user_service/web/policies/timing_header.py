@@ -1,7 +1,6 @@
-"""The ``Server-Timing`` header (W3C Server Timing): where the time of a response went.
+"""The ``Server-Timing`` header (W3C Server Timing): the stages of each response.
 
-Off unless SERVER_TIMING is on, since it tells strangers how the service works; then nothing of
-this runs.
+It is off by default, because it shows clients how the service works.
 """
 
 import time
@@ -12,7 +11,7 @@ from user_service.observability import server_timing
 
 
 def register_server_timing(app: Flask) -> None:
-    """Put the milliseconds of each stage into every response; what is in none is in ``total``."""
+    """Add the milliseconds of each stage to every response; ``total`` includes the rest."""
 
     @app.before_request
     def begin() -> None:
@@ -20,7 +19,7 @@ def register_server_timing(app: Flask) -> None:
         server_timing.begin()
 
     @app.after_request
-    def tell(response: Response) -> Response:
+    def add_header(response: Response) -> Response:
         total = time.perf_counter() - g.timed_from
         seconds = {**server_timing.end(), "total": total}
         response.headers["Server-Timing"] = ", ".join(

@@ -1,6 +1,7 @@
 """The ``Idempotency-Key`` header."""
 
 import re
+from collections.abc import Mapping
 
 from werkzeug.datastructures import Headers
 
@@ -11,10 +12,10 @@ from user_service.errors import InvalidInput
 _KEY = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,255}")
 
 
-def keyed_request(headers: Headers, route: str, *fields: str) -> KeyedRequest | None:
+def keyed_request(headers: Headers, route: str, members: Mapping[str, str]) -> KeyedRequest | None:
     """Return the request's identity if its client gave it a key, or None.
 
-    ``fields`` are all members of its body. Raise InvalidInput naming the header.
+    ``members`` are those of its body. Raise InvalidInput naming the header.
     """
     header = headers.get("Idempotency-Key")
     if header is None:
@@ -24,4 +25,4 @@ def keyed_request(headers: Headers, route: str, *fields: str) -> KeyedRequest | 
     if not _KEY.fullmatch(key):
         rule = "must have 1 to 255 visible ASCII characters, without quotation marks"
         raise InvalidInput({"Idempotency-Key": rule})
-    return KeyedRequest(key, route, fingerprint(*fields))
+    return KeyedRequest(key, route, fingerprint(*members.values()))

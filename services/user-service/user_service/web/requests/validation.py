@@ -64,7 +64,7 @@ def validated(view: View) -> View:
     body_model = annotations.get("body")
 
     @functools.wraps(view)
-    def call(**arguments: Any) -> Response:  # noqa: ANN401 -- the values of the route's converters
+    def call(**arguments: Any) -> Response:
         query = parse_query(query_model, request.environ.get("QUERY_STRING", ""))
         if "query" in annotations:
             arguments["query"] = query
@@ -174,7 +174,7 @@ def _valid(model: type[M], values: dict[str, Any]) -> M:
         raise InvalidInput(_shortened(dict(map(_field_and_message, faults)))) from None
 
 
-def _field_and_message(fault: Any) -> tuple[str, str]:  # noqa: ANN401 -- pydantic's ErrorDetails
+def _field_and_message(fault: Any) -> tuple[str, str]:
     context = fault.get("ctx", {})
     field = fault["loc"][0]
     if fault["type"] == "value_error":  # a rule of this project

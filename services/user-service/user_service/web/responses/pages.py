@@ -14,14 +14,13 @@ import orjson
 from user_service.cache.page_cache import CacheStatus
 from user_service.database.user_repository import UserRepository
 from user_service.domain.positions import Page, Position, Side
-from user_service.domain.user import USER_MEMBERS
 from user_service.observability.server_timing import stage
 from user_service.web.requests.fields import BIGINT_MAX
 from user_service.web.requests.schemas import ListQuery
 from user_service.web.responses import bodies
 from user_service.web.responses.cursors import Cursors
 from user_service.web.responses.reply import JSON, Reply
-from user_service.web.responses.user_body import CACHE_CONTROL, listed_user, user_body
+from user_service.web.responses.user_body import CACHE_CONTROL, listed_users
 
 USERS_PATH = "/api/v1/users"
 # nginx accepts 4 KiB of response header by default; links that would not fit are left out.
@@ -83,10 +82,6 @@ def _position(query: ListQuery, cursors: Cursors) -> Position | int:
 
 
 def _body(query: ListQuery, page: Page, beside: Neighbours) -> bodies.UserPage:
-    if query.fields == USER_MEMBERS:
-        users = [bodies.ListedUser(**user_body(user)) for user in page.users]
-    else:
-        users = [listed_user(user, query.fields) for user in page.users]
     pagination: bodies.Pagination = {
         "per_page": query.per_page,
         "next_cursor": beside.next,
@@ -97,7 +92,7 @@ def _body(query: ListQuery, page: Page, beside: Neighbours) -> bodies.UserPage:
     if page.total is not None:
         pagination["total"] = page.total
         pagination["pages"] = -(-page.total // query.per_page)
-    return {"users": users, "pagination": pagination}
+    return {"users": listed_users(page.users, query.fields), "pagination": pagination}
 
 
 def _links(query: ListQuery, page: Page, beside: Neighbours) -> str:

@@ -20,9 +20,13 @@ def user_body(user: User) -> bodies.User:
     return cast("bodies.User", dict(zip(USER_MEMBERS, user, strict=False)))
 
 
-def listed_user(user: User, members: Iterable[str]) -> bodies.ListedUser:
-    """Return only these ``members`` of ``user``."""
-    return cast("bodies.ListedUser", {name: getattr(user, name) for name in members})
+def listed_users(users: Iterable[User], members: tuple[str, ...]) -> list[bodies.ListedUser]:
+    """Return only these ``members`` of each user."""
+    if members == USER_MEMBERS:
+        listed = [dict(zip(USER_MEMBERS, user, strict=False)) for user in users]
+    else:
+        listed = [{name: getattr(user, name) for name in members} for user in users]
+    return cast("list[bodies.ListedUser]", listed)
 
 
 def etag_of(user: User) -> str:

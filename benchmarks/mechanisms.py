@@ -1,0 +1,117 @@
+"""Mechanisms that exist only for speed, each measured by its removal.
+
+A variant is a copy of the service with some lines replaced. Each mechanism has to be worth at
+least ``WORTH`` in one of the workloads it is for, and the variant has to keep the contract.
+"""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from benchmarks.comparisons import CLIENTS, Turn, compare
+from benchmarks.load import CACHED, GET, Workload
+from benchmarks.measure import Bench
+from benchmarks.targets import OURS, OURS_ON_GRANIAN, SERVICE, Target
+
+WORTH = 1.15
+
+
+class Edit(NamedTuple):
+    """Lines of a file of the service, and their replacement."""
+
+    file: str
+    lines: str
+    replacement: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mechanism:
+    """One mechanism with a unique name, the workloads it is for, and the edits that remove it.
+
+    A mechanism between processes needs two ``workers``. ``figure`` names the figure that it
+    improves: requests/s, or the 99th percentile of the times.
+    """
+
+    name: str
+    workloads: Sequence[Workload]
+    edits: Sequence[Edit]
+    figure: Literal["per_second", "p99_ms"] = "per_second"
+    server: Literal["gunicorn", "granian"] = "gunicorn"
+    workers: int = 1
+
+
+MECHANISMS = (
+    Mechanism(
+        "fast path",
+        (CACHED, GET),
+        (
+            Edit(
+                "app.py",
+                'PageShortcut(app, app.wsgi_app, services.pages, "users.list_users")',
+                "app.wsgi_app",
+            ),
+            Edit(
+                "app.py",
+                'UserShortcut(app, wsgi_app, services.get_user, "users.get_user")',
+                "wsgi_app",
+            ),
+        ),
+    ),
+    Mechanism(
+        "batches of reads by id",
+        (GET,),
+        (
+            Edit(
+                "user_service/database/user_repository.py",
+                "self._gets.get(user_id)",
+                "self._get_many({user_id})[user_id]",
+            ),
+        ),
+    ),
+)
+
+
+def without(mechanism: Mechanism, folder: Path) -> Path:
+    """Return the folder of a copy of the service without ``mechanism``, made below ``folder``.
+
+    Raises LookupError unless the lines of each edit occur exactly once.
+    """
+    copy = folder / mechanism.name.replace(" ", "-")
+    shutil.copytree(SERVICE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    for edit in mechanism.edits:
+        path = copy / edit.file
+        source = path.read_text(encoding="utf-8")
+        if (found := source.count(edit.lines)) != 1:
+            raise LookupError(f"{mechanism.name}: {edit.file} has {edit.lines!r} {found} times")
+        path.write_text(source.replace(edit.lines, edit.replacement), encoding="utf-8")
+    return copy
+
+
+def mechanisms(bench: Bench) -> None:
+    """Measure the service with and without each mechanism, in turn."""
+    targets: dict[str, Target] = {}
+    turns = []
+    for mechanism in MECHANISMS:
+        whole = _with_workers(mechanism)
+        removed = replace(
+            whole,
+            name="without",
+            label=f"{whole.label}, without {mechanism.name}",
+            folder=without(mechanism, bench.stand.folder / "variants"),
+        )
+        targets |= {whole.label: whole, removed.label: removed}
+        turns += [
+            Turn(workload, clients, (whole, removed), {"mechanism": mechanism.name})
+            for workload in mechanism.workloads
+            for clients in CLIENTS
+        ]
+    compare(bench, list(targets.values()), turns)
+
+
+def _with_workers(mechanism: Mechanism) -> Target:
+    whole = OURS if mechanism.server == "gunicorn" else OURS_ON_GRANIAN
+    environment = {**whole.environment, "WEB_CONCURRENCY": str(mechanism.workers)}
+    label = whole.label if mechanism.workers == 1 else f"{whole.label}, {mechanism.workers} workers"
+    return replace(whole, name="with", label=label, environment=environment)

@@ -1,0 +1,368 @@
+"""The service's Redis client: redis-py's clients with one attempt and bounded waits.
+
+Three kinds of installations, one interface: one server, the master that Sentinel names, a Cluster.
+Nothing connects before the first command, so a client may be made before a fork.
+"""
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from threading import BoundedSemaphore, Lock
+from typing import Any, Protocol, TypeVar, cast
+
+import redis
+from redis import exceptions as redis_errors
+from redis.backoff import NoBackoff
+from redis.cluster import ClusterNode
+from redis.connection import AbstractConnection
+from redis.retry import Retry
+from redis.sentinel import Sentinel, SentinelManagedConnection, SentinelManagedSSLConnection
+
+from user_service.cache.redis_url import RedisUrl, Topology, parse_redis_url
+from user_service.errors import Unavailable
+from user_service.resilience import resolver
+
+T = TypeVar("T")
+Value = str | bytes | int
+Reply = Any  # of a script: what it returns in Lua
+
+# Commands of one process at a time. Another one waits for the Redis time-out, unless the URL says
+# otherwise.
+MAX_CONNECTIONS = 32
+
+
+class NoConnectionFree(redis.RedisError, Unavailable):
+    """All connections stayed in use, which says nothing about Redis: no breaker counts it."""
+
+
+class Script(Protocol):
+    """A script as a function of its keys, which share a slot, and of its arguments."""
+
+    def __call__(self, keys: Sequence[str], arguments: Sequence[Value] = (), /) -> Reply:
+        """Run the script."""
+
+
+class RedisClient(ABC):
+    """The commands that this service needs.
+
+    Each raises ``redis.ConnectionError`` or ``redis.TimeoutError`` if no server answers,
+    NoConnectionFree if no connection comes free, and another ``redis.RedisError`` if Redis refuses.
+    """
+
+    def __init__(self) -> None:
+        self._made = 0
+        self._counting = Lock()
+
+    @property
+    def connections_made(self) -> int:
+        """Return how many connections were made. Without a new one, no other server answers."""
+        return self._made
+
+    def get(self, key: str) -> bytes | None:
+        """Return the value of ``key``."""
+        return cast("bytes | None", self._run(lambda client: client.get(key)))
+
+    def mget(self, keys: Sequence[str]) -> list[bytes | None]:
+        """Return the values of ``keys``, which share a slot."""
+        return cast("list[bytes | None]", self._run(lambda client: client.mget(keys)))
+
+    def set(self, key: str, value: Value, *, nx: bool = False) -> bool:
+        """Set ``key``, with ``nx`` only if it does not exist; tell whether it was set."""
+        return bool(self._run(lambda client: client.set(key, value, nx=nx)))
+
+    def mset(self, values: Mapping[str, Value]) -> None:
+        """Set all keys of ``values``, which share a slot, at once."""
+        self._run(lambda client: client.mset(dict(values)))
+
+    def delete(self, key: str) -> None:
+        """Delete ``key``."""
+        # RedisCluster.delete() would send a pipeline, which has other rules for failures.
+        self._run(lambda client: client.execute_command("DEL", key))
+
+    def register_script(self, script: str | bytes) -> Script:
+        """Return ``script`` as a function. Redis keeps its text from the first call on."""
+        text = script.decode() if isinstance(script, bytes) else script
+        digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+        def run(keys: Sequence[str], arguments: Sequence[Value] = (), /) -> Reply:
+            values = (*keys, *arguments)
+            try:
+                return self._run(lambda client: client.evalsha(digest, len(keys), *values))
+            except redis_errors.NoScriptError:
+                # EVAL needs one node. redis-py's own Script loads the text into every master.
+                return self._run(lambda client: client.eval(text, len(keys), *values))
+
+        return run
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connections."""
+
+    @abstractmethod
+    def _run(self, command: Callable[[redis.Redis], T]) -> T:
+        """Return what ``command`` returns for redis-py's client."""
+
+    def _count_connection(self, *_: object) -> None:
+        with self._counting:
+            self._made += 1
+
+
+class MasterClient(RedisClient):
+    """Commands to one server, or to the master that Sentinel names."""
+
+    def __init__(self, url: RedisUrl, timeout: float) -> None:
+        super().__init__()
+        self._wait = url.timeout if url.timeout is not None else timeout
+        self._size = url.max_connections or MAX_CONNECTIONS
+        # Stands before redis-py's pool, because a BlockingConnectionPool without a free connection
+        # raises the same ConnectionError as a server that is away, and Sentinel's does not wait.
+        self._free = BoundedSemaphore(self._size)
+        connect = _master_by_sentinel if url.topology is Topology.SENTINEL else _one_server
+        pool = {"max_connections": self._size, "redis_connect_func": self._on_connect}
+        self._redis = connect(url, timeout, pool)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._redis.close()
+
+    def _run(self, command: Callable[[redis.Redis], T]) -> T:
+        if not self._free.acquire(timeout=self._wait):
+            raise NoConnectionFree(f"all {self._size} connections to Redis are in use")
+        try:
+            return command(self._redis)
+        except redis.RedisError as error:
+            if _is_not_of_the_master(error):
+                # Open connections stay with a server that was demoted; its name may lead elsewhere.
+                self._redis.connection_pool.disconnect(inuse_connections=False)
+            raise
+        finally:
+            self._free.release()
+
+    def _on_connect(self, connection: AbstractConnection) -> None:
+        connection.on_connect()  # the log-in, which redis-py leaves to this function
+        self._count_connection()
+
+
+class ClusterClient(RedisClient):
+    """Commands to the nodes of a Cluster, by the slots of their keys.
+
+    redis-py deals with redirections, and with failed nodes, by asking one node after the other for
+    the new map of the Cluster; concurrent commands queue for that. Therefore threads run commands,
+    and a caller waits for the Redis time-out, lookups of names included.
+    """
+
+    def __init__(self, url: RedisUrl, timeout: float) -> None:
+        super().__init__()
+        self._url = url
+        self._timeout = timeout
+        size = url.max_connections or MAX_CONNECTIONS
+        # The executor starts its threads with the first commands, hence after a fork.
+        self._threads = ThreadPoolExecutor(size, thread_name_prefix="redis-cluster")
+        self._connecting = Lock()
+        self._cluster: redis.RedisCluster | None = None
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._cluster is not None:
+            self._cluster.close()
+
+    def _run(self, command: Callable[[redis.Redis], T]) -> T:
+        answer = self._threads.submit(copy_context().run, self._ask, command)
+        try:
+            return answer.result(self._timeout)
+        except TimeoutError:
+            if answer.cancel():
+                raise NoConnectionFree("all connections to the Redis Cluster are in use") from None
+            message = f"the Redis Cluster did not answer within {self._timeout} s"
+            raise redis.TimeoutError(message) from None
+
+    def _ask(self, command: Callable[[redis.Redis], T], *, may_repeat: bool = True) -> T:
+        try:
+            # RedisCluster has the commands of Redis, but no type in common with it.
+            return command(cast("redis.Redis", self._connected()))
+        # A Cluster without slots causes the IndexError.
+        except (
+            redis_errors.RedisClusterException,
+            redis_errors.ClusterDownError,
+            IndexError,
+        ) as error:
+            raise redis.ConnectionError(str(error)) from error
+        except redis_errors.ClusterError:
+            # A node has named another one, which is on the map by now (MOVED), or the slot is
+            # moving (ASK, TRYAGAIN). Then the second attempt fails as well.
+            if not may_repeat:
+                raise
+        return self._ask(command, may_repeat=False)
+
+    def _connected(self) -> redis.RedisCluster:
+        with self._connecting:
+            if self._cluster is None:
+                url, options = self._url, self._url.options
+                self._cluster = Cluster(
+                    startup_nodes=[ClusterNode(host, port) for host, port in url.hosts],
+                    # The hosts may be names, which stay right wherever the nodes move.
+                    dynamic_startup_nodes=False,
+                    require_full_coverage=False,
+                    ssl=issubclass(url.connection_class, redis.SSLConnection),
+                    redis_connect_func=self._count_connection,
+                    **(_one_attempt(self._timeout) | options),
+                )
+            return self._cluster
+
+
+class Cluster(redis.RedisCluster):
+    """redis-py's client of a Cluster, which raises ClusterError instead of following redirections.
+
+    redis-py follows them in a loop. If the next node is away or not on the map, that loop closes,
+    and may lend twice, a connection that it has already given back.
+    """
+
+    RedisClusterRequestTTL = 1  # rounds of the loop
+
+
+class TcpConnection(redis.Connection):
+    """A connection that looks its server's name up within the connect time-out.
+
+    redis-py itself asks the system's resolver, which knows no deadline.
+    """
+
+    def connect_check_health(self, *arguments: bool, **options: bool) -> None:
+        """Connect to the first address that answers; raise ConnectionError or TimeoutError."""
+        if self.is_connected:
+            return
+        name = self.host
+        failure: redis.RedisError = redis.ConnectionError(f"{name!r} has no address")
+        try:
+            for address in _addresses(self):
+                self.host = address
+                try:
+                    super().connect_check_health(*arguments, **options)
+                except (redis.ConnectionError, redis.TimeoutError) as error:
+                    failure = error
+                else:
+                    return
+        finally:
+            self.host = name
+        raise failure
+
+
+class TlsConnection(redis.SSLConnection):
+    """The same with TLS, where redis-py must know the name, for which the certificate is.
+
+    Therefore redis-py looks the name up once more. That second lookup has no deadline of its own;
+    it begins only after the first one succeeded in time.
+    """
+
+    def connect_check_health(self, *arguments: bool, **options: bool) -> None:
+        """Connect; raise ConnectionError or TimeoutError."""
+        if not self.is_connected:
+            _addresses(self)
+            super().connect_check_health(*arguments, **options)
+
+
+class TcpConnectionToMaster(SentinelManagedConnection, TcpConnection):
+    """A connection to the master that Sentinel names."""
+
+
+class TlsConnectionToMaster(SentinelManagedSSLConnection, TlsConnection):
+    """The same with TLS."""
+
+
+class Sentinels(Sentinel):
+    """The sentinels, asked by one thread at a time: redis-py reorders them while it asks."""
+
+    def __init__(self, sentinels: list[redis.Redis], timeout: float) -> None:
+        Sentinel.__init__(self, [])
+        self.sentinels = sentinels
+        self._timeout = timeout
+        self._asking = Lock()
+
+    def discover_master(self, service_name: str) -> tuple[str, int]:
+        """Return the address of the master; raise ConnectionError or TimeoutError.
+
+        Each sentinel that does not answer takes the Redis time-out.
+        """
+        if not self._asking.acquire(timeout=self._timeout):
+            raise redis.TimeoutError("another command still waits for the sentinels")
+        try:
+            return cast("tuple[str, int]", Sentinel.discover_master(self, service_name))
+        finally:
+            self._asking.release()
+
+
+def redis_client(url: str, *, timeout: float) -> RedisClient:
+    """Return the client for ``url``; ``timeout`` is in seconds, for connecting and each command.
+
+    Raise ValueError if the URL has an option that redis-py does not know.
+    """
+    parts = parse_redis_url(url)
+    if parts.topology is Topology.CLUSTER:
+        return ClusterClient(parts, timeout)
+    return MasterClient(parts, timeout)
+
+
+def _one_server(url: RedisUrl, timeout: float, pool: dict[str, Any]) -> redis.Redis:
+    kinds: dict[type, type[AbstractConnection]] = {
+        redis.Connection: TcpConnection,
+        redis.SSLConnection: TlsConnection,
+    }
+    kind = kinds.get(url.connection_class, url.connection_class)
+    return _redis(kind, pool | _one_attempt(timeout) | url.options)
+
+
+def _master_by_sentinel(url: RedisUrl, timeout: float, pool: dict[str, Any]) -> redis.Redis:
+    uses_tls = issubclass(url.connection_class, redis.SSLConnection)
+    tls_options = {name: url.options[name] for name in url.options if name.startswith("ssl_")}
+    limits = _one_attempt(timeout)
+    sentinels = [
+        _redis(
+            TlsConnection if uses_tls else TcpConnection,
+            limits | url.sentinel_login | tls_options | {"host": host, "port": port},
+        )
+        for host, port in url.hosts
+    ]
+    kind = TlsConnectionToMaster if uses_tls else TcpConnectionToMaster
+    sentinel: Sentinel = Sentinels(sentinels, timeout)
+    master = sentinel.master_for(
+        url.service, connection_class=kind, **(pool | limits | url.options)
+    )
+    return cast("redis.Redis", master)
+
+
+def _redis(connection_class: type[AbstractConnection], options: dict[str, Any]) -> redis.Redis:
+    return redis.Redis.from_pool(redis.ConnectionPool(connection_class=connection_class, **options))
+
+
+def _one_attempt(timeout: float) -> dict[str, Any]:
+    """Return redis-py's options for one attempt of ``timeout`` seconds.
+
+    Its defaults are ten retries of five seconds. With RESP2 and without driver info, a new
+    connection needs no round trip before its first command.
+    """
+    return {
+        "socket_connect_timeout": timeout,
+        "socket_timeout": timeout,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
+        "driver_info": None,
+    }
+
+
+def _addresses(connection: redis.Connection) -> list[str]:
+    timeout = connection.socket_connect_timeout
+    try:
+        return resolver.addresses(connection.host, math.inf if timeout is None else timeout)
+    except OSError as error:
+        raise redis.ConnectionError(str(error)) from error
+
+
+def _is_not_of_the_master(error: redis.RedisError) -> bool:
+    """Tell whether ``error`` says that a server other than the one asked takes writes."""
+    # Redis 6 quotes the answer to a script's command within the message of a ResponseError.
+    return isinstance(
+        error, redis_errors.ReadOnlyError | redis_errors.MasterDownError | redis.BusyLoadingError
+    ) or any(code in str(error) for code in ("READONLY", "NOREPLICAS"))

@@ -1,0 +1,90 @@
+"""The forms of ``REDIS_URL``: one server, the master that Sentinel names, or a Cluster."""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+from urllib.parse import unquote
+
+from redis import Connection
+from redis.connection import AbstractConnection, parse_url
+
+Host = tuple[str, int]
+
+_SEVERAL_HOSTS = re.compile(
+    r"(?P<scheme>rediss?)\+(?P<topology>sentinel|cluster)://(?P<login>[^@/?]*@)?(?P<hosts>[^/?]*)"
+    r"(?:/(?P<service>[^/?]*))?(?:/(?P<database>\d+))?(?:\?(?P<query>.*))?"
+)
+_HOST = re.compile(r"(?P<name>\[.*\]|[^:]*)(?::(?P<port>\d+))?")
+
+
+class Topology(StrEnum):
+    """The kinds of Redis installations, as they stand after the ``+`` of a URL's scheme."""
+
+    SERVER = "server"
+    SENTINEL = "sentinel"
+    CLUSTER = "cluster"
+
+
+DEFAULT_PORTS = {Topology.SENTINEL: 26379, Topology.CLUSTER: 6379}
+
+
+@dataclass(frozen=True, slots=True)
+class RedisUrl:
+    """A Redis URL in its parts.
+
+    ``options`` are redis-py's, for a connection of ``connection_class`` to Redis itself.
+    ``hosts`` are the sentinels, which know the master as ``service``, or nodes of the Cluster; a
+    single server is among the ``options``. ``max_connections`` and ``timeout`` (in seconds) belong
+    to the pool; they are None unless the URL names them.
+    """
+
+    topology: Topology
+    connection_class: type[AbstractConnection]
+    options: dict[str, Any]
+    max_connections: int | None
+    timeout: float | None
+    sentinel_login: dict[str, str]
+    hosts: tuple[Host, ...] = ()
+    service: str = ""
+
+
+def parse_redis_url(url: str) -> RedisUrl:
+    """Return the parts of ``url``; raise ValueError for an option that redis-py does not know."""
+    parts = _SEVERAL_HOSTS.fullmatch(url)
+    if parts is None:
+        return _parsed(url, Topology.SERVER)
+    topology = Topology(parts["topology"])
+    without_hosts = (
+        f"{parts['scheme']}://{parts['login'] or ''}/{parts['database'] or ''}"
+        f"?{parts['query'] or ''}"
+    )
+    hosts = tuple(_host(each, DEFAULT_PORTS[topology]) for each in parts["hosts"].split(","))
+    return _parsed(without_hosts, topology, hosts, unquote(parts["service"] or ""))
+
+
+def _parsed(
+    url: str, topology: Topology, hosts: tuple[Host, ...] = (), service: str = ""
+) -> RedisUrl:
+    options = dict(parse_url(url))
+    connection_class: type[AbstractConnection] = options.pop("connection_class", Connection)
+    max_connections, timeout = options.pop("max_connections", None), options.pop("timeout", None)
+    login = {
+        name: options.pop(f"sentinel_{name}")
+        for name in ("username", "password")
+        if f"sentinel_{name}" in options
+    }
+    try:  # redis-py itself would refuse an unknown option only at the first command
+        connection_class(**options)
+    except TypeError:
+        raise ValueError("the URL of Redis has an option that redis-py does not know") from None
+    return RedisUrl(
+        topology, connection_class, options, max_connections, timeout, login, hosts, service
+    )
+
+
+def _host(text: str, default_port: int) -> Host:
+    parts = _HOST.fullmatch(text)
+    if parts is None:
+        raise ValueError("the URL of Redis has a host that is neither a name nor an address")
+    return parts["name"].strip("[]"), int(parts["port"] or default_port)

@@ -1,0 +1,120 @@
+"""Opening a connection to the first host of a DSN that serves, within the deadline.
+
+libpq does not bound its name lookups, and ignores connect_timeout where it does not block, as here:
+a first host that is a black hole would use up the deadline before the second was tried.
+"""
+
+import math
+from collections.abc import Iterator
+
+import psycopg2
+from psycopg2.extensions import connection, make_dsn, parse_dsn
+
+from user_service.database import wait
+from user_service.errors import ConnectionLost, DeadlineExceeded
+from user_service.resilience import deadline, resolver
+
+# Seconds for each address of each host, unless the DSN has its own connect_timeout.
+CONNECT_TIMEOUT = 2.0
+
+
+def connect(dsn: str) -> connection:
+    """Return a connection in autocommit mode, or raise ConnectionLost."""
+    wait.install()
+    parameters = parse_dsn(dsn)
+    seconds = float(parameters.get("connect_timeout", CONNECT_TIMEOUT))
+    timeout = seconds if seconds > 0 else math.inf  # libpq's rule
+    failure: Exception = psycopg2.OperationalError("the DSN names no host")
+    for host in _hosts(parameters):
+        try:
+            opened = _connect_to(host, parameters, timeout)
+        except (psycopg2.OperationalError, DeadlineExceeded, OSError) as error:
+            failure = error
+        else:
+            opened.autocommit = True
+            return opened
+    raise ConnectionLost(f"cannot connect to the database: {failure}") from failure
+
+
+def must_be_writable(dsn: str) -> bool:
+    """Return whether ``dsn`` asks for a server that takes writes: the primary of several hosts."""
+    return _parsed(dsn).get("target_session_attrs") in ("read-write", "primary")
+
+
+def session_settings(statement_timeout: float) -> dict[str, str]:
+    """Return the settings of PostgreSQL that the service relies on; the time-out is in seconds.
+
+    The same time-out ends a transaction that waits for its client: PostgreSQL notices a client that
+    vanished without a word after two hours, and would hold its locks until then.
+    """
+    milliseconds = str(max(1, round(statement_timeout * 1000)))  # 0 would mean no time-out
+    return {
+        "statement_timeout": milliseconds,
+        "idle_in_transaction_session_timeout": milliseconds,
+        "timezone": "UTC",
+    }
+
+
+def with_session_defaults(dsn: str, statement_timeout: float | None) -> str:
+    """Return ``dsn`` with the service's session and TCP settings where it has none of its own.
+
+    Without a time-out, in seconds, the session has no settings. The TCP settings together detect a
+    server that vanished after 25 s of silence, or after 10 s in which sent data was not
+    acknowledged.
+    """
+    given = _parsed(dsn)
+    if statement_timeout is not None:
+        settings = session_settings(statement_timeout).items()
+        options = "".join(f"-c {name}={value} " for name, value in settings)
+        given["options"] = (options + given.get("options", "")).rstrip()
+    defaults = {
+        "application_name": "user-service",
+        "keepalives": "1",
+        "keepalives_idle": "10",
+        "keepalives_interval": "5",
+        "keepalives_count": "3",
+        "tcp_user_timeout": "10000",
+    }
+    return str(make_dsn(**{**defaults, **given}))
+
+
+def _parsed(dsn: str) -> dict[str, str]:
+    """Return the parameters of ``dsn``, or raise ValueError, which quotes nothing of it."""
+    try:
+        return dict(parse_dsn(dsn))
+    except psycopg2.ProgrammingError:  # its message may contain the password
+        raise ValueError("the URL of the database has parts that libpq does not know") from None
+
+
+def _connect_to(host: dict[str, str], parameters: dict[str, str], timeout: float) -> connection:
+    failure: Exception | None = None
+    for address in _addresses(host, min(timeout, deadline.remaining())):
+        try:
+            with deadline.within(timeout):
+                return psycopg2.connect(make_dsn(**{**parameters, **host, **address}))
+        except (psycopg2.OperationalError, DeadlineExceeded) as error:
+            # The traceback's frames hold the half-open connection, whose socket would stay open
+            # until the next garbage collection.
+            failure = error.with_traceback(None)
+    raise failure or OSError("the host has no address")
+
+
+def _hosts(parameters: dict[str, str]) -> Iterator[dict[str, str]]:
+    """Take ``host=a,b port=1,2`` apart, as libpq does; one port may serve for all hosts."""
+    if "hostaddr" in parameters:  # nothing to look up
+        yield {}
+        return
+    hosts = parameters.get("host", "").split(",")
+    ports = parameters.get("port", "").split(",")
+    for number, host in enumerate(hosts):
+        port = ports[number] if len(ports) == len(hosts) else ports[0]
+        yield {name: value for name, value in (("host", host), ("port", port)) if value}
+
+
+def _addresses(host: dict[str, str], timeout: float) -> Iterator[dict[str, str]]:
+    name = host.get("host", "")
+    if not name or name.startswith("/"):  # libpq's default, or the folder of a socket
+        yield {}
+        return
+    for address in resolver.addresses(name, timeout):
+        yield {"hostaddr": address}

@@ -1,0 +1,86 @@
+"""Work in the background: once for all callers, waited for within bounds, repeated on failure."""
+
+import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from user_service.errors import ConnectionLost, NotPrepared, Unavailable
+from user_service.resilience import deadline
+from user_service.resilience.background import Preparation
+
+LONG = 30.0  # seconds
+
+
+def test_preparation_runs_once() -> None:
+    runs: list[int] = []
+    preparation = Preparation("the database", lambda: runs.append(1))
+    preparation.ensure(LONG)
+    preparation.ensure(LONG)
+    assert runs == [1]
+
+
+@pytest.mark.parametrize(
+    ("failure", "raised"),
+    [
+        (ConnectionLost("refused"), ConnectionLost),
+        (Unavailable("pending"), Unavailable),
+        (ValueError("no such column"), NotPrepared),
+        (OSError("no such file"), NotPrepared),
+    ],
+    ids=repr,
+)
+def test_failure_is_raised_and_the_next_caller_begins_again(
+    failure: Exception, raised: type[Exception]
+) -> None:
+    failures = [failure, failure]
+
+    def work() -> None:
+        if failures:
+            raise failures.pop()
+
+    preparation = Preparation("the database", work)
+    for _ in range(2):
+        with pytest.raises(raised):
+            preparation.ensure(LONG)
+    preparation.ensure(LONG)
+
+
+@pytest.mark.parametrize(("timeout", "left"), [(0.01, LONG), (LONG, 0.01)])
+def test_wait_is_bounded_and_the_work_goes_on(timeout: float, left: float) -> None:
+    go_on, deadlines = threading.Event(), []
+
+    def work() -> None:
+        deadlines.append(deadline.remaining())
+        assert go_on.wait(LONG)
+
+    preparation = Preparation("the database", work)
+    for _ in range(3):
+        with deadline.within(left), pytest.raises(Unavailable, match="still being prepared"):
+            preparation.ensure(timeout)
+    go_on.set()
+    preparation.ensure(LONG)
+    assert deadlines == [math.inf]  # once, and without the deadline of a caller
+
+
+def test_concurrent_callers_share_one_run() -> None:
+    go_on, runs, number = threading.Event(), [], 8
+
+    def work() -> None:
+        runs.append(1)
+        assert go_on.wait(LONG)
+
+    preparation = Preparation("the database", work)
+    together = threading.Barrier(number + 1, timeout=LONG)
+
+    def ask(_: int) -> None:
+        together.wait()
+        preparation.ensure(LONG)
+
+    with ThreadPoolExecutor(number) as threads:
+        asking = threads.map(ask, range(number))
+        together.wait()
+        go_on.set()
+        list(asking)
+    assert runs == [1]

@@ -1,0 +1,74 @@
+"""The application as granian calls it."""
+
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from granian_server import MAX_DISCARDED_BYTES, GatewayedApp
+from user_service.web.policies import security_headers
+
+
+class Parts(list[bytes]):
+    is_closed = False
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class Call:
+    """One request to an application that reads ten bytes of the body."""
+
+    def __init__(self, *, draining: bool = False, **environ: Any) -> None:
+        self.status = ""
+        self.headers: list[tuple[str, str]] = []
+        self.body = io.BytesIO(b"x" * 100)
+        self.read: bytes | None = None
+        self.parts = Parts([b"a", b"b"])
+        app = GatewayedApp(self._app, lambda: draining)
+        environ = {"REQUEST_METHOD": "POST", "wsgi.input": self.body, **environ}
+        self.response = app(environ, self._start)
+
+    def _app(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Parts:
+        self.read = environ["wsgi.input"].read(10)
+        start_response("200 OK", [("X-Name", "1")])
+        return self.parts
+
+    def _start(self, status: str, headers: list[tuple[str, str]], _exc_info: Any = None) -> Any:
+        self.status, self.headers = status, headers
+
+
+def test_response_is_one_part_and_that_of_the_application_is_closed() -> None:
+    call = Call(CONTENT_LENGTH="100")
+    assert (call.status, call.headers, call.response) == ("200 OK", [("X-Name", "1")], [b"ab"])
+    assert call.parts.is_closed
+
+
+def test_answers_close_their_connections_while_the_server_drains() -> None:
+    assert Call(draining=True).headers == [("X-Name", "1"), ("Connection", "close")]
+
+
+def test_chunked_body_is_refused_before_the_application_sees_it() -> None:
+    call = Call(HTTP_TRANSFER_ENCODING="chunked")
+    assert call.read is None
+    assert call.status == "411 Length Required"
+    assert {("Connection", "close"), *security_headers.HEADERS} <= set(call.headers)
+    problem = json.loads(b"".join(call.response))
+    assert (problem["status"], problem["title"]) == (411, "Length Required")
+
+
+@pytest.mark.parametrize(
+    ("environ", "is_read"),
+    [
+        ({"CONTENT_LENGTH": "100"}, True),
+        ({"CONTENT_LENGTH": "100", "HTTP_EXPECT": "100-continue"}, False),
+        ({"CONTENT_LENGTH": str(MAX_DISCARDED_BYTES + 1)}, False),
+        ({}, False),
+    ],
+)
+def test_rest_of_a_body_is_read_unless_it_is_large_or_not_sent_yet(
+    environ: dict[str, Any], *, is_read: bool
+) -> None:
+    assert (Call(**environ).body.read() == b"") == is_read

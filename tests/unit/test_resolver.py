@@ -1,0 +1,93 @@
+"""Name resolution within a time. The system's resolver is a mock: its faults cannot be provoked."""
+
+import math
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+from pytest_mock import MockerFixture, MockType
+
+from user_service.resilience import resolver
+
+LONG = 30.0  # seconds
+
+
+@pytest.fixture
+def getaddrinfo(mocker: MockerFixture) -> MockType:
+    return mocker.patch("socket.getaddrinfo", autospec=True)
+
+
+def infos(*addresses: str) -> list[tuple[object, ...]]:
+    """Return the result of ``getaddrinfo`` for ``addresses``."""
+    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in addresses]
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("::1", "::1"),
+        ("2001:DB8::0:1", "2001:db8::1"),
+        ("fe80::1%eth0", "fe80::1%eth0"),
+    ],
+)
+@pytest.mark.parametrize("timeout", [0, math.inf])
+def test_address_is_not_looked_up(
+    getaddrinfo: MockType, host: str, address: str, timeout: float
+) -> None:
+    assert resolver.addresses(host, timeout) == [address]
+    getaddrinfo.assert_not_called()
+
+
+def test_addresses_of_a_name_keep_their_order_without_duplicates(getaddrinfo: MockType) -> None:
+    getaddrinfo.return_value = infos("10.0.0.2", "10.0.0.1", "10.0.0.2", "::1")
+    assert resolver.addresses("db", LONG) == ["10.0.0.2", "10.0.0.1", "::1"]
+    getaddrinfo.assert_called_once_with("db", None, type=socket.SOCK_STREAM)
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "not known"),
+        (UnicodeError("label too long"), "'nowhere' is not a name"),
+    ],
+)
+def test_name_without_an_address_is_an_os_error(
+    getaddrinfo: MockType, failure: Exception, message: str
+) -> None:
+    getaddrinfo.side_effect = failure
+    with pytest.raises(OSError, match=message):
+        resolver.addresses("nowhere", LONG)
+
+
+class TestStuckLookup:
+    @pytest.fixture(autouse=True)
+    def answers(self, getaddrinfo: MockType) -> Iterator[threading.Event]:
+        """Set when the name ``hangs`` is answered, after the test at the latest."""
+        answers = threading.Event()
+
+        def look_up(host: str, *_: object, **__: object) -> list[tuple[object, ...]]:
+            assert host != "hangs" or answers.wait(LONG)
+            return infos("10.0.0.1")
+
+        getaddrinfo.side_effect = look_up
+        yield answers
+        answers.set()
+        resolver.addresses("hangs", LONG)
+
+    @pytest.mark.parametrize("timeout", [0, 0.01])
+    def test_is_waited_for_within_the_time_out(self, timeout: float) -> None:
+        with pytest.raises(OSError, match=rf"'hangs' was not resolved within {timeout:.2f} s"):
+            resolver.addresses("hangs", timeout)
+
+    def test_delays_no_other_name_and_is_not_repeated(
+        self, getaddrinfo: MockType, answers: threading.Event
+    ) -> None:
+        for _ in range(20):
+            with pytest.raises(OSError, match="not resolved"):
+                resolver.addresses("hangs", 0.001)
+        assert resolver.addresses("db", LONG) == ["10.0.0.1"]
+        assert getaddrinfo.call_count == 2
+        answers.set()
+        assert resolver.addresses("hangs", LONG) == ["10.0.0.1"]

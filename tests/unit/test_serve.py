@@ -1,0 +1,59 @@
+"""The parent process of a server: its metrics directory and its children."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import serve
+from user_service.settings import Settings
+
+
+def test_metrics_directory_is_made_and_loses_only_metrics(tmp_path: Path) -> None:
+    directory = tmp_path / "a" / "b"
+    assert serve.emptied(directory) == directory
+    for name in ("counter_1.db", "gauge_livesum_1.db", "histogram_1.db", "other.db", "notes.txt"):
+        (directory / name).touch()
+    serve.emptied(directory)
+    assert sorted(path.name for path in directory.iterdir()) == ["notes.txt", "other.db"]
+
+
+def test_unusable_metrics_directory_ends_the_start_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as ended:
+        serve.emptied(tmp_path / "file")
+    assert ended.value.code == "user-service: PROMETHEUS_MULTIPROC_DIR: File exists"
+
+
+@pytest.mark.parametrize(("host", "address"), [("0.0.0.0", "0.0.0.0:5000"), ("::1", "[::1]:5000")])
+def test_gunicorn_gets_the_host_and_the_port(host: str, address: str) -> None:
+    settings = Settings(port=5000, server="gunicorn")
+    assert address in serve.command(settings, host)
+
+
+ORPHANS = """
+import os, time, serve
+server = os.posix_spawn("/bin/sh", ["sh", "-c", "exit 7"], {})
+other = os.posix_spawn("/bin/sh", ["sh", "-c", "exit 0"], {})
+time.sleep(0.5)
+print(serve.reaped(server), serve.reaped(server))
+try:
+    os.waitpid(-1, os.WNOHANG)
+except ChildProcessError:
+    print("none left")
+"""
+
+
+def test_every_child_that_has_ended_is_reaped() -> None:
+    # In a process of its own: this one has children of other tests.
+    said = subprocess.run(
+        [sys.executable, "-c", ORPHANS],
+        cwd=Path(serve.__file__).parent,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout == "7 None\nnone left\n"

@@ -1,0 +1,84 @@
+"""What is exported of a span: statements without settings and values, and no personal data."""
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
+
+from user_service.observability.tracing import WithoutPersonalData
+
+
+def exported(
+    name: str, attributes: dict[str, str], *, kind: SpanKind = SpanKind.CLIENT
+) -> ReadableSpan:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(WithoutPersonalData(exporter)))
+    with provider.get_tracer("test").start_as_current_span(name, attributes=attributes, kind=kind):
+        pass
+    (span,) = exporter.get_finished_spans()
+    return span
+
+
+@pytest.mark.parametrize(
+    ("system", "text"), [("db.system", "db.statement"), ("db.system.name", "db.query.text")]
+)
+@pytest.mark.parametrize(
+    ("sent", "name", "shown"),
+    [
+        ("SELECT id FROM users", "SELECT", "SELECT id FROM users"),
+        (
+            "BEGIN; SET LOCAL a = '3000'; SET LOCAL jit = off; INSERT INTO users VALUES (%s)",
+            "INSERT",
+            "INSERT INTO users VALUES (%s)",
+        ),
+        ("BEGIN ISOLATION LEVEL READ COMMITTED;\n  UPDATE users", "UPDATE", "UPDATE users"),
+        ("BEGIN;", "BEGIN", "BEGIN;"),
+        ("COMMIT", "COMMIT", "COMMIT"),
+        ("", "users", ""),
+        (
+            "INSERT INTO users VALUES ('ada', E'o''\\\\x', 'a' || 'b; c'), ('cut of",
+            "INSERT",
+            "INSERT INTO users VALUES (?, E?, ? || ?), (?",
+        ),
+    ],
+)
+def test_sql_is_shown_without_settings_and_values(
+    system: str, text: str, sent: str, name: str, shown: str
+) -> None:
+    span = exported("users", {system: "postgresql", text: sent})
+    assert (span.name, span.attributes) == (name, {system: "postgresql", text: shown})
+
+
+def test_span_of_redis_keeps_its_name() -> None:
+    attributes = {"db.system": "redis", "db.statement": "SET ? ?\nGET ?"}
+    span = exported("SET GET", attributes)
+    assert (span.name, span.attributes) == ("SET GET", attributes)
+
+
+@pytest.mark.parametrize("spelling", ["http.target", "http.url", "url.full", "url.path"])
+def test_query_string_and_path_without_a_route_are_left_out(spelling: str) -> None:
+    request = {spelling: "/users?email=ada@example.com", "url.query": "email=ada@example.com"}
+    known = exported("GET /users", request | {"http.route": "/users"}, kind=SpanKind.SERVER)
+    assert (known.name, known.attributes) == (
+        "GET /users",
+        {spelling: "/users", "http.route": "/users"},
+    )
+    method = {"http.method": "GET"}
+    unknown = exported("GET /ada@example.com", request | method, kind=SpanKind.SERVER)
+    assert (unknown.name, unknown.attributes) == ("GET", method)
+
+
+def test_text_of_an_error_is_left_out() -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(WithoutPersonalData(exporter)))
+    with (
+        pytest.raises(ValueError, match="ada"),
+        provider.get_tracer("test").start_as_current_span("INSERT"),
+    ):
+        raise ValueError("Key (email)=(ada@example.com) already exists")
+    (span,) = exporter.get_finished_spans()
+    assert not span.status.is_ok
+    assert "ada" not in span.to_json()
