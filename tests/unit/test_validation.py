@@ -1,4 +1,4 @@
-"""From bytes and query strings to checked values, or to an error that names what is at fault."""
+"""Bodies and query strings become models, or errors that name the invalid fields."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
