@@ -1,5 +1,6 @@
 """The fast path gives the responses of the views, and leaves every other request to Flask."""
 
+import io
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -204,7 +205,7 @@ def test_transient_failure_is_retried(
 def test_request_is_counted_and_logged_as_by_the_view(
     client: FlaskClient,
     by_view: FlaskClient,
-    capsys: pytest.CaptureFixture[str],
+    log: io.StringIO,
     path: str,
     route: str,
     status: int,
@@ -214,9 +215,9 @@ def test_request_is_counted_and_logged_as_by_the_view(
     for each in (client, by_view):
         metrics = services_of(each.application).metrics
         before = samples(metrics.exposition().decode()).get(counter, 0)
-        capsys.readouterr()
+        lines_before = len(log.getvalue().splitlines())
         sent(each, path)
-        (line,) = capsys.readouterr().out.splitlines()
+        (line,) = log.getvalue().splitlines()[lines_before:]
         assert f" - user_service.access - INFO - GET {route} {status} " in line
         assert line.endswith(" request_id=mine")
         assert samples(metrics.exposition().decode())[counter] == before + 1
