@@ -10,13 +10,13 @@ from flask import Flask
 
 from user_service import __version__
 from user_service.cache.page_cache import PageCache
-from user_service.cache.page_store import PageStore
+from user_service.cache.page_store import BatchingPageStore
 from user_service.cache.redis_client import redis_client
 from user_service.database.migrate import migrate, require_migrated
 from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
 from user_service.database.replica import Replica
-from user_service.database.user_batch import BatchingUserRepository
+from user_service.database.user_repository import BatchingUserRepository
 from user_service.observability import logs
 from user_service.observability.metrics import Metrics
 from user_service.resilience.retry import RetryPolicy
@@ -111,7 +111,7 @@ def create_services(settings: Settings) -> Services:
     replica = create_replica(settings, metrics)
     repository = BatchingUserRepository(database, replica)
     redis = redis_client(settings.redis_dsn, timeout=settings.redis_timeout)
-    store = PageStore(
+    store = BatchingPageStore(
         redis, ttl=settings.cache_ttl, stale_ttl=settings.cache_stale_ttl, metrics=metrics
     )
     return Services(

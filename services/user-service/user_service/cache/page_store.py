@@ -21,9 +21,9 @@ the circuit breaker is open.
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from redis import RedisError
 from redis import exceptions as redis_errors
@@ -32,6 +32,7 @@ from user_service.cache.redis_client import RedisClient
 from user_service.errors import CircuitOpen
 from user_service.observability.metrics import Metrics
 from user_service.observability.server_timing import stage
+from user_service.resilience.batcher import Batcher
 from user_service.resilience.breaker import CircuitBreaker
 
 # The braces keep all keys in one slot of a Redis Cluster: a script works on several of them.
@@ -53,19 +54,26 @@ CLAIM_SUFFIX = ":refill"
 # every process reads the page itself.
 _LOOK_UP_OR_CLAIM = f"""
 local now, ttl, claim_ms, process = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
-local found = redis.call('MGET', unpack(KEYS))
-local history, generation, lsn, page, claim = found[1], found[2], found[3], found[4], found[5]
-if not generation then return {{history, false, false, false, 0}} end
-if page
-  and string.sub(page, 1, {GENERATION_LENGTH}) == generation
-  and math.abs(now - string.sub(page, {GENERATION_LENGTH + 1}, {BODY_AT})) < ttl
-then return {{history, generation, lsn, page, 0}} end
+local answer = redis.call('MGET', unpack(KEYS))
+local generation = answer[2]
+if not generation then return answer end
 local mine = generation .. process
-if claim and claim ~= mine and string.sub(claim, 1, {GENERATION_LENGTH}) == generation
-then return {{history, generation, lsn, false, 0}} end
-local answer = redis.pcall('SET', KEYS[5], mine, 'PX', claim_ms)
-if answer.err and not string.find(answer.err, 'OOM') then return answer end
-return {{history, generation, lsn, false, 1}}
+for i = 4, #KEYS, 2 do
+  local page, claim = answer[i], answer[i + 1]
+  local is_current = page
+    and string.sub(page, 1, {GENERATION_LENGTH}) == generation
+    and math.abs(now - string.sub(page, {GENERATION_LENGTH + 1}, {BODY_AT})) < ttl
+  local is_anothers = claim and claim ~= mine
+    and string.sub(claim, 1, {GENERATION_LENGTH}) == generation
+  local is_ours = not is_current and not is_anothers
+  if is_ours then
+    local result = redis.pcall('SET', KEYS[i + 1], mine, 'PX', claim_ms)
+    if result.err and not string.find(result.err, 'OOM') then return result end
+  end
+  answer[i] = is_current and page
+  answer[i + 1] = is_ours and 1 or 0
+end
+return answer
 """
 
 _STORE_IF_CURRENT = """
@@ -158,8 +166,13 @@ class PageStore:
 
         A claim ends with ``store`` or ``give_back``.
         """
+        return self.look_up_many({name})[name]
+
+    def look_up_many(self, names: Set[str]) -> dict[str, Found]:
+        """Return the same for several pages, in one round trip."""
         with self._asking():
-            return self._current(name) or self._current(name) or Found(_new_generation())
+            found = self._current(names) or self._current(names)
+            return found or dict.fromkeys(names, Found(_new_generation()))
 
     def position(self) -> Found:
         """Return the generation and its log position, without a page."""
@@ -235,17 +248,21 @@ class PageStore:
         """Close the connections to Redis."""
         self._redis.close()
 
-    def _current(self, name: str) -> Found | None:
+    def _current(self, names: Set[str]) -> dict[str, Found] | None:
         """Return what Redis has; None where a generation had to be begun first."""
-        page = PAGE_PREFIX + name
-        history, generation, lsn, entry, is_ours = self._look_up_or_claim(
-            [HISTORY_KEY, GENERATION_KEY, LSN_KEY, page, page + CLAIM_SUFFIX],
-            [int(self._clock()), self._ttl, CLAIM_MILLISECONDS, self._process()],
+        keys = [HISTORY_KEY, GENERATION_KEY, LSN_KEY]
+        for name in names:
+            keys += PAGE_PREFIX + name, PAGE_PREFIX + name + CLAIM_SUFFIX
+        history, generation, lsn, *pages = self._look_up_or_claim(
+            keys, [int(self._clock()), self._ttl, CLAIM_MILLISECONDS, self._process()]
         )
         if not self._is_begun(history, generation):
             return None
-        body = None if entry is None else entry[BODY_AT:]
-        return Found(generation, int(lsn, 16) if lsn else None, body, bool(is_ours))
+        position = int(lsn, 16) if lsn else None
+        return {
+            name: Found(generation, position, entry and entry[BODY_AT:], bool(is_ours))
+            for name, entry, is_ours in zip(names, pages[::2], pages[1::2], strict=True)
+        }
 
     def _current_position(self) -> Found | None:
         keys = [HISTORY_KEY, GENERATION_KEY, LSN_KEY]
@@ -284,6 +301,20 @@ class PageStore:
                 yield
         except (RedisError, CircuitOpen) as error:
             raise RedisFailure(error) from error
+
+
+class BatchingPageStore(PageStore):
+    """Pages in Redis; concurrent look-ups share a round trip."""
+
+    def __init__(self, redis: RedisClient, **options: Any) -> None:
+        super().__init__(redis, **options)
+        self._look_ups: Batcher[str, Found] = Batcher(self.look_up_many)
+
+    def look_up(self, name: str) -> Found:
+        """Return the generation, begun if there was none, and the page or a claim on it."""
+        found = self._look_ups.get(name)
+        assert found is not None, "look_up_many() answers every name"  # noqa: S101
+        return found
 
 
 def _new_generation() -> bytes:

@@ -7,11 +7,12 @@ Nothing connects before the first command, so a client may be made before a fork
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from threading import BoundedSemaphore, Lock
-from typing import Any, Protocol, TypeVar, cast
+from itertools import chain
+from threading import Lock
+from typing import Any, Protocol, cast
 
 import redis
 from redis import exceptions as redis_errors
@@ -25,13 +26,13 @@ from user_service.cache.redis_url import RedisUrl, Topology, parse_redis_url
 from user_service.errors import Unavailable
 from user_service.resilience import resolver
 
-T = TypeVar("T")
 Value = str | bytes | int
 Reply = Any  # of a script: what it returns in Lua
 
-# Commands of one process at a time. Another one waits for the Redis time-out, unless the URL says
-# otherwise.
-MAX_CONNECTIONS = 32
+# As many as a worker serves clients at once; a request beyond that does without Redis.
+MAX_CONNECTIONS = 1000
+# Threads for the commands to a Cluster, unless the URL sets ``max_connections``.
+CLUSTER_THREADS = 32
 
 
 class NoConnectionFree(redis.RedisError, Unavailable):
@@ -53,34 +54,29 @@ class RedisClient(ABC):
     """
 
     def __init__(self) -> None:
-        self._made = 0
+        # Without a new connection, no other server than before answers.
+        self.connections_made = 0
         self._counting = Lock()
-
-    @property
-    def connections_made(self) -> int:
-        """Return how many connections were made. Without a new one, no other server answers."""
-        return self._made
 
     def get(self, key: str) -> bytes | None:
         """Return the value of ``key``."""
-        return cast("bytes | None", self._run(lambda client: client.get(key)))
+        return cast("bytes | None", self.execute("GET", key))
 
     def mget(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the values of ``keys``, which share a slot."""
-        return cast("list[bytes | None]", self._run(lambda client: client.mget(keys)))
+        return cast("list[bytes | None]", self.execute("MGET", *keys))
 
     def set(self, key: str, value: Value, *, nx: bool = False) -> bool:
         """Set ``key``, with ``nx`` only if it does not exist; tell whether it was set."""
-        return bool(self._run(lambda client: client.set(key, value, nx=nx)))
+        return bool(self.execute("SET", key, value, *(("NX",) if nx else ())))
 
     def mset(self, values: Mapping[str, Value]) -> None:
         """Set all keys of ``values``, which share a slot, at once."""
-        self._run(lambda client: client.mset(dict(values)))
+        self.execute("MSET", *chain.from_iterable(values.items()))
 
     def delete(self, key: str) -> None:
         """Delete ``key``."""
-        # RedisCluster.delete() would send a pipeline, which has other rules for failures.
-        self._run(lambda client: client.execute_command("DEL", key))
+        self.execute("DEL", key)
 
     def register_script(self, script: str | bytes) -> Script:
         """Return ``script`` as a function. Redis keeps its text from the first call on."""
@@ -88,12 +84,11 @@ class RedisClient(ABC):
         digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
         def run(keys: Sequence[str], arguments: Sequence[Value] = (), /) -> Reply:
-            values = (*keys, *arguments)
             try:
-                return self._run(lambda client: client.evalsha(digest, len(keys), *values))
+                return self.execute("EVALSHA", digest, len(keys), *keys, *arguments)
             except redis_errors.NoScriptError:
                 # EVAL needs one node. redis-py's own Script loads the text into every master.
-                return self._run(lambda client: client.eval(text, len(keys), *values))
+                return self.execute("EVAL", text, len(keys), *keys, *arguments)
 
         return run
 
@@ -102,44 +97,56 @@ class RedisClient(ABC):
         """Close the connections."""
 
     @abstractmethod
-    def _run(self, command: Callable[[redis.Redis], T]) -> T:
-        """Return what ``command`` returns for redis-py's client."""
+    def execute(self, *command: Value) -> Reply:
+        """Send one command and return the answer."""
 
     def _count_connection(self, *_: object) -> None:
         with self._counting:
-            self._made += 1
+            self.connections_made += 1
 
 
 class MasterClient(RedisClient):
-    """Commands to one server, or to the master that Sentinel names."""
+    """Commands to one server, or to the master that Sentinel names.
+
+    Commands go through redis-py's connection pool, without the retries and the telemetry of its
+    ``Redis``.
+    """
 
     def __init__(self, url: RedisUrl, timeout: float) -> None:
         super().__init__()
-        self._wait = url.timeout if url.timeout is not None else timeout
-        self._size = url.max_connections or MAX_CONNECTIONS
-        # Stands before redis-py's pool, because a BlockingConnectionPool without a free connection
-        # raises the same ConnectionError as a server that is away, and Sentinel's does not wait.
-        self._free = BoundedSemaphore(self._size)
         connect = _master_by_sentinel if url.topology is Topology.SENTINEL else _one_server
-        pool = {"max_connections": self._size, "redis_connect_func": self._on_connect}
-        self._redis = connect(url, timeout, pool)
+        size = url.max_connections or MAX_CONNECTIONS
+        options = {"max_connections": size, "redis_connect_func": self._on_connect}
+        self._pool = connect(url, timeout, options)
 
     def close(self) -> None:
         """Close the connections."""
-        self._redis.close()
+        self._pool.disconnect()
 
-    def _run(self, command: Callable[[redis.Redis], T]) -> T:
-        if not self._free.acquire(timeout=self._wait):
-            raise NoConnectionFree(f"all {self._size} connections to Redis are in use")
+    def execute(self, *command: Value) -> Reply:
+        """Send one command and return the answer."""
         try:
-            return command(self._redis)
-        except redis.RedisError as error:
+            connection = self._pool.get_connection()
+        except redis_errors.MaxConnectionsError as error:
+            raise NoConnectionFree("all connections to Redis are in use") from error
+        try:
+            connection.send_command(*command)
+            return connection.read_response()
+        except redis.ResponseError as error:
             if _is_not_of_the_master(error):
-                # Open connections stay with a server that was demoted; its name may lead elsewhere.
-                self._redis.connection_pool.disconnect(inuse_connections=False)
+                self._reconnect(connection)
+            raise
+        except BaseException:
+            # The answer may still arrive, and must not be taken for that to another command.
+            self._reconnect(connection)
             raise
         finally:
-            self._free.release()
+            self._pool.release(connection)
+
+    def _reconnect(self, connection: AbstractConnection) -> None:
+        """Close ``connection`` and the idle ones: a server's name may lead elsewhere by now."""
+        connection.disconnect()
+        self._pool.disconnect(inuse_connections=False)
 
     def _on_connect(self, connection: AbstractConnection) -> None:
         connection.on_connect()  # the log-in, which redis-py leaves to this function
@@ -158,7 +165,7 @@ class ClusterClient(RedisClient):
         super().__init__()
         self._url = url
         self._timeout = timeout
-        size = url.max_connections or MAX_CONNECTIONS
+        size = url.max_connections or CLUSTER_THREADS
         # The executor starts its threads with the first commands, hence after a fork.
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="redis-cluster")
         self._connecting = Lock()
@@ -170,7 +177,8 @@ class ClusterClient(RedisClient):
         if self._cluster is not None:
             self._cluster.close()
 
-    def _run(self, command: Callable[[redis.Redis], T]) -> T:
+    def execute(self, *command: Value) -> Reply:
+        """Send one command and return the answer."""
         answer = self._threads.submit(copy_context().run, self._ask, command)
         try:
             return answer.result(self._timeout)
@@ -180,10 +188,9 @@ class ClusterClient(RedisClient):
             message = f"the Redis Cluster did not answer within {self._timeout} s"
             raise redis.TimeoutError(message) from None
 
-    def _ask(self, command: Callable[[redis.Redis], T], *, may_repeat: bool = True) -> T:
+    def _ask(self, command: tuple[Value, ...], *, may_repeat: bool = True) -> Reply:
         try:
-            # RedisCluster has the commands of Redis, but no type in common with it.
-            return command(cast("redis.Redis", self._connected()))
+            return self._connected().execute_command(*command)
         # A Cluster without slots causes the IndexError.
         except (
             redis_errors.RedisClusterException,
@@ -305,23 +312,27 @@ def redis_client(url: str, *, timeout: float) -> RedisClient:
     return MasterClient(parts, timeout)
 
 
-def _one_server(url: RedisUrl, timeout: float, pool: dict[str, Any]) -> redis.Redis:
+def _one_server(url: RedisUrl, timeout: float, pool: dict[str, Any]) -> redis.ConnectionPool:
     kinds: dict[type, type[AbstractConnection]] = {
         redis.Connection: TcpConnection,
         redis.SSLConnection: TlsConnection,
     }
     kind = kinds.get(url.connection_class, url.connection_class)
-    return _redis(kind, pool | _one_attempt(timeout) | url.options)
+    return _pool(kind, pool | _one_attempt(timeout) | url.options)
 
 
-def _master_by_sentinel(url: RedisUrl, timeout: float, pool: dict[str, Any]) -> redis.Redis:
+def _master_by_sentinel(
+    url: RedisUrl, timeout: float, pool: dict[str, Any]
+) -> redis.ConnectionPool:
     uses_tls = issubclass(url.connection_class, redis.SSLConnection)
     tls_options = {name: url.options[name] for name in url.options if name.startswith("ssl_")}
     limits = _one_attempt(timeout)
     sentinels = [
-        _redis(
-            TlsConnection if uses_tls else TcpConnection,
-            limits | url.sentinel_login | tls_options | {"host": host, "port": port},
+        redis.Redis.from_pool(
+            _pool(
+                TlsConnection if uses_tls else TcpConnection,
+                limits | url.sentinel_login | tls_options | {"host": host, "port": port},
+            )
         )
         for host, port in url.hosts
     ]
@@ -330,11 +341,11 @@ def _master_by_sentinel(url: RedisUrl, timeout: float, pool: dict[str, Any]) -> 
     master = sentinel.master_for(
         url.service, connection_class=kind, **(pool | limits | url.options)
     )
-    return cast("redis.Redis", master)
+    return cast("redis.ConnectionPool", master.connection_pool)
 
 
-def _redis(connection_class: type[AbstractConnection], options: dict[str, Any]) -> redis.Redis:
-    return redis.Redis.from_pool(redis.ConnectionPool(connection_class=connection_class, **options))
+def _pool(kind: type[AbstractConnection], options: dict[str, Any]) -> redis.ConnectionPool:
+    return redis.ConnectionPool(connection_class=kind, **options)
 
 
 def _one_attempt(timeout: float) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """All SQL on users. Columns are named, values are bound, and no input becomes SQL."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -38,6 +38,7 @@ from user_service.errors import (
     UserExists,
     UserNotFound,
 )
+from user_service.resilience.batcher import Batcher
 
 T = TypeVar("T")
 
@@ -52,6 +53,9 @@ _CANONICAL_FORMS: dict[str, Callable[[str], str]] = {
 _MEMBER_OF_CONSTRAINT = {f"users_{name}_key": name for name in _CANONICAL_FORMS}
 
 _GET = composed("SELECT {columns} FROM users WHERE id = %(id)s", columns=USER_COLUMNS)
+_GET_MANY = composed(
+    "SELECT {columns} FROM users WHERE id = ANY(%(ids)s::bigint[])", columns=USER_COLUMNS
+)
 _INSERT = "INSERT INTO users ({columns}) VALUES ({values}) RETURNING {user}"
 _UPDATE = """
     UPDATE users SET {assignments}
@@ -269,6 +273,31 @@ class UserRepository:
         with self._database.read() as cursor:
             user = _find(cursor, user_id)
         return UserNotFound() if user is None else PreconditionFailed(user)
+
+
+class BatchingUserRepository(UserRepository):
+    """Users in PostgreSQL; concurrent reads by id share a statement.
+
+    A replica is asked for each user alone: the position that it must have replayed differs.
+    """
+
+    def __init__(self, database: Database, replica: Replica | None = None) -> None:
+        super().__init__(database, replica)
+        self._reads: Batcher[int, User] = Batcher(self._get_many)
+
+    def get(self, user_id: int, *, after_lsn: int | None = None) -> User:
+        """Return the user, or raise UserNotFound."""
+        if self._replica is not None:
+            return super().get(user_id, after_lsn=after_lsn)
+        user = self._reads.get(user_id)
+        if user is None:
+            raise UserNotFound
+        return user
+
+    def _get_many(self, user_ids: Set[int]) -> dict[int, User]:
+        with self._database.read() as cursor:
+            cursor.execute(_GET_MANY, {"ids": list(user_ids)})
+            return {user.id: user for user in map(User._make, cursor.fetchall())}
 
 
 @lru_cache

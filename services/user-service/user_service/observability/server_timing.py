@@ -6,7 +6,7 @@ A ContextVar collects them, because the pool and the cache, which time them, kno
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -27,6 +27,7 @@ class Stages:
 
 
 _of_request: ContextVar[Stages | None] = ContextVar("stages", default=None)
+_UNTIMED = nullcontext()
 
 
 def begin() -> None:
@@ -41,14 +42,16 @@ def end() -> dict[str, float]:
     return stages.seconds
 
 
-@contextmanager
-def stage(name: str, histogram: Histogram | None = None) -> Iterator[None]:
+def stage(name: str, histogram: Histogram | None = None) -> AbstractContextManager[None]:
     """Time a block for the current request, and for ``histogram`` with the stages inside it."""
     stages = _of_request.get()
     if stages is None and histogram is None:
-        yield
-        return
-    stages = stages or Stages()
+        return _UNTIMED
+    return _timed(name, stages or Stages(), histogram)
+
+
+@contextmanager
+def _timed(name: str, stages: Stages, histogram: Histogram | None) -> Iterator[None]:
     before, stages.inner = stages.inner, 0.0
     began = time.perf_counter()
     try:

@@ -1,0 +1,71 @@
+"""Reads by key that share a round trip where several come at once. It exists for speed only."""
+
+import threading
+from collections.abc import Callable, Mapping, Set
+from typing import Generic, TypeVar
+
+from user_service.errors import DeadlineExceeded
+from user_service.resilience import deadline
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+# Seconds for which a batch gathers at most, while the read before it is under way.
+LONGEST_WAIT = 0.005
+
+
+class Batcher(Generic[K, V]):
+    """While a read is under way, later keys gather, and are then read together.
+
+    Each read begins after its request came in, so its answer is as fresh as that of a read alone.
+    """
+
+    def __init__(self, read: Callable[[Set[K]], Mapping[K, V]]) -> None:
+        self._read = read
+        self._lock = threading.Lock()
+        self._under_way = threading.Lock()
+        self._gathering: _Batch[K, V] | None = None
+
+    def get(self, key: K) -> V | None:
+        """Return the value of ``key``, or None if the read returned none.
+
+        If the shared read failed for the request that made it, each of the others reads its key
+        alone. Raise DeadlineExceeded if it takes longer than the deadline of this request.
+        """
+        with self._lock:
+            batch = self._gathering
+            if leads := batch is None:
+                batch = self._gathering = _Batch()
+            batch.keys.add(key)
+        if leads:
+            self._lead(batch)
+        elif not batch.is_read.wait(min(deadline.remaining(), threading.TIMEOUT_MAX)):
+            raise DeadlineExceeded("a shared read was not answered within the deadline")
+        values = self._read({key}) if batch.values is None else batch.values
+        return values.get(key)
+
+    def _lead(self, batch: "_Batch[K, V]") -> None:
+        """Read the batch when the read before it is over, or has taken too long."""
+        is_turn = False
+        try:
+            is_turn = self._under_way.acquire(timeout=LONGEST_WAIT)
+            self._close(batch)
+            batch.values = self._read(batch.keys)
+        finally:
+            self._close(batch)
+            batch.is_read.set()
+            if is_turn:
+                self._under_way.release()
+
+    def _close(self, batch: "_Batch[K, V]") -> None:
+        """Let later requests begin another batch."""
+        with self._lock:
+            if self._gathering is batch:
+                self._gathering = None
+
+
+class _Batch(Generic[K, V]):
+    def __init__(self) -> None:
+        self.keys: set[K] = set()
+        self.is_read = threading.Event()
+        self.values: Mapping[K, V] | None = None  # None until it is read, and after a failure
