@@ -62,7 +62,7 @@ def main(host: str) -> None:
         log_level=LogLevels(settings.log_level.lower()),
         log_dictconfig=logging_config(settings.log_level, settings.log_format),
     )
-    log.warning("slow clients hold threads of granian: run it behind a gateway that buffers")
+    log.warning("granian belongs behind a gateway that buffers: slow bodies hold its threads")
     server.serve()
 
 

@@ -6,7 +6,6 @@ drain before it stops.
 
 from typing import TYPE_CHECKING
 
-import gevent.socket
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
@@ -44,10 +43,6 @@ logger_class = gunicorn_worker.QuietLogger
 
 def post_worker_init(worker: Worker) -> None:
     """Open the pools: after the fork, since processes cannot share connections."""
-    # Imported here because a worker patches its sockets before it imports what uses them.
-    from user_service.database import wait  # noqa: PLC0415
-
-    wait.use(gevent.socket.wait_read, gevent.socket.wait_write)
     _services(worker).begin(launch.is_draining)
 
 
@@ -66,6 +61,7 @@ def child_exit(_server: Arbiter, worker: Worker) -> None:
 
 
 def _services(worker: Worker) -> "Services":
+    # Imported here because a worker patches its sockets before it imports what uses them.
     from user_service.web.services import services_of  # noqa: PLC0415
 
     return services_of(worker.wsgi)

@@ -65,8 +65,8 @@ class ChunkedBody(Body):
             content: bytes = super().read(size)
         except errors.ParseException:
             self._request.force_close()
-            self._log.warning("malformed chunk in a request body, the connection is closed")
-            raise ConnectionResetError(errno.ECONNRESET, "malformed chunk") from None
+            self._log.warning("malformed chunked body, its connection is closed")
+            raise ConnectionResetError(errno.ECONNRESET, "malformed chunked body") from None
         return content
 
 
@@ -214,6 +214,6 @@ def is_running(pid: int) -> bool:
     """Tell whether there is a process ``pid``."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
+    except OSError as error:
+        return error.errno != errno.ESRCH
     return True

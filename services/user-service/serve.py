@@ -29,7 +29,6 @@ GRACEFUL_SECONDS = 20
 CONNECTIONS = 1000  # of each worker
 
 HERE = Path(__file__).resolve().parent
-STOP = (signal.SIGTERM, signal.SIGINT)
 # In memory: every request writes to the metrics, and the root file system may be read-only.
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- the directory in it gets a random name
 
@@ -40,7 +39,9 @@ def main(host: str = "0.0.0.0") -> int:
     logs.configure(settings.log_level, settings.log_format)
     signals = received_signals()
     parent = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
-    with TemporaryDirectory(prefix="user-service-", dir=parent) as run_directory:
+    with TemporaryDirectory(
+        prefix="user-service-", dir=parent, ignore_cleanup_errors=True
+    ) as run_directory:
         drain_file = Path(run_directory, "draining")
         launch = Launch(launcher_pid=os.getpid(), drain_file=drain_file)
         metrics = emptied(settings.prometheus_multiproc_dir or Path(run_directory, "metrics"))
@@ -59,14 +60,19 @@ def main(host: str = "0.0.0.0") -> int:
 def received_signals() -> "SimpleQueue[int]":
     """Return the queue of the signals that this process receives from now on."""
     signals: SimpleQueue[int] = SimpleQueue()
-    for each in (*STOP, signal.SIGHUP, signal.SIGCHLD):
-        if signal.getsignal(each) != signal.SIG_IGN:  # nohup ignores SIGHUP
-            signal.signal(each, lambda number, _frame: signals.put(number))
+    received = [signal.SIGTERM, signal.SIGCHLD]
+    # nohup ignores SIGHUP, and a shell ignores SIGINT for what it runs in the background.
+    received += [
+        each for each in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN
+    ]
+    for each in received:
+        signal.signal(each, lambda number, _frame: signals.put(number))
     return signals
 
 
 def emptied(directory: Path) -> Path:
     """Return ``directory`` without the metrics of an earlier run, or exit if it is unusable."""
+    directory = directory.absolute()
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=directory):
@@ -110,7 +116,8 @@ def supervise(
                 return code if code >= 0 else 128 - code  # the latter as a shell does
         elif not is_draining:  # a second signal to stop changes nothing
             log.info("draining: readiness says no, the server stops in %s s", drain_delay)
-            drain_file.touch()
+            with suppress(OSError):  # a full disk does not keep the server from stopping
+                drain_file.touch()
             is_draining, stop_at = True, time.monotonic() + drain_delay
 
 

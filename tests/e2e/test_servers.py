@@ -478,7 +478,7 @@ def test_malformed_chunks_get_one_response_and_end_the_connection(
     head, body = head_and_body(service, request_bytes)
     assert head.startswith(b"HTTP/1.1 %d " % status)
     assert b"HTTP/1.1" not in body
-    eventually(lambda: service.log.count("WARNING - malformed chunk") == 1)
+    eventually(lambda: service.log.count("WARNING - malformed chunked body") == 1)
     assert "Traceback" not in service.log
 
 

@@ -26,6 +26,12 @@ class Batcher(Generic[K, V]):
         self._under_way = threading.Lock()
         self._gathering: _Batch[K, V] | None = None
 
+    @property
+    def gathering(self) -> int:
+        """The number of keys in the batch that gathers."""
+        batch = self._gathering
+        return 0 if batch is None else len(batch.keys)
+
     def get(self, key: K) -> V | None:
         """Return the value of ``key``, or None if the read returned none.
 
