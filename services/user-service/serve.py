@@ -61,7 +61,7 @@ def received_signals() -> "SimpleQueue[int]":
     """Return the queue of the signals that this process receives from now on."""
     signals: SimpleQueue[int] = SimpleQueue()
     received = [signal.SIGTERM, signal.SIGCHLD]
-    # nohup ignores SIGHUP, and a shell ignores SIGINT for what it runs in the background.
+    # nohup ignores SIGHUP, and a shell ignores SIGINT for background jobs.
     received += [
         each for each in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN
     ]

@@ -83,7 +83,7 @@ def median_of_lists(operations: list[Operation]) -> float:
 @pytest.mark.row("Redis stopped: attempts of single requests")
 def test_frozen_redis_is_asked_once_a_request_and_then_not_at_all(stage: Stage, row: Row) -> None:
     link = stage.redis_link
-    link.watched = (b"MGET",)
+    link.watched = (b"EVALSHA",)
     environment = {"REDIS_TIMEOUT": "0.05", "WEB_CONCURRENCY": "1"}
     with stage.service(environment) as service, closing(Client(service.url, deadline=5)) as client:
         eventually(lambda: client.list_users().cache == "HIT")

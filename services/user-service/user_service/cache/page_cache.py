@@ -1,4 +1,4 @@
-"""The policy of the page cache: when a page comes from Redis, and what happens without Redis.
+"""The policy of the page cache: when a page comes from Redis, and the behaviour without Redis.
 
 The cache fails open: whatever goes wrong with Redis, the page is read from the database.
 """
@@ -45,7 +45,7 @@ class PageCache:
 
     While an invalidation has failed, this process does not read the cache; it repeats the
     invalidation in the background until it succeeds. Other processes may serve an older page
-    meanwhile, for the store's ``ttl`` at most.
+    until then, for the store's ``ttl`` at most.
     """
 
     def __init__(

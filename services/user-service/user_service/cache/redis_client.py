@@ -106,47 +106,30 @@ class RedisClient(ABC):
 
 
 class MasterClient(RedisClient):
-    """Commands to one server, or to the master that Sentinel names.
-
-    Commands go through redis-py's connection pool, without the retries and the telemetry of its
-    ``Redis``.
-    """
+    """Commands to one server, or to the master that Sentinel names."""
 
     def __init__(self, url: RedisUrl, timeout: float) -> None:
         super().__init__()
         connect = _master_by_sentinel if url.topology is Topology.SENTINEL else _one_server
         size = url.max_connections or MAX_CONNECTIONS
         options = {"max_connections": size, "redis_connect_func": self._on_connect}
-        self._pool = connect(url, timeout, options)
+        self._redis = connect(url, timeout, options)
 
     def close(self) -> None:
         """Close the connections."""
-        self._pool.disconnect()
+        self._redis.close()
 
     def execute(self, *command: Value) -> Reply:
         """Send one command and return the answer."""
         try:
-            connection = self._pool.get_connection()
+            return self._redis.execute_command(*command)
         except redis_errors.MaxConnectionsError as error:
             raise NoConnectionFree("all connections to Redis are in use") from error
-        try:
-            connection.send_command(*command)
-            return connection.read_response()
-        except redis.ResponseError as error:
+        except redis.RedisError as error:
             if _is_not_of_the_master(error):
-                self._reconnect(connection)
+                # Open connections stay with a server that was demoted; its name may lead elsewhere.
+                self._redis.connection_pool.disconnect(inuse_connections=False)
             raise
-        except BaseException:
-            # The answer may still arrive, and must not be taken for that to another command.
-            self._reconnect(connection)
-            raise
-        finally:
-            self._pool.release(connection)
-
-    def _reconnect(self, connection: AbstractConnection) -> None:
-        """Close ``connection`` and the idle ones: a server's name may lead elsewhere by now."""
-        connection.disconnect()
-        self._pool.disconnect(inuse_connections=False)
 
     def _on_connect(self, connection: AbstractConnection) -> None:
         connection.on_connect()  # the log-in, which redis-py leaves to this function
@@ -312,27 +295,23 @@ def redis_client(url: str, *, timeout: float) -> RedisClient:
     return MasterClient(parts, timeout)
 
 
-def _one_server(url: RedisUrl, timeout: float, pool: dict[str, Any]) -> redis.ConnectionPool:
+def _one_server(url: RedisUrl, timeout: float, pool: dict[str, Any]) -> redis.Redis:
     kinds: dict[type, type[AbstractConnection]] = {
         redis.Connection: TcpConnection,
         redis.SSLConnection: TlsConnection,
     }
     kind = kinds.get(url.connection_class, url.connection_class)
-    return _pool(kind, pool | _one_attempt(timeout) | url.options)
+    return _redis(kind, pool | _one_attempt(timeout) | url.options)
 
 
-def _master_by_sentinel(
-    url: RedisUrl, timeout: float, pool: dict[str, Any]
-) -> redis.ConnectionPool:
+def _master_by_sentinel(url: RedisUrl, timeout: float, pool: dict[str, Any]) -> redis.Redis:
     uses_tls = issubclass(url.connection_class, redis.SSLConnection)
     tls_options = {name: url.options[name] for name in url.options if name.startswith("ssl_")}
     limits = _one_attempt(timeout)
     sentinels = [
-        redis.Redis.from_pool(
-            _pool(
-                TlsConnection if uses_tls else TcpConnection,
-                limits | url.sentinel_login | tls_options | {"host": host, "port": port},
-            )
+        _redis(
+            TlsConnection if uses_tls else TcpConnection,
+            limits | url.sentinel_login | tls_options | {"host": host, "port": port},
         )
         for host, port in url.hosts
     ]
@@ -341,11 +320,11 @@ def _master_by_sentinel(
     master = sentinel.master_for(
         url.service, connection_class=kind, **(pool | limits | url.options)
     )
-    return cast("redis.ConnectionPool", master.connection_pool)
+    return cast("redis.Redis", master)
 
 
-def _pool(kind: type[AbstractConnection], options: dict[str, Any]) -> redis.ConnectionPool:
-    return redis.ConnectionPool(connection_class=kind, **options)
+def _redis(kind: type[AbstractConnection], options: dict[str, Any]) -> redis.Redis:
+    return redis.Redis.from_pool(redis.ConnectionPool(connection_class=kind, **options))
 
 
 def _one_attempt(timeout: float) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class Connections:
             return self._lend()
 
     def open(self) -> connection:
-        """Connect and lend a connection: the new one, or one that came back meanwhile.
+        """Connect and lend a connection: the new one, or one that has come back since.
 
         Raise ConnectionLost.
         """
@@ -110,7 +110,7 @@ def is_reusable(connection: connection) -> bool:
 def is_alive(idle: connection) -> bool:
     """Return whether the server has not closed ``idle``, without a round trip.
 
-    It takes two reads of what has arrived: libpq takes the server's farewell by the first, and
+    It takes two reads of the socket: libpq takes the server's farewell by the first, and
     notices the end of the stream by the second.
     """
     try:

@@ -45,7 +45,7 @@ def find(cursor: cursor, request: KeyedRequest) -> StoredResponse | None:
 
 
 def remember(cursor: cursor, request: KeyedRequest, response: StoredResponse) -> None:
-    """Store the response, and remove some of what has expired."""
+    """Store the response, and remove some expired ones."""
     cursor.execute(
         """
         DELETE FROM idempotency_keys WHERE key IN (

@@ -99,7 +99,7 @@ class Pipe:
     """
 
     def __init__(self, file: int) -> None:
-        # Opened anew, because O_NONBLOCK would affect all programs that share the open file.
+        # A second open file, because O_NONBLOCK would affect all programs that share the open file.
         self._pipe = os.open(f"/proc/self/fd/{file}", os.O_WRONLY | os.O_NONBLOCK)
         with suppress(OSError):  # the limits of the system are lower
             fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)

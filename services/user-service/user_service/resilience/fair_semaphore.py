@@ -48,7 +48,7 @@ class FairSemaphore:
                 self._value += 1
 
     def _withdraw(self, turn: threading.Lock) -> bool:
-        """Stop waiting; return False if the slot was given to ``turn`` meanwhile."""
+        """Stop waiting; return False if it got a slot before that."""
         with self._lock:
             if turn not in self._waiters:
                 return False

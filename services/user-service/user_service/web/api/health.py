@@ -32,7 +32,7 @@ NO_STORE = ("Cache-Control",)
     ),
 )
 def get_health() -> Response:
-    """Return the state of the service and of what it depends on; 503 without the database."""
+    """Return the state of the service and of its dependencies; 503 without the database."""
     health = _health(services())
     return _respond(503 if health["status"] == "unhealthy" else 200, health)
 

@@ -1,4 +1,4 @@
-"""Identifies the client of a request by what it cannot forge.
+"""Identifies the client of a request by its unforgeable address.
 
 A client may send any header. Therefore its key is the address of the connection, unless that is a
 trusted proxy (TRUSTED_PROXIES), which adds the address of its own client to ``X-Forwarded-For``.

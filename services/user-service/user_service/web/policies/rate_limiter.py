@@ -85,7 +85,7 @@ class RateLimiter:
     ) -> None:
         """``breaker`` is the breaker of ``redis``: once it is open, Redis costs no time.
 
-        With more windows than ``max_local_windows`` in this process, all of its clients start anew.
+        Beyond ``max_local_windows`` windows in this process, all of its clients start from zero.
         """
         self._shared = _SharedStorage(redis)
         self._breaker = breaker

@@ -116,7 +116,7 @@ class ReplicaState(TypedDict):
 
 
 class Health(TypedDict):
-    """The state of the service and of what it depends on."""
+    """The state of the service and of its dependencies."""
 
     status: Literal["healthy", "degraded", "unhealthy"]
     timestamp: datetime
