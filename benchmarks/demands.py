@@ -136,7 +136,7 @@ def _worthwhile(mechanisms: Results) -> list[Demand]:
             if (gain := gain_of(mechanisms, mechanism.figure, where))
         }
         best = dict(sorted(gains.items(), key=lambda item: item[1].median)[-1:])
-        made.append(Demand(f"gain by the {mechanism.name}", WORTH, best))
+        made.append(Demand(f"gain: {mechanism.name}", WORTH, best))
     return made
 
 

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from benchmarks.comparisons import CLIENTS, Turn, compare
 from benchmarks.load import CACHED, GET, Workload
 from benchmarks.measure import Bench
-from benchmarks.targets import OURS, OURS_ON_GRANIAN, SERVICE, Target
+from benchmarks.targets import OURS, SERVICE, Target
 
 WORTH = 1.15
 VALIDATION = "user_service/web/requests/validation.py"
@@ -31,16 +31,13 @@ class Edit(NamedTuple):
 class Mechanism:
     """One mechanism with a unique name, the workloads it is for, and the edits that remove it.
 
-    A mechanism between processes needs two ``workers``. ``figure`` names the figure that it
-    improves: requests/s, or the 99th percentile of the times.
+    ``figure`` names the figure that it improves: requests/s, or the 99th percentile of the times.
     """
 
     name: str
     workloads: Sequence[Workload]
     edits: Sequence[Edit]
     figure: Literal["per_second", "p99_ms"] = "per_second"
-    server: Literal["gunicorn", "granian"] = "gunicorn"
-    workers: int = 1
 
 
 MECHANISMS = (
@@ -105,7 +102,7 @@ def mechanisms(bench: Bench) -> None:
     targets: dict[str, Target] = {}
     turns = []
     for mechanism in MECHANISMS:
-        whole = _with_workers(mechanism)
+        whole = replace(OURS, name="with")
         removed = replace(
             whole,
             name="without",
@@ -119,10 +116,3 @@ def mechanisms(bench: Bench) -> None:
             for clients in CLIENTS
         ]
     compare(bench, list(targets.values()), turns)
-
-
-def _with_workers(mechanism: Mechanism) -> Target:
-    whole = OURS if mechanism.server == "gunicorn" else OURS_ON_GRANIAN
-    environment = {**whole.environment, "WEB_CONCURRENCY": str(mechanism.workers)}
-    label = whole.label if mechanism.workers == 1 else f"{whole.label}, {mechanism.workers} workers"
-    return replace(whole, name="with", label=label, environment=environment)

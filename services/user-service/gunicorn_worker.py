@@ -27,7 +27,7 @@ LINGER = 1
 
 BAD_REQUEST = 400, "Bad Request"
 SERVER_ERROR = 500, "Internal Server Error"
-# Status and title of the errors that are neither.
+# Status and title where they differ from 400 for a ParseException and from 500 for the rest.
 STATUSES = {
     errors.LimitRequestLine: (414, "URI Too Long"),
     errors.ExpectationFailed: (417, "Expectation Failed"),
@@ -182,8 +182,8 @@ class Worker(GeventWorker):
             super().handle_request(listener_name, req, response, addr)
         finally:
             response.flush()
-        # A client whose next request has arrived already never waits. Without this it would be
-        # served alone, unless the request itself waited and another one began.
+        # A client that has sent its next request already never makes the greenlet wait. Without a
+        # turn for the others, unless one of them has had it, they would starve.
         if self.nr == served_before + 1:
             gevent.sleep(0)
 

@@ -1,13 +1,17 @@
 """The HTTP contract of ``/api/v1/users``, on real servers."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
+import psycopg2
 import pytest
 from flask.testing import FlaskClient
 from pytest_mock import MockerFixture
 from werkzeug.test import TestResponse
 
 from tests.responses import fields_of, json_of, problem_of
+from tests.waiting import eventually
 from user_service.database import user_repository
 from user_service.database.connections import Cursor
 from user_service.web.services import Services
@@ -87,6 +91,37 @@ class TestReplace:
         assert (after["username"], after["email"]) == ("grace", "grace@example.com")
         assert after["created_at"] == before["created_at"]
         assert after["updated_at"] > before["updated_at"]
+
+    def test_is_dated_after_its_wait_for_the_row(
+        self, client: FlaskClient, database_url: str
+    ) -> None:
+        """The other session dates its change after the start of the statement that waits for it."""
+        create(client)
+        with (
+            closing(psycopg2.connect(database_url)) as other,
+            closing(psycopg2.connect(database_url)) as watch,
+            ThreadPoolExecutor(1) as thread,
+            other.cursor() as cursor,
+            watch.cursor() as activity,
+        ):
+            watch.autocommit = True
+            cursor.execute("UPDATE users SET email = 'first@example.com' WHERE id = 1")
+            later = thread.submit(client.patch, f"{URL}/1", json={"username": "grace"})
+
+            def is_waiting() -> bool:
+                activity.execute(
+                    "SELECT count(*) FROM pg_stat_activity"
+                    " WHERE wait_event_type = 'Lock' AND query LIKE '%UPDATE users%'"
+                )
+                return activity.fetchone() == (1,)
+
+            eventually(is_waiting)
+            cursor.execute(
+                "UPDATE users SET updated_at = clock_timestamp() WHERE id = 1 RETURNING updated_at"
+            )
+            ((first,),) = cursor.fetchall()
+            other.commit()
+            assert datetime.fromisoformat(json_of(later.result(20))["updated_at"]) > first
 
     def test_needs_both_fields(self, client: FlaskClient) -> None:
         create(client)

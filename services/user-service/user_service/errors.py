@@ -106,4 +106,4 @@ class ReplicaUnusable(Exception):
 
 
 class OutcomeUnknown(Unavailable):
-    """The connection broke during COMMIT: the write may have happened, or not."""
+    """The connection or the deadline ended during a write: it may have happened, or not."""

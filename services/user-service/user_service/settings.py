@@ -111,7 +111,7 @@ class InvalidSettings(Exception):
 class Settings(BaseSettings):
     """All settings. The environment variable of a field is its name in capitals.
 
-    The string below a field describes it in error messages and in the README's table.
+    The string below a field describes it in error messages and in docs/configuration.md.
     """
 
     model_config = SettingsConfigDict(

@@ -142,7 +142,7 @@ class PageCache:
 
     def _look_up(self, name: str) -> Found | None:
         """Return what the store has; None if the cache cannot be read at the moment."""
-        if self._failed_invalidations > self._repaired_invalidations:
+        if self._is_unrepaired():
             return None
         try:
             found = self._store.look_up(name)

@@ -171,6 +171,7 @@ class PageStore:
     def look_up_many(self, names: Set[str]) -> dict[str, Found]:
         """Return the same for several pages, in one round trip."""
         with self._asking():
+            # The second look-up follows if the first one had to begin a generation.
             found = self._current(names) or self._current(names)
             return found or dict.fromkeys(names, Found(_new_generation()))
 
@@ -256,7 +257,7 @@ class PageStore:
         history, generation, lsn, *pages = self._look_up_or_claim(
             keys, [int(self._clock()), self._ttl, CLAIM_MILLISECONDS, self._process()]
         )
-        if not self._is_begun(history, generation):
+        if not self._ensure_begun(history, generation):
             return None
         position = int(lsn, 16) if lsn else None
         return {
@@ -267,12 +268,12 @@ class PageStore:
     def _current_position(self) -> Found | None:
         keys = [HISTORY_KEY, GENERATION_KEY, LSN_KEY]
         history, generation, lsn = self._redis.mget(keys)
-        if not self._is_begun(history, generation) or generation is None:
+        if not self._ensure_begun(history, generation) or generation is None:
             return None
         return Found(generation, int(lsn, 16) if lsn else None)
 
-    def _is_begun(self, history: bytes | None, generation: bytes | None) -> bool:
-        """Tell whether there is a generation of this server; if not, begin one."""
+    def _ensure_begun(self, history: bytes | None, generation: bytes | None) -> bool:
+        """Return True if there is a generation of this server; if not, begin one."""
         connections = self._redis.connections_made
         is_confirmed = (connections, history) == self._confirmed
         if not is_confirmed:

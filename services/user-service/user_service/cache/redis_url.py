@@ -35,15 +35,14 @@ class RedisUrl:
 
     ``options`` are redis-py's, for a connection of ``connection_class`` to Redis itself.
     ``hosts`` are the sentinels, which know the master as ``service``, or nodes of the Cluster; a
-    single server is among the ``options``. ``max_connections`` and ``timeout`` (in seconds) belong
-    to the pool; they are None unless the URL names them.
+    single server is among the ``options``. ``max_connections`` belongs to the pool; it is None
+    unless the URL names it.
     """
 
     topology: Topology
     connection_class: type[AbstractConnection]
     options: dict[str, Any]
     max_connections: int | None
-    timeout: float | None
     sentinel_login: dict[str, str]
     hosts: tuple[Host, ...] = ()
     service: str = ""
@@ -68,7 +67,8 @@ def _parsed(
 ) -> RedisUrl:
     options = dict(parse_url(url))
     connection_class: type[AbstractConnection] = options.pop("connection_class", Connection)
-    max_connections, timeout = options.pop("max_connections", None), options.pop("timeout", None)
+    max_connections = options.pop("max_connections", None)
+    options.pop("timeout", None)  # of a wait for a free connection; there is none
     login = {
         name: options.pop(f"sentinel_{name}")
         for name in ("username", "password")
@@ -78,9 +78,7 @@ def _parsed(
         connection_class(**options)
     except TypeError:
         raise ValueError("the URL of Redis has an option that redis-py does not know") from None
-    return RedisUrl(
-        topology, connection_class, options, max_connections, timeout, login, hosts, service
-    )
+    return RedisUrl(topology, connection_class, options, max_connections, login, hosts, service)
 
 
 def _host(text: str, default_port: int) -> Host:

@@ -31,7 +31,7 @@ TRANSIENT = CONTENTION | frozenset(
 )
 TRANSIENT_CLASSES = frozenset({sqlstate.CLASS_CONNECTION_EXCEPTION})
 
-# Members of that class which leave open if the transaction was committed.
+# Codes that leave open whether the transaction was committed.
 UNKNOWN = frozenset(
     {sqlstate.TRANSACTION_RESOLUTION_UNKNOWN, sqlstate.STATEMENT_COMPLETION_UNKNOWN}
 )
@@ -51,7 +51,7 @@ CONNECTION_IS_USELESS = frozenset({sqlstate.READ_ONLY_SQL_TRANSACTION})
 
 
 def translated(error: psycopg2.Error, *, connection_lost: bool) -> Unavailable | None:
-    """Return what the request should raise from ``error``, which came before any commit.
+    """Return the exception that ``error`` means; the caller has ruled out an unknown outcome.
 
     Return None if neither the server's state nor the network caused the error: it is a fault of
     this program, or of the values that it sent.

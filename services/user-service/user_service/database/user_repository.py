@@ -1,4 +1,7 @@
-"""All SQL on users. Columns are named, values are bound, and no input becomes SQL."""
+"""Users in PostgreSQL; ``user_lists.py`` has the SQL of lists.
+
+Columns are named, values are bound, and no input becomes SQL.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
@@ -62,6 +65,8 @@ _UPDATE = """
     WHERE id = %(id)s AND {precondition}
     RETURNING {user}
 """
+# Not now(), the start of the statement: an earlier change may have held the row since then.
+_CHANGED_NOW = "updated_at = greatest(clock_timestamp(), updated_at + interval '1 microsecond')"
 _PRECONDITION = """
     (%(versions)s::bigint[] IS NULL OR version = ANY(%(versions)s::bigint[]))
     AND (%(other_than)s::bigint[] IS NULL OR version <> ALL(%(other_than)s::bigint[]))
@@ -312,7 +317,7 @@ def _update_statement(columns: tuple[str, ...]) -> str:
     changed = [f"{column} = %({column})s" for column in columns]
     return composed(
         _UPDATE,
-        assignments=", ".join([*changed, "updated_at = now()"]),
+        assignments=", ".join([*changed, _CHANGED_NOW]),
         precondition=_PRECONDITION,
         user=USER_COLUMNS,
     )

@@ -33,7 +33,7 @@ class AllProcesses(Collector):
 def forget_dead_processes(directory: Path) -> None:
     """Remove the live gauges of processes that have ended; their counters remain.
 
-    A server's exit hook does not run for a process that was killed.
+    granian has no hook for the end of a process.
     """
     for file in directory.glob("gauge_live*_[0-9]*.db"):
         process_id = int(file.stem.rpartition("_")[2])

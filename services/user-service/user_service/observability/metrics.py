@@ -141,7 +141,7 @@ class CacheMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         pages = Counter(
             "user_service_page_cache_requests",
-            "Page requests: hit, miss, bypass (Redis was not asked), stale (the database was away)",
+            "Page requests: hit, miss, bypass (Redis was not used), stale (the database was away)",
             ["result"],
             registry=registry,
         )

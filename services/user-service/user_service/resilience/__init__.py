@@ -1,1 +1,1 @@
-"""Deadlines and retries: what keeps one fault from becoming many. No driver, no Flask."""
+"""Deadlines, retries, breakers and waits, so that one fault stays one. No driver, no Flask."""
