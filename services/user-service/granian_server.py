@@ -41,6 +41,7 @@ def main(host: str) -> None:
     """Serve until told to stop."""
     settings = settings_or_exit()
     end_with_parent(Launch().launcher_pid or os.getppid())
+    os.register_at_fork(after_in_child=stop_by_default)
     server = Granian(
         "granian_server:create_worker",
         factory=True,
@@ -71,9 +72,6 @@ def create_worker() -> "WSGIApplication":
     from app import create_app  # noqa: PLC0415 -- the main process needs none of it
     from user_service.web.services import services_of  # noqa: PLC0415
 
-    # A forked worker inherits the main process's handler, which would ignore a stop until granian
-    # installs the worker's own.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with_parent(os.getppid())
     launch = Launch()
     app = create_app()
@@ -125,6 +123,14 @@ def discard_rest(environ: "WSGIEnvironment") -> None:
     # A client that waits for 100 Continue has sent nothing yet.
     if 0 < length <= MAX_DISCARDED_BYTES and "HTTP_EXPECT" not in environ:
         environ["wsgi.input"].read()
+
+
+def stop_by_default() -> None:
+    """Let SIGTERM end a worker that has not set its own handler yet.
+
+    It inherits the main process's, which would ignore the signal.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def end_with_parent(parent: int) -> None:

@@ -4,6 +4,7 @@
 drain before it stops.
 """
 
+import signal
 from typing import TYPE_CHECKING
 
 from gunicorn.arbiter import Arbiter
@@ -39,6 +40,14 @@ graceful_timeout = GRACEFUL_SECONDS
 control_socket_disable = True
 logconfig_dict = logging_config(settings.log_level, settings.log_format)
 logger_class = gunicorn_worker.QuietLogger
+
+
+def post_fork(_server: Arbiter, _worker: Worker) -> None:
+    """Let SIGTERM end a worker that has not set its own handler yet.
+
+    It inherits the master's, which would ignore the signal.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def post_worker_init(worker: Worker) -> None:

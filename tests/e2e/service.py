@@ -87,10 +87,17 @@ def running(
         yield service
     finally:
         if process.poll() is None:
-            for server in children(process.pid) if service.is_launched else []:
-                os.killpg(server, signal.SIGKILL)
-            process.kill()
+            kill(service)
             process.wait()
+
+
+def kill(service: RunningService) -> None:
+    """Kill the server; ``serve.py``, if it was started, ends by itself then and tidies up."""
+    servers = children(service.process.pid) if service.is_launched else []
+    for server in servers:
+        os.killpg(server, signal.SIGKILL)
+    if not servers:
+        service.process.kill()
 
 
 def client_of_all_processes(service: RunningService) -> httpx.Client:

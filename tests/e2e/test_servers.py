@@ -25,6 +25,7 @@ from tests.e2e.service import (
     SERVICE,
     RunningService,
     clean_environment,
+    free_port,
     running,
 )
 from tests.faults.harness.processes import children, footprint
@@ -204,10 +205,12 @@ def test_server_whose_launcher_is_killed_ends(service: RunningService) -> None:
 
 
 def test_launcher_ends_with_a_killed_server_and_its_workers(service: RunningService) -> None:
+    eventually(lambda: service.log.count("connection pool opened") == 2)
     pids = service.pids
     os.kill(service.master, signal.SIGKILL)
     assert service.process.wait(10) == 128 + signal.SIGKILL
-    eventually(lambda: not any(map(is_running, pids)), timeout=5)
+    eventually(lambda: not any(map(is_running, pids)))
+    assert "connection pool closed" not in service.log  # the workers were killed at once
 
 
 @pytest.mark.parametrize("server", ["granian"])
@@ -226,6 +229,24 @@ def is_running(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_stop_during_the_start_is_not_ignored(
+    tmp_path: Path, environment: dict[str, str], server: str
+) -> None:
+    log_file = tmp_path / "log"
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(
+            SERVE,
+            cwd=SERVICE,
+            env=clean_environment() | environment | {"PORT": str(free_port()), "DRAIN_DELAY": "0"},
+            stdout=log,
+            stderr=log,
+        )
+    forked = {"gunicorn": "Booting worker", "granian": "Spawning worker-2"}[server]
+    eventually(lambda: forked in log_file.read_text(encoding="utf-8"), timeout=60)
+    process.terminate()
+    assert process.wait(15) == 0  # a worker that ignores the signal would have 20
 
 
 def test_idle_connections_do_not_hold_up_the_stop(service: RunningService) -> None:
@@ -265,7 +286,7 @@ def slow_clients(port: int, number: int) -> Iterator[None]:
         yield
 
 
-def test_hundred_slow_clients_delay_nobody(service: RunningService, http: httpx.Client) -> None:
+def test_hundred_slow_clients_delay_no_other(service: RunningService, http: httpx.Client) -> None:
     with slow_clients(service.port, 100):
         for path in ("/health/live", URL):
             began = time.monotonic()
@@ -277,7 +298,7 @@ HEALTH = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
 MANY = 20_000
 
 
-def test_client_that_always_has_a_request_ready_delays_nobody(
+def test_client_that_always_has_a_request_ready_delays_no_other(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     with (
@@ -358,7 +379,7 @@ def sent_in_pieces(service: RunningService, seconds: float, number: int) -> int:
 
 
 def is_held(service: RunningService, client: socket.socket) -> bool:
-    """Tell whether a worker has the connection: who does not read is not told that it is closed."""
+    """Tell whether a worker has the connection: a client that does not read sees no end of it."""
     port = client.getsockname()[1]
     workers = service.workers
     return any(footprint(worker, (port,)).connections for worker in workers)
@@ -546,7 +567,7 @@ def test_what_is_not_valid_http_is_answered_with_a_problem(
 
 
 @pytest.mark.parametrize("server", ["gunicorn"])
-def test_what_a_server_refuses_is_logged_by_its_id_and_without_what_it_says_of_users(
+def test_invalid_http_is_logged_by_its_id_and_without_its_content(
     service: RunningService,
 ) -> None:
     request = "GET /api/v1/users?email=jürgen@example.com HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -566,7 +587,7 @@ def test_what_a_server_refuses_is_logged_by_its_id_and_without_what_it_says_of_u
         {"X-Forwarded-Proto": "gopher", "X-Forwarded-Ssl": "on"},
     ],
 )
-def test_headers_about_path_and_scheme_are_believed_from_nobody(
+def test_headers_about_path_and_scheme_are_ignored(
     http: httpx.Client, headers: dict[str, str]
 ) -> None:
     answer = http.get(URL, headers=headers)
@@ -575,7 +596,7 @@ def test_headers_about_path_and_scheme_are_believed_from_nobody(
 
 
 @pytest.mark.parametrize("server", ["granian"])
-def test_granian_answers_what_is_not_valid_http_by_itself_and_with_nothing_else(
+def test_granian_answers_invalid_http_without_a_body(
     service: RunningService,
 ) -> None:
     for request_bytes, status in INVALID_HTTP:
@@ -638,7 +659,7 @@ def test_rate_limit_holds_for_all_processes_together(
         with ThreadPoolExecutor(16) as threads:
             statuses = list(threads.map(ask, range(120)))
         assert (statuses.count(200), statuses.count(429)) == (40, 80)
-        # Another client, and the same with a body that nobody wants to read.
+        # Another client, and the same one with a body that is not read.
         other = httpx.get(service.url + URL, headers={"X-Forwarded-For": "203.0.113.8"})
         assert other.headers["RateLimit"] == '"default";r=39;t=60'
         with httpx.Client(base_url=service.url) as client:

@@ -233,7 +233,7 @@ def slow_clients(port: int, number: int) -> Iterator[dict[str, list[socket.socke
     starts = {
         "header": b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX-Slow: ",
         "body": post + b'{"username": "',
-        # Answers of 15 kB each that nobody takes: the kernel's buffers are full soon.
+        # Answers of 15 kB each that are not read: the kernel's buffers are full soon.
         "reading": head("GET", f"{URL}?per_page=100") * 2000,
     }
     with ExitStack() as stack:
@@ -258,7 +258,7 @@ def connected(port: int, start: bytes) -> Iterator[socket.socket]:
 # granian leaves slow bodies and slow readers to a gateway.
 @pytest.mark.parametrize("server", ["gunicorn"])
 @pytest.mark.row("120 slow clients: header, body, reading slowly")
-def test_slow_clients_delay_nobody(stage: Stage, row: Row, server: str) -> None:
+def test_slow_clients_delay_no_other(stage: Stage, row: Row, server: str) -> None:
     mix = Mix(clients=4, list=0)
     environment = {"SERVER": server}
     with stage.scene(row, mix, after=1, environment=environment) as scene, scene.fault():
