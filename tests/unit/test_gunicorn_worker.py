@@ -202,7 +202,8 @@ def test_what_is_not_http_is_answered_with_a_problem_and_logged_without_its_cont
     (record,) = caplog.records
     assert (record.levelno, record.exc_info) == (logging.WARNING, None)
     assert problem["request_id"] in record.getMessage()
-    assert "ada" not in record.getMessage() + body.decode()
+    said = record.getMessage() + body.decode()
+    assert "ada" not in said.replace(problem["request_id"], "")  # which may spell it by chance
 
 
 @pytest.mark.parametrize("headers", [[("X-Name", "1\r\n2")], [("X Name", "1")]])
