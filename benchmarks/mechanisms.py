@@ -68,11 +68,6 @@ MECHANISMS = (
         (Edit(VALIDATION, "@functools.lru_cache(maxsize=1024)\n", ""),),
     ),
     Mechanism(
-        "header and body together",
-        (CACHED, GET),
-        (Edit("gunicorn_worker.py", "req, response, addr)", "req, sock, addr)"),),
-    ),
-    Mechanism(
         "a turn for the others",
         (CACHED, GET),
         (Edit("gunicorn_worker.py", "            gevent.sleep(0)\n", "            pass\n"),),

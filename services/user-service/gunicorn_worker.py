@@ -70,34 +70,6 @@ class ChunkedBody(Body):
         return content
 
 
-class ResponseSocket:
-    """A client's socket that sends the header and the body of a response together.
-
-    gunicorn sends them one after the other: two system calls, and two packets on the network.
-    """
-
-    def __init__(self, client: socket.socket) -> None:
-        self._client = client
-        self._parts: list[bytes] = []
-
-    def sendall(self, part: bytes) -> None:
-        """Keep ``part`` until the response is complete."""
-        self._parts.append(part)
-
-    def flush(self) -> None:
-        """Send the response, or nothing if the connection was given up before its end."""
-        if self._parts:
-            self._client.sendall(b"".join(self._parts))
-
-    def shutdown(self, how: int) -> None:
-        """Give the connection up, together with an incomplete response."""
-        self._parts.clear()
-        self._client.shutdown(how)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._client, name)
-
-
 class Connection:
     """A client's connection, and the time since which it waits for a request or serves one."""
 
@@ -177,11 +149,7 @@ class Worker(GeventWorker):
         if isinstance(req.body.reader, ChunkedReader):
             req.body = ChunkedBody(req, self.log)
         served_before = self.nr
-        response = ResponseSocket(sock)
-        try:
-            super().handle_request(listener_name, req, response, addr)
-        finally:
-            response.flush()
+        super().handle_request(listener_name, req, sock, addr)
         # A client that has sent its next request already never makes the greenlet wait. Without a
         # turn for the others, unless one of them has had it, they would starve.
         if self.nr == served_before + 1:
