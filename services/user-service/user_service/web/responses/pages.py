@@ -7,7 +7,7 @@ parses nothing.
 import hashlib
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import orjson
 
@@ -82,17 +82,14 @@ def _position(query: ListQuery, cursors: Cursors) -> Position | int:
 
 
 def _body(query: ListQuery, page: Page, beside: Neighbours) -> bodies.UserPage:
-    pagination: bodies.Pagination = {
-        "per_page": query.per_page,
-        "next_cursor": beside.next,
-        "prev_cursor": beside.previous,
-    }
-    if query.cursor is None:
-        pagination["page"] = query.page
+    number = {} if query.cursor is not None else {"page": query.page}
+    totals = {}
     if page.total is not None:
-        pagination["total"] = page.total
-        pagination["pages"] = -(-page.total // query.per_page)
-    return {"users": listed_users(page.users, query.fields), "pagination": pagination}
+        totals = {"total": page.total, "pages": -(-page.total // query.per_page)}
+    cursors = {"next_cursor": beside.next, "prev_cursor": beside.previous}
+    pagination = {**number, "per_page": query.per_page, **totals, **cursors}
+    users = listed_users(page.users, query.fields)
+    return {"users": users, "pagination": cast("bodies.Pagination", pagination)}
 
 
 def _links(query: ListQuery, page: Page, beside: Neighbours) -> str:
