@@ -43,6 +43,12 @@ SAME_LIST = {
     name: f"$request.query.{name}" for name in ListQuery.model_fields if name not in PAGE_PARAMETERS
 }
 
+answers_with_the_changed_user = documented(
+    Answer(200, "The user as it is now", bodies.User, USER, headers=ENTITY),
+    raises=(*CHANGES, UserExists),
+    reads=CONDITIONS,
+)
+
 
 @blueprint.get("")
 @documented(
@@ -139,11 +145,7 @@ def get_user(services: Services, user_id: int) -> Response:
 
 
 @blueprint.put("/<user_id:user_id>")
-@documented(
-    Answer(200, "The user as it is now", bodies.User, USER, headers=ENTITY),
-    raises=(*CHANGES, UserExists),
-    reads=CONDITIONS,
-)
+@answers_with_the_changed_user
 @validated
 @retry_on_failure
 @invalidates_pages
@@ -153,11 +155,7 @@ def replace_user(services: Services, user_id: int, body: UserWrite) -> Response:
 
 
 @blueprint.patch("/<user_id:user_id>")
-@documented(
-    Answer(200, "The user as it is now", bodies.User, USER, headers=ENTITY),
-    raises=(*CHANGES, UserExists),
-    reads=CONDITIONS,
-)
+@answers_with_the_changed_user
 @validated
 @retry_on_failure
 @invalidates_pages
