@@ -79,9 +79,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         fast_path=FastPath(app, services),
     )
     app.cli.add_command(cli.users)
-    app.cli.command("migrate", help="Apply pending migrations.")(
-        lambda: print("\n".join(migrate(settings.database_dsn)) or "nothing to migrate")  # noqa: T201
-    )
+    app.cli.add_command(cli.migrate_command(settings.database_dsn))
     return app
 
 

@@ -6,6 +6,7 @@ import time
 import click
 from flask.cli import AppGroup
 
+from user_service.database.migrate import migrate
 from user_service.errors import Unavailable
 from user_service.web.example_users import example_users
 from user_service.web.services import services
@@ -40,6 +41,17 @@ def seed_users(number: int, seed: int) -> None:
         f"{added:,} users added in {seconds:.1f} s ({added / seconds:,.0f}/s), "
         f"{number - added:,} existed already; seed {seed}"
     )
+
+
+def migrate_command(dsn: str) -> click.Command:
+    """Return the command that migrates the database at ``dsn``."""
+
+    @click.command("migrate")
+    def apply() -> None:
+        """Apply pending migrations."""
+        click.echo("\n".join(migrate(dsn)) or "nothing to migrate")
+
+    return apply
 
 
 def _add(number: int, seed: int) -> int:
