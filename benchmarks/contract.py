@@ -46,7 +46,7 @@ class Session:
         if found != wanted:
             self.complaints.append(f"{subject} is {found!r}, not {wanted!r}")
 
-    def ask(self, status: int, method: str, path: str, **request: Any) -> httpx.Response:
+    def ask(self, status: int, method: str, path: str, **request: Any) -> httpx.Response:  # noqa: ANN401 -- httpx knows them
         """Send a request; every answer has the given status and a request id."""
         response = self.client.request(method, path, **request)
         subject = f"{method} {path} {request.get('json', request.get('content', ''))}"

@@ -82,7 +82,7 @@ def _targets(resources: list[Resource], target: dict[str, str]) -> list[Resource
     return found
 
 
-def apply(resource: Resource, op: str, path: str, value: Any = None) -> None:
+def apply(resource: Resource, op: str, path: str, value: object = None) -> None:
     """Apply one operation of a JSON patch (RFC 6902): add or remove."""
     *way, last = path.removeprefix("/").split("/")
     place: Any = resource

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from granian import Granian
 from granian.constants import HTTPModes, Interfaces
@@ -24,6 +24,7 @@ from user_service.observability.logs import logging_config
 from user_service.settings import Launch, settings_or_exit
 
 if TYPE_CHECKING:
+    from _typeshed import OptExcInfo
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 log = logging.getLogger("user_service.granian")
@@ -95,7 +96,9 @@ class GatewayedApp:
         if "HTTP_TRANSFER_ENCODING" in environ:
             return refuse_chunks(start_response)
 
-        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        def start(
+            status: str, headers: list[tuple[str, str]], exc_info: "OptExcInfo | None" = None
+        ) -> Callable[[bytes], object]:
             if self._is_draining():  # RFC 9112, section 9.6
                 headers = [*headers, ("Connection", "close")]
             return start_response(status, headers, exc_info)

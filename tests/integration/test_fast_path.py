@@ -155,7 +155,7 @@ def test_page_by_cursor_is_that_of_the_view(
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_failures_are_answered_and_logged_as_by_the_views(
+def test_failures_are_answered_and_logged_as_by_the_views(  # noqa: PLR0913, PLR0917 -- fixtures
     client: FlaskClient,
     by_view: FlaskClient,
     dispatched: list[str],
@@ -202,7 +202,7 @@ def test_transient_failure_is_retried(
         ("/9", f"{URL}/<user_id:user_id>", 404),
     ],
 )
-def test_request_is_counted_and_logged_as_by_the_view(
+def test_request_is_counted_and_logged_as_by_the_view(  # noqa: PLR0913, PLR0917 -- fixtures
     client: FlaskClient,
     by_view: FlaskClient,
     log: io.StringIO,

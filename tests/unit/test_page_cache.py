@@ -178,7 +178,7 @@ class TestReading:
             ("store", MISS, ["look_up", "store"], "page not stored in the cache: away"),
         ],
     )
-    def test_failing_redis_is_logged_and_costs_one_command(
+    def test_failing_redis_is_logged_and_costs_one_command(  # noqa: PLR0913, PLR0917 -- fixtures
         self,
         pages: PageCache,
         store: FakeStore,

@@ -378,7 +378,7 @@ class TestAnswerOfALivingServer:
         ],
     )
     @USES
-    def test_is_classified_and_the_connection_kept(
+    def test_is_classified_and_the_connection_kept(  # noqa: PLR0913, PLR0917 -- fixtures
         self,
         server: Server,
         database: Database,
@@ -655,7 +655,7 @@ class TestBreaker:
             (transact, "COMMIT", CLOSED, OutcomeUnknown),
         ],
     )
-    def test_counts_every_kind_of_silence(
+    def test_counts_every_kind_of_silence(  # noqa: PLR0913, PLR0917 -- fixtures
         self,
         server: Server,
         database: Database,

@@ -23,7 +23,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from redis import RedisError
 from redis import exceptions as redis_errors
@@ -307,8 +307,16 @@ class PageStore:
 class BatchingPageStore(PageStore):
     """Pages in Redis; concurrent look-ups share a round trip."""
 
-    def __init__(self, redis: RedisClient, **options: Any) -> None:
-        super().__init__(redis, **options)
+    def __init__(
+        self,
+        redis: RedisClient,
+        *,
+        ttl: int,
+        stale_ttl: int,
+        clock: Callable[[], float] = time.time,
+        metrics: Metrics | None = None,
+    ) -> None:
+        super().__init__(redis, ttl=ttl, stale_ttl=stale_ttl, clock=clock, metrics=metrics)
         self._look_ups: Batcher[str, Found] = Batcher(self.look_up_many)
 
     def look_up(self, name: str) -> Found:

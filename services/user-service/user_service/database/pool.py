@@ -73,7 +73,7 @@ class Database:
     checkout, so the object may be made before a fork.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- one required, the others have defaults
         self,
         dsn: str,
         *,

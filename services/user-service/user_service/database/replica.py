@@ -40,7 +40,7 @@ class Replica:
     regularly refused is not worth the round trip.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- by name, as the pool takes them
         self,
         dsn: str,
         *,

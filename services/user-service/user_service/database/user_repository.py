@@ -127,7 +127,7 @@ class UserRepository:
         self._database = database
         self._replica = replica
 
-    def page(
+    def page(  # noqa: PLR0913 -- by name, each with its default
         self,
         position: Position | int,
         limit: int,

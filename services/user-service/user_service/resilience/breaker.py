@@ -39,7 +39,7 @@ class CircuitBreaker:
     stay parallel.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- by name, each with its default
         self,
         name: str,
         *,

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flask import Flask
 from werkzeug.routing import Rule
@@ -17,6 +17,7 @@ from user_service.web.policies import security_headers
 from user_service.web.responses.reply import Reply
 
 if TYPE_CHECKING:
+    from _typeshed import OptExcInfo
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 # The status for a request that the server ended before an answer, as for a client that is too
@@ -64,7 +65,7 @@ class RequestMiddleware:
         def start(
             status: str,
             headers: list[tuple[str, str]],
-            exc_info: Any = None,
+            exc_info: "OptExcInfo | None" = None,
         ) -> Callable[[bytes], object]:
             finish(int(status[:3]), _matched_route(environ))
             headers = [*headers, ("X-Request-ID", identifier)]

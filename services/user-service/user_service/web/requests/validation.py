@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl
 import orjson
 from flask import Response, request
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from werkzeug.exceptions import (
     ClientDisconnected,
     RequestEntityTooLarge,
@@ -64,7 +65,7 @@ def validated(view: View) -> View:
     body_model = annotations.get("body")
 
     @functools.wraps(view)
-    def call(**arguments: Any) -> Response:
+    def call(**arguments: object) -> Response:
         query = parse_query(query_model, request.environ.get("QUERY_STRING", ""))
         if "query" in annotations:
             arguments["query"] = query
@@ -174,9 +175,9 @@ def _valid(model: type[M], values: dict[str, Any]) -> M:
         raise InvalidInput(_shortened(dict(map(_field_and_message, faults)))) from None
 
 
-def _field_and_message(fault: Any) -> tuple[str, str]:
+def _field_and_message(fault: ErrorDetails) -> tuple[str, str]:
     context = fault.get("ctx", {})
-    field = fault["loc"][0]
+    field = str(fault["loc"][0])
     if fault["type"] == "value_error":  # a rule of this project
         return field, str(context["error"])
     if fault["type"] == "literal_error":
@@ -186,4 +187,4 @@ def _field_and_message(fault: Any) -> tuple[str, str]:
 
 def _shortened(errors: dict[str, str]) -> dict[str, str]:
     """Cut field names, which the client invents and the response repeats, to a sane length."""
-    return {str(field)[:_LONGEST_FIELD_NAME]: message for field, message in errors.items()}
+    return {field[:_LONGEST_FIELD_NAME]: message for field, message in errors.items()}
