@@ -19,10 +19,12 @@ from psycopg2 import sql
 from psycopg2.extensions import make_dsn, parse_dsn
 from pydantic import SecretStr
 
+from app import create_app
 from tests.servers import Servers
 from user_service.database.migrate import ADVISORY_LOCK, MIGRATIONS, migrate, require_migrated
 from user_service.errors import NotPrepared, Unavailable
 from user_service.settings import Settings
+from user_service.web.services import services_of
 
 SERVICE = Path(__file__).parents[2] / "services" / "user-service"
 OURS = sorted(file.stem for file in MIGRATIONS.glob("*.sql"))
@@ -270,8 +272,6 @@ class TestAnyMigrations:
 def test_service_that_does_not_migrate_waits_for_the_process_that_does(
     dsn: str, settings: Settings
 ) -> None:
-    from app import create_app
-    from user_service.web.services import services_of
 
     given = {"migrate_on_start": False, "database_url": SecretStr(as_url(dsn))}
     app = create_app(settings.model_copy(update=given))
@@ -292,8 +292,6 @@ def test_service_that_does_not_migrate_waits_for_the_process_that_does(
 def test_service_that_starts_while_the_database_is_read_only(
     dsn: str, admin_dsn: str, settings: Settings, pending: bool
 ) -> None:
-    from app import create_app
-    from user_service.web.services import services_of
 
     if not pending:
         migrate(dsn)
@@ -332,8 +330,6 @@ def as_url(dsn: str) -> str:
 def test_refused_migration_ends_the_worker_and_tells_clients_nothing(
     dsn: str, settings: Settings
 ) -> None:
-    from app import create_app
-    from user_service.web.services import services_of
 
     with closing(psycopg2.connect(dsn)) as connection, connection:
         connection.cursor().execute("CREATE VIEW users AS SELECT 1")
@@ -346,3 +342,10 @@ def test_refused_migration_ends_the_worker_and_tells_clients_nothing(
             answer = client.get(path)
             assert answer.status_code == 503
             assert not re.search(rb"migrat|view|exist", answer.data)
+
+
+def test_command_applies_pending_migrations_and_says_which(settings: Settings, dsn: str) -> None:
+    app = create_app(settings.model_copy(update={"database_url": SecretStr(as_url(dsn))}))
+    flask = app.test_cli_runner()
+    assert flask.invoke(args=["migrate"]).output.splitlines() == OURS
+    assert flask.invoke(args=["migrate"]).output == "nothing to migrate\n"
