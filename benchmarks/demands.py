@@ -133,7 +133,7 @@ def _worthwhile(mechanisms: Results) -> list[Demand]:
         gains = {
             title: gain
             for title, where in mechanism_rows(mechanisms, mechanism.name)
-            if (gain := gain_of(mechanisms, mechanism.figure, where))
+            if (gain := gain_of(mechanisms, where))
         }
         best = dict(sorted(gains.items(), key=lambda item: item[1].median)[-1:])
         made.append(Demand(f"gain: {mechanism.name}", WORTH, best))

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from benchmarks.comparisons import CLIENTS, Turn, compare
 from benchmarks.load import CACHED, GET, Workload
@@ -29,15 +29,11 @@ class Edit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Mechanism:
-    """One mechanism with a unique name, the workloads it is for, and the edits that remove it.
-
-    ``figure`` names the figure that it improves: requests/s, or the 99th percentile of the times.
-    """
+    """One mechanism with a unique name, the workloads it is for, and the edits that remove it."""
 
     name: str
     workloads: Sequence[Workload]
     edits: Sequence[Edit]
-    figure: Literal["per_second", "p99_ms"] = "per_second"
 
 
 MECHANISMS = (
@@ -66,12 +62,6 @@ MECHANISMS = (
         "remembered query strings",
         (CACHED,),
         (Edit(VALIDATION, "@functools.lru_cache(maxsize=1024)\n", ""),),
-    ),
-    Mechanism(
-        "a turn for the others",
-        (CACHED, GET),
-        (Edit("gunicorn_worker.py", "            gevent.sleep(0)\n", "            pass\n"),),
-        figure="p99_ms",
     ),
 )
 

@@ -194,14 +194,13 @@ def mechanisms_table(mechanisms: Results) -> str:
     """Return the gain by each mechanism in each of its workloads."""
     rows = []
     for mechanism in MECHANISMS:
-        unit = "requests/s" if mechanism.figure == "per_second" else "p99, ms"
         for title, where in mechanism_rows(mechanisms, mechanism.name):
             both = [
-                figure(mechanisms.spread(mechanism.figure, target=state, **where))
+                figure(mechanisms.spread("per_second", target=state, **where))
                 for state in ("with", "without")
             ]
-            gain = ratio(gain_of(mechanisms, mechanism.figure, where))
-            rows.append([f"{mechanism.name}: {title}, {unit}", *both, gain])
+            gain = ratio(gain_of(mechanisms, where))
+            rows.append([f"{mechanism.name}: {title}, requests/s", *both, gain])
     return table(("mechanism and workload", "with", "without", "gain"), rows)
 
 
@@ -213,11 +212,10 @@ def mechanism_rows(mechanisms: Results, name: str) -> list[Row]:
     return list(rows.items())
 
 
-def gain_of(mechanisms: Results, name: str, where: Mapping[str, Label]) -> Spread | None:
-    """Return the factor by which a figure is better with a mechanism than without."""
-    states = ("with", "without") if name == "per_second" else ("without", "with")
-    of, to = ({**where, "target": state} for state in states)
-    return mechanisms.ratio(name, of, to)
+def gain_of(mechanisms: Results, where: Mapping[str, Label]) -> Spread | None:
+    """Return the requests/s with a mechanism, divided by those without."""
+    of, to = ({**where, "target": state} for state in ("with", "without"))
+    return mechanisms.ratio("per_second", of, to)
 
 
 TABLES: Mapping[str, tuple[str, Callable[[Results], str]]] = {
