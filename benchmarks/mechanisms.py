@@ -16,7 +16,6 @@ from benchmarks.measure import Bench
 from benchmarks.targets import OURS, SERVICE, Target
 
 WORTH = 1.15
-VALIDATION = "user_service/web/requests/validation.py"
 
 
 class Edit(NamedTuple):
@@ -57,11 +56,6 @@ MECHANISMS = (
         "batches of page look-ups",
         (CACHED,),
         (Edit("app.py", "import BatchingPageStore", "import PageStore as BatchingPageStore"),),
-    ),
-    Mechanism(
-        "remembered query strings",
-        (CACHED,),
-        (Edit(VALIDATION, "@functools.lru_cache(maxsize=1024)\n", ""),),
     ),
 )
 

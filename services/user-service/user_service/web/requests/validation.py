@@ -76,13 +76,8 @@ def validated(view: View) -> View:
     return call
 
 
-# Clients repeat their query strings, and the model of one never changes.
-@functools.lru_cache(maxsize=1024)
 def parse_query(model: type[M], query_string: str) -> M:
-    """Return a query string, as WSGI spells it, as ``model``; raise InvalidInput.
-
-    The model may be shared between requests and must not be changed.
-    """
+    """Return a query string, as WSGI spells it, as ``model``; raise InvalidInput."""
     if not query_string:
         return _valid(model, {})
     try:
