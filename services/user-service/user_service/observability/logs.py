@@ -46,7 +46,9 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the entry for ``record``."""
-        message = _on_one_line(record.getMessage())
+        message = record.getMessage()
+        if not message.isprintable():
+            message = _on_one_line(message)
         line = f"{self.formatTime(record)} - {record.name} - {record.levelname} - {message}"
         identifier = request_id.current()
         if identifier != "-":
@@ -87,8 +89,6 @@ def _span_fields() -> dict[str, str]:
 
 def _on_one_line(message: str) -> str:
     """Escape line breaks and other unprintable characters: one entry must not look like two."""
-    if message.isprintable():
-        return message
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in message)
 
 

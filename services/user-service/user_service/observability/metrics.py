@@ -51,10 +51,10 @@ class HttpMetrics:
         for limit in ("default", "writes"):
             self._rate_limited.labels(limit)
 
-    def observe(self, route: str | None, method: str, status: int, seconds: float) -> None:
-        """Count a request and its duration; ``route`` is None if no route matched."""
+    def observe(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count a request and its duration; ``route`` may be UNMATCHED."""
         known = method if method in METHODS else OTHER_METHOD
-        self._duration.labels(route or UNMATCHED, known, status).observe(seconds)
+        self._duration.labels(route, known, status).observe(seconds)
 
     def expect(self, route: str, method: str, status: int) -> None:
         """Expose the series of such requests with 0 from now on."""

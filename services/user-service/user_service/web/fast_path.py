@@ -5,7 +5,7 @@ else to Flask: other methods, conditional requests, other paths, and every reque
 error handlers take part in the responses of these routes.
 """
 
-from collections.abc import Callable
+import re
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,12 +25,11 @@ from user_service.web.services import Services
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-USER_PATH = f"{USERS_PATH}/"
 # As the URL map spells them: the labels of metrics and of the access log.
 LIST_ROUTE = USERS_PATH
 USER_ROUTE = f"{USERS_PATH}/<user_id:user_id>"
-# Ids with fewer digits are bigints.
-LONGEST_ID = len(str(BIGINT_MAX)) - 1
+# Ids with fewer digits than the largest one are bigints.
+USER_PATH = re.compile(rf"{USERS_PATH}/([0-9]{{1,{len(str(BIGINT_MAX)) - 1}}})")
 
 
 class Answer(NamedTuple):
@@ -81,28 +80,15 @@ class FastPath:
         ):
             return None
         path, query_string = environ["PATH_INFO"], environ.get("QUERY_STRING", "")
-        if path == USERS_PATH:
-            return Answer(LIST_ROUTE, self._reply(_page, query_string))
-        digits = path.removeprefix(USER_PATH)
-        if digits != path and not query_string and _is_plain_id(digits):
-            return Answer(USER_ROUTE, self._reply(_user, digits))
-        return None
-
-    def _reply(self, read: Callable[[Services, str], Reply], argument: str) -> Reply:
+        user = USER_PATH.fullmatch(path)
+        if path != USERS_PATH and (user is None or query_string):
+            return None
         try:
-            return read(self._services, argument)
+            if user is None:
+                query = parse_query(ListQuery, query_string)
+                reply = page_reply(*read_page(self._services, query))
+            else:
+                reply = user_reply(read_user(self._services, int(user[1])))
         except Exception as error:  # noqa: BLE001 -- as Flask's error handlers do
-            return problem_reply(error)
-
-
-def _page(services: Services, query_string: str) -> Reply:
-    query = parse_query(ListQuery, query_string)
-    return page_reply(*read_page(services, query))
-
-
-def _user(services: Services, digits: str) -> Reply:
-    return user_reply(read_user(services, int(digits)))
-
-
-def _is_plain_id(text: str) -> bool:
-    return text.isdecimal() and text.isascii() and len(text) <= LONGEST_ID
+            reply = problem_reply(error)
+        return Answer(LIST_ROUTE if user is None else USER_ROUTE, reply)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
-from http import HTTPStatus
+from http.client import responses
 from typing import TYPE_CHECKING
 
 from flask import Flask
@@ -53,21 +53,16 @@ class RequestMiddleware:
         started = time.perf_counter()
         identifier = request_id.begin(environ.get("HTTP_X_REQUEST_ID"))
         deadline.start(self._request_timeout)
-        is_answered = False
-
-        def finish(status: int, route: str | None) -> None:
-            nonlocal is_answered
-            is_answered = True
-            method, seconds = environ["REQUEST_METHOD"], time.perf_counter() - started
-            self._metrics.observe(route, method, status, seconds)
-            log_request(method, route or UNMATCHED, status, seconds)
+        is_answered, route = False, None
 
         def start(
             status: str,
             headers: list[tuple[str, str]],
             exc_info: "OptExcInfo | None" = None,
         ) -> Callable[[bytes], object]:
-            finish(int(status[:3]), _matched_route(environ))
+            nonlocal is_answered
+            is_answered = True
+            self._record(environ, route, int(status[:3]), started)
             headers = [*headers, ("X-Request-ID", identifier)]
             return start_response(status, security_headers.added_to(headers), exc_info)
 
@@ -76,28 +71,35 @@ class RequestMiddleware:
             answer = self._fast_path(environ) if self._fast_path is not None else None
             if answer is None:
                 return self._wsgi_app(environ, start)
-            finish(answer.reply.status, answer.route)
-            return _send(answer.reply, identifier, start_response)
+            route = answer.route
+            return _send(answer.reply, start)
         except BaseException as error:
             if not is_answered:
                 status = 500 if isinstance(error, Exception) else UNANSWERED
-                finish(status, _matched_route(environ))
+                self._record(environ, route, status, started)
             raise
         finally:
             self._metrics.in_flight.dec()
             deadline.clear()
             request_id.clear()
 
+    def _record(
+        self, environ: "WSGIEnvironment", route: str | None, status: int, started: float
+    ) -> None:
+        """Count and log the request. Without ``route``, Flask knows which one has matched."""
+        method, seconds = environ["REQUEST_METHOD"], time.perf_counter() - started
+        route = route or _matched_route(environ) or UNMATCHED
+        self._metrics.observe(route, method, status, seconds)
+        log_request(method, route, status, seconds)
 
-def _send(reply: Reply, identifier: str, start_response: "StartResponse") -> Iterable[bytes]:
-    headers = [
-        *reply.headers.items(),
-        ("Content-Length", str(len(reply.body))),
-        ("X-Request-ID", identifier),
-    ]
-    status = f"{reply.status} {HTTPStatus(reply.status).phrase.upper()}"  # as Werkzeug writes it
-    start_response(status, security_headers.added_to(headers))
-    return [reply.body]
+
+def _send(reply: Reply, start_response: "StartResponse") -> Iterable[bytes]:
+    status, headers, body = reply
+    start_response(
+        f"{status} {responses[status].upper()}",  # as Werkzeug writes it
+        [*headers.items(), ("Content-Length", str(len(body)))],
+    )
+    return [body]
 
 
 def _matched_route(environ: "WSGIEnvironment") -> str | None:
