@@ -65,12 +65,12 @@ def create_app(settings: Settings | None = None) -> Flask:
         register_server_timing(app)
     register_limits(
         app,
-        Clients(settings.proxy_networks, settings.rate_limit_subject_header),
+        Clients(settings.trusted_proxies, settings.rate_limit_subject_header),
         default=settings.rate_limit,
         writes=settings.rate_limit_writes,
     )
     register_problems(app)
-    register_cors(app, settings.allowed_origins)
+    register_cors(app, settings.cors_origins)
     expect_failures(app, services.metrics.http)
     app.wsgi_app = RequestMiddleware(  # type: ignore[method-assign]  # as Flask documents it
         app.wsgi_app,

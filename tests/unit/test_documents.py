@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from pydantic_core import PydanticUndefined
 
 from app import create_app
 from user_service import __version__
@@ -47,10 +46,10 @@ def configuration_table() -> str:
     """Return the documents' table of environment variables."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        assert field.default is not PydanticUndefined
-        default = "" if field.default is None else f"`{str(field.default).lower()}`"
-        if isinstance(field.default, str):
-            default = f"`{field.default}`"
+        text = str(field.default)
+        default = f"`{text.lower() if isinstance(field.default, bool) else text}`"
+        if field.default in (None, (), frozenset()):
+            default = ""
         rows.append(f"| `{name.upper()}` | {default} | {field.description} |")
     return "\n".join(rows)
 

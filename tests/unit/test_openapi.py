@@ -38,7 +38,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Flask:
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@localhost/nothing")
     from app import create_app
 
-    return create_app(Settings.from_environment())
+    return create_app(Settings())
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from pydantic import (
@@ -20,22 +20,23 @@ from pydantic import (
     SecretStr,
     ValidationError,
 )
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 log = logging.getLogger(__name__)
 
+Network = IPv4Network | IPv6Network
+
 # As browsers send it (RFC 6454, section 6.1): lower case, without a path or a default port.
-_ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
+_ORIGIN = re.compile(r"\*|https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 
 _REDIS_HOST = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
 _REDIS_PORT = r"(?:[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
 _REDIS_HOSTS = rf"{_REDIS_HOST}(?::{_REDIS_PORT})?(?:,{_REDIS_HOST}(?::{_REDIS_PORT})?)*"
 # The schemes are those of `limits`; RedisDsn accepts a single server only.
+_LOGIN = r"(?:[^@/?#\s]*@)?"
 _REDIS_FORMS = re.compile(
-    rf"rediss?\+sentinel://(?:[^@/?#\s]*@)?{_REDIS_HOSTS}/[^/?#\s]+(?:/\d{{1,3}})?(?:\?[^#\s]*)?"
-    rf"|rediss?\+cluster://(?:[^@/?#\s]*@)?{_REDIS_HOSTS}(?:/0?)?(?:\?[^#\s]*)?"
-    r"|unix://(?:[^@/?#\s]*@)?/[^?#\s]+(?:\?[^#\s]*)?"
+    rf"(?:rediss?\+sentinel://{_LOGIN}{_REDIS_HOSTS}/[^/?#\s]+(?:/\d{{1,3}})?"
+    rf"|rediss?\+cluster://{_LOGIN}{_REDIS_HOSTS}(?:/0?)?|unix://{_LOGIN}/[^?#\s]+)(?:\?[^#\s]*)?"
 )
 # One "@" before the path, behind a user and a password without special characters; or none before
 # the query. At others libpq and redis-py split a password, and their messages repeat a part of it.
@@ -44,68 +45,63 @@ _ENCODED = re.compile(r"[a-z+]+://(?:[^@/?#\[\]]*@[^@/?#]*(?:[/?].*)?|[^@?#]*(?:
 _LIBPQ = re.compile(r"postgres(ql)?://([^%]|%[0-9A-Fa-f]{2})*")
 
 
-def _check_origins(text: str) -> str:
-    for origin in text.split(","):
-        if origin.strip() != "*" and not _ORIGIN.fullmatch(origin.strip()):
-            raise ValueError("must be origins: scheme, host and port, without a path")
-    return text
+def _origins(value: str | frozenset[str]) -> frozenset[str]:
+    origins = value.split(",") if isinstance(value, str) else value
+    found = frozenset(origin.strip() for origin in origins)
+    if not all(map(_ORIGIN.fullmatch, found)):
+        raise ValueError("must be origins: scheme, host and port, without a path")
+    return found
 
 
-def _check_networks(text: str) -> str:
-    for network in text.split(","):
-        try:
-            ip_network(network.strip())
-        except ValueError:
-            raise ValueError("must be addresses, or networks without host bits") from None
-    return text
-
-
-def _check_postgres_url(url: SecretStr | None) -> SecretStr | None:
-    example = "postgresql://user:password@host:5432/database"
-    return _check_url(url, lambda text: _LIBPQ.fullmatch(text) and PostgresDsn(text), example)
-
-
-def _check_redis_url(url: SecretStr | None) -> SecretStr | None:
-    example = (
-        "redis://:password@host:6379/0, redis+sentinel://host:26379,host:26379/service/0"
-        " or redis+cluster://host:6379,host:6379"
-    )
-    return _check_url(url, lambda text: _REDIS_FORMS.fullmatch(text) or RedisDsn(text), example)
-
-
-def _check_url(
-    url: SecretStr | None, is_valid: Callable[[str], object], example: str
-) -> SecretStr | None:
-    if url is None:
-        return None
-    text = url.get_secret_value()
+def _networks(value: str | tuple[Network, ...]) -> tuple[Network, ...]:
     try:
-        is_accepted = _ENCODED.fullmatch(text) and is_valid(text)
-    except ValidationError:
-        is_accepted = None
-    if not is_accepted:  # the message repeats nothing of the URL, which may contain a password
-        raise ValueError(f"must be a URL like {example}, with a percent-encoded password")
-    return url
+        names = value.split(",") if isinstance(value, str) else map(str, value)
+        return tuple(ip_network(name.strip()) for name in names)
+    except ValueError:
+        raise ValueError("must be addresses, or networks without host bits") from None
 
 
-LogLevel = Annotated[
-    Literal["DEBUG", "INFO", "WARNING", "ERROR"],
-    BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value),
+def _url(example: str, is_valid: Callable[[str], object]) -> AfterValidator:
+    """Return the check of a URL, whose message repeats nothing: it may contain a password."""
+
+    def check(url: SecretStr | None) -> SecretStr | None:
+        text = None if url is None else url.get_secret_value()
+        try:
+            is_accepted = text is None or (_ENCODED.fullmatch(text) and is_valid(text))
+        except ValidationError:
+            is_accepted = False
+        if not is_accepted:
+            raise ValueError(f"must be a URL like {example}, with a percent-encoded password")
+        return url
+
+    return AfterValidator(check)
+
+
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)]
+PostgresUrl = Annotated[
+    SecretStr | None,
+    _url(
+        "postgresql://user:password@host:5432/database",
+        lambda text: _LIBPQ.fullmatch(text) and PostgresDsn(text),
+    ),
 ]
-PostgresUrl = Annotated[SecretStr | None, AfterValidator(_check_postgres_url)]
-RedisUrl = Annotated[SecretStr | None, AfterValidator(_check_redis_url)]
-Origins = Annotated[str, AfterValidator(_check_origins)]
-Networks = Annotated[str, AfterValidator(_check_networks)]
+RedisUrl = Annotated[
+    SecretStr | None,
+    _url(
+        "redis://:password@host:6379/0, redis+sentinel://host:26379,host:26379/service/0"
+        " or redis+cluster://host:6379,host:6379",
+        lambda text: _REDIS_FORMS.fullmatch(text) or RedisDsn(text),
+    ),
+]
+# Lists with commas; NoDecode: pydantic would expect JSON.
+Origins = Annotated[frozenset[str], NoDecode, BeforeValidator(_origins)]
+Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
 # Up to ten digits: the numbers of Lua, with which Redis counts, are exact far beyond that.
 RateLimit = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,9}/(second|minute|hour|day)$")]
 # A value that is no boolean means false, as in OpenTelemetry.
 Lenient = Annotated[
     bool, BeforeValidator(lambda value: str(value).lower() in ("true", "1", "on", "yes"))
 ]
-
-
-class InvalidSettings(Exception):
-    """The environment is invalid; the message is one line that names each variable."""
 
 
 class Settings(BaseSettings):
@@ -173,7 +169,7 @@ class Settings(BaseSettings):
     """Any text, with which cursors are signed; by default a random key in the database"""
     require_if_match: bool = False
     """Refuse PUT, PATCH and DELETE without `If-Match` (428)"""
-    cors_origins: Origins | None = None
+    cors_origins: Origins = frozenset()
     """Origins that may call the API, such as `https://app.example.com,https://b.example`; or `*`"""
     rate_limit: RateLimit | None = None
     """Requests that a client may send, such as `600/minute`; unlimited by default"""
@@ -183,7 +179,7 @@ class Settings(BaseSettings):
         default=None, pattern=r"^[A-Za-z][A-Za-z0-9-]{0,63}$"
     )
     """Header in which a trusted proxy names the client, such as `X-Authenticated-Subject`"""
-    trusted_proxies: Networks | None = None
+    trusted_proxies: Networks = ()
     """Addresses and networks whose `X-Forwarded-For` is trusted, such as `10.0.0.0/8,192.0.2.1`"""
     security_contact: str | None = Field(default=None, pattern=r"^(https://|mailto:|tel:)[!-~]+$")
     """URI for vulnerability reports in `security.txt`, such as `mailto:security@example.com`"""
@@ -213,32 +209,6 @@ class Settings(BaseSettings):
     """Protocol of the collector; only `http/protobuf` is installed"""
     otel_sdk_disabled: Lenient = False
     """Turn tracing off, whatever the other variables contain"""
-
-    @classmethod
-    def from_environment(cls) -> Self:
-        """Return the settings; raise InvalidSettings if the environment is invalid."""
-        try:
-            settings = cls()
-        except ValidationError as error:
-            raise InvalidSettings(_one_line(cls, error)) from None
-        settings.check_tracing()
-        return settings
-
-    def check_tracing(self) -> None:
-        """Raise InvalidSettings if traces are wanted and impossible.
-
-        If they are not, any ``OTEL_*`` value is accepted: it may be meant for a whole cluster.
-        """
-        exporter, protocol = self.traces_exporter, self.otel_exporter_otlp_protocol
-        if exporter not in (None, "otlp", "console"):
-            raise InvalidSettings("OTEL_TRACES_EXPORTER: must be `otlp`, `console` or `none`")
-        if exporter == "otlp" and protocol != "http/protobuf":
-            raise InvalidSettings("OTEL_EXPORTER_OTLP_PROTOCOL: must be `http/protobuf`")
-        if exporter is not None and not _can_trace():
-            raise InvalidSettings(
-                "OTEL_* asks for traces, for which packages are missing: install"
-                " requirements-tracing.txt, or build the image with --build-arg TRACING=on"
-            )
 
     @property
     def traces_exporter(self) -> str | None:
@@ -270,71 +240,67 @@ class Settings(BaseSettings):
         """The bytes of CURSOR_KEY, if it is set."""
         return None if self.cursor_key is None else self.cursor_key.get_secret_value().encode()
 
-    @property
-    def allowed_origins(self) -> frozenset[str]:
-        """The origins of CORS_ORIGINS."""
-        origins = self.cors_origins.split(",") if self.cors_origins else ()
-        return frozenset(origin.strip() for origin in origins)
-
-    @property
-    def proxy_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
-        """The networks of TRUSTED_PROXIES."""
-        networks = self.trusted_proxies.split(",") if self.trusted_proxies else ()
-        return tuple(ip_network(network.strip()) for network in networks)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Return pydantic's sources, and last the files that ``NAME_FILE`` variables name."""
-        defaults = init_settings, env_settings, dotenv_settings, file_secret_settings
-        return (*defaults, _SecretFiles(settings_cls))
-
-
-class _SecretFiles(PydanticBaseSettingsSource):
-    """For each secret ``NAME``: the content of the file that the variable ``NAME_FILE`` names."""
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        name = field_name.upper()
-        path = os.environ.get(f"{name}_FILE")
-        if not path or SecretStr not in getattr(field.annotation, "__args__", ()):
-            return None, field_name, False
-        if field_name in self.current_state:
-            log.warning("%s_FILE is ignored, because %s is set too", name, name)
-            return None, field_name, False
-        try:
-            secret = Path(path).read_text(encoding="utf-8").removesuffix("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8 text"
-            raise InvalidSettings(f"{name}_FILE must name a readable file: {reason}") from None
-        return secret or None, field_name, False  # an empty file is like an empty variable
-
-    def __call__(self) -> dict[str, Any]:
-        fields = self.settings_cls.model_fields
-        values = {name: self.get_field_value(field, name)[0] for name, field in fields.items()}
-        return {name: value for name, value in values.items() if value is not None}
-
-
-def _can_trace() -> bool:
-    instrumented = ("flask", "psycopg2", "redis")
-    wanted = ("sdk", "exporter.otlp.proto.http", *(f"instrumentation.{it}" for it in instrumented))
-    try:
-        return all(find_spec(f"opentelemetry.{name}") for name in wanted)
-    except ModuleNotFoundError:  # of a parent package
-        return False
-
 
 def settings_or_exit() -> Settings:
     """Return the settings, or end the process with one line that names the invalid variables."""
     try:
-        return Settings.from_environment()
+        settings = Settings(**_secrets_of_files())
+        if settings.traces_exporter is not None:  # else, OTEL_* may be meant for a whole cluster
+            _check_tracing(settings)
+    except ValidationError as error:
+        sys.exit(f"user-service: {'; '.join(_complaints(error))}")
     except InvalidSettings as error:
         sys.exit(f"user-service: {error}")
+    return settings
+
+
+class InvalidSettings(Exception):
+    """The environment is invalid; the message is one line that names the variable."""
+
+
+def _secrets_of_files() -> dict[str, Any]:
+    """Return for each secret ``NAME`` the content of the file that ``NAME_FILE`` names."""
+    secrets = {}
+    for field, info in Settings.model_fields.items():
+        name = field.upper()
+        path = os.environ.get(f"{name}_FILE")
+        if not path or SecretStr not in getattr(info.annotation, "__args__", ()):
+            continue
+        if os.environ.get(name):
+            log.warning("%s_FILE is ignored, because %s is set too", name, name)
+            continue
+        try:
+            secrets[field] = Path(path).read_text(encoding="utf-8").removesuffix("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
+            raise InvalidSettings(f"{name}_FILE must name a readable file: {reason}") from None
+    return {field: text for field, text in secrets.items() if text}  # empty means unset
+
+
+def _check_tracing(settings: Settings) -> None:
+    if settings.traces_exporter not in ("otlp", "console"):
+        raise InvalidSettings("OTEL_TRACES_EXPORTER: must be `otlp`, `console` or `none`")
+    protocol = settings.otel_exporter_otlp_protocol
+    if settings.traces_exporter == "otlp" and protocol != "http/protobuf":
+        raise InvalidSettings("OTEL_EXPORTER_OTLP_PROTOCOL: must be `http/protobuf`")
+    instrumented = ("flask", "psycopg2", "redis")
+    wanted = ("sdk", "exporter.otlp.proto.http", *(f"instrumentation.{it}" for it in instrumented))
+    try:
+        is_installed = all(find_spec(f"opentelemetry.{name}") for name in wanted)
+    except ModuleNotFoundError:  # of a parent package
+        is_installed = False
+    if not is_installed:
+        raise InvalidSettings(
+            "OTEL_* asks for traces, for which packages are missing: install"
+            " requirements-tracing.txt, or build the image with --build-arg TRACING=on"
+        )
+
+
+def _complaints(error: ValidationError) -> Iterator[str]:
+    for fault in error.errors(include_input=False, include_url=False):
+        name = str(fault["loc"][0])
+        message = fault["msg"].removeprefix("Value error, ")
+        yield f"{name.upper()}: {message} ({Settings.model_fields[name].description})"
 
 
 class Launch(BaseSettings):
@@ -357,13 +323,3 @@ class Launch(BaseSettings):
         """Return the environment of the server, whose processes share ``metrics``."""
         told = {f"USER_SERVICE_{name.upper()}": str(value) for name, value in self if value}
         return {**os.environ, **told, "PROMETHEUS_MULTIPROC_DIR": str(metrics)}
-
-
-def _one_line(settings: type[Settings], error: ValidationError) -> str:
-    complaints = []
-    for fault in error.errors(include_input=False, include_url=False):
-        name = str(fault["loc"][0])
-        description = settings.model_fields[name].description
-        message = fault["msg"].removeprefix("Value error, ")
-        complaints.append(f"{name.upper()}: {message} ({description})")
-    return "; ".join(complaints)
