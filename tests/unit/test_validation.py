@@ -163,7 +163,7 @@ class TestParseBody:
         assert name == "x" * 64
 
     def test_patch_may_be_empty_or_partial(self) -> None:
-        assert body(b"{}", UserPatch).model_dump() == {"username": None, "email": None}
+        assert body(b"{}", UserPatch).model_dump(exclude_unset=True) == {}
         assert body(b'{"username": "ada"}', UserPatch).username == "ada"
 
     @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ Every method raises ``RedisFailure`` when Redis does not answer, refuses, or is 
 the circuit breaker is open.
 """
 
+import hashlib
 import os
 import time
 import uuid
@@ -29,6 +30,7 @@ from redis import RedisError
 from redis import exceptions as redis_errors
 
 from user_service.cache.redis_client import RedisClient
+from user_service.domain.user import USER_MEMBERS
 from user_service.errors import CircuitOpen
 from user_service.observability.metrics import Metrics
 from user_service.observability.server_timing import stage
@@ -36,10 +38,11 @@ from user_service.resilience.batcher import Batcher
 from user_service.resilience.breaker import CircuitBreaker
 
 # The braces keep all keys in one slot of a Redis Cluster: a script works on several of them.
-# The number belongs to the format of pages. The generation outlives it, so that two releases with
-# different formats still see each other's writes.
+# The number belongs to the format of pages, the digest to the members of users in them. The
+# generation outlives both, so that two releases with different pages see each other's writes.
 PREFIX = "users:{pages}:"
-PAGE_PREFIX = PREFIX + "v4:"
+_MEMBERS = hashlib.blake2b(repr(USER_MEMBERS).encode(), digest_size=4).hexdigest()
+PAGE_PREFIX = f"{PREFIX}v4-{_MEMBERS}:"
 GENERATION_KEY = PREFIX + "generation"
 HISTORY_KEY = PREFIX + "history"
 LSN_KEY = PREFIX + "lsn"

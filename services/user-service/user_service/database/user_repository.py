@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
-from typing import NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import psycopg2
 from psycopg2 import errors as sql_errors
@@ -162,7 +162,7 @@ class UserRepository:
             raise UserNotFound
         return user
 
-    def create(self, members: Mapping[str, str]) -> User:
+    def create(self, members: Mapping[str, Any]) -> User:
         """Store a new user and return it, or raise UserExists."""
         columns = _columns(members)
         with (
@@ -173,7 +173,7 @@ class UserRepository:
 
     def create_once(
         self,
-        members: Mapping[str, str],
+        members: Mapping[str, Any],
         request: KeyedRequest,
         respond: Callable[[User], StoredResponse],
     ) -> StoredResponse:
@@ -203,7 +203,7 @@ class UserRepository:
     def update(
         self,
         user_id: int,
-        changes: Mapping[str, str],
+        changes: Mapping[str, Any],
         precondition: Precondition = UNCONDITIONAL,
     ) -> User:
         """Change the members in ``changes`` and return the user.
@@ -333,9 +333,9 @@ def _placeholders(columns: tuple[str, ...]) -> str:
     return ", ".join(f"%({column})s" for column in columns)
 
 
-def _columns(members: Mapping[str, str]) -> dict[str, object]:
+def _columns(members: Mapping[str, Any]) -> dict[str, Any]:
     """Return the columns that store ``members``, with their values."""
-    columns: dict[str, object] = {}
+    columns: dict[str, Any] = {}
     for name, value in members.items():
         if name not in WRITABLE_MEMBERS:
             raise ValueError(f"{name} is not a member that can be written")

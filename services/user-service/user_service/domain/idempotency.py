@@ -4,6 +4,8 @@ After the IETF draft "The Idempotency-Key HTTP Header Field" (draft-ietf-httpapi
 """
 
 import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -26,7 +28,6 @@ class StoredResponse:
     replayed: bool = False
 
 
-def fingerprint(*fields: str) -> bytes:
-    """Return a digest that is equal only for bodies with the same ``fields`` in the same order."""
-    lengths = ",".join(str(len(field)) for field in fields)
-    return hashlib.sha256("\0".join((lengths, *fields)).encode()).digest()
+def fingerprint(members: Mapping[str, object]) -> bytes:
+    """Return a digest that is equal only for bodies with the same ``members``."""
+    return hashlib.sha256(json.dumps(members, sort_keys=True).encode()).digest()

@@ -15,11 +15,12 @@ class User(NamedTuple):
     email: str
     created_at: datetime
     updated_at: datetime
-    version: int
+    version: int = 1
 
 
 # The members that clients see, in their order.
 USER_MEMBERS = tuple(name for name in User._fields if name != "version")
 
-# The members that clients set; the database gives the others.
-WRITABLE_MEMBERS = ("username", "email")
+# The members that the database sets, and those that clients set.
+GIVEN_MEMBERS = ("id", "created_at", "updated_at")
+WRITABLE_MEMBERS = tuple(name for name in USER_MEMBERS if name not in GIVEN_MEMBERS)

@@ -1,5 +1,7 @@
 """``/api/v1/users``: list, create, read, replace, change and delete users."""
 
+from typing import Any
+
 from flask import Blueprint, Response, request
 
 from user_service.domain.idempotency import StoredResponse
@@ -94,8 +96,8 @@ def list_users(services: Services, query: ListQuery) -> Response:
         may_have=("Idempotent-Replay",),
         links={
             "get": Link("get_user", NEW_ID, "Read the user"),
-            "replace": Link("replace_user", NEW_ID, "Replace both names"),
-            "change": Link("change_user", NEW_ID, "Change one name or both"),
+            "replace": Link("replace_user", NEW_ID, "Replace its members"),
+            "change": Link("change_user", NEW_ID, "Change some members"),
             "delete": Link("delete_user", NEW_ID, "Delete the user"),
         },
     ),
@@ -108,7 +110,7 @@ def list_users(services: Services, query: ListQuery) -> Response:
 def create_user(services: Services, body: UserWrite) -> Response:
     """Create a user; with an ``Idempotency-Key``, once, however often it is asked for."""
     members = body.model_dump()
-    keyed = keyed_request(request.headers, f"POST {USERS_PATH}", members)
+    keyed = keyed_request(request.headers, f"POST {USERS_PATH}", body)
     if keyed is None:
         return respond(_created(services.users.create(members)))
     stored = services.users.create_once(members, keyed, _stored)
@@ -150,8 +152,8 @@ def get_user(services: Services, user_id: int) -> Response:
 @retry_on_failure
 @invalidates_pages
 def replace_user(services: Services, user_id: int, body: UserWrite) -> Response:
-    """Replace both the username and the email of a user."""
-    return _change(services, user_id, body)
+    """Replace all members of a user that clients set."""
+    return _change(services, user_id, body.model_dump())
 
 
 @blueprint.patch("/<user_id:user_id>")
@@ -160,8 +162,8 @@ def replace_user(services: Services, user_id: int, body: UserWrite) -> Response:
 @retry_on_failure
 @invalidates_pages
 def change_user(services: Services, user_id: int, body: UserPatch) -> Response:
-    """Change the username, the email or both."""
-    return _change(services, user_id, body)
+    """Change some members of a user."""
+    return _change(services, user_id, body.model_dump(exclude_unset=True))
 
 
 @blueprint.delete("/<user_id:user_id>")
@@ -176,9 +178,8 @@ def delete_user(services: Services, user_id: int) -> Response:
     return respond(Reply(204, {}))
 
 
-def _change(services: Services, user_id: int, body: UserWrite | UserPatch) -> Response:
+def _change(services: Services, user_id: int, changes: dict[str, Any]) -> Response:
     precondition = precondition_on(user_id, request.headers, is_required=services.require_if_match)
-    changes = body.model_dump(exclude_unset=True)
     user = services.users.update(user_id, changes, precondition)
     return respond(user_reply(user))
 

@@ -34,21 +34,16 @@ from user_service.errors import (
 from user_service.resilience.breaker import State
 from user_service.web.openapi.operations import RESPONSE_HEADERS
 from user_service.web.problems import problem_of
-from user_service.web.responses.bodies import Health, ListedUser, UserPage
-from user_service.web.responses.bodies import User as UserBody
+from user_service.web.responses.bodies import Health, UserPage
 from user_service.web.responses.reply import Reply
+from user_service.web.responses.user_body import user_body
 
 _THEN = datetime(2026, 11, 22, 19, 41, 6, 123456, UTC)
 
-USER: UserBody = {
-    "id": 1,
-    "username": "ada",
-    "email": "ada@example.com",
-    "created_at": _THEN,
-    "updated_at": _THEN,
-}
+_ADA = User(1, "ada", "ada@example.com", _THEN, _THEN)
+USER = user_body(_ADA)
 PAGE: UserPage = {
-    "users": [ListedUser(**USER)],
+    "users": [USER],
     "pagination": {
         "page": 1,
         "per_page": 1,
@@ -77,7 +72,7 @@ ERRORS: tuple[Exception, ...] = (
     UserExists("username"),
     IdempotencyKeyInFlight(),
     IdempotencyKeyReused(),
-    PreconditionFailed(User(1, "ada", "countess@example.com", _THEN, _THEN, version=2)),
+    PreconditionFailed(_ADA._replace(email="countess@example.com", version=2)),
     PreconditionRequired(),
     Unavailable(),
     OutcomeUnknown(),

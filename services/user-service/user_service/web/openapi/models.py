@@ -20,7 +20,7 @@ Object = dict[str, Any]
 def query_parameters(model: type[BaseModel]) -> list[Object]:
     """Return the parameter objects of a query string."""
     parameters = []
-    for name, schema in model.model_json_schema(schema_generator=_JsonSchemas)[
+    for name, schema in model.model_json_schema(schema_generator=_QuerySchemas)[
         "properties"
     ].items():
         # In words: Swagger UI would send every parameter that has an example.
@@ -99,12 +99,18 @@ def schemas_of(models: Iterable[type]) -> Object:
 
 
 class _JsonSchemas(GenerateJsonSchema):
-    """JSON schemas in which a default of None means "absent": null cannot be sent."""
+    """JSON schemas without defaults of None, which stand for absent members."""
 
     field_title_should_be_set: Callable[..., bool] = lambda *_: False
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
         if schema.get("default") is not None:
             return super().default_schema(schema)
-        inner = schema["schema"]
-        return self.generate_inner(inner["schema"] if inner["type"] == "nullable" else inner)
+        return self.generate_inner(schema["schema"])
+
+
+class _QuerySchemas(_JsonSchemas):
+    """JSON schemas of query parameters, which cannot be null."""
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])

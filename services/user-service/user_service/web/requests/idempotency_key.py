@@ -1,8 +1,8 @@
 """The ``Idempotency-Key`` header."""
 
 import re
-from collections.abc import Mapping
 
+from pydantic import BaseModel
 from werkzeug.datastructures import Headers
 
 from user_service.domain.idempotency import KeyedRequest, fingerprint
@@ -12,10 +12,10 @@ from user_service.errors import InvalidInput
 _KEY = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,255}")
 
 
-def keyed_request(headers: Headers, route: str, members: Mapping[str, str]) -> KeyedRequest | None:
+def keyed_request(headers: Headers, route: str, body: BaseModel) -> KeyedRequest | None:
     """Return the request's identity if its client gave it a key, or None.
 
-    ``members`` are those of its body. Raise InvalidInput naming the header.
+    Raise InvalidInput naming the header.
     """
     header = headers.get("Idempotency-Key")
     if header is None:
@@ -25,4 +25,5 @@ def keyed_request(headers: Headers, route: str, members: Mapping[str, str]) -> K
     if not _KEY.fullmatch(key):
         rule = "must have 1 to 255 visible ASCII characters, without quotation marks"
         raise InvalidInput({"Idempotency-Key": rule})
-    return KeyedRequest(key, route, fingerprint(*members.values()))
+    # Without defaults: a key outlives a release, and the next one may have further members.
+    return KeyedRequest(key, route, fingerprint(body.model_dump(exclude_defaults=True)))

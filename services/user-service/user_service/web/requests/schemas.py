@@ -3,10 +3,18 @@
 import hashlib
 from datetime import datetime
 from functools import cached_property
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 from urllib.parse import urlencode
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    create_model,
+    model_validator,
+)
 
 from user_service.domain.names import (
     EMAIL_MAX_LENGTH,
@@ -60,15 +68,24 @@ class UserWrite(_Schema):
     )
 
 
-class UserPatch(_Schema):
-    """A JSON merge patch (RFC 7396) of a user. Absent members stay; no member can be null."""
+def _optional(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the fields of ``model`` with None for those that are absent."""
+    fields: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        parts = field.asdict()
+        annotation = parts["annotation"], *parts["metadata"], Field(**parts["attributes"])
+        fields[name] = (Annotated[annotation], None)
+    return fields
 
-    # None stands for an absent member. Clients cannot send it: null is not a string.
-    username: Username = Field(default=None, description="the new username")  # type: ignore[assignment]
-    email: Email = Field(
-        default=None,  # type: ignore[assignment]
-        description="the new address",
-        examples=["countess@example.com"],
+
+if TYPE_CHECKING:
+    UserPatch = UserWrite
+else:
+    UserPatch = create_model(
+        "UserPatch",
+        __base__=_Schema,
+        __doc__="A JSON merge patch (RFC 7396) of a user. Absent members stay as they are.",
+        **_optional(UserWrite),
     )
 
 

@@ -4,7 +4,7 @@ A member that is not required is absent where it has no value.
 """
 
 from datetime import datetime
-from typing import Annotated, Literal, NotRequired
+from typing import TYPE_CHECKING, Annotated, Literal, NotRequired, get_type_hints
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -26,14 +26,11 @@ class User(TypedDict):
     updated_at: datetime
 
 
-class ListedUser(TypedDict, total=False):
-    """A user in a list: the members that `fields` asks for, all of them unless it is given."""
-
-    id: Id
-    username: str
-    email: str
-    created_at: datetime
-    updated_at: datetime
+if TYPE_CHECKING:
+    ListedUser = User
+else:  # the same members, none of them required
+    ListedUser = TypedDict("ListedUser", get_type_hints(User, include_extras=True), total=False)
+    ListedUser.__doc__ = "A user in a list: the members that `fields` asks for, by default all."
 
 
 class Pagination(TypedDict):
