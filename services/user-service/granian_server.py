@@ -19,7 +19,7 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
 from serve import CONNECTIONS, GRACEFUL_SECONDS, KEEPALIVE_SECONDS
-from server_problems import server_problem
+from server_problems import PROBLEMS, server_problem
 from user_service.observability.logs import logging_config
 from user_service.settings import Launch, settings_or_exit
 
@@ -79,22 +79,28 @@ def create_worker() -> "WSGIApplication":
     services = services_of(app)
     services.begin(launch.is_draining)
     at_end_of_main_thread(services.close)
-    return GatewayedApp(app, launch.is_draining)
+    cors = settings_or_exit().cors_origins is not None
+    return GatewayedApp(app, launch.is_draining, cors=cors)
 
 
 class GatewayedApp:
     """A WSGI application that refuses what granian cannot serve safely, and drains connections."""
 
-    def __init__(self, app: "WSGIApplication", is_draining: Callable[[], bool]) -> None:
+    def __init__(
+        self, app: "WSGIApplication", is_draining: Callable[[], bool], *, cors: bool = False
+    ) -> None:
         self._app = app
         self._is_draining = is_draining
+        self._cors = cors
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
     ) -> Iterable[bytes]:
         """Return the whole response in one part, so that no thread waits for a slow reader."""
-        if "HTTP_TRANSFER_ENCODING" in environ:
-            return refuse_chunks(start_response)
+        if status := refusal(environ):
+            headers, body = server_problem(status, cors=self._cors)
+            start_response(f"{status} {PROBLEMS[status][0]}", headers)
+            return [body]
 
         def start(
             status: str, headers: list[tuple[str, str]], exc_info: "OptExcInfo | None" = None
@@ -113,11 +119,14 @@ class GatewayedApp:
         return [body]
 
 
-def refuse_chunks(start_response: "StartResponse") -> Iterable[bytes]:
-    """Answer 411: granian shows a chunked body that broke off as if it were complete."""
-    headers, body = server_problem(411, "Length Required", "Send the body with a Content-Length")
-    start_response("411 Length Required", headers)
-    return [body]
+def refusal(environ: "WSGIEnvironment") -> int | None:
+    """Return the status for a request that must not be executed, or None."""
+    if "HTTP_TRANSFER_ENCODING" in environ:  # granian shows a body that broke off as complete
+        return 411
+    # Empty if there is none; repeated ones are joined by commas (RFC 9112, section 3.2).
+    host = environ["HTTP_HOST"]
+    has_host = "," not in host and (host != "" or environ["SERVER_PROTOCOL"] != "HTTP/1.1")
+    return None if has_host and environ["REQUEST_METHOD"].isupper() else 400
 
 
 def discard_rest(environ: "WSGIEnvironment") -> None:

@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from contextlib import AbstractContextManager, nullcontext, suppress
+from http import HTTPStatus
 
 import gevent
 from gunicorn.glogging import Logger
@@ -18,25 +19,23 @@ from gunicorn.http.body import Body, ChunkedReader
 from gunicorn.http.message import Request
 from gunicorn.workers.ggevent import GeventWorker
 
-from server_problems import server_problem
+from server_problems import PROBLEMS, server_problem
 
 # In seconds. The first header of a connection has no reason to be late.
 HEADER_SECONDS = 10
 # After a stop has begun, a client may still send a request on a connection that was just in use.
 LINGER = 1
 
-BAD_REQUEST = 400, "Bad Request"
-SERVER_ERROR = 500, "Internal Server Error"
-# Status and title where they differ from 400 for a ParseException and from 500 for the rest.
+# The status of each error that is not a 400 for a ParseException, or a 500 for the rest.
 STATUSES = {
-    errors.LimitRequestLine: (414, "URI Too Long"),
-    errors.ExpectationFailed: (417, "Expectation Failed"),
-    errors.LimitRequestHeaders: (431, "Request Header Fields Too Large"),
-    errors.UnsupportedTransferCoding: (501, "Not Implemented"),
+    errors.LimitRequestLine: 414,
+    errors.ExpectationFailed: 417,
+    errors.LimitRequestHeaders: 431,
+    errors.UnsupportedTransferCoding: 501,
     # The service is at fault, although gunicorn derives these from errors of the client.
-    errors.ConfigurationProblem: SERVER_ERROR,
-    errors.InvalidResponseHeader: SERVER_ERROR,
-    errors.InvalidResponseHeaderName: SERVER_ERROR,
+    errors.ConfigurationProblem: 500,
+    errors.InvalidResponseHeader: 500,
+    errors.InvalidResponseHeaderName: 500,
 }
 
 
@@ -100,11 +99,13 @@ class Worker(GeventWorker):
 
     ``request_seconds`` is the time from the end of a request's header to the end of its response,
     the slow sender of a body and the slow reader included. ``launcher_pid`` is the process that
-    has started gunicorn, if gunicorn is to end with it.
+    has started gunicorn, if gunicorn is to end with it. With ``cors``, scripts may read the
+    worker's own problems.
     """
 
     request_seconds = 10.0
     launcher_pid: int | None = None
+    cors = False
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
@@ -146,6 +147,9 @@ class Worker(GeventWorker):
     ) -> None:
         """Serve one request, then let the other connections have their turn."""
         self._connections[gevent.getcurrent()].serve()
+        # RFC 9112, section 3.2; gunicorn itself refuses a repeated Host only.
+        if req.version >= (1, 1) and not dict(req.headers).get("HOST"):
+            raise errors.InvalidHeader("HOST")
         if isinstance(req.body.reader, ChunkedReader):
             req.body = ChunkedBody(req, self.log)
         served_before = self.nr
@@ -162,14 +166,12 @@ class Worker(GeventWorker):
 
         Neither the answer nor the log contains any part of the request.
         """
-        default = BAD_REQUEST if isinstance(exc, errors.ParseException) else SERVER_ERROR
-        status, title = STATUSES.get(type(exc), default)
-        detail = "The request is not valid HTTP"
-        if (status, title) == SERVER_ERROR:
+        status = STATUSES.get(type(exc), 400 if isinstance(exc, errors.ParseException) else 500)
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
             self.log.error("unexpected error", exc_info=exc)
-            detail = "An unexpected error occurred"
-        headers, body = server_problem(status, title, detail)
-        lines = [f"HTTP/1.1 {status} {title}", *(f"{name}: {value}" for name, value in headers)]
+        headers, body = server_problem(status, cors=self.cors)
+        fields = [f"{name}: {value}" for name, value in headers]
+        lines = [f"HTTP/1.1 {status} {PROBLEMS[status][0]}", *fields]
         with suppress(OSError), gevent.Timeout(LINGER, False):  # noqa: FBT003 -- gevent's signature
             client.sendall("\r\n".join([*lines, "", ""]).encode("ascii") + body)
             client.shutdown(socket.SHUT_WR)

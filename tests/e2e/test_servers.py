@@ -29,8 +29,8 @@ from tests.e2e.service import (
     running,
 )
 from tests.faults.harness.processes import children, footprint
+from tests.faults.harness.raw import exchange
 from tests.waiting import eventually
-from user_service.web.policies import security_headers
 
 URL = "/api/v1/users"
 
@@ -464,44 +464,6 @@ def test_client_that_sends_far_too_much_sees_the_answer_each_time(
         assert answer.status_code == (413 if is_announced or server == "gunicorn" else 411)
 
 
-@pytest.mark.parametrize("server", ["granian"])
-@pytest.mark.parametrize("end", [b"0\r\n\r\n", b""], ids=["complete", "broken off"])
-def test_granian_executes_no_chunked_request(service: RunningService, end: bytes) -> None:
-    body = json.dumps(user("ada")).encode()
-    request = (
-        b"POST /api/v1/users HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-        b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n%b" % (len(body), body, end)
-    )
-    head, answer = head_and_body(service, request)
-    assert head.startswith(b"HTTP/1.1 411 ")
-    assert json.loads(answer)["title"] == "Length Required"
-    assert total(service) == 0
-    assert "refused by the server: 411" in service.log
-
-
-MALFORMED_CHUNKS = b" HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n%b\r\nZZ\r\n\r\n"
-JSON_TYPE = b"Content-Type: application/json\r\n"
-
-
-@pytest.mark.parametrize("server", ["gunicorn"])
-@pytest.mark.parametrize(
-    ("request_bytes", "status"),
-    [
-        (b"POST /api/v1/users" + MALFORMED_CHUNKS % JSON_TYPE, 400),
-        (b"PATCH /api/v1/users/1" + MALFORMED_CHUNKS % JSON_TYPE, 400),
-        (b"GET /health/live" + MALFORMED_CHUNKS % b"", 200),
-    ],
-)
-def test_malformed_chunks_get_one_response_and_end_the_connection(
-    service: RunningService, request_bytes: bytes, status: int
-) -> None:
-    head, body = head_and_body(service, request_bytes)
-    assert head.startswith(b"HTTP/1.1 %d " % status)
-    assert b"HTTP/1.1" not in body
-    eventually(lambda: service.log.count("WARNING - malformed chunked body") == 1)
-    assert "Traceback" not in service.log
-
-
 def test_text_log_has_one_line_a_request(service: RunningService, http: httpx.Client) -> None:
     http.get(f"{URL}/7", headers={"X-Request-ID": "my-request_1"})
     line = re.compile(
@@ -531,47 +493,13 @@ def test_request_id_of_another_form_is_replaced(http: httpx.Client, offered: str
     assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["X-Request-ID"])
 
 
-INVALID_HTTP = [
-    (b"GET / HTTP/1.1\r\nHost: x\r\nX-Request-ID: \x1b[31mred\r\n\r\n", 400),
-    (b"GET / HTTP/9.9\r\nHost: x\r\n\r\n", 400),
-    (b"rubbish\r\n\r\n", 400),
-    (b"GET /" + b"a" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
-    (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"X-A: b\r\n" * 200 + b"\r\n", 431),
-]
-
-
-def head_and_body(service: RunningService, request_bytes: bytes) -> tuple[bytes, bytes]:
-    """Return the answer, after which the server has closed the connection."""
-    with socket.create_connection(("127.0.0.1", service.port), timeout=5) as client:
-        client.sendall(request_bytes)
-        answer = b"".join(iter(lambda: client.recv(65536), b""))
-    head, _, body = answer.partition(b"\r\n\r\n")
-    return head, body
-
-
-@pytest.mark.parametrize(("request_bytes", "status"), INVALID_HTTP)
-@pytest.mark.parametrize("server", ["gunicorn"])
-def test_what_is_not_valid_http_is_answered_with_a_problem(
-    service: RunningService, request_bytes: bytes, status: int
-) -> None:
-    head, body = head_and_body(service, request_bytes)
-    assert head.startswith(b"HTTP/1.1 %d " % status)
-    assert b"Content-Type: application/problem+json" in head
-    lines = head.decode().split("\r\n")
-    for name, value in security_headers.HEADERS:
-        assert lines.count(f"{name}: {value}") == 1
-    problem = json.loads(body)
-    assert problem["status"] == status
-    assert problem["detail"] == problem["error"] == "The request is not valid HTTP"
-
-
 @pytest.mark.parametrize("server", ["gunicorn"])
 def test_invalid_http_is_logged_by_its_id_and_without_its_content(
     service: RunningService,
 ) -> None:
     request = "GET /api/v1/users?email=jürgen@example.com HTTP/1.1\r\nHost: a\r\n\r\n"
-    _, body = head_and_body(service, request.encode())
-    request_id = json.loads(body)["request_id"]
+    (answer,) = exchange(service.port, request.encode())
+    request_id = answer.body["request_id"]
     eventually(lambda: f"400 The request is not valid HTTP, request_id={request_id}" in service.log)
     assert "example.com" not in service.log
     assert "127.0.0.1" not in service.log.partition("connection pool opened")[2]
@@ -592,18 +520,6 @@ def test_headers_about_path_and_scheme_are_ignored(
     answer = http.get(URL, headers=headers)
     assert answer.status_code == 200
     assert answer.json()["users"] == []
-
-
-@pytest.mark.parametrize("server", ["granian"])
-def test_granian_answers_invalid_http_without_a_body(
-    service: RunningService,
-) -> None:
-    for request_bytes, status in INVALID_HTTP:
-        if status == 414:  # it has a limit for all of the header, and none for its first line
-            continue
-        head, body = head_and_body(service, request_bytes)
-        assert head.startswith(b"HTTP/1.1 %d " % status)
-        assert body == b""
 
 
 def test_server_does_not_tell_its_version(http: httpx.Client, server: str) -> None:

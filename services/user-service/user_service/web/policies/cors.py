@@ -18,6 +18,11 @@ ALLOWED = (
 )
 # Firefox caches a preflight for as long as this; Chromium for 7200 s at most.
 MAX_AGE_SECONDS = 86400
+# For problems of a server, which may not have read the origin. They contain nothing private.
+ANY_ORIGIN = (
+    ("Access-Control-Allow-Origin", "*"),
+    ("Access-Control-Expose-Headers", EXPOSED),
+)
 
 
 def register_cors(app: Flask, origins: frozenset[str]) -> None:
