@@ -1,9 +1,13 @@
 """What the tests read from responses."""
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
+from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
+
+Serve = Callable[..., FlaskClient]  # with other settings
 
 
 def json_of(response: TestResponse) -> Any:

@@ -6,12 +6,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from app import create_app
 from tests.document_checker import DocumentChecker
+from tests.responses import Serve
 from user_service.observability.logs import TextFormatter
+from user_service.settings import Settings
 from user_service.web.openapi.document import document
+from user_service.web.services import services_of
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +40,21 @@ def _responses_are_documented(
         return response
 
     monkeypatch.setattr(FlaskClient, "open", checked_open)
+
+
+@pytest.fixture
+def serving(settings: Settings) -> Iterator[Serve]:
+    """Return a function that makes a client of a service with settings of its own."""
+    apps: list[Flask] = []
+
+    def serve(**changed: object) -> FlaskClient:
+        given = settings.model_dump(exclude_unset=True)
+        apps.append(create_app(Settings.model_validate({**given, **changed})))
+        return apps[-1].test_client()
+
+    yield serve
+    for app in apps:
+        services_of(app).close()
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ from flask import Flask, Response, request, request_started
 from flask.testing import FlaskClient
 from pytest_mock import MockerFixture
 
-from app import create_app
-from tests.responses import json_of, problem_of
+from tests.responses import Serve, json_of, problem_of
 from tests.scrapes import samples
 from user_service.errors import CircuitOpen, DeadlineExceeded, TransientFailure
 from user_service.settings import Settings
@@ -64,27 +63,11 @@ SETUPS: list[Callable[[Flask], object]] = [
     lambda app: app.register_error_handler(KeyError, lambda _error: Response()),
     lambda app: setattr(app, "debug", True),
 ]
-Serve = Callable[..., Flask]
 
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"retry_delay": 0.001})
-
-
-@pytest.fixture
-def serve(settings: Settings) -> Iterator[Serve]:
-    """Return a function that makes an application with other settings."""
-    apps: list[Flask] = []
-
-    def make(**changed: object) -> Flask:
-        given = settings.model_dump(exclude_unset=True)
-        apps.append(create_app(Settings.model_validate({**given, **changed})))
-        return apps[-1]
-
-    yield make
-    for each in apps:
-        services_of(each).close()
 
 
 @pytest.fixture(autouse=True)
@@ -106,11 +89,11 @@ def dispatched() -> Iterator[list[str]]:
 
 
 @pytest.fixture
-def by_view(serve: Serve) -> FlaskClient:
+def by_view(serving: Serve) -> FlaskClient:
     """A client of an application whose requests all reach the views, because of a hook."""
-    app = serve()
-    app.after_request(lambda response: response)
-    return app.test_client()
+    client = serving()
+    client.application.after_request(lambda response: response)
+    return client
 
 
 def sent(client: FlaskClient, path: str) -> tuple[str, set[tuple[str, str]], bytes]:
@@ -180,19 +163,6 @@ def test_failures_are_answered_and_logged_as_by_the_views(  # noqa: PLR0913, PLR
     assert len(dispatched) == 1
 
 
-def test_transient_failure_is_retried(
-    client: FlaskClient, dispatched: list[str], mocker: MockerFixture
-) -> None:
-    users = services_of(client.application).users
-    once = [TransientFailure("lost"), mocker.DEFAULT]
-    get = mocker.patch.object(users, "get", side_effect=once, wraps=users.get)
-    page = mocker.patch.object(users, "page", side_effect=once, wraps=users.page)
-    assert client.get(f"{URL}/1").status_code == 200
-    assert client.get(URL).headers["X-Cache"] == "MISS"
-    assert client.get(URL).headers["X-Cache"] == "HIT"
-    assert (get.call_count, page.call_count, dispatched) == (2, 2, [])
-
-
 @pytest.mark.parametrize(
     ("path", "route", "status"),
     [
@@ -221,15 +191,6 @@ def test_request_is_counted_and_logged_as_by_the_view(  # noqa: PLR0913, PLR0917
         assert f" - user_service.access - INFO - GET {route} {status} " in line
         assert line.endswith(" request_id=mine")
         assert samples(metrics.exposition().decode())[counter] == before + 1
-
-
-def test_each_read_sees_the_writes_before_it(client: FlaskClient, dispatched: list[str]) -> None:
-    for number, name in enumerate(("grete", "hopper"), start=4):
-        client.post(URL, json={"username": f"user{number}", "email": f"{number}@example.com"})
-        assert json_of(client.get(URL))["pagination"]["total"] == number
-        client.patch(f"{URL}/2", json={"username": name})
-        assert json_of(client.get(f"{URL}/2"))["username"] == name
-    assert len(dispatched) == 4  # the writes
 
 
 class TestRequestsForFlask:
@@ -287,29 +248,28 @@ class TestRequestsForFlask:
         ids=lambda changed: next(iter(changed)),
     )
     def test_application_with_hooks(
-        self, serve: Serve, dispatched: list[str], changed: dict[str, str]
+        self, serving: Serve, dispatched: list[str], changed: dict[str, str]
     ) -> None:
-        client = serve(**changed).test_client()
+        client = serving(**changed)
         assert [client.get(URL).headers["X-Cache"] for _ in range(2)] == ["MISS", "HIT"]
         assert client.get(f"{URL}/1").status_code == 200
         assert dispatched == [URL, URL, f"{URL}/1"]
 
     @pytest.mark.parametrize("setup", SETUPS)
     def test_application_that_was_changed_after_it_was_made(
-        self, serve: Serve, dispatched: list[str], setup: Callable[[Flask], object]
+        self, serving: Serve, dispatched: list[str], setup: Callable[[Flask], object]
     ) -> None:
-        app = serve()
-        setup(app)
-        client = app.test_client()
+        client = serving()
+        setup(client.application)
         for path in PATHS:
             assert client.get(URL + path).status_code == 200
         assert len(dispatched) == len(PATHS)
 
     def test_deprecated_view(
-        self, serve: Serve, dispatched: list[str], mocker: MockerFixture
+        self, serving: Serve, dispatched: list[str], mocker: MockerFixture
     ) -> None:
         mocker.patch("user_service.web.fast_path.deprecation_of", return_value=object())
-        client = serve().test_client()
+        client = serving()
         for path in PATHS:
             assert client.get(URL + path).status_code == 200
         assert len(dispatched) == len(PATHS)

@@ -1,15 +1,11 @@
 """What holds for every route: HEAD, OPTIONS, Allow, and calls from the scripts of other origins."""
 
-from collections.abc import Callable, Iterator
-
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from pytest_mock import MockerFixture
 
-from app import create_app
-from tests.responses import json_of, problem_of
-from user_service.settings import Settings
+from tests.responses import Serve, json_of, problem_of
 from user_service.web.openapi.operations import REQUEST_HEADERS, RESPONSE_HEADERS
 from user_service.web.services import Services, services_of
 
@@ -22,21 +18,6 @@ ORIGIN = "https://app.example.com"
 def ada(client: FlaskClient) -> None:
     """User 1."""
     assert client.post(URL, json=ADA).status_code == 201
-
-
-@pytest.fixture
-def serving(settings: Settings) -> Iterator[Callable[..., FlaskClient]]:
-    """Return a function that makes a client of a service with settings of its own."""
-    apps: list[Flask] = []
-
-    def serve(**changed: object) -> FlaskClient:
-        given = settings.model_dump(exclude_unset=True)
-        apps.append(create_app(Settings.model_validate({**given, **changed})))
-        return apps[-1].test_client()
-
-    yield serve
-    for app in apps:
-        services_of(app).close()
 
 
 def routes(app: Flask) -> dict[str, set[str]]:
@@ -130,7 +111,7 @@ class TestValidatorsOfAPage:
         assert after.headers["ETag"] != before
 
     def test_of_the_same_page_are_the_same_from_every_replica(
-        self, client: FlaskClient, serving: Callable[..., FlaskClient]
+        self, client: FlaskClient, serving: Serve
     ) -> None:
         for n in range(3):
             client.post(URL, json={"username": f"user{n}", "email": f"{n}@example.com"})
@@ -163,9 +144,7 @@ class TestCors:
         assert not [name for name in dict(answer.headers) if name.startswith("Access-Control")]
         assert "Vary" not in answer.headers
 
-    def test_lets_scripts_of_a_listed_origin_read(
-        self, serving: Callable[..., FlaskClient]
-    ) -> None:
+    def test_lets_scripts_of_a_listed_origin_read(self, serving: Serve) -> None:
         client = serving(cors_origins=f"https://other.example, {ORIGIN}")
         for path, status in ((URL, 200), (f"{URL}/1", 404), (f"{URL}?x=1", 400), ("/nowhere", 404)):
             answer = client.get(path, headers={"Origin": ORIGIN})
@@ -179,20 +158,18 @@ class TestCors:
     @pytest.mark.parametrize(
         "origin", [None, "https://evil.example", "http://app.example.com", f"{ORIGIN}.evil", "null"]
     )
-    def test_tells_others_nothing(
-        self, serving: Callable[..., FlaskClient], origin: str | None
-    ) -> None:
+    def test_tells_others_nothing(self, serving: Serve, origin: str | None) -> None:
         client = serving(cors_origins=ORIGIN)
         answer = client.get(URL, headers={"Origin": origin} if origin else {})
         assert "Access-Control-Allow-Origin" not in answer.headers
         assert answer.headers["Vary"] == "Origin"
 
-    def test_of_any_origin(self, serving: Callable[..., FlaskClient]) -> None:
+    def test_of_any_origin(self, serving: Serve) -> None:
         answer = serving(cors_origins="*").get(URL, headers={"Origin": "https://any.example"})
         assert answer.headers["Access-Control-Allow-Origin"] == "*"
         assert "Access-Control-Allow-Credentials" not in answer.headers
 
-    def test_preflight_says_what_may_be_sent(self, serving: Callable[..., FlaskClient]) -> None:
+    def test_preflight_says_what_may_be_sent(self, serving: Serve) -> None:
         client = serving(cors_origins=ORIGIN)
         headers = {
             "Origin": ORIGIN,
@@ -209,7 +186,7 @@ class TestCors:
         assert answer.headers["Access-Control-Max-Age"] == "86400"
 
     def test_lets_scripts_read_and_send_every_header_that_is_documented(
-        self, serving: Callable[..., FlaskClient]
+        self, serving: Serve
     ) -> None:
         client = serving(cors_origins=ORIGIN)
         always = {"Cache-Control", "Last-Modified"}  # by the Fetch standard
@@ -221,7 +198,7 @@ class TestCors:
         allowed = preflight.headers["Access-Control-Allow-Headers"].split(", ")
         assert REQUEST_HEADERS.keys() <= set(allowed)
 
-    def test_is_on_304_too(self, serving: Callable[..., FlaskClient]) -> None:
+    def test_is_on_304_too(self, serving: Serve) -> None:
         client = serving(cors_origins=ORIGIN)
         etag = client.get(URL).headers["ETag"]
         again = client.get(URL, headers={"Origin": ORIGIN, "If-None-Match": etag})

@@ -2,44 +2,25 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import redis as redis_py
-from flask import Flask
 from flask.testing import FlaskClient
 from pytest_mock import MockerFixture
 
-from app import create_app
 from dev.servers import RedisServer
 from tests import scrapes
-from tests.responses import problem_of
+from tests.responses import Serve, problem_of
 from user_service.cache.redis_client import redis_client
 from user_service.resilience.breaker import CircuitBreaker, State
-from user_service.settings import Settings
 from user_service.web.policies.rate_limiter import PREFIX, Limit, RateLimiter
 from user_service.web.services import services_of
 
 URL = "/api/v1/users"
 ADA = {"username": "ada", "email": "ada@example.com"}
-Serve = Callable[..., FlaskClient]
-
-
-@pytest.fixture
-def serving(settings: Settings) -> Iterator[Serve]:
-    """Return a function that makes a client of a service with settings of its own."""
-    apps: list[Flask] = []
-
-    def serve(**changed: object) -> FlaskClient:
-        given = settings.model_dump(exclude_unset=True)
-        apps.append(create_app(Settings.model_validate({**given, **changed})))
-        return apps[-1].test_client()
-
-    yield serve
-    for app in apps:
-        services_of(app).close()
 
 
 def statuses(client: FlaskClient, number: int, path: str = "/nowhere", peer: str = "") -> Counter:  # type: ignore[type-arg]

@@ -1,15 +1,15 @@
 """What every response tells browsers not to do, and the contact for reports."""
 
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from flask import Flask, Response
+from flask import Response
 from flask.testing import FlaskClient
 from pytest_mock import MockerFixture
 from werkzeug.test import TestResponse
 
 from app import create_app
+from tests.responses import Serve
 from user_service.settings import Settings
 from user_service.web.openapi.operations import undocumented
 from user_service.web.services import services_of
@@ -22,22 +22,6 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-Serve = Callable[..., FlaskClient]
-
-
-@pytest.fixture
-def serving(settings: Settings) -> Iterator[Serve]:
-    """Return a function that makes a client of a service with settings of its own."""
-    apps: list[Flask] = []
-
-    def serve(**changed: object) -> FlaskClient:
-        given = settings.model_dump(exclude_unset=True)
-        apps.append(create_app(Settings.model_validate({**given, **changed})))
-        return apps[-1].test_client()
-
-    yield serve
-    for app in apps:
-        services_of(app).close()
 
 
 def assert_protected(answer: TestResponse) -> None:
