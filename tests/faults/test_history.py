@@ -5,7 +5,6 @@ FAULT_SECONDS says how long (10), FAULT_SEED which faults come when and what the
 
 import os
 import random
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -206,31 +205,25 @@ UNSOUND = {
 }
 
 
-@pytest.mark.parametrize("case", SOUND)
-def test_sound_history_passes(case: str) -> None:
-    operations, rows = SOUND[case]
-    assert check(operations, rows).findings == []
-
-
-@pytest.mark.parametrize("case", SOUND)
-def test_sound_history_passes_with_a_replica(case: str) -> None:
-    operations, rows = SOUND[case]
-    assert check(operations, rows, PageRule(reads_too=True)).findings == []
-
-
+RULES = pytest.mark.parametrize(
+    "rule", [PageRule(), PageRule(reads_too=True)], ids=["alone", "with a replica"]
+)
 ONLY_WITHOUT_REPLICA = {"new, then old", "unknown, new, then old"}
 
 
-@pytest.mark.parametrize("case", sorted(UNSOUND.keys() - ONLY_WITHOUT_REPLICA))
-def test_unsound_history_is_found_out_with_a_replica(case: str) -> None:
-    operations, rows, kind = UNSOUND[case]
-    assert getattr(check(operations, rows, PageRule(reads_too=True)), kind) != []
+@RULES
+@pytest.mark.parametrize("case", SOUND)
+def test_sound_history_passes(case: str, rule: PageRule) -> None:
+    operations, rows = SOUND[case]
+    assert check(operations, rows, rule).findings == []
 
 
+@RULES
 @pytest.mark.parametrize("case", UNSOUND)
-def test_unsound_history_is_found_out(case: str) -> None:
+def test_unsound_history_is_found_out(case: str, rule: PageRule) -> None:
     operations, rows, kind = UNSOUND[case]
-    assert getattr(check(operations, rows), kind) != []
+    found = getattr(check(operations, rows, rule), kind)
+    assert found or (rule.reads_too and case in ONLY_WITHOUT_REPLICA)
 
 
 def test_page_may_be_old_only_while_it_is_excused_and_only_so_old() -> None:
@@ -267,21 +260,3 @@ def test_reads_of_a_replica_may_be_old_only_while_that_is_excused() -> None:
     assert check(operations, {1: "b"}, excused).findings == []
     assert check(operations, {1: "b"}, replace(excused, bound=0.5)).stale
     assert check(operations, {1: "b"}, PageRule([(2, 6)], bound=2)).stale
-
-
-def test_check_of_a_minute_takes_seconds() -> None:
-    operations, rows = [], {}
-    for number in range(3_000):
-        start = number * 0.02
-        operations.append(create(f"v{number}", (start, start + 0.01), number))
-        if number >= 30:
-            gone = number - 30
-            operations.append(
-                Operation(Kind.DELETE, Outcome.OK, start + 0.011, start + 0.012, 204, gone)
-            )
-        shown = {each: f"v{each}" for each in range(max(0, number - 29), number + 1)}
-        operations.append(page(shown, (start + 0.013, start + 0.015)))
-        rows = shown
-    began = time.monotonic()
-    assert check(operations, rows).findings == []
-    assert time.monotonic() - began < 10

@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import httpx
-import orjson
 import pytest
 
 from tests.e2e.service import RunningService
 from tests.faults.harness.clients import URL, Client
 from tests.faults.harness.figures import Row
+from tests.faults.harness.operations import Operation
 from tests.faults.harness.processes import footprint
 from tests.faults.harness.raw import RawAnswer, chunked, exchange, head
 from tests.faults.harness.stage import DEADLINE, Stage
@@ -117,7 +117,6 @@ def test_unusual_text_is_read_back_as_sent_and_unique_by_canonical_form(
         assert refused.status == 409
 
 
-BIG = 65_537
 SMUGGLED = head("DELETE", f"{URL}/1")
 
 
@@ -148,15 +147,6 @@ def test_body_over_the_limit_is_413_and_the_connection_safe(
     assert row.acknowledged > 0
     assert max(after) < max(before) + 10
     assert stage.users() == {1: "ada@example.com"}
-
-
-@pytest.mark.row("body just over the limit")
-def test_limit_is_exact(row: Row, service: RunningService) -> None:
-    body = orjson.dumps({"username": "ada", "email": "ada@example.com"})
-    for size, status in ((BIG, 413), (BIG - 1, 201)):
-        start = head("POST", URL, [JSON_TYPE, CLOSE, ("Content-Length", str(size))])
-        (answer,) = send(service, row, start + body.ljust(size))
-        assert answer.status == status
 
 
 @pytest.mark.row("request id with CR LF, ANSI codes, 8 kB")
@@ -192,48 +182,31 @@ def test_forged_forwarded_for_does_not_lift_the_limit(stage: Stage, row: Row) ->
 
 
 @pytest.mark.row("same idempotency key")
-def test_same_key_replays_refuses_other_bodies_and_makes_one_row(
-    stage: Stage, row: Row, client: Client
+def test_same_key_makes_one_row_at_once_and_afterwards(
+    stage: Stage, row: Row, service: RunningService
 ) -> None:
-    ada = {"username": "ada", "email": "ada@example.com"}
-    key = {"Idempotency-Key": "k-1"}
-    first = client.ask("POST", URL, ada, key)
-    again = client.ask("POST", URL, ada, key)
-    other = client.ask("POST", URL, ada | {"username": "grace"}, key)
-    malformed = client.ask("POST", URL, ada, {"Idempotency-Key": "x" * 300})
-    row.count(map(client.operation_of, (first, again, other, malformed)))
-    assert [each.complaint for each in (first, again, other, malformed) if each.complaint] == []
-    assert (first.status, again.status, other.status, malformed.status) == (201, 201, 422, 400)
-    assert again.body == first.body
-    assert again.headers["Location"] == first.headers["Location"]
-    assert again.headers["Idempotent-Replay"] == "true"
-    assert "Idempotent-Replay" not in first.headers
-    assert other.body["type"] == "urn:user-service:problem:idempotency-key-reused"
-    assert stage.users() == {1: "ada@example.com"}
+    def create(client: Client, key: int, **other: str) -> tuple[int | None, str]:
+        user = {"username": f"user{key}", "email": f"user{key}@example.com"} | other
+        answer = client.ask("POST", URL, user, {"Idempotency-Key": f"k-{key}"})
+        assert not answer.complaint
+        operations.append(client.operation_of(answer))
+        replay = answer.headers.get("Idempotent-Replay", "")
+        return answer.status, replay or answer.body.get("type", "").rpartition(":")[2]
 
-
-@pytest.mark.row("same idempotency key, at once")
-def test_same_key_at_once_makes_one_row(stage: Stage, row: Row, service: RunningService) -> None:
-    def create(number: int) -> list[tuple[int | None, str]]:
+    def create_all(number: int) -> list[tuple[int | None, str]]:
         with closing(Client(service.url, deadline=DEADLINE, number=number)) as client:
-            answers = []
-            for key in range(10):
-                user = {"username": f"user{key}", "email": f"user{key}@example.com"}
-                answer = client.ask("POST", URL, user, {"Idempotency-Key": f"k-{key}"})
-                assert not answer.complaint
-                operations.append(client.operation_of(answer))
-                replay = answer.headers.get("Idempotent-Replay", "")
-                problem = answer.body["type"] if answer.status == 409 else ""
-                answers.append((answer.status, replay or problem))
-            return answers
+            return [create(client, key) for key in range(10)]
 
-    operations: list = []  # type: ignore[type-arg]
+    operations: list[Operation] = []
     with ThreadPoolExecutor(20) as threads:
-        each_client = list(threads.map(create, range(20)))
-    row.count(operations)
-    for number in range(10):
-        of_key = Counter(answers[number] for answers in each_client)
-        in_flight = (409, "urn:user-service:problem:idempotency-key-in-flight")
+        each_client = list(threads.map(create_all, range(20)))
+    for key in range(10):
+        of_key = Counter(answers[key] for answers in each_client)
         assert of_key[201, ""] == 1
-        assert of_key.total() == 1 + of_key[201, "true"] + of_key[in_flight]
+        in_flight = of_key[409, "idempotency-key-in-flight"]
+        assert of_key.total() == 1 + of_key[201, "true"] + in_flight
+    with closing(Client(service.url, deadline=DEADLINE)) as client:
+        assert create(client, 1) == (201, "true")
+        assert create(client, 1, username="grace") == (422, "idempotency-key-reused")
+    row.count(operations)
     assert len(stage.users()) == 10

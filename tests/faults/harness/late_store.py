@@ -5,7 +5,6 @@ of luck.
 """
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import Self
 
 from app import create_services
@@ -29,12 +28,7 @@ class Cache:
         self._services.open()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._services.close()
 
     def write(self, number: int) -> None:

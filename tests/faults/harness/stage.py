@@ -16,6 +16,7 @@ import httpx
 import psycopg2
 import redis as redis_py
 
+from dev.processes import wait_until
 from dev.servers import PostgresServer, RedisServer
 from tests.e2e.service import RunningService, running
 from tests.faults import history
@@ -233,7 +234,7 @@ class Scene:
         complaints = []
         if not self.workers_may_change and self.worker_pids() != sorted(self.workers):
             complaints.append("workers were replaced")
-        if not settles(lambda: self.pools_in_use() == 0, seconds=3):
+        if not wait_until(lambda: self.pools_in_use() == 0, seconds=3):
             complaints.append(f"pool in_use is {self.pools_in_use()}")
         for pid, before in self.workers.items():
             if pid in self.worker_pids():
@@ -251,46 +252,27 @@ class Scene:
         return largest
 
     def _grown_for_good(self, pid: int, before: Footprint) -> list[str]:
-        settles(lambda: not self._grown(pid, before), seconds=2)
+        wait_until(lambda: not self._grown(pid, before), seconds=2)
         return self._grown(pid, before)
 
     def _grown(self, pid: int, before: Footprint) -> list[str]:
-        now = self.footprint(pid)
-        database = sum(
-            now.connections.get(port, 0)
-            for port in (self.stage.database_link.port, self.stage.postgres.port)
+        now, stage = self.footprint(pid), self.stage
+        servers = (stage.database_link, stage.postgres), (stage.redis_link, stage.redis)
+        database, redis = (
+            sum(now.connections.get(each.port, 0) for each in server) for server in servers
         )
-        redis = sum(
-            now.connections.get(port, 0)
-            for port in (self.stage.redis_link.port, self.stage.redis.port)
-        )
-        grown = [
-            (
-                now.threads > before.threads + self.threads_more,
-                f"threads {before.threads} -> {now.threads}",
-            ),
-            (now.files > before.files + 3, f"files {before.files} -> {now.files}"),
-            (database > POOL_SIZE + 2, f"{database} connections to the database"),
-            (
-                redis + now.resets > REDIS_CONNECTIONS,
-                f"{redis} connections to Redis, and {now.resets} that were reset",
-            ),
-            (
-                now.memory_mb > before.memory_mb * 1.2 + 10,
-                f"memory {before.memory_mb:.0f} -> {now.memory_mb:.0f} MB",
-            ),
+        growths = [
+            ("threads", before.threads, now.threads, self.threads_more),
+            ("files", before.files, now.files, 3),
+            ("connections to the database", 0, database, POOL_SIZE + 2),
+            ("connections to Redis, some reset", 0, redis + now.resets, REDIS_CONNECTIONS),
+            ("MB of memory", before.memory_mb, now.memory_mb, before.memory_mb * 0.2 + 10),
         ]
-        return [f"worker {pid}: {text}" for too_much, text in grown if too_much]
-
-
-def settles(condition: Callable[[], bool], *, seconds: float) -> bool:
-    """Tell whether ``condition`` comes to hold within ``seconds``."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.05)
-    return True
+        return [
+            f"worker {pid}: {what} {old:.0f} -> {new:.0f}"
+            for what, old, new, allowed in growths
+            if new > old + allowed
+        ]
 
 
 @contextmanager

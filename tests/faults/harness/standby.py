@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2
+from psycopg2.extensions import parse_dsn
 
 from dev.servers import PostgresServer, postgres_program
 from tests.waiting import eventually
@@ -18,7 +19,7 @@ class Standby(PostgresServer):
         self._primary = primary
 
     def _make_cluster(self, folder: Path) -> None:
-        password = self._primary._dir.password()
+        password = parse_dsn(self._primary.admin_url)["password"]
         self._dir.write("password", password)
         line = f"127.0.0.1:{self._primary.port}:*:postgres:{password}\n"
         passwords = self._dir.write("pgpass", line)
