@@ -54,7 +54,7 @@ class UserStories(RuleBasedStateMachine):
         super().__init__()
         self.clients = [app.test_client() for app in self.apps]
         self.model: dict[int, dict[str, Any]] = {}
-        self.versions: dict[int, int] = {}
+        self.tags: dict[int, list[str]] = {}
 
     @initialize()
     def begin_with_nobody(self) -> None:
@@ -75,7 +75,7 @@ class UserStories(RuleBasedStateMachine):
         assert user["id"] not in self.model
         assert body.items() <= user.items()
         self.model[user["id"]] = user
-        self.versions[user["id"]] = 1
+        self.tags[user["id"]] = ['"0"', answer.headers["ETag"]]
         return user["id"]
 
     @rule(
@@ -109,9 +109,13 @@ class UserStories(RuleBasedStateMachine):
         assert answer.status_code == 200
         user = json_of(answer)
         assert user == {**self.model[user_id], **change, "updated_at": user["updated_at"]}
+        if change.items() <= self.model[user_id].items():
+            assert user == self.model[user_id]
+            assert answer.headers["ETag"] == self.tags[user_id][-1]
+            return
         assert user["updated_at"] > self.model[user_id]["updated_at"]
         self.model[user_id] = user
-        self.versions[user_id] += 1
+        self.tags[user_id].append(answer.headers["ETag"])
 
     @rule(user_id=consumes(ids), client=st.integers(0, 1))
     def delete(self, user_id: int, client: int) -> None:
@@ -126,7 +130,7 @@ class UserStories(RuleBasedStateMachine):
     def read(self, user_id: int, client: int) -> None:
         answer = self.clients[client].get(f"{URL}/{user_id}")
         assert json_of(answer) == self.model[user_id]
-        assert answer.headers["ETag"] == f'"{user_id}-{self.versions[user_id]}"'
+        assert answer.headers["ETag"] == self.tags[user_id][-1]
         unless = {"If-None-Match": answer.headers["ETag"]}
         assert self.clients[client].get(f"{URL}/{user_id}", headers=unless).status_code == 304
 
@@ -152,7 +156,7 @@ class UserStories(RuleBasedStateMachine):
         assert json_of(answer)["pagination"]["total"] == len(users)
 
     def _if_match(self, user_id: int, lag: int | None) -> dict[str, str]:
-        return {} if lag is None else {"If-Match": f'"{user_id}-{self.versions[user_id] - lag}"'}
+        return {} if lag is None else {"If-Match": self.tags[user_id][-1 - lag]}
 
     def _conflicts(self, body: dict[str, str], besides: int | None = None) -> set[str]:
         others = [user for user_id, user in self.model.items() if user_id != besides]

@@ -25,6 +25,14 @@ class UserNotFound(Exception):
     """No user has this id."""
 
 
+class NothingChanged(Exception):
+    """The user has the values of the change already; ``current`` is its state."""
+
+    def __init__(self, current: "User") -> None:
+        super().__init__("the user has these values already")
+        self.current = current
+
+
 class UserExists(Exception):
     """Another user has this username or email, compared in canonical form."""
 
@@ -45,7 +53,7 @@ class PreconditionFailed(Exception):
     """The user does not meet the condition of the request; ``current`` is its present state."""
 
     def __init__(self, current: "User") -> None:
-        super().__init__(f"version {current.version} is current")
+        super().__init__(f"{current.revision} is current")
         self.current = current
 
 

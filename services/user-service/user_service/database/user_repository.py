@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar, cast
 
 import psycopg2
@@ -34,9 +35,12 @@ from user_service.domain.names import canonical_email, canonical_username
 from user_service.domain.positions import Count, Filters, Order, Page, Position
 from user_service.domain.user import WRITABLE_MEMBERS, User
 from user_service.errors import (
+    InvalidInput,
+    NothingChanged,
     OutcomeUnknown,
     PreconditionFailed,
     ReplicaUnusable,
+    TransientFailure,
     Unavailable,
     UserExists,
     UserNotFound,
@@ -62,19 +66,28 @@ _GET_MANY = composed(
 _INSERT = "INSERT INTO users ({columns}) VALUES ({values}) RETURNING {user}"
 _UPDATE = """
     UPDATE users SET {assignments}
-    WHERE id = %(id)s AND {precondition}
+    WHERE id = %(id)s AND {precondition} AND ({changed}) IS DISTINCT FROM ({values}) AND {unchanged}
     RETURNING {user}
 """
 # Not now(), the start of the statement: an earlier change may have held the row since then.
 _CHANGED_NOW = "updated_at = greatest(clock_timestamp(), updated_at + interval '1 microsecond')"
-_PRECONDITION = """
-    (%(versions)s::bigint[] IS NULL OR version = ANY(%(versions)s::bigint[]))
-    AND (%(other_than)s::bigint[] IS NULL OR version <> ALL(%(other_than)s::bigint[]))
+# As User.revision has it.
+_REVISION = (
+    "id || '-' || version || '-' || to_hex((extract(epoch FROM updated_at) * 1000000)::bigint)"
+)
+_PRECONDITION = f"""
+    (%(one_of)s::text[] IS NULL OR {_REVISION} = ANY(%(one_of)s::text[]))
+    AND (%(other_than)s::text[] IS NULL OR {_REVISION} <> ALL(%(other_than)s::text[]))
     AND (%(unmodified_since)s::timestamptz IS NULL
          OR date_trunc('second', updated_at) <= %(unmodified_since)s::timestamptz)
 """
 _DELETE = composed(
     "DELETE FROM users WHERE id = %(id)s AND {precondition}", precondition=_PRECONDITION
+)
+_GET_WITH_PRECONDITION = composed(
+    "SELECT {precondition}, {columns} FROM users WHERE id = %(id)s",
+    precondition=_PRECONDITION,
+    columns=USER_COLUMNS,
 )
 _INSERT_MANY = """
     INSERT INTO users ({columns}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING
@@ -83,17 +96,20 @@ _INSERT_MANY = """
 
 @dataclass(frozen=True, slots=True)
 class Precondition:
-    """The stored state in which a write takes place; None sets no condition."""
+    """The stored state in which a write takes place; None sets no condition.
 
-    versions: list[int] | None = None
-    other_than: list[int] | None = None
+    ``one_of`` and ``other_than`` are revisions.
+    """
+
+    one_of: list[str] | None = None
+    other_than: list[str] | None = None
     unmodified_since: datetime | None = None
 
     @property
     def binds(self) -> dict[str, object]:
         """The values that the condition of a write binds."""
         return {
-            "versions": self.versions,
+            "one_of": self.one_of,
             "other_than": self.other_than,
             "unmodified_since": self.unmodified_since,
         }
@@ -205,26 +221,37 @@ class UserRepository:
         user_id: int,
         changes: Mapping[str, Any],
         precondition: Precondition = UNCONDITIONAL,
+        given: Mapping[str, object] = MappingProxyType({}),
     ) -> User:
         """Change the members in ``changes`` and return the user.
 
-        Raise UserNotFound, PreconditionFailed or UserExists if nothing was changed.
+        ``given`` are members that the database sets, as the client knows them. Raise InvalidInput
+        if the user has others, NothingChanged if it has the values of ``changes`` already, and
+        UserNotFound, PreconditionFailed or UserExists.
         """
-        columns = _columns(changes)
-        statement = _update_statement(tuple(columns))
-        bound = {**columns, "id": user_id, **precondition.binds}
-        with _conflicts_named(), self._database.write(statement, bound) as cursor:
-            user = _user_or_none(cursor)
-        if user is None:
-            raise self._reason_for_no_change(user_id, precondition)
-        return user
+        if changes:
+            columns = _columns(changes)
+            statement = _update_statement(tuple(columns), tuple(changes), tuple(given))
+            known = {f"known_{name}": value for name, value in given.items()}
+            bound = {**columns, **known, "id": user_id, **precondition.binds}
+            with _conflicts_named(), self._database.write(statement, bound) as cursor:
+                user = _user_or_none(cursor)
+            if user is not None:
+                return user
+        current = self._current(user_id, precondition)
+        others = [name for name, value in given.items() if getattr(current, name) != value]
+        if others:
+            raise InvalidInput(dict.fromkeys(others, "cannot be changed; leave it out"))
+        if all(getattr(current, name) == value for name, value in changes.items()):
+            raise NothingChanged(current)
+        raise TransientFailure("another write of the user came between")
 
     def delete(self, user_id: int, precondition: Precondition = UNCONDITIONAL) -> None:
         """Remove the user, or raise UserNotFound or PreconditionFailed."""
         with self._database.write(_DELETE, {"id": user_id, **precondition.binds}) as cursor:
             is_deleted = cursor.rowcount == 1
         if not is_deleted:
-            raise self._reason_for_no_change(user_id, precondition)
+            raise PreconditionFailed(self._current(user_id, precondition))
 
     def add_many(self, users: Sequence[NewUser]) -> int:
         """Store those of ``users`` whose names are free, and return their number."""
@@ -267,17 +294,18 @@ class UserRepository:
         with self._database.read() as cursor:
             return work(cursor)
 
-    def _reason_for_no_change(self, user_id: int, precondition: Precondition) -> Exception:
-        """Return UserNotFound or PreconditionFailed, after a write that matched no row.
-
-        The write itself has checked the precondition, after it had waited for other writes of the
-        user. Versions only grow, so the user that is read here does not meet it either.
-        """
-        if precondition == UNCONDITIONAL:
-            return UserNotFound()
+    def _current(self, user_id: int, precondition: Precondition) -> User:
+        """Return the user that a write left unchanged; raise UserNotFound or PreconditionFailed."""
         with self._database.read() as cursor:
-            user = _find(cursor, user_id)
-        return UserNotFound() if user is None else PreconditionFailed(user)
+            cursor.execute(_GET_WITH_PRECONDITION, {"id": user_id, **precondition.binds})
+            row = cursor.fetchone()
+        if row is None:
+            raise UserNotFound
+        is_met, *columns = row
+        user = User._make(columns)
+        if not is_met:
+            raise PreconditionFailed(user)
+        return user
 
 
 class BatchingUserRepository(UserRepository):
@@ -313,12 +341,18 @@ def _insert_statement(columns: tuple[str, ...]) -> str:
 
 
 @lru_cache
-def _update_statement(columns: tuple[str, ...]) -> str:
-    changed = [f"{column} = %({column})s" for column in columns]
+def _update_statement(
+    columns: tuple[str, ...], changed: tuple[str, ...], given: tuple[str, ...]
+) -> str:
+    assignments = [f"{column} = %({column})s" for column in columns]
+    unchanged = [f"{name} = %(known_{name})s" for name in given]
     return composed(
         _UPDATE,
-        assignments=", ".join([*changed, _CHANGED_NOW]),
+        assignments=", ".join([*assignments, _CHANGED_NOW]),
         precondition=_PRECONDITION,
+        changed=", ".join(changed),
+        values=_placeholders(changed),
+        unchanged=" AND ".join(unchanged) or "true",
         user=USER_COLUMNS,
     )
 

@@ -5,11 +5,12 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from user_service.domain.idempotency import StoredResponse
-from user_service.domain.user import User
+from user_service.domain.user import GIVEN_MEMBERS, User
 from user_service.errors import (
     IdempotencyKeyInFlight,
     IdempotencyKeyReused,
     InvalidInput,
+    NothingChanged,
     OutcomeUnknown,
     PreconditionFailed,
     PreconditionRequired,
@@ -20,9 +21,15 @@ from user_service.errors import (
 from user_service.web.openapi.examples import PAGE, USER
 from user_service.web.openapi.operations import Answer, Link, documented
 from user_service.web.reads import read_page, read_user
-from user_service.web.requests.conditions import client_has, client_has_user, precondition_on
+from user_service.web.requests.conditions import client_has, client_has_user, precondition_of
 from user_service.web.requests.idempotency_key import keyed_request
-from user_service.web.requests.schemas import PAGE_PARAMETERS, ListQuery, UserPatch, UserWrite
+from user_service.web.requests.schemas import (
+    PAGE_PARAMETERS,
+    ListQuery,
+    UserPatch,
+    UserReplacement,
+    UserWrite,
+)
 from user_service.web.requests.validation import validated
 from user_service.web.responses import bodies
 from user_service.web.responses.pages import USERS_PATH, page_reply
@@ -31,6 +38,8 @@ from user_service.web.responses.user_body import entity_headers, user_reply
 from user_service.web.services import Services, invalidates_pages, retry_on_failure
 
 blueprint = Blueprint("users", __name__, url_prefix=USERS_PATH)
+
+_GIVEN = set(GIVEN_MEMBERS)
 
 # For the OpenAPI document.
 ENTITY = ("ETag", "Last-Modified", "Cache-Control")
@@ -149,21 +158,17 @@ def get_user(services: Services, user_id: int) -> Response:
 @blueprint.put("/<user_id:user_id>")
 @answers_with_the_changed_user
 @validated
-@retry_on_failure
-@invalidates_pages
-def replace_user(services: Services, user_id: int, body: UserWrite) -> Response:
+def replace_user(services: Services, user_id: int, body: UserReplacement) -> Response:
     """Replace all members of a user that clients set."""
-    return _change(services, user_id, body.model_dump())
+    return _change(services, user_id, body, body.model_dump(exclude=_GIVEN))
 
 
 @blueprint.patch("/<user_id:user_id>")
 @answers_with_the_changed_user
 @validated
-@retry_on_failure
-@invalidates_pages
 def change_user(services: Services, user_id: int, body: UserPatch) -> Response:
     """Change some members of a user."""
-    return _change(services, user_id, body.model_dump(exclude_unset=True))
+    return _change(services, user_id, body, body.model_dump(exclude=_GIVEN, exclude_unset=True))
 
 
 @blueprint.delete("/<user_id:user_id>")
@@ -173,15 +178,25 @@ def change_user(services: Services, user_id: int, body: UserPatch) -> Response:
 @invalidates_pages
 def delete_user(services: Services, user_id: int) -> Response:
     """Delete a user."""
-    precondition = precondition_on(user_id, request.headers, is_required=services.require_if_match)
+    precondition = precondition_of(request.headers, is_required=services.require_if_match)
     services.users.delete(user_id, precondition)
     return respond(Reply(204, {}))
 
 
-def _change(services: Services, user_id: int, changes: dict[str, Any]) -> Response:
-    precondition = precondition_on(user_id, request.headers, is_required=services.require_if_match)
-    user = services.users.update(user_id, changes, precondition)
+@retry_on_failure
+def _change(services: Services, user_id: int, body: UserWrite, changes: dict[str, Any]) -> Response:
+    try:
+        user = _changed(services, user_id, body, changes)
+    except NothingChanged as unchanged:  # the cached pages are still right
+        user = unchanged.current
     return respond(user_reply(user))
+
+
+@invalidates_pages
+def _changed(services: Services, user_id: int, body: UserWrite, changes: dict[str, Any]) -> User:
+    precondition = precondition_of(request.headers, is_required=services.require_if_match)
+    given = body.model_dump(include=_GIVEN, exclude_unset=True)
+    return services.users.update(user_id, changes, precondition, given)
 
 
 def _created(user: User) -> Reply:

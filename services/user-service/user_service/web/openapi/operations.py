@@ -119,7 +119,7 @@ RESPONSE_HEADERS: Mapping[str, Header] = {
     ),
     "ETag": Header(
         "The version of the user or page",
-        '"1-1"',
+        '"1-1-660e2a8805ac0"',
         {"type": "string", "pattern": '^(W/)?"[0-9a-f-]+"$'},
     ),
     "Last-Modified": Header("When the user was changed", "Sun, 22 Nov 2026 19:41:06 GMT"),
@@ -168,9 +168,12 @@ REQUEST_HEADERS: Mapping[str, Header] = {
             "pattern": r'^([!#-\[\]-~]{1,255}|"[!#-\[\]-~]{1,255}")$',
         },
     ),
-    "If-Match": Header('Write only if the user still has this ETag, like `"1-1"`; otherwise 412'),
+    "If-Match": Header(
+        'Write only if the user still has this ETag, like `"1-1-660e2a8805ac0"`; otherwise 412'
+    ),
     "If-None-Match": Header(
-        'Do nothing if it still has this ETag, like `"1-1"`: reads answer 304, writes 412'
+        'Do nothing if it still has this ETag, like `"1-1-660e2a8805ac0"`: reads answer 304,'
+        " writes 412"
     ),
     "If-Modified-Since": Header(
         "Answer 304 if it has not changed since, like `Sun, 22 Nov 2026 19:41:06 GMT`"

@@ -9,7 +9,9 @@ from werkzeug.http import parse_date, parse_etags
 from user_service.database.user_repository import UNCONDITIONAL, Precondition
 from user_service.domain.user import User
 from user_service.errors import PreconditionRequired
-from user_service.web.responses.user_body import etag_of
+
+# The alphabet of revisions.
+_REVISION = re.compile("[0-9a-f-]+")
 
 
 def client_has(etag: str, headers: Headers) -> bool:
@@ -27,12 +29,12 @@ def client_has_user(user: User, headers: Headers) -> bool:
     If-Modified-Since counts only without If-None-Match: HTTP dates have a resolution of a second.
     """
     if "If-None-Match" in headers:
-        return client_has(etag_of(user), headers)
+        return client_has(user.revision, headers)
     since = _http_date(headers.get("If-Modified-Since"))
     return since is not None and user.updated_at.replace(microsecond=0) <= since
 
 
-def precondition_on(user_id: int, headers: Headers, *, is_required: bool) -> Precondition:
+def precondition_of(headers: Headers, *, is_required: bool) -> Precondition:
     """Return the condition under which the request changes the user.
 
     Raise PreconditionRequired if one ``is_required`` and the request has no If-Match.
@@ -45,13 +47,14 @@ def precondition_on(user_id: int, headers: Headers, *, is_required: bool) -> Pre
     if if_match is None and if_none_match is None and if_unmodified_since is None:
         return UNCONDITIONAL
     if if_match is None:
-        versions, unmodified_since = None, _http_date(if_unmodified_since)
+        one_of, unmodified_since = None, _http_date(if_unmodified_since)
     else:  # If-Match takes precedence over If-Unmodified-Since
-        versions, unmodified_since = _matching(parse_etags(if_match), user_id), None
+        tags = parse_etags(if_match)
+        one_of, unmodified_since = None if tags.star_tag else _revisions(tags, weak=False), None
     unless = parse_etags(if_none_match)
     if unless.star_tag:  # "only if there is none", which no change can meet
-        versions = []
-    return Precondition(versions, _versions(unless, user_id, weak=True), unmodified_since)
+        one_of = []
+    return Precondition(one_of, _revisions(unless, weak=True), unmodified_since)
 
 
 def _http_date(text: str | None) -> datetime | None:
@@ -66,13 +69,7 @@ def _http_date(text: str | None) -> datetime | None:
         return None
 
 
-def _matching(tags: ETags, user_id: int) -> list[int] | None:
-    return None if tags.star_tag else _versions(tags, user_id, weak=False)
-
-
-def _versions(tags: ETags, user_id: int, *, weak: bool) -> list[int]:
-    """Return the versions of this user among ``tags``. Other tags match nothing."""
-    ours = re.compile(rf"{user_id}-([1-9][0-9]{{0,17}})")
+def _revisions(tags: ETags, *, weak: bool) -> list[str]:
+    """Return those of ``tags`` that may be revisions of users. Others match nothing."""
     # Werkzeug turns the empty tag into None.
-    matches = map(ours.fullmatch, filter(None, tags.as_set(include_weak=weak)))
-    return [int(match[1]) for match in matches if match]
+    return [tag for tag in tags.as_set(include_weak=weak) if tag and _REVISION.fullmatch(tag)]

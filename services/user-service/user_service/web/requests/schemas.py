@@ -28,6 +28,7 @@ from user_service.domain.positions import Count, Filters, Order, SortColumn
 from user_service.domain.user import USER_MEMBERS
 from user_service.errors import InvalidInput
 from user_service.web.requests.fields import (
+    BIGINT_MAX,
     SORT_NAMES,
     Cursor,
     Email,
@@ -55,7 +56,7 @@ class _Schema(BaseModel):
 
 
 class UserWrite(_Schema):
-    """A whole user, for POST and PUT."""
+    """A new user."""
 
     username: Username = Field(
         description=f"{USERNAME_MIN_LENGTH} to {USERNAME_MAX_LENGTH} visible characters after"
@@ -78,14 +79,34 @@ def _optional(model: type[BaseModel]) -> dict[str, Any]:
     return fields
 
 
+class _GivenMembers(_Schema):
+    """The members that the database sets: who has read a user may send them back unchanged."""
+
+    id: int = Field(
+        ge=1,
+        le=BIGINT_MAX,
+        description="the user's own",
+        json_schema_extra={"format": "int64"},
+    )
+    created_at: Time = Field(description="the user's own")
+    updated_at: Time = Field(description="the user's own; if it has changed, the answer is a 400")
+
+
 if TYPE_CHECKING:
+    UserReplacement = UserWrite
     UserPatch = UserWrite
 else:
+    UserReplacement = create_model(
+        "UserReplacement",
+        __base__=UserWrite,
+        __doc__="A whole user, as it is to be. Optional members that are absent are reset.",
+        **_optional(_GivenMembers),
+    )
     UserPatch = create_model(
         "UserPatch",
         __base__=_Schema,
         __doc__="A JSON merge patch (RFC 7396) of a user. Absent members stay as they are.",
-        **_optional(UserWrite),
+        **_optional(UserReplacement),
     )
 
 

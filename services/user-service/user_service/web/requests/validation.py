@@ -41,6 +41,7 @@ _MESSAGES = {
     "missing": "is required",
     "extra_forbidden": "is not known",
     "string_type": "must be a string",
+    "int_type": "must be a whole number",
     "string_unicode": "must be Unicode text",
 }
 _LONGEST_FIELD_NAME = 64

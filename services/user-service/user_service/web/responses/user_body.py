@@ -29,15 +29,10 @@ def listed_users(users: Iterable[User], members: tuple[str, ...]) -> list[bodies
     return cast("list[bodies.ListedUser]", listed)
 
 
-def etag_of(user: User) -> str:
-    """Return the user's strong entity tag, without quotes. Every version has another one."""
-    return f"{user.id}-{user.version}"
-
-
 def entity_headers(user: User) -> dict[str, str]:
     """Return the headers of a response that holds ``user``."""
     return {
-        "ETag": quote_etag(etag_of(user)),
+        "ETag": quote_etag(user.revision),
         "Last-Modified": http_date(user.updated_at),
         "Cache-Control": CACHE_CONTROL,
     }
