@@ -223,7 +223,7 @@ class ListQuery(_Schema):
     @cached_property
     def page_name(self) -> str:
         """The name of the page in the page cache."""
-        name = self.model_dump_json(exclude_defaults=True)
+        name = urlencode(self.parameters)
         if len(name) <= LONGEST_PAGE_NAME:
             return name
         return hashlib.blake2b(name.encode(), digest_size=20).hexdigest()
