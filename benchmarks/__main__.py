@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import httpx
 
-from benchmarks import comparisons, documents, growth, mechanisms, report
+from benchmarks import comparisons, documents, growth, mechanisms, profile, report
 from benchmarks.contract import ContractBroken
 from benchmarks.measure import Bench, Effort
 from benchmarks.results import RESULTS, Results, load_all, save
 from benchmarks.stand import Stand, TargetFailed, reserve_core
-from benchmarks.targets import BEFORE, COMPARED, InstallFailed, Target, program
+from benchmarks.targets import BEFORE, COMPARED, FASTAPI, InstallFailed, Target, program
 
 SHORT = Effort(
     rounds=1,
@@ -57,6 +57,7 @@ SECTIONS = {
     "growth": Section(growth.growth),
     "memory": Section(growth.memory),
     "mechanisms": Section(mechanisms.mechanisms),
+    "profile": Section(profile.profile, (FASTAPI,)),
 }
 
 

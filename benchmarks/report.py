@@ -6,7 +6,7 @@ from functools import partial
 from benchmarks.load import TITLES, WORKLOADS
 from benchmarks.mechanisms import MECHANISMS
 from benchmarks.results import Label, Results, Spread
-from benchmarks.targets import ALL_PEERS, COMPARED, OURS, OURS_ON_GRANIAN, Target
+from benchmarks.targets import ALL_PEERS, COMPARED, FASTAPI, OURS, OURS_ON_GRANIAN, Target
 
 Found = dict[str, Spread]
 # The title of a row and the labels of its cells.
@@ -218,6 +218,19 @@ def gain_of(mechanisms: Results, where: Mapping[str, Label]) -> Spread | None:
     return mechanisms.ratio("per_second", of, to)
 
 
+def profile_table(profile: Results) -> str:
+    """Return the CPU time of a request, and on gunicorn that of its parts."""
+    workloads = profile.values("workload")
+    rows = []
+    for target in (OURS, OURS_ON_GRANIAN, FASTAPI):
+        for part in profile.values("part", target=target.name):
+            where: dict[str, Label] = {"target": target.name, "part": part}
+            spreads = [profile.spread("micros", workload=each, **where) for each in workloads]
+            title = target.label if part == "all" else f"– {part}"
+            rows.append([title, *(number(each.median) if each else "0" for each in spreads)])
+    return table(("CPU time of a request in µs", *(TITLES[str(each)] for each in workloads)), rows)
+
+
 TABLES: Mapping[str, tuple[str, Callable[[Results], str]]] = {
     "summary": ("peers", summary_table),
     "peers": ("peers", partial(ratios_table, ours=OURS)),
@@ -229,4 +242,5 @@ TABLES: Mapping[str, tuple[str, Callable[[Results], str]]] = {
     "keys": ("growth", keys_table),
     "memory": ("memory", memory_table),
     "mechanisms": ("mechanisms", mechanisms_table),
+    "profile": ("profile", profile_table),
 }

@@ -12,6 +12,7 @@ from benchmarks.calls import Counter
 from benchmarks.demands import Demand, all_demands, promises
 from benchmarks.load import load_from
 from benchmarks.mechanisms import MECHANISMS, Mechanism, without
+from benchmarks.profile import parts_of
 from benchmarks.report import (
     TABLES,
     figure,
@@ -22,7 +23,7 @@ from benchmarks.report import (
     ratios_table,
 )
 from benchmarks.results import RESULTS, Label, Results, Spread, load_all, save
-from benchmarks.targets import OURS
+from benchmarks.targets import OURS, SERVICE
 
 
 def compared(ours: list[float | None], theirs: list[float | None], clients: int = 10) -> Results:
@@ -192,3 +193,21 @@ def test_counted_calls_are_those_of_functions_in_the_folder() -> None:
             called()
         number(1.0)
     assert counter.count == (2, 1)
+
+
+def test_sample_belongs_to_the_library_of_its_innermost_frame() -> None:
+    packages = "/v/lib/python3.13/site-packages"
+    view = f"view ({SERVICE}/user_service/web/api/users.py:9)"
+    samples = [
+        f"{view} 4",
+        f"{view};execute_command ({packages}/redis/client.py:1);pack (/usr/lib/struct.py:2) 3",
+        f"{view};Cursor.execute ({SERVICE}/user_service/database/connections.py:30) 2",
+        f"{view};info (/usr/lib/logging/__init__.py:3) 1",
+        f"run ({packages}/gevent/threadpool.py:1);wait (/usr/lib/threading.py:1) 90",
+    ]
+    assert parts_of(samples) == {
+        "this service": 0.4,
+        "redis-py": 0.3,
+        "psycopg2": 0.2,
+        "logging": 0.1,
+    }

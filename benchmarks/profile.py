@@ -1,0 +1,98 @@
+"""The CPU time of a request by library, under load: what the ratios to the peers are made of.
+
+py-spy samples the stacks of the running server. A sample belongs to the library of its innermost
+frame; frames of the standard library belong to their caller, except for ``logging``.
+"""
+
+import os
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from benchmarks.comparisons import CLIENTS, USERS, WARM_UP
+from benchmarks.load import CACHED, CREATE, GET, UNCACHED, Workload
+from benchmarks.measure import Bench, process_tree, run_load
+from benchmarks.stand import Server
+from benchmarks.targets import FASTAPI, OURS, OURS_ON_GRANIAN, SERVICE, program
+
+PROFILED = (CACHED, UNCACHED, GET, CREATE)
+TARGETS = (OURS, OURS_ON_GRANIAN, FASTAPI)
+SAMPLES_PER_SECOND = 500
+ALL = "all"
+OTHER = "other"
+# The first match counts. The service's cursor is psycopg2's, which has no frames of its own, and
+# what gevent's send() takes is the kernel's time.
+PARTS = {
+    "psycopg2": re.compile(r"^Cursor\.execute \(.*/user_service/database/"),
+    "this service": re.compile(re.escape(f"({SERVICE}/")),
+    "sending": re.compile(r"^SocketMixin\.send \(.*/site-packages/gevent/"),
+    "gunicorn, gevent": re.compile(r"/site-packages/(gunicorn|gevent)/"),
+    "Flask, Werkzeug": re.compile(r"/site-packages/(flask|werkzeug)/"),
+    "redis-py": re.compile(r"/site-packages/redis/"),
+    "validation": re.compile(r"/site-packages/(pydantic|email_validator|idna)/"),
+    "logging": re.compile(r"/logging/__init__\.py"),
+    "metrics": re.compile(r"/site-packages/prometheus_client/"),
+}
+# A thread of gevent's pool, which waits for names to look up and for nothing else.
+IDLE = "gevent/threadpool.py"
+
+
+def profile(bench: Bench) -> None:
+    """Measure the CPU time of a request of each target, and its parts on gunicorn."""
+    seconds = bench.effort.rounds * bench.effort.seconds
+    for target in TARGETS:
+        bench.stand.reset(USERS)
+        with bench.stand.serve(target, USERS) as server:
+            for workload in WARM_UP:
+                run_load(server, workload, clients=CLIENTS[0], seconds=1)
+            for workload in PROFILED:
+                bench.say(f"{target.label}: {workload.title}")
+                seen, busy = run_load(server, workload, clients=CLIENTS[0], seconds=seconds)
+                micros = busy * seen.seconds / seen.requests * 1e6
+                shares = {ALL: 1.0}
+                if target is OURS:
+                    shares |= _shares(bench, server, workload, seconds)
+                for part, share in shares.items():
+                    labels = {"target": target.name, "workload": workload.name, "part": part}
+                    bench.results.add({"micros": share * micros}, **labels)
+
+
+def _shares(bench: Bench, server: Server, workload: Workload, seconds: int) -> dict[str, float]:
+    """Return the share of each part under a load of its own, because sampling takes time too."""
+    stacks = bench.stand.folder / "stacks"
+    with ThreadPoolExecutor(1) as background:
+        sampling = background.submit(_sample, server, seconds, stacks)
+        run_load(server, workload, clients=CLIENTS[0], seconds=seconds + 2)
+        sampling.result()
+    return parts_of(stacks.read_text(encoding="utf-8").splitlines())
+
+
+def parts_of(stacks: Iterable[str]) -> dict[str, float]:
+    """Return the share of each part; a line is a stack, outermost first, and its samples."""
+    samples: Counter[str] = Counter()
+    for line in stacks:
+        stack, _, number = line.rpartition(" ")
+        if IDLE not in stack:
+            samples[_part_of(stack.split(";"))] += int(number)
+    return {part: number / samples.total() for part, number in samples.items()}
+
+
+def _part_of(frames: list[str]) -> str:
+    for frame in reversed(frames):
+        for part, form in PARTS.items():
+            if form.search(frame):
+                return part
+    return OTHER
+
+
+def _sample(server: Server, seconds: int, stacks: Path) -> None:
+    worker = process_tree(server.pid)[-1]
+    command = [program("py-spy"), "record", "--pid", str(worker), "--duration", str(seconds)]
+    form = ["--rate", str(SAMPLES_PER_SECOND), "--format", "raw", "--full-filenames"]
+    with Path(os.devnull).open("wb") as output:
+        subprocess.run(
+            [*command, *form, "--output", str(stacks)], stdout=output, stderr=output, check=True
+        )
