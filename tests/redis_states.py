@@ -32,3 +32,16 @@ def promote(redis: redis_py.Redis) -> None:
     with read_only(redis):
         pass
     redis.client_kill_filter(_type="normal", skipme=True)
+
+
+def identify(*, again: bool = False) -> tuple[str, str]:
+    """Name a database and its history, for a page store without one."""
+    del again
+    return "database", "history"
+
+
+def generation_key(redis: redis_py.Redis) -> bytes:
+    """Return the key of the generation of the only database that has pages in ``redis``."""
+    (key,) = redis.scan_iter("*:generation")
+    assert isinstance(key, bytes)
+    return key

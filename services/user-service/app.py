@@ -12,6 +12,7 @@ from user_service import __version__
 from user_service.cache.page_cache import PageCache
 from user_service.cache.page_store import BatchingPageStore
 from user_service.cache.redis_client import redis_client
+from user_service.database.identity import DatabaseIdentity
 from user_service.database.migrate import migrate, require_migrated
 from user_service.database.pool import Database
 from user_service.database.probe import DatabaseProbe
@@ -109,8 +110,14 @@ def create_services(settings: Settings) -> Services:
     replica = create_replica(settings, metrics)
     repository = BatchingUserRepository(database, replica)
     redis = redis_client(settings.redis_dsn, timeout=settings.redis_timeout)
+    identity = DatabaseIdentity(database)
     store = BatchingPageStore(
-        redis, ttl=settings.cache_ttl, stale_ttl=settings.cache_stale_ttl, metrics=metrics
+        redis,
+        identity,
+        ttl=settings.cache_ttl,
+        stale_ttl=settings.cache_stale_ttl,
+        prefix=settings.redis_prefix,
+        metrics=metrics,
     )
     return Services(
         database=database,
@@ -119,7 +126,9 @@ def create_services(settings: Settings) -> Services:
         pages=PageCache(
             store, current_lsn=repository.current_lsn if replica else None, metrics=metrics
         ),
-        rate_limiter=RateLimiter(redis, store.breaker),
+        rate_limiter=RateLimiter(
+            redis, store.breaker, prefix=settings.redis_prefix, database=identity.name
+        ),
         cursors=Cursors(lambda: settings.cursor_key_bytes or repository.cursor_key()),
         metrics=metrics,
         retry_policy=RetryPolicy(

@@ -9,11 +9,11 @@ from flask.testing import FlaskClient
 from pydantic import SecretStr
 
 from app import create_app
+from tests.redis_states import identify
 from tests.redis_topologies import cluster, run, sentinel
-from user_service.cache.page_store import GENERATION_KEY, Found, PageStore
+from user_service.cache.page_store import Found, PageStore
 from user_service.cache.redis_client import redis_client
 from user_service.settings import Settings
-from user_service.web.policies.rate_limiter import PREFIX as LIMITS
 from user_service.web.services import services_of
 
 URL = "/api/v1/users"
@@ -28,18 +28,18 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         with sentinel(folder) as watched:
             yield watched.url
     else:
-        with cluster(folder, GENERATION_KEY) as nodes:
+        with cluster(folder, "{pages}") as nodes:
             yield nodes.url
 
 
 def opened(url: str) -> PageStore:
-    return PageStore(redis_client(url, timeout=TIMEOUT), ttl=60, stale_ttl=300)
+    return PageStore(redis_client(url, timeout=TIMEOUT), identify, ttl=60, stale_ttl=300)
 
 
 @pytest.fixture
 def store(url: str) -> Iterator[PageStore]:
     with closing(opened(url)) as store:
-        store.move_on()
+        store.replace_generation()
         yield store
 
 
@@ -51,26 +51,26 @@ def another(url: str) -> Iterator[PageStore]:
 
 
 def test_page_is_claimed_kept_and_put_out_of_date(store: PageStore, another: PageStore) -> None:
-    store.ping()
-    generation = store.position().generation
+    store.check()
+    generation = store.current().generation
     assert [each.look_up(PAGE).is_ours for each in (another, store, another)] == [True, False, True]
     another.give_back(PAGE)
     assert store.look_up(PAGE).is_ours
     assert store.store(PAGE, generation, b"body")
-    assert store.look_up(PAGE) == Found(generation, None, b"body", is_ours=False)
-    store.insist_on_moving_on()
+    assert store.look_up(PAGE) == Found(generation, None, b"body")
+    store.replace_generation(despite_open_breaker=True)
     assert store.look_up(PAGE).body is None
     assert not store.store(PAGE, generation, b"late")
     assert store.look_up_stale(PAGE) == b"body"
 
 
 def test_position_in_the_log_is_kept_and_only_grows(store: PageStore) -> None:
-    begun = store.position()
+    begun = store.current()
     assert begun.lsn is None
     assert store.settle(begun.generation, 10).lsn == 10
     for lsn in (30, 20):
-        store.move_on(lsn)
-    assert store.position().lsn == 30
+        store.replace_generation(lsn)
+    assert store.current().lsn == 30
     assert store.settle(begun.generation, 40).lsn == 30
 
 
@@ -92,8 +92,8 @@ def test_limits_are_counted_over_all_processes(settings: Settings, url: str) -> 
 
 
 def test_numbers_of_clients_are_spread_over_a_cluster(settings: Settings, tmp_path: Path) -> None:
-    with cluster(tmp_path, GENERATION_KEY) as nodes, limited(settings, nodes.url) as client:
+    with cluster(tmp_path, "{pages}") as nodes, limited(settings, nodes.url) as client:
         for n in range(30):
             client.get(URL, environ_base={"REMOTE_ADDR": f"198.51.100.{n}"})
-        counted = [run(node, f"KEYS {LIMITS}*") for node in nodes.masters]
+        counted = [run(node, "KEYS users:limit:*") for node in nodes.masters]
     assert all(counted)

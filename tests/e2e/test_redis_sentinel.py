@@ -13,6 +13,7 @@ from redis import RedisError
 
 from app import create_app
 from tests.e2e.service import client_of_all_processes, running
+from tests.redis_states import identify
 from tests.redis_topologies import DebianRedis, Watched, part, sentinel
 from tests.waiting import eventually
 from user_service.cache.page_store import PageStore, RedisFailure
@@ -93,15 +94,15 @@ def test_promoted_replica_serves_no_page_that_a_write_has_overtaken(
 def test_promoted_replica_knows_limits_but_no_position_of_a_write(redis_servers: Watched) -> None:
     """The last write that moved the position on is one that it has not heard of."""
     redis = redis_client(redis_servers.url, timeout=TIMEOUT)
-    store = PageStore(redis, ttl=60, stale_ttl=60)
+    store = PageStore(redis, identify, ttl=60, stale_ttl=60)
     limiter, limit = RateLimiter(redis, store.breaker), Limit("default", 1000, 3600)
-    store.settle(store.position().generation, 10)
+    store.settle(store.current().generation, 10)
     assert [limiter.hit(limit, "ada").remaining for _ in range(3)] == [999, 998, 997]
     with redis_servers.master.client() as client:
         assert client.execute_command("WAIT", 1, 5000) == 1
     part(redis_servers.master, redis_servers.replica)
-    store.move_on(20)
-    assert store.position().lsn == 20
+    store.replace_generation(20)
+    assert store.current().lsn == 20
     redis_servers.master.kill()
 
     positions: list[int | None] = []
@@ -109,7 +110,7 @@ def test_promoted_replica_knows_limits_but_no_position_of_a_write(redis_servers:
     def knows_again() -> bool:
         limiter.hit(limit, "grace")  # never raises
         try:
-            positions.append(store.position().lsn)
+            positions.append(store.current().lsn)
         except RedisFailure:
             return False
         return True
@@ -150,11 +151,11 @@ def test_frozen_sentinels_delay_only_new_connections_by_a_time_out_each(
 
         def is_refused() -> None:
             with pytest.raises(RedisError):
-                another.get("key")
+                another.execute("GET", "key")
 
         assert seconds(is_refused) < len(redis_servers.sentinels) * TIMEOUT + SLACK
         redis_servers.sentinels[2].thaw()
-        eventually(lambda: answers(lambda: another.get("key")))
+        eventually(lambda: answers(lambda: another.execute("GET", "key")))
 
 
 def is_replica(server: DebianRedis) -> bool:

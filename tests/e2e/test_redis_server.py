@@ -53,12 +53,12 @@ def test_certificate_of_the_server_is_checked_against_its_name(tmp_path: Path) -
     with tls_server(folder) as server:
         where = f"rediss://:{PASSWORD}@{{}}:{server.tls_port}/0?ssl_ca_certs="
         trusted = where + str(folder / "certificate.pem")
-        assert redis_client(trusted.format("localhost"), timeout=2).set("key", "value")
+        assert redis_client(trusted.format("localhost"), timeout=2).execute("SET", "key", "value")
         with pytest.raises(RedisConnectionError, match="certificate"):
-            redis_client(trusted.format("127.0.0.1"), timeout=2).get("key")
+            redis_client(trusted.format("127.0.0.1"), timeout=2).execute("GET", "key")
         untrusted = where.removesuffix("?ssl_ca_certs=").format("localhost")
         with pytest.raises(RedisConnectionError, match="certificate"):
-            redis_client(untrusted, timeout=2).get("key")
+            redis_client(untrusted, timeout=2).execute("GET", "key")
 
 
 def test_connection_with_tls_that_was_closed_while_idle_is_replaced(tmp_path: Path) -> None:
@@ -66,10 +66,10 @@ def test_connection_with_tls_that_was_closed_while_idle_is_replaced(tmp_path: Pa
     with tls_server(folder) as server:
         where = f"rediss://:{PASSWORD}@localhost:{server.tls_port}/0?ssl_ca_certs="
         client = redis_client(where + str(folder / "certificate.pem"), timeout=2)
-        assert client.set("key", "value")
+        assert client.execute("SET", "key", "value")
         with server.client() as other:
             other.client_kill_filter(_type="normal", skipme=True)
-        assert client.get("key") == b"value"
+        assert client.execute("GET", "key") == b"value"
         assert client.connections_made == 2
 
 
@@ -77,5 +77,10 @@ def test_socket_is_connected_to(tmp_path: Path) -> None:
     folder = tmp_path / "redis"
     path = folder / "socket"
     with DebianRedis(folder, {"unixsocket": str(path)}):
-        assert redis_client(f"unix://:{PASSWORD}@{path}?db=1", timeout=2).set("key", "value")
-        assert redis_client(f"unix://:{PASSWORD}@{path}?db=1", timeout=2).get("key") == b"value"
+        assert redis_client(f"unix://:{PASSWORD}@{path}?db=1", timeout=2).execute(
+            "SET", "key", "value"
+        )
+        assert (
+            redis_client(f"unix://:{PASSWORD}@{path}?db=1", timeout=2).execute("GET", "key")
+            == b"value"
+        )

@@ -17,8 +17,8 @@ from tests.faults.harness.figures import Row
 from tests.faults.harness.late_store import Cache
 from tests.faults.harness.operations import Kind, Operation, Outcome
 from tests.faults.harness.stage import DEADLINE, Scene, Stage
+from tests.redis_states import generation_key
 from tests.waiting import eventually
-from user_service.cache.page_store import GENERATION_KEY
 
 ANSWERED = (Outcome.OK, Outcome.REFUSED)
 TTL = 2
@@ -123,10 +123,11 @@ def test_cut_and_slow_connections_to_redis_change_no_status(stage: Stage, row: R
 def test_flush_brings_no_generation_back_and_no_stale_page(stage: Stage, row: Row) -> None:
     generations: list[bytes] = []
     with stage.scene(row) as scene, scene.fault(), stage.redis_client() as client:
+        key = generation_key(client)
         for _ in range(100):
             client.flushall()
             for _ in range(5):
-                generation = client.get(GENERATION_KEY)
+                generation = client.get(key)
                 if isinstance(generation, bytes) and generations[-1:] != [generation]:
                     generations.append(generation)
                 time.sleep(0.004)

@@ -16,9 +16,9 @@ from pydantic import SecretStr
 from app import create_app
 from dev.servers import PostgresServer, RedisServer
 from tests.faults.harness.standby import Standby, pause, resume, run
+from tests.redis_states import generation_key
 from tests.responses import json_of
 from tests.waiting import eventually
-from user_service.cache.page_store import GENERATION_KEY
 from user_service.database.replica import WAIT_FOR_REPLICA, Replica
 from user_service.errors import ReplicaUnusable
 from user_service.resilience import deadline
@@ -299,7 +299,7 @@ def test_when_redis_has_lost_the_position_it_is_asked_of_the_primary(
     ada = create(client, "ada")
     pause(standby)
     client.patch(f"{URL}/{ada}", json={"username": "lovelace"})
-    redis.flushall() if loss == "flushed" else redis.delete(GENERATION_KEY)
+    redis.flushall() if loss == "flushed" else redis.delete(generation_key(redis))
     assert json_of(client.get(f"{URL}/{ada}"))["username"] == "lovelace"
     assert names(client) == ["lovelace"]
     resume(standby)

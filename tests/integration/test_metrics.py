@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from urllib.parse import urlsplit
 
 import psycopg2
 import pytest
@@ -15,9 +16,10 @@ from pydantic import SecretStr
 
 from app import create_app
 from tests import scrapes
+from tests.faults.harness.proxy import Proxy
+from tests.redis_states import generation_key
 from tests.waiting import eventually
 from user_service.cache.page_cache import PageCache
-from user_service.cache.page_store import GENERATION_KEY
 from user_service.settings import Settings
 from user_service.web.services import services_of
 
@@ -110,19 +112,23 @@ def test_page_read_before_a_write_is_counted_as_refused(
 def test_database_away_opens_the_breaker_and_serves_stale_pages(
     settings: Settings, redis: redis_py.Redis
 ) -> None:
-    nowhere = {"database_url": None, "db_host": "127.0.0.1", "db_port": 1, "retry_attempts": 0}
-    with serving(settings) as client:
-        client.get(URL)
-    redis.delete(GENERATION_KEY)
-    with serving(settings, **nowhere, migrate_on_start=False) as client:
-        for _ in range(6):
-            assert client.get(URL).headers["X-Cache"] == "STALE"
-        assert client.get("/metrics").status_code == 200
-        assert value(client, "page_cache_requests_total", result="stale") == 6
-        assert value(client, "circuit_breaker_state", dependency="database") == 2
-        assert value(client, "pool_connections_in_use", pool="database") == 0
-        assert client.get("/health/ready").status_code == 503
-        assert value(client, "ready") == 0
+    database = urlsplit(settings.database_dsn)
+    assert database.port
+    with Proxy(database.port) as link:
+        through = settings.database_dsn.replace(f":{database.port}/", f":{link.port}/")
+        changes = {"database_url": SecretStr(through), "retry_attempts": 0}
+        with serving(settings, **changes) as client:
+            client.get(URL)
+            link.refuse()
+            redis.delete(generation_key(redis))
+            for _ in range(6):
+                assert client.get(URL).headers["X-Cache"] == "STALE"
+            assert client.get("/metrics").status_code == 200
+            assert value(client, "page_cache_requests_total", result="stale") == 6
+            assert value(client, "circuit_breaker_state", dependency="database") == 2
+            assert value(client, "pool_connections_in_use", pool="database") == 0
+            assert client.get("/health/ready").status_code == 503
+            assert value(client, "ready") == 0
 
 
 def test_pool_counts_waiting_requests_and_timeouts(settings: Settings, database_url: str) -> None:

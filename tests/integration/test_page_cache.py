@@ -1,10 +1,6 @@
 """The page cache of the service on a real Redis: hits, invalidation, and never an older page."""
 
-import fcntl
 import random
-import socket
-import sys
-import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,12 +15,12 @@ from flask.testing import FlaskClient
 from pytest_mock import MockerFixture
 
 from app import create_app
-from tests.redis_states import out_of_memory
+from tests.redis_states import generation_key, identify, out_of_memory
 from tests.responses import json_of
 from tests.servers import Servers
 from tests.waiting import eventually
 from user_service.cache.page_cache import CacheStatus, PageCache
-from user_service.cache.page_store import GENERATION_KEY, PAGE_PREFIX, PageStore
+from user_service.cache.page_store import PAGE, PageStore
 from user_service.cache.redis_client import redis_client
 from user_service.errors import Unavailable
 from user_service.settings import Settings
@@ -34,7 +30,7 @@ SERVICE = Path(__file__).parents[2] / "services" / "user-service"
 URL = "/api/v1/users"
 LONG = 30.0  # seconds; only a test that fails waits so long
 TTL, STALE_TTL = 60, 300
-PAGE = "page=1"
+NAME = "page=1"
 HIT, MISS, BYPASS = CacheStatus.HIT, CacheStatus.MISS, CacheStatus.BYPASS
 MakeProcess = Callable[..., PageCache]
 
@@ -46,7 +42,7 @@ def process(servers: Servers, redis: redis_py.Redis) -> Iterator[MakeProcess]:
 
     def make(sleep: Callable[[float], None] = time.sleep) -> PageCache:
         client = redis_client(servers.redis_url, timeout=2)
-        store = PageStore(client, ttl=TTL, stale_ttl=STALE_TTL)
+        store = PageStore(client, identify, ttl=TTL, stale_ttl=STALE_TTL)
         made.append(PageCache(store, sleep=sleep))
         return made[-1]
 
@@ -133,11 +129,12 @@ def test_refused_writes_leave_the_cache_alone(client: FlaskClient) -> None:
 def test_write_costs_one_command_whatever_redis_holds(
     client: FlaskClient, redis: redis_py.Redis
 ) -> None:
-    redis.mset({f"{PAGE_PREFIX}page={n}": "a page" for n in range(2_000)})
     client.get(URL)  # opens the connection
+    pages = generation_key(redis).removesuffix(b"generation") + PAGE.encode()
+    redis.mset({pages + b"page=%d" % n: "a page" for n in range(2_000)})
     with commands_counted(redis) as counts:
         create(client, "ada")
-    assert counts == {"mset": 1}
+    assert counts == {"evalsha": 1, "get": 1, "mset": 1}
 
 
 def test_hit_costs_one_script_and_a_miss_two(client: FlaskClient, redis: redis_py.Redis) -> None:
@@ -155,8 +152,9 @@ def test_pages_expire_and_the_generation_does_not(
     client: FlaskClient, redis: redis_py.Redis, settings: Settings
 ) -> None:
     client.get(URL)
-    assert 0 < redis.ttl(f"{PAGE_PREFIX}page=1&per_page=50") <= settings.cache_stale_ttl
-    assert redis.ttl(GENERATION_KEY) == -1
+    (page,) = redis.scan_iter("*:page=1&per_page=50")
+    assert 0 < redis.ttl(page) <= settings.cache_stale_ttl
+    assert redis.ttl(generation_key(redis)) == -1
 
 
 def test_without_redis_every_user_route_answers_the_same(settings: Settings) -> None:
@@ -183,13 +181,14 @@ def test_failed_invalidation_stops_reading_until_it_is_repaired_without_any_requ
 ) -> None:
     create(client, "ada")
     client.get(URL)
-    generation = redis.get(GENERATION_KEY)
+    key = generation_key(redis)
+    generation = redis.get(key)
     with out_of_memory(redis):
         create(client, "grace")
-        assert redis.get(GENERATION_KEY) == generation
+        assert redis.get(key) == generation
         assert total(client) == 2
         assert x_cache(client) == "BYPASS"
-    eventually(lambda: redis.get(GENERATION_KEY) != generation)
+    eventually(lambda: redis.get(key) != generation)
     eventually(lambda: x_cache(client) == "HIT")
     assert total(client) == 2
 
@@ -257,10 +256,10 @@ def test_twenty_misses_in_two_processes_read_the_page_once(
         pytest.fail("read although another caller does")
 
     here, there = process(), process(sleep=wait_for_the_store)
-    first = threads.submit(here.get_or_produce, PAGE, produce_when_all_wait)
+    first = threads.submit(here.get_or_produce, NAME, produce_when_all_wait)
     eventually(lambda: len(list(redis.scan_iter("*:refill"))) == 1)
     others = [
-        threads.submit(pages.get_or_produce, PAGE, never)
+        threads.submit(pages.get_or_produce, NAME, never)
         for pages in islice(cycle((here, there)), 1, 20)
     ]
     assert first.result(LONG) == (b"body", MISS)
@@ -297,7 +296,7 @@ def test_no_reader_gets_a_page_older_than_an_acknowledged_write(
 
         for _ in range(150):
             at_least = acknowledged
-            body, status = chance.choice(processes).get_or_produce(PAGE, produce)
+            body, status = chance.choice(processes).get_or_produce(NAME, produce)
             assert int(body) >= at_least
             hits += status is HIT
         return hits
@@ -307,10 +306,3 @@ def test_no_reader_gets_a_page_older_than_an_acknowledged_write(
     for each in writers:
         each.result(LONG)
     assert sum(each.result(LONG) for each in readers) > 0
-
-
-def unread(connection: redis_py.Connection) -> int:
-    """Return how many bytes have come and were not taken out of the socket."""
-    sock: socket.socket = connection._sock  # type: ignore[assignment]
-    number = fcntl.ioctl(sock, termios.FIONREAD, bytes(4))
-    return int.from_bytes(number, sys.byteorder)

@@ -9,13 +9,12 @@ from contextlib import closing, suppress
 import pytest
 import redis as redis_py
 
-from tests.redis_states import out_of_memory, promote, read_only
+from tests.redis_states import identify, out_of_memory, promote, read_only
 from tests.servers import Servers
 from tests.waiting import eventually
 from user_service.cache.page_store import (
     CLAIM_MILLISECONDS,
-    GENERATION_KEY,
-    PAGE_PREFIX,
+    PAGE,
     Found,
     PageStore,
     RedisFailure,
@@ -24,7 +23,10 @@ from user_service.cache.redis_client import redis_client
 from user_service.resilience.breaker import State
 
 TTL, STALE_TTL = 60, 300
-PAGE = "page=1"
+NAME = "page=1"
+KEYS = "users:{pages}:database:"
+GENERATION_KEY = KEYS + "generation"
+PAGE_KEY = KEYS + PAGE + NAME
 MakeStore = Callable[..., PageStore]
 NOWHERE = "redis://127.0.0.1:1/0"
 
@@ -54,7 +56,7 @@ def process(
 
     def make(url: str = servers.redis_url, timeout: float = 2, stale_ttl: int = 300) -> PageStore:
         redis = redis_client(url, timeout=timeout)
-        made.append(PageStore(redis, ttl=TTL, stale_ttl=stale_ttl, clock=clock))
+        made.append(PageStore(redis, identify, ttl=TTL, stale_ttl=stale_ttl, clock=clock))
         return made[-1]
 
     yield make
@@ -73,7 +75,7 @@ def other(process: MakeStore) -> PageStore:
     return process()
 
 
-def keep(store: PageStore, body: bytes = b"body", name: str = PAGE) -> bytes:
+def keep(store: PageStore, body: bytes = b"body", name: str = NAME) -> bytes:
     """Store a page in the current generation, and return that."""
     generation = store.look_up(name).generation
     assert store.store(name, generation, body)
@@ -90,33 +92,33 @@ class TestPages:
         self, store: PageStore, other: PageStore, body: bytes
     ) -> None:
         generation = keep(store, body)
-        assert other.look_up(PAGE) == Found(generation, None, body, is_ours=False)
+        assert other.look_up(NAME) == Found(generation, None, body)
 
     def test_page_of_an_earlier_generation_is_not_found(self, store: PageStore) -> None:
         before = keep(store)
-        store.move_on()
-        found = store.look_up(PAGE)
+        store.replace_generation()
+        found = store.look_up(NAME)
         assert found.body is None
         assert found.generation != before
 
     def test_late_store_is_refused_and_does_not_displace_a_newer_page(
         self, store: PageStore
     ) -> None:
-        before = store.look_up(PAGE).generation
-        store.move_on()
+        before = store.look_up(NAME).generation
+        store.replace_generation()
         keep(store, b"new")
-        assert not store.store(PAGE, before, b"old")
-        assert store.look_up(PAGE).body == b"new"
-        assert store.look_up_stale(PAGE) == b"new"
+        assert not store.store(NAME, before, b"old")
+        assert store.look_up(NAME).body == b"new"
+        assert store.look_up_stale(NAME) == b"new"
 
     def test_full_server_gives_its_pages_and_every_process_reads_the_others(
         self, store: PageStore, other: PageStore, redis: redis_py.Redis
     ) -> None:
         generation = keep(store)
         with out_of_memory(redis):
-            assert store.look_up(PAGE).body == b"body"
+            assert store.look_up(NAME).body == b"body"
             assert [each.look_up("page=2").is_ours for each in (store, other)] == [True, True]
-            for write in (store.move_on, lambda: store.store(PAGE, generation, b"new")):
+            for write in (store.replace_generation, lambda: store.store(NAME, generation, b"new")):
                 with pytest.raises(RedisFailure):
                     write()
 
@@ -129,7 +131,7 @@ class TestGeneration:
 
         def look_up(store: PageStore) -> bytes:
             together.wait()
-            return store.look_up(PAGE).generation
+            return store.look_up(NAME).generation
 
         with ThreadPoolExecutor(8) as threads:
             generations = set(threads.map(look_up, stores * 2))
@@ -143,9 +145,9 @@ class TestGeneration:
         seen = [keep(store)]
         for _ in range(5):
             redis.flushall() if loss == "flush" else redis.delete(GENERATION_KEY)
-            found = store.look_up(PAGE)
+            found = store.look_up(NAME)
             assert found.body is None
-            assert not store.store(PAGE, seen[-1], b"late")
+            assert not store.store(NAME, seen[-1], b"late")
             seen.append(found.generation)
         assert len(set(seen)) == 6
 
@@ -158,18 +160,18 @@ class TestHistory:
     ) -> None:
         before = keep(store)
         promote(redis)
-        found = store.look_up(PAGE)
+        found = store.look_up(NAME)
         assert found.body is None
         assert found.generation != before
-        assert [each.look_up(PAGE).generation for each in (other, store)] == [found.generation] * 2
+        assert [each.look_up(NAME).generation for each in (other, store)] == [found.generation] * 2
 
     def test_page_of_an_earlier_history_is_not_found(
         self, store: PageStore, redis: redis_py.Redis
     ) -> None:
         generation = keep(store)
         promote(redis)
-        store.store(PAGE, generation, b"late")  # before a look-up has noticed the promotion
-        assert store.look_up(PAGE).body is None
+        store.store(NAME, generation, b"late")  # before a look-up has noticed the promotion
+        assert store.look_up(NAME).body is None
 
     def test_new_connection_to_the_same_server_keeps_the_generation(
         self, store: PageStore, redis: redis_py.Redis
@@ -177,7 +179,7 @@ class TestHistory:
         generation = keep(store)
         for _ in range(2):
             redis.client_kill_filter(_type="normal", skipme=True)
-            assert store.look_up(PAGE) == Found(generation, None, b"body", is_ours=False)
+            assert store.look_up(NAME) == Found(generation, None, b"body")
 
     def test_process_that_stays_connected_takes_the_generation_of_the_new_history(
         self, store: PageStore, process: MakeStore, redis: redis_py.Redis
@@ -185,69 +187,69 @@ class TestHistory:
         keep(store)
         with read_only(redis):
             pass
-        generation = process().look_up(PAGE).generation
-        assert {store.look_up(PAGE).generation for _ in range(3)} == {generation}
+        generation = process().look_up(NAME).generation
+        assert {store.look_up(NAME).generation for _ in range(3)} == {generation}
 
 
 class TestPosition:
     """The log position that a replica must have replayed."""
 
     def test_is_unknown_until_it_is_settled(self, store: PageStore, other: PageStore) -> None:
-        begun = store.position()
+        begun = store.current()
         assert begun.lsn is None
         assert store.settle(begun.generation, 0x1_2345_6789).lsn == 0x1_2345_6789
-        for found in (store.position(), other.position(), store.look_up(PAGE)):
+        for found in (store.current(), other.current(), store.look_up(NAME)):
             assert (found.generation, found.lsn) == (begun.generation, 0x1_2345_6789)
 
     def test_only_grows(self, store: PageStore) -> None:
-        store.settle(store.position().generation, 0)
+        store.settle(store.current().generation, 0)
         for written, required in ((9, 9), (10, 10), (2**40, 2**40), (2**63, 2**63), (1, 2**63)):
-            store.move_on(written)
-            assert store.position().lsn == required
+            store.replace_generation(written)
+            assert store.current().lsn == required
 
     def test_is_unknown_after_a_write_that_does_not_know_its_own(self, store: PageStore) -> None:
-        store.settle(store.position().generation, 10)
+        store.settle(store.current().generation, 10)
         for written in (None, 20):
-            store.move_on(written)
-            assert store.position().lsn is None
+            store.replace_generation(written)
+            assert store.current().lsn is None
 
     @pytest.mark.parametrize("lose", [redis_py.Redis.flushall, promote])
     def test_that_is_lost_is_not_known_from_a_later_write(
         self, store: PageStore, redis: redis_py.Redis, lose: Callable[[redis_py.Redis], None]
     ) -> None:
         """The position of another acknowledged write may be lost, which is further on."""
-        store.settle(store.position().generation, 10)
+        store.settle(store.current().generation, 10)
         lose(redis)
-        assert store.position().lsn is None
+        assert store.current().lsn is None
         for lsn in (10, 20):
-            store.move_on(lsn)
-            assert store.position().lsn is None
+            store.replace_generation(lsn)
+            assert store.current().lsn is None
 
     @pytest.mark.parametrize("written", [20, None])
     def test_asked_for_before_a_write_does_not_replace_that_of_the_write(
         self, store: PageStore, written: int | None
     ) -> None:
-        before = store.position().generation
+        before = store.current().generation
         store.settle(before, 10)
-        store.move_on(written)
-        assert store.settle(before, 30) == store.position()
-        assert store.position().lsn == written
+        store.replace_generation(written)
+        assert store.settle(before, 30) == store.current()
+        assert store.current().lsn == written
 
 
 class TestClaims:
     """A look-up of a page that is not there claims its refill for the process."""
 
     def test_one_process_has_a_claim(self, store: PageStore, other: PageStore) -> None:
-        owners = [each.look_up(PAGE).is_ours for each in (store, other, store, other)]
+        owners = [each.look_up(NAME).is_ours for each in (store, other, store, other)]
         assert owners == [True, False, True, False]
         assert other.look_up("page=2").is_ours
 
     def test_child_of_a_process_does_not_share_its_claims(
         self, store: PageStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        assert store.look_up(PAGE).is_ours
+        assert store.look_up(NAME).is_ours
         monkeypatch.setattr("os.getpid", lambda: 1)
-        assert not store.look_up(PAGE).is_ours
+        assert not store.look_up(NAME).is_ours
 
     @pytest.mark.parametrize("aged", [False, True])
     def test_current_page_is_not_claimed_and_an_aged_one_is(
@@ -255,60 +257,60 @@ class TestClaims:
     ) -> None:
         keep(store)
         clock.now += aged * TTL
-        assert store.look_up(PAGE).is_ours is aged
+        assert store.look_up(NAME).is_ours is aged
         assert len(claims(redis)) == aged
 
     def test_claim_of_an_earlier_generation_does_not_count(
         self, store: PageStore, other: PageStore
     ) -> None:
-        assert store.look_up(PAGE).is_ours
-        store.move_on()
-        assert [each.look_up(PAGE).is_ours for each in (other, store)] == [True, False]
+        assert store.look_up(NAME).is_ours
+        store.replace_generation()
+        assert [each.look_up(NAME).is_ours for each in (other, store)] == [True, False]
 
     def test_claim_outlives_the_settling_of_the_position(
         self, store: PageStore, other: PageStore
     ) -> None:
-        store.settle(store.look_up(PAGE).generation, 10)
-        assert not other.look_up(PAGE).is_ours
+        store.settle(store.look_up(NAME).generation, 10)
+        assert not other.look_up(NAME).is_ours
 
     @pytest.mark.parametrize("overtaken", [False, True])
     def test_store_ends_the_claim(
         self, store: PageStore, redis: redis_py.Redis, overtaken: bool
     ) -> None:
-        generation = store.look_up(PAGE).generation
+        generation = store.look_up(NAME).generation
         if overtaken:
-            store.move_on()
-        assert store.store(PAGE, generation, b"body") is not overtaken
+            store.replace_generation()
+        assert store.store(NAME, generation, b"body") is not overtaken
         assert claims(redis) == []
 
     def test_store_leaves_claims_of_other_processes_and_generations(
         self, store: PageStore, other: PageStore, redis: redis_py.Redis
     ) -> None:
-        before = store.look_up(PAGE).generation
-        assert other.store(PAGE, before, b"body")
+        before = store.look_up(NAME).generation
+        assert other.store(NAME, before, b"body")
         assert len(claims(redis)) == 1
-        store.move_on()
-        assert store.look_up(PAGE).is_ours
-        assert not store.store(PAGE, before, b"late")
-        assert not other.look_up(PAGE).is_ours
+        store.replace_generation()
+        assert store.look_up(NAME).is_ours
+        assert not store.store(NAME, before, b"late")
+        assert not other.look_up(NAME).is_ours
 
     def test_claim_is_free_when_it_is_given_back_or_runs_out(
         self, store: PageStore, other: PageStore, redis: redis_py.Redis
     ) -> None:
-        store.look_up(PAGE)
-        store.give_back(PAGE)
-        assert other.look_up(PAGE).is_ours
+        store.look_up(NAME)
+        store.give_back(NAME)
+        assert other.look_up(NAME).is_ours
         (claim,) = claims(redis)
         assert 0 < redis.pttl(claim) <= CLAIM_MILLISECONDS
         redis.pexpire(claim, 1)
-        eventually(lambda: store.look_up(PAGE).is_ours)
+        eventually(lambda: store.look_up(NAME).is_ours)
 
     def test_claim_that_redis_refuses_otherwise_is_a_failure(
         self, store: PageStore, redis: redis_py.Redis
     ) -> None:
         keep(store)
         with read_only(redis):
-            assert store.look_up(PAGE).body == b"body"
+            assert store.look_up(NAME).body == b"body"
             with pytest.raises(RedisFailure):
                 store.look_up("page=2")
 
@@ -331,9 +333,9 @@ class TestAge:
     ) -> None:
         generation = keep(store)
         clock.now += seconds
-        found = store.look_up(PAGE)
+        found = store.look_up(NAME)
         assert (found.body, found.generation) == (b"body" if fresh else None, generation)
-        assert store.look_up_stale(PAGE) == (b"body" if kept else None)
+        assert store.look_up_stale(NAME) == (b"body" if kept else None)
 
     def test_age_begins_with_each_store_and_not_with_reads(
         self, store: PageStore, clock: Clock
@@ -342,16 +344,16 @@ class TestAge:
         clock.now += TTL
         keep(store, b"second")
         clock.now += TTL - 1
-        assert store.look_up(PAGE).body == b"second"
+        assert store.look_up(NAME).body == b"second"
         clock.now += 1
-        assert store.look_up(PAGE).body is None
+        assert store.look_up(NAME).body is None
 
     def test_stale_look_up_returns_the_last_page_of_any_generation(self, store: PageStore) -> None:
-        assert store.look_up_stale(PAGE) is None
+        assert store.look_up_stale(NAME) is None
         keep(store)
-        store.move_on()
-        store.look_up(PAGE)  # claims it
-        assert store.look_up_stale(PAGE) == b"body"
+        store.replace_generation()
+        store.look_up(NAME)  # claims it
+        assert store.look_up_stale(NAME) == b"body"
 
     @pytest.mark.parametrize(("stale_ttl", "seconds"), [(300, 300), (61, 61), (10, 60), (0, 60)])
     def test_redis_keeps_a_page_for_the_longer_of_both_times(
@@ -362,16 +364,16 @@ class TestAge:
         seconds: int,
     ) -> None:
         keep(process(stale_ttl=stale_ttl))
-        assert seconds - 10 < redis.ttl(PAGE_PREFIX + PAGE) <= seconds
+        assert seconds - 10 < redis.ttl(PAGE_KEY) <= seconds
 
 
 COMMANDS: dict[str, Callable[[PageStore], object]] = {
-    "look_up": lambda store: store.look_up(PAGE),
-    "position": lambda store: store.position(),
-    "look_up_stale": lambda store: store.look_up_stale(PAGE),
-    "store": lambda store: store.store(PAGE, b"generation", b"body"),
-    "give_back": lambda store: store.give_back(PAGE),
-    "move_on": lambda store: store.move_on(),
+    "look_up": lambda store: store.look_up(NAME),
+    "position": lambda store: store.current(),
+    "look_up_stale": lambda store: store.look_up_stale(NAME),
+    "store": lambda store: store.store(NAME, b"generation", b"body"),
+    "give_back": lambda store: store.give_back(NAME),
+    "move_on": lambda store: store.replace_generation(),
     "settle": lambda store: store.settle(b"generation", 10),
 }
 
@@ -404,14 +406,14 @@ class TestBreaker:
         with out_of_memory(redis):
             for _ in range(4):
                 with pytest.raises(RedisFailure, match="maxmemory"):
-                    store.move_on()
+                    store.replace_generation()
         assert store.breaker.state is State.CLOSED
 
     def test_neither_stops_nor_counts_ping_and_the_repair_of_an_invalidation(
         self, store: PageStore, redis: redis_py.Redis, process: MakeStore
     ) -> None:
         away = process(NOWHERE)
-        for command in (away.ping, away.insist_on_moving_on) * 3:
+        for command in (away.check, lambda: away.replace_generation(despite_open_breaker=True)) * 3:
             with pytest.raises(RedisFailure):
                 command()
         assert away.breaker.state is State.CLOSED
@@ -419,7 +421,7 @@ class TestBreaker:
         for _ in range(3):
             with suppress(redis_py.ConnectionError), store.breaker.calling():
                 raise redis_py.ConnectionError
-        store.ping()
-        store.insist_on_moving_on()
+        store.check()
+        store.replace_generation(despite_open_breaker=True)
         assert store.breaker.state is State.OPEN
         assert redis.get(GENERATION_KEY) != before

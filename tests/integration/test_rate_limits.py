@@ -16,7 +16,7 @@ from tests import scrapes
 from tests.responses import Serve, problem_of
 from user_service.cache.redis_client import redis_client
 from user_service.resilience.breaker import CircuitBreaker, State
-from user_service.web.policies.rate_limiter import PREFIX, Limit, RateLimiter
+from user_service.web.policies.rate_limiter import Limit, RateLimiter
 from user_service.web.services import services_of
 
 URL = "/api/v1/users"
@@ -30,7 +30,7 @@ def statuses(client: FlaskClient, number: int, path: str = "/nowhere", peer: str
 
 
 def windows_in(redis: redis_py.Redis) -> set[bytes]:
-    return set(redis.scan_iter(PREFIX + "*"))
+    return set(redis.scan_iter("users:limit:*"))
 
 
 def test_is_off_by_default(client: FlaskClient, serving: Serve, redis: redis_py.Redis) -> None:
@@ -133,7 +133,7 @@ class TestRefusal:
                 environ_overrides={"wsgi.input": body, "CONTENT_LENGTH": "10"},
             )
             problem_of(answer, 429)
-        assert services_of(client.application).pages.is_reachable()
+        assert services_of(client.application).pages.health().works
 
     def test_is_of_one_client_only(self, serving: Serve) -> None:
         client = serving(rate_limit="2/minute")

@@ -31,11 +31,8 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 def test_commands_share_a_connection(client: RedisClient) -> None:
     assert client.connections_made == 0
-    assert client.set("key", "value")
-    assert not client.set("key", "other", nx=True)
-    assert client.mget(["key", "no such key"]) == [b"value", None]
-    client.delete("key")
-    assert client.get("key") is None
+    assert client.execute("SET", "key", "value")
+    assert client.execute("MGET", "key", "no such key") == [b"value", None]
     assert client.connections_made == 1
 
 
@@ -59,7 +56,7 @@ def test_name_is_looked_up_for_every_connection(
     url = servers.redis_url.replace(host, "cache.internal")
     with closing(redis_client(url, timeout=2)) as client:
         for _ in range(2):
-            client.get("key")
+            client.execute("GET", "key")
             redis.client_kill_filter(_type="normal", skipme=True)
     assert [call.args for call in look_up.call_args_list] == [("cache.internal", 2)] * 2
 
@@ -67,9 +64,9 @@ def test_name_is_looked_up_for_every_connection(
 def test_connection_that_was_closed_while_idle_is_replaced(
     client: RedisClient, redis: redis_py.Redis
 ) -> None:
-    client.get("key")
+    client.execute("GET", "key")
     redis.client_kill_filter(_type="normal", skipme=True)
-    assert client.set("key", "value")
+    assert client.execute("SET", "key", "value")
     assert client.connections_made == 2
 
 
@@ -78,14 +75,14 @@ def test_answer_that_comes_too_late_is_no_answer_to_another_command(
 ) -> None:
     with closing(redis_client(own_redis.url, timeout=0.3)) as client:
         for value in ("first", "second"):
-            client.set("key", value)
+            client.execute("SET", "key", value)
             own_redis.freeze()
             for _ in range(2):
                 with pytest.raises(redis_py.TimeoutError):
-                    client.get("key")
+                    client.execute("GET", "key")
             own_redis.thaw()
-            assert client.mget(["no such key"]) == [None]
-            assert client.get("key") == value.encode()
+            assert client.execute("GET", "no such key") is None
+            assert client.execute("GET", "key") == value.encode()
 
 
 def test_failed_command_leaves_its_connection_free(own_redis: RedisServer) -> None:
@@ -93,9 +90,9 @@ def test_failed_command_leaves_its_connection_free(own_redis: RedisServer) -> No
         own_redis.kill()
         for _ in range(2 * MAX_CONNECTIONS):
             with pytest.raises(redis_py.ConnectionError):
-                client.get("key")
+                client.execute("GET", "key")
         own_redis.start()
-        assert client.set("key", "value")
+        assert client.execute("SET", "key", "value")
 
 
 class TestFormerMaster:
@@ -115,7 +112,7 @@ class TestFormerMaster:
         with Proxy(own_redis.port) as name:
             url = own_redis.url.replace(str(own_redis.port), str(name.port))
             with closing(redis_client(url, timeout=2)) as client:
-                assert client.set("key", "of the former master")
+                assert client.execute("SET", "key", "of the former master")
                 name.target = successor.port
                 yield client
 
@@ -136,7 +133,7 @@ class TestFormerMaster:
 
         def write(value: str) -> None:
             if by == "command":
-                client.set("key", value)
+                client.execute("SET", "key", value)
             else:
                 script(["key"], [value])
 
@@ -146,9 +143,9 @@ class TestFormerMaster:
                 admin.execute_command(*command.split())
         with pytest.raises(redis_py.ResponseError):
             write("lost")
-        assert client.get("key") is None  # the successor has been told nothing yet
+        assert client.execute("GET", "key") is None  # the successor has been told nothing yet
         write("of the successor")
-        assert client.get("key") == b"of the successor"
+        assert client.execute("GET", "key") == b"of the successor"
 
     def test_is_not_taken_for_a_server_that_is_full(
         self, client: RedisClient, own_redis: RedisServer
@@ -156,5 +153,5 @@ class TestFormerMaster:
         with redis_py.Redis.from_url(own_redis.url) as admin:
             admin.config_set("maxmemory", "1")
         with pytest.raises(redis_py.OutOfMemoryError):
-            client.set("key", "value")
-        assert client.get("key") == b"of the former master"
+            client.execute("SET", "key", "value")
+        assert client.execute("GET", "key") == b"of the former master"

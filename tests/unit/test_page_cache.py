@@ -23,7 +23,7 @@ from user_service.resilience.breaker import CircuitBreaker, State
 LONG = 30.0  # seconds; only a test that fails waits so long
 HIT, MISS, BYPASS = CacheStatus.HIT, CacheStatus.MISS, CacheStatus.BYPASS
 PAGE = "page=1"
-INVALIDATIONS = {"move_on", "insist_on_moving_on"}
+INVALIDATIONS = {"replace_generation", "repair"}
 Result = tuple[bytes, CacheStatus]
 Position = Callable[[], int | None]
 
@@ -65,19 +65,19 @@ class FakeStore(PageStore):
         current = self._called("look_up")
         generation, body = self.pages.get(name, (b"", b""))
         if generation == current:
-            return Found(current, self.lsn, body, is_ours=False)
+            return Found(current, self.lsn, body)
         if name in self.claimed_by_others:
-            return Found(current, self.lsn, is_ours=False)
+            return Found(current, self.lsn)
         self.our_claims.add((name, current))
-        return Found(current, self.lsn)
+        return Found(current, self.lsn, is_ours=True)
 
-    def position(self) -> Found:
-        return Found(self._called("position"), self.lsn)
+    def current(self) -> Found:
+        return Found(self._called("current"), self.lsn)
 
     def settle(self, generation: bytes, lsn: int) -> Found:
         if generation == self._called("settle"):
             self.lsn = lsn
-        return self.position()
+        return self.current()
 
     def look_up_stale(self, name: str) -> bytes | None:
         self._called("look_up_stale")
@@ -94,17 +94,15 @@ class FakeStore(PageStore):
         self._called("give_back")
         self.our_claims = {claim for claim in self.our_claims if claim[0] != name}
 
-    def move_on(self, lsn: int | None = None) -> None:
-        self._called("move_on")
+    def replace_generation(
+        self, lsn: int | None = None, *, despite_open_breaker: bool = False
+    ) -> None:
+        self._called("repair" if despite_open_breaker else "replace_generation")
         self.generation, self.lsn = self.generation + 1, lsn
         self.claimed_by_others.clear()
 
-    def insist_on_moving_on(self) -> None:
-        self._called("insist_on_moving_on")
-        self.generation, self.lsn = self.generation + 1, None
-
-    def ping(self) -> None:
-        self._called("ping")
+    def check(self) -> None:
+        self._called("check")
 
     def close(self) -> None:
         self._called("close")
@@ -175,7 +173,7 @@ class TestReading:
         ("method", "status", "calls", "message"),
         [
             ("look_up", BYPASS, ["look_up"], "page cache bypassed: away"),
-            ("store", MISS, ["look_up", "store"], "page not stored in the cache: away"),
+            ("store", MISS, ["look_up", "store"], "pages not stored in the cache: away"),
         ],
     )
     def test_failing_redis_is_logged_and_costs_one_command(  # noqa: PLR0913, PLR0917 -- fixtures
@@ -203,14 +201,14 @@ class TestReading:
         store.failing = {"look_up_stale"}
         assert pages.stale(PAGE) is None
 
-    def test_reachability_and_breaker_are_those_of_the_store(
+    def test_health_and_breaker_are_those_of_the_store(
         self, pages: PageCache, store: FakeStore
     ) -> None:
-        assert (pages.is_reachable(), pages.breaker_state) == (True, State.CLOSED)
-        store.failing = {"ping"}
+        assert (pages.health(), pages.breaker_state) == ((True, True), State.CLOSED)
+        store.failing = {"check"}
         with pytest.raises(KeyError), store.breaker.calling():
             raise KeyError
-        assert (pages.is_reachable(), pages.breaker_state) == (False, State.OPEN)
+        assert (pages.health(), pages.breaker_state) == ((False, False), State.OPEN)
 
 
 class TestConcurrentMisses:
@@ -294,7 +292,7 @@ class TestClaimOfAnotherProcess:
         ("meanwhile", "is_stored"),
         [
             pytest.param(lambda store: store.claimed_by_others.clear(), True, id="claim ended"),
-            pytest.param(FakeStore.move_on, False, id="write"),
+            pytest.param(FakeStore.replace_generation, False, id="write"),
             pytest.param(lambda store: store.failing.add("look_up"), False, id="failure of Redis"),
         ],
     )
@@ -353,7 +351,7 @@ class TestPosition:
         yield pages
         pages.close()
 
-    @pytest.fixture(params=[PageCache.position, told_to_a_miss])
+    @pytest.fixture(params=[PageCache.required_lsn, told_to_a_miss])
     def position(self, request: pytest.FixtureRequest, pages: PageCache) -> Position:
         return partial(request.param, pages)
 
@@ -390,7 +388,7 @@ class TestPosition:
     def test_is_that_of_a_write_that_overtakes_the_question(
         self, position: Position, store: FakeStore
     ) -> None:
-        store.before["settle"] = lambda: store.move_on(20)
+        store.before["settle"] = lambda: store.replace_generation(20)
         assert position() == 20
 
     def test_is_unknown_while_the_primary_is_away(
@@ -399,7 +397,7 @@ class TestPosition:
         primary.clear()
         assert position() is None
 
-    @pytest.mark.parametrize("failing", [{"look_up", "position"}, {"settle"}])
+    @pytest.mark.parametrize("failing", [{"look_up", "current"}, {"settle"}])
     def test_is_unknown_without_redis(
         self, position: Position, store: FakeStore, failing: set[str]
     ) -> None:
@@ -418,7 +416,7 @@ class TestPosition:
 def test_position_without_a_replica_is_unknown_and_not_asked_for(
     pages: PageCache, store: FakeStore
 ) -> None:
-    assert pages.position() is None
+    assert pages.required_lsn() is None
     assert store.calls == []
 
 
@@ -441,12 +439,13 @@ class TestFailedInvalidation:
         assert get(PageCache(store)) == (b"old", HIT)
         pages.invalidate()
         message = "page cache not invalidated, reading it stops until it is: away"
-        assert message in caplog.messages
+        assert [each.message for each in caplog.get_records("setup")] == [message]
+        assert caplog.messages == []
 
     def test_is_repeated_in_the_background_until_it_succeeds(
         self, pages: PageCache, store: FakeStore, caplog: pytest.LogCaptureFixture
     ) -> None:
-        eventually(lambda: store.calls.count("insist_on_moving_on") > 3)
+        eventually(lambda: store.calls.count("repair") > 3)
         with caplog.at_level(logging.INFO, "user_service"):
             store.failing = set()
             eventually(lambda: get(pages, b"new") == (b"new", MISS))
@@ -459,11 +458,11 @@ class TestFailedInvalidation:
         second_repair = threading.Event()
 
         def fail_again() -> None:
-            store.before["insist_on_moving_on"] = lambda: wait_for(second_repair)
+            store.before["repair"] = lambda: wait_for(second_repair)
             pages.invalidate()
             store.failing = set()
 
-        store.before["insist_on_moving_on"] = fail_again
+        store.before["repair"] = fail_again
         eventually(lambda: store.generation == 1)
         # The first repair has succeeded. It does not cover the write that failed meanwhile.
         assert get(pages, b"new") == (b"new", BYPASS)
@@ -472,7 +471,7 @@ class TestFailedInvalidation:
         assert store.generation == 2
 
     def test_is_not_repeated_after_the_end(self, pages: PageCache, store: FakeStore) -> None:
-        eventually(lambda: "insist_on_moving_on" in store.calls)
+        eventually(lambda: "repair" in store.calls)
         pages.close()
         assert "close" in store.calls
         eventually(lambda: "page-cache-repair" not in {each.name for each in threading.enumerate()})

@@ -44,7 +44,7 @@ def test_server_that_is_away_is_an_error_of_redis(form: str, name: str) -> None:
     with closing(redis_client(form.format(f"{name}:{free_port()}"), timeout=5)) as client:
         for _ in range(2):
             with pytest.raises(redis.ConnectionError) as raised:
-                client.get("key")
+                client.execute("GET", "key")
             assert not isinstance(raised.value, Unavailable)  # which a circuit breaker ignores
         assert client.connections_made == 0
 
@@ -57,11 +57,11 @@ def test_command_without_a_free_connection_says_nothing_about_redis(
     # A Cluster's second command waits for the Redis time-out, while the first asks both nodes.
     url += "?max_connections=1&timeout=0.05"
     with closing(redis_client(url, timeout=0.5)) as client, ThreadPoolExecutor(1) as thread:
-        first = thread.submit(client.get, "key")
+        first = thread.submit(client.execute, "GET", "key")
         readable, _, _ = select(silent_servers, [], [], 30)
         assert readable  # the first command is on its way
         with pytest.raises(NoConnectionFree) as raised:
-            client.get("key")
+            client.execute("GET", "key")
         assert isinstance(raised.value, Unavailable)
         assert not isinstance(first.exception(), Unavailable)
 
@@ -79,7 +79,7 @@ def test_name_that_is_not_resolved_in_time_is_a_server_that_is_away(
     monkeypatch.setattr(resolver, "addresses", hang)
     client = redis_client(form.format("cache.internal"), timeout=0.25)
     with closing(client), pytest.raises(redis.ConnectionError):
-        client.get("key")
+        client.execute("GET", "key")
     assert asked == [("cache.internal", 0.25)]
 
 
@@ -98,7 +98,7 @@ def test_cluster_is_waited_for_no_longer_than_the_time_out_whatever_hangs(
     with closing(redis_client("redis+cluster://cache.internal", timeout=0.1)) as client:
         try:
             with pytest.raises(redis.TimeoutError):
-                client.get("key")
+                client.execute("GET", "key")
             assert looked_up == ["cache.internal"]
         finally:
             release.set()

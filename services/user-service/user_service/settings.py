@@ -158,6 +158,8 @@ class Settings(BaseSettings):
     """Host name or address of Redis"""
     redis_port: int = Field(default=6379, ge=1, le=65535)
     """Port of Redis"""
+    redis_prefix: str = Field(default="users", pattern=r"^[A-Za-z0-9._-]{1,64}$")
+    """Beginning of all keys in Redis"""
     redis_timeout: float = Field(default=0.05, gt=0, le=5)
     """Seconds to connect to Redis, and seconds for each command"""
     cache_ttl: int = Field(default=60, ge=1, le=86400)

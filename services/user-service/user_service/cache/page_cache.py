@@ -9,11 +9,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
+from typing import NamedTuple
 
-from user_service.cache.page_store import Found, PageStore, RedisFailure
+from user_service.cache.page_store import Found, PageStore, RedisFailure, RedisRefusal
 from user_service.cache.single_flight import SingleFlight
 from user_service.errors import Unavailable
 from user_service.observability.metrics import Metrics
+from user_service.observability.outage import Outage
 from user_service.resilience import deadline
 from user_service.resilience.breaker import State
 
@@ -26,7 +28,7 @@ REPAIR_INTERVAL_MAX = 2.0
 WAIT_FOR_CLAIM = 0.5
 CLAIM_POLL_INTERVAL = 0.01
 
-# Reads a page from the database. Its argument is the log position that a replica must have
+# Reads a page from the database. Its argument is the log position (LSN) that a replica must have
 # replayed to be read from; None allows the primary only.
 Produce = Callable[[int | None], bytes]
 
@@ -38,6 +40,13 @@ class CacheStatus(StrEnum):
     MISS = "MISS"
     BYPASS = "BYPASS"
     STALE = "STALE"
+
+
+class CacheHealth(NamedTuple):
+    """Whether Redis answers, and whether the cache works: Redis permits what it needs."""
+
+    is_connected: bool
+    works: bool
 
 
 class PageCache:
@@ -64,16 +73,25 @@ class PageCache:
         self._sleep = sleep
         self._clock = clock
         self._refills: SingleFlight[tuple[str, bytes], bytes] = SingleFlight()
-        # Two counters instead of a flag: a failure during a repair must not be forgotten.
-        self._failed_invalidations = 0
-        self._repaired_invalidations = 0
-        self._repairing = threading.Lock()
+        self._reading = Outage("page cache bypassed", "page cache read again")
+        self._storing = Outage("pages not stored in the cache", "pages stored in the cache again")
+        # A number instead of a flag: a failure during a repair must not be forgotten.
+        self._unrepaired = 0
+        self._lock = threading.Lock()
         self._closed = threading.Event()
 
     @property
     def breaker_state(self) -> State:
         """The state of the circuit breaker of Redis."""
         return self._store.breaker.state
+
+    def health(self) -> CacheHealth:
+        """Ask Redis whether the cache works."""
+        try:
+            self._store.check()
+        except RedisFailure as error:
+            return CacheHealth(isinstance(error, RedisRefusal), works=False)
+        return CacheHealth(is_connected=True, works=not self._unrepaired)
 
     def get_or_produce(self, name: str, produce: Produce) -> tuple[bytes, CacheStatus]:
         """Return the page called ``name`` from the cache, or else produce and store it.
@@ -95,15 +113,15 @@ class PageCache:
         )
         return body, CacheStatus.MISS
 
-    def position(self) -> int | None:
+    def required_lsn(self) -> int | None:
         """Return the log position that covers every acknowledged write; None if it is unknown.
 
         Without a replica the answer is None, and Redis is not asked.
         """
-        if self._current_lsn is None or self._is_unrepaired():
+        if self._current_lsn is None or self._unrepaired:
             return None
         try:
-            return self._settled(self._store.position()).lsn
+            return self._settled(self._store.current()).lsn
         except RedisFailure:
             return None
 
@@ -120,20 +138,15 @@ class PageCache:
     def invalidate(self) -> None:
         """Put every cached page out of date. Call it after each write that may be committed."""
         try:
-            self._store.move_on(self._primary_lsn())
+            self._store.replace_generation(self._primary_lsn())
         except RedisFailure as error:
-            self._failed_invalidations += 1
             self._metrics.failed_invalidations.inc()
-            log.warning("page cache not invalidated, reading it stops until it is: %s", error)
-            self._repair_in_background()
-
-    def is_reachable(self) -> bool:
-        """Tell whether Redis answers."""
-        try:
-            self._store.ping()
-        except RedisFailure:
-            return False
-        return True
+            with self._lock:
+                self._unrepaired += 1
+                begins = self._unrepaired == 1
+            if begins:
+                log.warning("page cache not invalidated, reading it stops until it is: %s", error)
+                threading.Thread(target=self._repair, name="page-cache-repair", daemon=True).start()
 
     def close(self) -> None:
         """Stop repairing and close the connections to Redis."""
@@ -142,14 +155,18 @@ class PageCache:
 
     def _look_up(self, name: str) -> Found | None:
         """Return what the store has; None if the cache cannot be read at the moment."""
-        if self._is_unrepaired():
+        if self._unrepaired:
             return None
         try:
             found = self._store.look_up(name)
-            return found if found.body is not None else self._settled(found)
+            if found.body is None:
+                found = self._settled(found)
         except RedisFailure as error:
-            log.warning("page cache bypassed: %s", error)
+            self._reading.meet(error)
             return None
+        if self._reading.lasts:
+            self._reading.end()
+        return found
 
     def _settled(self, found: Found) -> Found:
         """Return ``found`` with its log position known, where a replica needs it."""
@@ -174,7 +191,7 @@ class PageCache:
         try:
             found = missed if missed.is_ours else self._wait_for_other_process(name, missed)
         except RedisFailure as error:
-            log.warning("page cache bypassed: %s", error)
+            self._reading.meet(error)
             return produce(missed.lsn)
         if found.body is not None:
             return found.body
@@ -211,34 +228,27 @@ class PageCache:
         try:
             is_stored = self._store.store(name, generation, body)
         except RedisFailure as error:
-            log.warning("page not stored in the cache: %s", error)
+            self._storing.meet(error)
             return
+        self._storing.end()
         if not is_stored:
             self._metrics.refused.inc()
             log.info("page cache refused a page that was read before a write")
 
-    def _is_unrepaired(self) -> bool:
-        return self._failed_invalidations > self._repaired_invalidations
-
-    def _repair_in_background(self) -> None:
-        if self._repairing.acquire(blocking=False):
-            threading.Thread(target=self._repair, name="page-cache-repair", daemon=True).start()
-
     def _repair(self) -> None:
+        """Invalidate all pages, however long it takes to succeed.
+
+        A failure of another request during the attempt is not made up for by it.
+        """
         pause = REPAIR_INTERVAL
-        try:
-            while self._is_unrepaired():
-                if self._closed.wait(pause):
+        while not self._closed.wait(pause):
+            pause = min(2 * pause, REPAIR_INTERVAL_MAX)
+            failed = self._unrepaired
+            with suppress(RedisFailure):
+                self._store.replace_generation(despite_open_breaker=True)
+                with self._lock:
+                    self._unrepaired -= failed
+                    ends = not self._unrepaired
+                if ends:
+                    log.info("page cache invalidated after all, reading it goes on")
                     return
-                pause = min(2 * pause, REPAIR_INTERVAL_MAX)
-                failed = self._failed_invalidations
-                try:
-                    self._store.insist_on_moving_on()
-                except RedisFailure:
-                    continue
-                self._repaired_invalidations = failed
-                log.info("page cache invalidated after all, reading it goes on")
-        finally:
-            self._repairing.release()
-        if self._is_unrepaired():  # another failure came after the loop's last check
-            self._repair_in_background()

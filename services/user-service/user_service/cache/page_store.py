@@ -5,54 +5,51 @@ new random one, so invalidating all pages is one command, and a page that was re
 cannot be stored after it. A counter would not do: after a FLUSHALL it would start again at 1, and
 a slow reader could store an old page under a number that has come back.
 
-Redis replicates asynchronously, so a promoted replica may hold an earlier generation. Such a
-server has a new replication id, its *history*. The history that the generation belongs to is
-stored beside it; on every new connection it is compared with the server's own, and a difference
-begins a new generation.
+The keys belong to one database, so that several may share a Redis. A generation belongs to one
+*history*: that of the database, which ends when a replica is promoted or a backup is restored, and
+that of Redis, whose promoted replicas may hold an earlier generation. The history is stored beside
+the generation. A process compares it with its own, which it asks for again after each new
+connection; a difference begins a new generation.
 
 With a replica of the database, the log position (LSN) that the replica must have replayed is
-stored beside the generation too. An empty position is unknown: it stays unknown until a reader has
+stored beside the generation too. An empty LSN is unknown: it stays unknown until a reader has
 asked the primary.
 
-Every method raises ``RedisFailure`` when Redis does not answer, refuses, or is not asked because
-the circuit breaker is open.
+Every method raises ``RedisFailure`` when Redis does not answer or refuses, and when it is not
+asked: its circuit breaker is open, or the database was not reached yet.
 """
 
 import hashlib
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Set
-from contextlib import contextmanager
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Set
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
+from typing import NamedTuple, Protocol
 
-from redis import RedisError
+from redis import RedisError, ResponseError
 from redis import exceptions as redis_errors
 
 from user_service.cache.redis_client import RedisClient
 from user_service.domain.user import USER_MEMBERS
-from user_service.errors import CircuitOpen
+from user_service.errors import Unavailable
 from user_service.observability.metrics import Metrics
 from user_service.observability.server_timing import stage
 from user_service.resilience.batcher import Batcher
 from user_service.resilience.breaker import CircuitBreaker
 
-# The braces keep all keys in one slot of a Redis Cluster: a script works on several of them.
-# The number belongs to the format of pages, the digest to the members of users in them. The
-# generation outlives both, so that two releases with different pages see each other's writes.
-PREFIX = "users:{pages}:"
-_MEMBERS = hashlib.blake2b(repr(USER_MEMBERS).encode(), digest_size=4).hexdigest()
-PAGE_PREFIX = f"{PREFIX}v4-{_MEMBERS}:"
-GENERATION_KEY = PREFIX + "generation"
-HISTORY_KEY = PREFIX + "history"
-LSN_KEY = PREFIX + "lsn"
 GENERATION_LENGTH = 32
 TIME_LENGTH = 10
 BODY_AT = GENERATION_LENGTH + TIME_LENGTH
 # How long one process keeps the others from refilling the same page.
 CLAIM_MILLISECONDS = 2000
 CLAIM_SUFFIX = ":refill"
+# The number belongs to the format of pages, the digest to the members of users in them. The
+# generation outlives both, so that two releases with different pages see each other's writes.
+PAGE = f"v5-{hashlib.blake2b(repr(USER_MEMBERS).encode(), digest_size=4).hexdigest()}:"
 
+# The first three keys of each script hold the history, the generation and the LSN.
 # A claim is the generation and the process that refills the page. Without room for claims (OOM)
 # every process reads the page itself.
 _LOOK_UP_OR_CLAIM = f"""
@@ -81,38 +78,56 @@ return answer
 
 _STORE_IF_CURRENT = """
 local ttl, generation, process, entry = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-if redis.call('GET', KEYS[3]) == generation .. process then redis.call('DEL', KEYS[3]) end
-if redis.call('GET', KEYS[1]) ~= generation then return 0 end
-redis.call('SET', KEYS[2], entry, 'EX', ttl)
+if redis.call('GET', KEYS[5]) == generation .. process then redis.call('DEL', KEYS[5]) end
+if redis.call('GET', KEYS[2]) ~= generation then return 0 end
+redis.call('SET', KEYS[4], entry, 'EX', ttl)
 return 1
 """
 
-# Hexadecimal numbers of one length compare as strings. A position only grows, and an unknown one
-# stays unknown: a write that knows its own position says nothing about the one before it.
-_MOVE_ON_TO = """
-redis.call('SET', KEYS[1], ARGV[1])
-local lsn = redis.call('GET', KEYS[2])
-if lsn and lsn ~= '' and lsn < ARGV[2] then redis.call('SET', KEYS[2], ARGV[2]) end
+# Hexadecimal numbers of one length compare as strings. An LSN only grows, and an unknown one stays
+# unknown: a write that knows its own LSN says nothing about the write before it.
+_REPLACE_GENERATION = """
+local lsn, new_lsn = redis.call('GET', KEYS[3]), ARGV[2]
+if not lsn or lsn == '' or new_lsn == '' then new_lsn = ''
+elseif lsn > new_lsn then new_lsn = lsn end
+redis.call('MSET', KEYS[2], ARGV[1], KEYS[3], new_lsn)
 """
 
 _SETTLE_IF_CURRENT = """
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[2], ARGV[2])
+if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[3], ARGV[2])
 return 1
 """
 
+# Where INFO is not permitted, a random name that comes with a new connection stands for the server.
 _CONFIRM_HISTORY = """
-local history = string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
-if redis.call('GET', KEYS[1]) ~= history then
-  redis.call('SET', KEYS[1], history)
+local database, connection, generation = ARGV[1], ARGV[2], ARGV[3]
+local stored = redis.call('GET', KEYS[1]) or ''
+local info = redis.pcall('INFO', 'replication')
+local server = type(info) == 'string' and string.match(info, 'master_replid:(%x+)')
+if not server then server = connection ~= '' and connection or string.match(stored, '^%x*') end
+local history = server .. '/' .. database
+if stored ~= history then
   redis.call('DEL', KEYS[2], KEYS[3])
+  redis.call('SET', KEYS[1], history)
 end
+if not redis.call('GET', KEYS[2]) then redis.call('SET', KEYS[2], generation) end
 return history
+"""
+
+_CHECK = """
+redis.call('SET', KEYS[1], '', 'PX', 1000)
+redis.call('MGET', KEYS[1])
+redis.call('DEL', KEYS[1])
 """
 
 
 class RedisFailure(Exception):
-    """Redis did not answer, refused the command, or was not asked: its breaker is open."""
+    """Redis did not answer, refused the command, or was not asked."""
+
+
+class RedisRefusal(RedisFailure):
+    """Redis refused the command, for example because the user may not run it."""
 
 
 class Found(NamedTuple):
@@ -125,7 +140,14 @@ class Found(NamedTuple):
     generation: bytes
     lsn: int | None = None
     body: bytes | None = None
-    is_ours: bool = True
+    is_ours: bool = False
+
+
+class Identify(Protocol):
+    """Names the database, and its history."""
+
+    def __call__(self, *, again: bool = False) -> tuple[str, str]:
+        """Return both names, ``again`` from the database itself; raise Unavailable."""
 
 
 class PageStore:
@@ -135,26 +157,33 @@ class PageStore:
     differ make a page fresh for longer by the difference, and for 2 x ``ttl`` at most.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- by name
         self,
         redis: RedisClient,
+        identify: Identify,
         *,
         ttl: int,
         stale_ttl: int,
+        prefix: str = "users",
         clock: Callable[[], float] = time.time,
         metrics: Metrics | None = None,
     ) -> None:
         self._redis = redis
+        self._identify = identify
         self._ttl = ttl
         self._stale_ttl = stale_ttl
+        # The braces keep all keys in one slot of a Redis Cluster: a script works on several.
+        self._prefix = f"{prefix}:{{pages}}:"
         self._clock = clock
         self._look_up_or_claim = redis.register_script(_LOOK_UP_OR_CLAIM)
         self._store_if_current = redis.register_script(_STORE_IF_CURRENT)
-        self._move_on_to = redis.register_script(_MOVE_ON_TO)
+        self._replace_generation = redis.register_script(_REPLACE_GENERATION)
         self._settle_if_current = redis.register_script(_SETTLE_IF_CURRENT)
         self._confirm_history = redis.register_script(_CONFIRM_HISTORY)
-        # The number of connections made when the history was last confirmed, and that history.
-        self._confirmed: tuple[int, bytes] = (-1, b"")
+        self._check = redis.register_script(_CHECK)
+        # The connections made and the history of the database when the stored history was last
+        # confirmed, and that history.
+        self._confirmed: tuple[int, str, bytes | None] = (0, "", None)
         self._name = uuid.uuid4().hex
         # An error that Redis answers is an answer; only silence counts as a failure.
         self.breaker = CircuitBreaker(
@@ -173,24 +202,26 @@ class PageStore:
 
     def look_up_many(self, names: Set[str]) -> dict[str, Found]:
         """Return the same for several pages, in one round trip."""
-        with self._asking():
-            # The second look-up follows if the first one had to begin a generation.
-            found = self._current(names) or self._current(names)
-            return found or dict.fromkeys(names, Found(_new_generation()))
+        generation, lsn, pages = self._current(names)
+        return {
+            name: Found(generation, lsn, entry and entry[BODY_AT:], bool(is_ours))
+            for name, entry, is_ours in zip(names, pages[::2], pages[1::2], strict=True)
+        }
 
-    def position(self) -> Found:
-        """Return the generation and its log position, without a page."""
-        with self._asking():
-            return self._current_position() or self._current_position() or Found(_new_generation())
+    def current(self) -> Found:
+        """Return the generation and its LSN, without a page."""
+        generation, lsn, _ = self._current(set())
+        return Found(generation, lsn)
 
     def look_up_stale(self, name: str) -> bytes | None:
         """Return the stored body of any generation that is at most ``stale_ttl`` seconds old."""
         with self._asking():
-            entry = self._redis.get(PAGE_PREFIX + name)
-        if entry is None:
+            key = self._keys(self._identify()[0], [name])[3]
+            page: bytes | None = self._redis.execute("GET", key)
+        if page is None:
             return None
-        age = abs(self._clock() - int(entry[GENERATION_LENGTH:BODY_AT]))
-        return entry[BODY_AT:] if age < self._stale_ttl else None
+        age = abs(self._clock() - int(page[GENERATION_LENGTH:BODY_AT]))
+        return page[BODY_AT:] if age < self._stale_ttl else None
 
     def store(self, name: str, generation: bytes, body: bytes) -> bool:
         """Store a page unless its generation is over, and end our claim on it.
@@ -198,129 +229,109 @@ class PageStore:
         Return whether the page was stored.
         """
         entry = b"%b%0*d%b" % (generation, TIME_LENGTH, int(self._clock()), body)
-        page = PAGE_PREFIX + name
-        keys = [GENERATION_KEY, page, page + CLAIM_SUFFIX]
         ttl = max(self._ttl, self._stale_ttl)
         with self._asking():
+            keys = self._keys(self._identify()[0], [name])
             return bool(self._store_if_current(keys, [ttl, generation, self._process(), entry]))
 
     def give_back(self, name: str) -> None:
         """End our claim on a page that was not stored."""
         with self._asking():
-            self._redis.delete(PAGE_PREFIX + name + CLAIM_SUFFIX)
+            self._redis.execute("DEL", self._keys(self._identify()[0], [name])[4])
 
-    def move_on(self, lsn: int | None = None) -> None:
+    def replace_generation(
+        self, lsn: int | None = None, *, despite_open_breaker: bool = False
+    ) -> None:
         """Begin a new generation: every page stored so far is out of date.
 
         ``lsn`` is the log position that a replica must have replayed from now on, if it is known.
-        """
-        with self._asking():
-            self._begin_generation(lsn)
-
-    def insist_on_moving_on(self) -> None:
-        """Begin a new generation even while the breaker is open.
-
         Other processes may be reading from a Redis that did not answer this one.
         """
-        try:
-            self._begin_generation(None)
-        except RedisError as error:
-            raise RedisFailure(error) from error
+        with self._asking(despite_open_breaker=despite_open_breaker):
+            arguments = [_new_name(), "" if lsn is None else _hex(lsn)]
+            self._replace_generation(self._keys(self._identify()[0]), arguments)
 
     def settle(self, generation: bytes, lsn: int) -> Found:
-        """Return ``generation`` with its position set to ``lsn``, or the generation after it.
+        """Return ``generation`` with its LSN set to ``lsn``, or the generation after it.
 
         ``lsn`` must have been asked for after ``generation`` was read. Then every write that had
         ended before is covered, and a write that ended later has replaced the generation.
         """
         with self._asking():
-            if self._settle_if_current([GENERATION_KEY, LSN_KEY], [generation, _hex(lsn)]):
+            keys = self._keys(self._identify()[0])
+            if self._settle_if_current(keys, [generation, _hex(lsn)]):
                 return Found(generation, lsn)
-        return self.position()
+        return self.current()
 
-    def ping(self) -> None:
-        """Return if Redis answers, even while the breaker is open.
-
-        GET instead of PING: in a cluster it asks the node that has the keys.
-        """
-        try:
-            self._redis.get(GENERATION_KEY)
-        except RedisError as error:
-            raise RedisFailure(error) from error
+    def check(self) -> None:
+        """Return if Redis permits what the store needs, even while the breaker is open."""
+        with self._asking(despite_open_breaker=True):
+            self._check([self._prefix + "check"], [])
 
     def close(self) -> None:
         """Close the connections to Redis."""
         self._redis.close()
 
-    def _current(self, names: Set[str]) -> dict[str, Found] | None:
-        """Return what Redis has; None where a generation had to be begun first."""
-        keys = [HISTORY_KEY, GENERATION_KEY, LSN_KEY]
-        for name in names:
-            keys += PAGE_PREFIX + name, PAGE_PREFIX + name + CLAIM_SUFFIX
-        history, generation, lsn, *pages = self._look_up_or_claim(
-            keys, [int(self._clock()), self._ttl, CLAIM_MILLISECONDS, self._process()]
-        )
-        if not self._ensure_begun(history, generation):
-            return None
-        position = int(lsn, 16) if lsn else None
-        return {
-            name: Found(generation, position, entry and entry[BODY_AT:], bool(is_ours))
-            for name, entry, is_ours in zip(names, pages[::2], pages[1::2], strict=True)
-        }
+    def _current(self, names: Set[str]) -> tuple[bytes, int | None, list[bytes | None]]:
+        """Return the generation, its LSN, and a page and a claim for each of ``names``."""
+        with self._asking():
+            for _ in range(3):  # again where a generation had to be begun
+                database, history = self._identify()
+                stored, generation, lsn, *pages = self._look_up_or_claim(
+                    self._keys(database, names),
+                    [int(self._clock()), self._ttl, CLAIM_MILLISECONDS, self._process()],
+                )
+                is_confirmed = self._confirmed == (self._redis.connections_made, history, stored)
+                if generation is None or not is_confirmed:
+                    is_confirmed = self._confirm() == (history, stored)
+                if generation is not None and is_confirmed:
+                    return generation, int(lsn, 16) if lsn else None, pages
+        raise RedisFailure("the generation was lost as soon as it had begun")
 
-    def _current_position(self) -> Found | None:
-        keys = [HISTORY_KEY, GENERATION_KEY, LSN_KEY]
-        history, generation, lsn = self._redis.mget(keys)
-        if not self._ensure_begun(history, generation) or generation is None:
-            return None
-        return Found(generation, int(lsn, 16) if lsn else None)
+    def _confirm(self) -> tuple[str, bytes]:
+        """Begin a generation if there is none in this history of the database and of Redis.
 
-    def _ensure_begun(self, history: bytes | None, generation: bytes | None) -> bool:
-        """Return True if there is a generation of this server; if not, begin one."""
+        Return the history of the database, and that of both as it is stored.
+        """
         connections = self._redis.connections_made
-        is_confirmed = (connections, history) == self._confirmed
-        if not is_confirmed:
-            confirmed: bytes = self._confirm_history([HISTORY_KEY, GENERATION_KEY, LSN_KEY])
-            self._confirmed = (connections, confirmed)
-            is_confirmed = history == confirmed
-        if is_confirmed and generation is not None:
-            return True
-        self._redis.set(GENERATION_KEY, _new_generation(), nx=True)
-        return False
+        is_connected_anew = connections != self._confirmed[0]
+        # Otherwise another process has stored another history, that of the database perhaps.
+        database, history = self._identify(again=not is_connected_anew)
+        connection = _new_name() if is_connected_anew else ""
+        arguments = [history, connection, _new_name()]
+        stored: bytes = self._confirm_history(self._keys(database), arguments)
+        self._confirmed = (connections, history, stored)
+        return history, stored
 
-    def _begin_generation(self, lsn: int | None) -> None:
-        if lsn is None:
-            self._redis.mset({GENERATION_KEY: _new_generation(), LSN_KEY: b""})
-        else:
-            self._move_on_to([GENERATION_KEY, LSN_KEY], [_new_generation(), _hex(lsn)])
+    def _keys(self, database: str, names: Iterable[str] = ()) -> list[str]:
+        base = f"{self._prefix}{database}:"
+        keys = [base + "history", base + "generation", base + "lsn"]
+        for name in names:
+            page = base + PAGE + name
+            keys += page, page + CLAIM_SUFFIX
+        return keys
 
     def _process(self) -> str:
         """Return a name of this process that a forked child does not share."""
         return f"{self._name}-{os.getpid()}"
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
+    def _asking(self, *, despite_open_breaker: bool = False) -> Iterator[None]:
+        calling = nullcontext() if despite_open_breaker else self.breaker.calling()
         try:
-            with stage("cache"), self.breaker.calling():
+            with stage("cache"), calling:
                 yield
-        except (RedisError, CircuitOpen) as error:
-            raise RedisFailure(error) from error
+        except (RedisError, Unavailable) as error:
+            failure = RedisRefusal if isinstance(error, ResponseError) else RedisFailure
+            raise failure(error) from error
 
 
 class BatchingPageStore(PageStore):
     """Pages in Redis; concurrent look-ups share a round trip."""
 
-    def __init__(
-        self,
-        redis: RedisClient,
-        *,
-        ttl: int,
-        stale_ttl: int,
-        clock: Callable[[], float] = time.time,
-        metrics: Metrics | None = None,
-    ) -> None:
-        super().__init__(redis, ttl=ttl, stale_ttl=stale_ttl, clock=clock, metrics=metrics)
-        self._look_ups: Batcher[str, Found] = Batcher(self.look_up_many)
+    @cached_property
+    def _look_ups(self) -> Batcher[str, Found]:
+        return Batcher(self.look_up_many)
 
     def look_up(self, name: str) -> Found:
         """Return the generation, begun if there was none, and the page or a claim on it."""
@@ -329,7 +340,7 @@ class BatchingPageStore(PageStore):
         return found
 
 
-def _new_generation() -> bytes:
+def _new_name() -> bytes:
     return uuid.uuid4().hex.encode()
 
 

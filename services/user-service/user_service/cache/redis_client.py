@@ -7,10 +7,9 @@ Nothing connects before the first command, so a client may be made before a fork
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from itertools import chain
 from threading import Lock
 from typing import Any, Protocol, cast
 
@@ -47,36 +46,27 @@ class Script(Protocol):
 
 
 class RedisClient(ABC):
-    """The commands that this service needs.
+    """Runs commands and scripts, and counts its connections in ``connections_made``.
 
-    Each raises ``redis.ConnectionError`` or ``redis.TimeoutError`` if no server answers,
-    NoConnectionFree if no connection comes free, and another ``redis.RedisError`` if Redis refuses.
+    As long as that number stays the same, the same server answers.
     """
 
     def __init__(self) -> None:
-        # Without a new connection, no other server than before answers.
         self.connections_made = 0
         self._counting = Lock()
 
-    def get(self, key: str) -> bytes | None:
-        """Return the value of ``key``."""
-        return cast("bytes | None", self.execute("GET", key))
+    @abstractmethod
+    def execute(self, *command: Value) -> Reply:
+        """Send one command and return the answer.
 
-    def mget(self, keys: Sequence[str]) -> list[bytes | None]:
-        """Return the values of ``keys``, which share a slot."""
-        return cast("list[bytes | None]", self.execute("MGET", *keys))
+        Raise ``redis.ConnectionError`` or ``redis.TimeoutError`` if no server answers,
+        NoConnectionFree if no connection comes free, and another ``redis.RedisError`` if Redis
+        refuses.
+        """
 
-    def set(self, key: str, value: Value, *, nx: bool = False) -> bool:
-        """Set ``key``, with ``nx`` only if it does not exist; tell whether it was set."""
-        return bool(self.execute("SET", key, value, *(("NX",) if nx else ())))
-
-    def mset(self, values: Mapping[str, Value]) -> None:
-        """Set all keys of ``values``, which share a slot, at once."""
-        self.execute("MSET", *chain.from_iterable(values.items()))
-
-    def delete(self, key: str) -> None:
-        """Delete ``key``."""
-        self.execute("DEL", key)
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connections."""
 
     def register_script(self, script: str | bytes) -> Script:
         """Return ``script`` as a function. Redis keeps its text from the first call on."""
@@ -91,14 +81,6 @@ class RedisClient(ABC):
                 return self.execute("EVAL", text, len(keys), *keys, *arguments)
 
         return run
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close the connections."""
-
-    @abstractmethod
-    def execute(self, *command: Value) -> Reply:
-        """Send one command and return the answer."""
 
     def _count_connection(self, *_: object) -> None:
         with self._counting:
@@ -115,10 +97,6 @@ class MasterClient(RedisClient):
         options = {"max_connections": size, "redis_connect_func": self._on_connect}
         self._redis = connect(url, timeout, options)
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._redis.close()
-
     def execute(self, *command: Value) -> Reply:
         """Send one command and return the answer."""
         try:
@@ -130,6 +108,10 @@ class MasterClient(RedisClient):
                 # Open connections stay with a server that was demoted; its name may lead elsewhere.
                 self._redis.connection_pool.disconnect(inuse_connections=False)
             raise
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._redis.close()
 
     def _on_connect(self, connection: AbstractConnection) -> None:
         connection.on_connect()  # the log-in, which redis-py leaves to this function
@@ -154,12 +136,6 @@ class ClusterClient(RedisClient):
         self._connecting = Lock()
         self._cluster: redis.RedisCluster | None = None
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        if self._cluster is not None:
-            self._cluster.close()
-
     def execute(self, *command: Value) -> Reply:
         """Send one command and return the answer."""
         answer = self._threads.submit(copy_context().run, self._ask, command)
@@ -171,16 +147,18 @@ class ClusterClient(RedisClient):
             message = f"the Redis Cluster did not answer within {self._timeout} s"
             raise redis.TimeoutError(message) from None
 
+    def close(self) -> None:
+        """Close the connections."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._cluster is not None:
+            self._cluster.close()
+
     def _ask(self, command: tuple[Value, ...], *, may_repeat: bool = True) -> Reply:
         try:
             return self._connected().execute_command(*command)
         # A Cluster without slots causes the IndexError.
-        except (
-            redis_errors.RedisClusterException,
-            redis_errors.ClusterDownError,
-            IndexError,
-        ) as error:
-            raise redis.ConnectionError(str(error)) from error
+        except (redis_errors.RedisClusterException, redis_errors.ClusterDownError, IndexError) as e:
+            raise redis.ConnectionError(str(e)) from e
         except redis_errors.ClusterError:
             # A node has named another one, which is on the map by now (MOVED), or the slot is
             # moving (ASK, TRYAGAIN). Then the second attempt fails as well.
@@ -214,21 +192,23 @@ class Cluster(redis.RedisCluster):
     RedisClusterRequestTTL = 1  # rounds of the loop
 
 
-class TcpConnection(redis.Connection):
-    """A connection that looks its server's name up within the connect time-out.
+class BoundedLookup(redis.Connection):
+    """A mixin of connections: the name of the server is looked up within the connect time-out.
 
-    redis-py itself asks the system's resolver, which knows no deadline.
+    redis-py itself asks the system's resolver, which knows no deadline. With TLS it must, because
+    it compares the name with the certificate. That second lookup begins only after the first one
+    succeeded in time.
     """
 
     def connect_check_health(self, *arguments: bool, **options: bool) -> None:
         """Connect to the first address that answers; raise ConnectionError or TimeoutError."""
         if self.is_connected:
             return
-        name = self.host
+        name, addresses = self.host, _addresses(self)
         failure: redis.RedisError = redis.ConnectionError(f"{name!r} has no address")
         try:
-            for address in _addresses(self):
-                self.host = address
+            for host in [name] if isinstance(self, redis.SSLConnection) else addresses:
+                self.host = host
                 try:
                     super().connect_check_health(*arguments, **options)
                 except (redis.ConnectionError, redis.TimeoutError) as error:
@@ -238,28 +218,6 @@ class TcpConnection(redis.Connection):
         finally:
             self.host = name
         raise failure
-
-
-class TlsConnection(redis.SSLConnection):
-    """The same with TLS, where redis-py must know the name, for which the certificate is.
-
-    Therefore redis-py looks the name up once more. That second lookup has no deadline of its own;
-    it begins only after the first one succeeded in time.
-    """
-
-    def connect_check_health(self, *arguments: bool, **options: bool) -> None:
-        """Connect; raise ConnectionError or TimeoutError."""
-        if not self.is_connected:
-            _addresses(self)
-            super().connect_check_health(*arguments, **options)
-
-
-class TcpConnectionToMaster(SentinelManagedConnection, TcpConnection):
-    """A connection to the master that Sentinel names."""
-
-
-class TlsConnectionToMaster(SentinelManagedSSLConnection, TlsConnection):
-    """The same with TLS."""
 
 
 class Sentinels(Sentinel):
@@ -290,41 +248,42 @@ def redis_client(url: str, *, timeout: float) -> RedisClient:
     Raise ValueError if the URL has an option that redis-py does not know.
     """
     parts = parse_redis_url(url)
-    if parts.topology is Topology.CLUSTER:
-        return ClusterClient(parts, timeout)
-    return MasterClient(parts, timeout)
+    is_cluster = parts.topology is Topology.CLUSTER
+    return ClusterClient(parts, timeout) if is_cluster else MasterClient(parts, timeout)
 
 
 def _one_server(url: RedisUrl, timeout: float, pool: dict[str, Any]) -> redis.Redis:
-    kinds: dict[type, type[AbstractConnection]] = {
-        redis.Connection: TcpConnection,
-        redis.SSLConnection: TlsConnection,
-    }
-    kind = kinds.get(url.connection_class, url.connection_class)
-    return _redis(kind, pool | _one_attempt(timeout) | url.options)
+    return _redis(url.connection_class, pool | _one_attempt(timeout) | url.options)
 
 
 def _master_by_sentinel(url: RedisUrl, timeout: float, pool: dict[str, Any]) -> redis.Redis:
-    uses_tls = issubclass(url.connection_class, redis.SSLConnection)
     tls_options = {name: url.options[name] for name in url.options if name.startswith("ssl_")}
     limits = _one_attempt(timeout)
     sentinels = [
         _redis(
-            TlsConnection if uses_tls else TcpConnection,
+            url.connection_class,
             limits | url.sentinel_login | tls_options | {"host": host, "port": port},
         )
         for host, port in url.hosts
     ]
-    kind = TlsConnectionToMaster if uses_tls else TcpConnectionToMaster
+    uses_tls = issubclass(url.connection_class, redis.SSLConnection)
+    kind = SentinelManagedSSLConnection if uses_tls else SentinelManagedConnection
     sentinel: Sentinel = Sentinels(sentinels, timeout)
-    master = sentinel.master_for(
-        url.service, connection_class=kind, **(pool | limits | url.options)
-    )
+    options = pool | limits | url.options
+    master = sentinel.master_for(url.service, connection_class=_bounded(kind), **options)
     return cast("redis.Redis", master)
 
 
 def _redis(kind: type[AbstractConnection], options: dict[str, Any]) -> redis.Redis:
-    return redis.Redis.from_pool(redis.ConnectionPool(connection_class=kind, **options))
+    pool = redis.ConnectionPool(connection_class=_bounded(kind), **options)
+    return redis.Redis.from_pool(pool)
+
+
+def _bounded(kind: type[AbstractConnection]) -> type[AbstractConnection]:
+    """Return ``kind`` with bounded lookups, unless it needs none: a socket of the file system."""
+    return (
+        type("Bounded", (BoundedLookup, kind), {}) if issubclass(kind, redis.Connection) else kind
+    )
 
 
 def _one_attempt(timeout: float) -> dict[str, Any]:

@@ -114,6 +114,8 @@ class Database:
         self._connections = Connections(self.dsn, size)
         self._slots = FairSemaphore(size)
         self._was_full = False
+        # Without a new connection, the same server answers.
+        self.connections_made = 0
 
     def open(self) -> None:
         """Fill the pool. Raise Unavailable if the server is away; later checkouts try again."""
@@ -248,9 +250,11 @@ class Database:
         self.ensure_prepared()
         while (idle := self._connections.take_idle()) is not None and not is_alive(idle):
             self._discard(idle)
-        lent = idle or self._connections.open()
+        if idle is None:
+            idle = self._connections.open()
+            self.connections_made += 1
         self._metrics.in_use.inc()
-        return lent
+        return idle
 
     def _retire_after(self, error: psycopg2.Error, connection: connection) -> None:
         """Close what ``error`` has made useless."""

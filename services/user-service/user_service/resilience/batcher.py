@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from user_service.errors import DeadlineExceeded
@@ -54,24 +55,22 @@ class Batcher(Generic[K, V]):
         """Read the batch when the read before it is over, or has taken too long."""
         is_turn = False
         try:
-            is_turn = self._under_way.acquire(timeout=LONGEST_WAIT)
-            self._close(batch)
+            try:
+                is_turn = self._under_way.acquire(timeout=LONGEST_WAIT)
+            finally:
+                with self._lock:
+                    self._gathering = None  # later requests begin another batch
             batch.values = self._read(batch.keys)
         finally:
-            self._close(batch)
             batch.is_read.set()
             if is_turn:
                 self._under_way.release()
 
-    def _close(self, batch: "_Batch[K, V]") -> None:
-        """Let later requests begin another batch."""
-        with self._lock:
-            if self._gathering is batch:
-                self._gathering = None
 
-
+@dataclass(slots=True)
 class _Batch(Generic[K, V]):
-    def __init__(self) -> None:
-        self.keys: set[K] = set()
-        self.is_read = threading.Event()
-        self.values: Mapping[K, V] | None = None  # None until it is read, and after a failure
+    """``values`` is None until the batch is read, and after a failure."""
+
+    keys: set[K] = field(default_factory=set)
+    is_read: threading.Event = field(default_factory=threading.Event)
+    values: Mapping[K, V] | None = None

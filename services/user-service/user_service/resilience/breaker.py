@@ -87,7 +87,10 @@ class CircuitBreaker:
 
         Without ``blaming``, a failure is not counted: the call had too little time.
         """
-        period, is_try = self._begin()
+        # The period is read before the state: if the breaker opens now, this call is an old one.
+        period, is_try = self._period, False
+        if self._opened_at is not None:
+            period, is_try = self._begin()
         try:
             yield
         except BaseException as error:
@@ -96,13 +99,11 @@ class CircuitBreaker:
                 end = _End.INCONCLUSIVE
             self._count(end, period, is_try=is_try)
             raise
-        self._count(_End.ANSWERED, period, is_try=is_try)
+        if is_try or self._failed_in_a_row:
+            self._count(_End.ANSWERED, period, is_try=is_try)
 
     def _begin(self) -> tuple[int, bool]:
         """Return the period, and whether this call tries if the dependency is back."""
-        period = self._period  # before the state: if the breaker opens now, this call is an old one
-        if self._opened_at is None:
-            return period, False
         with self._lock:
             self.refuse_if_open()
             self._is_trying = self._opened_at is not None  # it may have closed a moment ago
@@ -118,8 +119,6 @@ class CircuitBreaker:
         return _End.ANSWERED
 
     def _count(self, end: _End, period: int, *, is_try: bool) -> None:
-        if end is _End.ANSWERED and not is_try and not self._failed_in_a_row:
-            return  # nearly always, and without the lock
         with self._lock:
             if period != self._period:
                 return

@@ -40,4 +40,4 @@ def read_page(services: Services, query: ListQuery) -> tuple[bytes, CacheStatus]
 @retry_on_failure
 def read_user(services: Services, user_id: int) -> User:
     """Return a user; raise UserNotFound."""
-    return services.users.get(user_id, after_lsn=services.pages.position())
+    return services.users.get(user_id, after_lsn=services.pages.required_lsn())

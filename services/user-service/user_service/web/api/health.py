@@ -22,7 +22,7 @@ NO_STORE = ("Cache-Control",)
 
 @blueprint.get("")
 @documented(
-    Answer(200, "Healthy, or degraded: without Redis", bodies.Health, HEALTH, headers=NO_STORE),
+    Answer(200, "Healthy, or degraded: without its cache", bodies.Health, HEALTH, headers=NO_STORE),
     Answer(
         503,
         "Unhealthy: without the database",
@@ -65,14 +65,14 @@ def get_readiness() -> Response:
 
 
 def _health(services: Services) -> bodies.Health:
-    has_database, has_redis = _is_database_ready(services), services.pages.is_reachable()
+    has_database, cache = _is_database_ready(services), services.pages.health()
     stats, replica = services.database.stats(), _replica_state(services.replica)
-    is_complete = has_redis and (replica is None or replica["status"] == "connected")
+    is_complete = cache.works and (replica is None or replica["status"] == "connected")
     health: bodies.Health = {
         "status": "unhealthy" if not has_database else "healthy" if is_complete else "degraded",
         "timestamp": datetime.now(UTC),
         "database": "connected" if has_database else "disconnected",
-        "redis": "connected" if has_redis else "disconnected",
+        "redis": "connected" if cache.is_connected else "disconnected",
         "pool": {"size": stats.size, "in_use": stats.in_use, "waiting": stats.waiting},
         "breakers": {
             "database": services.database.breaker.state,

@@ -9,8 +9,8 @@ served by one process, so a share of the limit would refuse it too early. Other 
 the limit times the number of processes, which still keeps a flood away from the database.
 """
 
-import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Self, cast
 
@@ -21,11 +21,9 @@ from redis import RedisError
 
 from user_service.cache.redis_client import RedisClient
 from user_service.errors import CircuitOpen
+from user_service.observability.outage import Outage
 from user_service.resilience.breaker import CircuitBreaker
 
-log = logging.getLogger(__name__)
-
-PREFIX = "users:limit"
 # `limits` walks through all windows in memory many times a second, so their number is bounded.
 MAX_LOCAL_WINDOWS = 10_000
 # Seconds by which rounding to milliseconds, here and in Redis, may shorten a wait.
@@ -81,16 +79,23 @@ class RateLimiter:
         redis: RedisClient,
         breaker: CircuitBreaker,
         *,
+        prefix: str = "users",
+        database: Callable[[], str] = lambda: "",
         max_local_windows: int = MAX_LOCAL_WINDOWS,
     ) -> None:
         """``breaker`` is the breaker of ``redis``: once it is open, Redis costs no time.
 
-        Beyond ``max_local_windows`` windows in this process, all of its clients start from zero.
+        ``database`` returns the name of the database, which has its own counts. Beyond
+        ``max_local_windows`` windows in this process, all of its clients start from zero.
         """
-        self._shared = _SharedStorage(redis)
+        self._shared = _SharedStorage(redis, f"{prefix}:limit")
         self._breaker = breaker
+        self._database = database
         self._local = MemoryStorage()
         self._max_local_windows = max_local_windows
+        self._counting = Outage(
+            "rate limits counted in each process alone", "rate limits counted in Redis again"
+        )
 
     @property
     def local_windows(self) -> int:
@@ -99,12 +104,15 @@ class RateLimiter:
 
     def hit(self, limit: Limit, client: str) -> Window:
         """Count a request of ``client`` and return its window. Refused requests do not count."""
-        key = f"{limit.name}:{limit.amount}/{limit.seconds}:{client}"
+        key = f"{self._database()}:{limit.name}:{limit.amount}/{limit.seconds}:{client}"
         try:
             with self._breaker.calling():
-                return _hit(self._shared, limit, key)
+                shared = _hit(self._shared, limit, key)
         except (RedisError, CircuitOpen) as error:
-            log.debug("rate limit counted in this process: %s", error)
+            self._counting.meet(error)
+        else:
+            self._counting.end()
+            return shared
         if self.local_windows > self._max_local_windows:
             self._local.reset()
         return _hit(self._local, limit, key)
@@ -116,9 +124,9 @@ class _SharedStorage(RedisStorage):
     Both keys of a client have one hash tag, so they are in one slot of a Redis Cluster.
     """
 
-    def __init__(self, redis: RedisClient) -> None:
+    def __init__(self, redis: RedisClient, prefix: str) -> None:
         self._redis = redis
-        super().__init__("redis://", key_prefix=PREFIX)
+        super().__init__("redis://", key_prefix=prefix)
 
     def get_connection(self, *_: bool, **__: bool) -> ClientOfLimits:
         """Return the client that runs the scripts, instead of one for the URL."""

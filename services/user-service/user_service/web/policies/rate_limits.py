@@ -11,7 +11,7 @@ from flask import Flask, Response, g, request
 from user_service.errors import RateLimited
 from user_service.web.policies.client_address import Clients
 from user_service.web.policies.cors import is_preflight
-from user_service.web.policies.rate_limiter import Limit, Window
+from user_service.web.policies.rate_limiter import Limit
 from user_service.web.services import services
 
 log = logging.getLogger(__name__)
@@ -44,23 +44,16 @@ def register_limits(
         window = services().rate_limiter.hit(limit, client)
         g.rate_limit = limit, window
         if not window.passes:
-            refuse(limit, window, client)
+            log.info("rate limit %s used up by %s", limit.name, client)
+            services().metrics.http.count_rate_limited(limit.name)
+            raise RateLimited(limit.name, window.seconds)
 
     app.after_request(_announce)
 
 
 def is_exempt(path: str) -> bool:
     """Tell whether requests for ``path`` are not counted."""
-    return path.startswith(EXEMPT) and any(
-        path == each or path.startswith(each + "/") for each in EXEMPT
-    )
-
-
-def refuse(limit: Limit, window: Window, client: str) -> None:
-    """Log and count a refused request, and raise RateLimited."""
-    log.info("rate limit %s used up by %s", limit.name, client)
-    services().metrics.http.count_rate_limited(limit.name)
-    raise RateLimited(limit.name, window.seconds)
+    return any(path == each or path.startswith(each + "/") for each in EXEMPT)
 
 
 def _announce(response: Response) -> Response:
