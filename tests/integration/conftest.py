@@ -3,16 +3,22 @@
 import io
 import logging
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
+from uuid import uuid4
 
+import psycopg2
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from psycopg2 import sql
+from psycopg2.extensions import make_dsn, parse_dsn
 from werkzeug.test import TestResponse
 
 from app import create_app
 from tests.document_checker import DocumentChecker
 from tests.responses import Serve
+from tests.servers import Servers
 from user_service.observability.logs import TextFormatter
 from user_service.settings import Settings
 from user_service.web.openapi.document import document
@@ -68,3 +74,25 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[io.StringIO]:
     logger.addHandler(handler)
     yield written
     logger.removeHandler(handler)
+
+
+@pytest.fixture(scope="session")
+def admin_dsn(servers: Servers, request: pytest.FixtureRequest) -> str:
+    """A role that may create databases: not the service's own, if the servers are embedded."""
+    if request.config.getoption("--servers") == "containers":
+        return servers.database_url
+    return str(make_dsn(**{**parse_dsn(servers.database_url), "user": "postgres"}))
+
+
+@pytest.fixture
+def dsn(servers: Servers, admin_dsn: str) -> Iterator[str]:
+    """An empty database, owned by the service's role."""
+    parts = parse_dsn(servers.database_url)
+    name, owner = f"migrate_{uuid4().hex}", sql.Identifier(parts["user"])
+    create = sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), owner)
+    drop = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
+    with closing(psycopg2.connect(admin_dsn)) as admin:
+        admin.autocommit = True
+        admin.cursor().execute(create)
+        yield str(make_dsn(**{**parts, "dbname": name}))
+        admin.cursor().execute(drop)

@@ -6,12 +6,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import psycopg2
 import pytest
@@ -20,7 +19,6 @@ from psycopg2.extensions import make_dsn, parse_dsn
 from pydantic import SecretStr
 
 from app import create_app
-from tests.servers import Servers
 from user_service.database.migrate import ADVISORY_LOCK, MIGRATIONS, migrate, require_migrated
 from user_service.errors import NotPrepared, Unavailable
 from user_service.settings import Settings
@@ -28,28 +26,6 @@ from user_service.web.services import services_of
 
 SERVICE = Path(__file__).parents[2] / "services" / "user-service"
 OURS = sorted(file.stem for file in MIGRATIONS.glob("*.sql"))
-
-
-@pytest.fixture(scope="module")
-def admin_dsn(servers: Servers, request: pytest.FixtureRequest) -> str:
-    """A role that may create databases: not the service's own, if the servers are embedded."""
-    if request.config.getoption("--servers") == "containers":
-        return servers.database_url
-    return str(make_dsn(**{**parse_dsn(servers.database_url), "user": "postgres"}))
-
-
-@pytest.fixture
-def dsn(servers: Servers, admin_dsn: str) -> Iterator[str]:
-    """An empty database, owned by the service's role."""
-    parts = parse_dsn(servers.database_url)
-    name, owner = f"migrate_{uuid4().hex}", sql.Identifier(parts["user"])
-    create = sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), owner)
-    drop = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
-    with closing(psycopg2.connect(admin_dsn)) as admin:
-        admin.autocommit = True
-        admin.cursor().execute(create)
-        yield str(make_dsn(**{**parts, "dbname": name}))
-        admin.cursor().execute(drop)
 
 
 @pytest.fixture

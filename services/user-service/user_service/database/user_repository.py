@@ -93,6 +93,13 @@ _INSERT_MANY = """
     INSERT INTO users ({columns}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING
 """
 
+_RECOUNT = """
+    INSERT INTO users_count
+    SELECT slot, CASE slot WHEN 0 THEN (SELECT count(*) FROM users) ELSE 0 END
+    FROM generate_series(0, 63) AS slot
+    RETURNING number
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Precondition:
@@ -264,6 +271,15 @@ class UserRepository:
         """Update the planner's statistics, after many users were added."""
         with self._database.read() as cursor:
             cursor.execute("ANALYZE users")
+
+    def recount(self) -> int:
+        """Count the users again, and return their number. Writes wait meanwhile."""
+        with self._database.transaction() as cursor:
+            cursor.execute("SET LOCAL statement_timeout = 0")
+            cursor.execute("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE")
+            cursor.execute("DELETE FROM users_count")
+            cursor.execute(_RECOUNT)
+            return sum(number for (number,) in cursor.fetchall())
 
     def current_lsn(self) -> int:
         """Return a position in the log of the primary after all that is committed."""

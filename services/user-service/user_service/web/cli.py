@@ -43,6 +43,14 @@ def seed_users(number: int, seed: int) -> None:
     )
 
 
+@users.command("recount")
+def recount_users() -> None:
+    """Count the users again and put the cached pages out of date, after a restore."""
+    number = services().users.recount()
+    services().pages.invalidate()
+    click.echo(f"{number:,} users")
+
+
 def migrate_command(dsn: str) -> click.Command:
     """Return the command that migrates the database at ``dsn``."""
 
