@@ -15,13 +15,12 @@ from user_service.cache.redis_client import redis_client
 from user_service.database.identity import DatabaseIdentity
 from user_service.database.migrate import migrate, require_migrated
 from user_service.database.pool import Database
-from user_service.database.probe import DatabaseProbe
 from user_service.database.replica import Replica
 from user_service.database.user_repository import BatchingUserRepository
 from user_service.observability import logs
 from user_service.observability.metrics import Metrics
 from user_service.resilience.retry import RetryPolicy
-from user_service.settings import Settings, settings_or_exit
+from user_service.settings import Settings, current_settings, settings_or_exit
 from user_service.web import cli
 from user_service.web.api import docs, health, metrics_endpoint, users
 from user_service.web.api.security_txt import register_security_txt
@@ -43,10 +42,13 @@ def create_app(settings: Settings | None = None) -> Flask:
 
     It owns one PostgreSQL pool and one Redis pool; neither connects yet.
     """
-    settings = settings or _settings_of_environment()
+    current = None
+    if settings is None:
+        settings = _settings_of_environment()
+        current = partial(current_settings, settings)
     app = Flask("user_service", static_folder=None)
     app.debug = settings.flask_env == "development" and __name__ == "__main__"
-    services = create_services(settings)
+    services = create_services(settings, current)
     attach(app, services)
     if settings.traces_exporter is not None:
         services.stop_tracing = start_tracing(app, settings.traces_exporter)
@@ -92,8 +94,13 @@ def start_tracing(app: Flask, exporter: str) -> Callable[[], None]:
     return tracing.start(app, exporter)
 
 
-def create_services(settings: Settings) -> Services:
-    """Return the parts of the application."""
+def create_services(settings: Settings, current: Callable[[], Settings] | None = None) -> Services:
+    """Return the parts of the application.
+
+    ``current`` returns the settings as they are now: a file may hold another password.
+    """
+    current = current or (lambda: settings)
+    prepare = migrate if settings.migrate_on_start else require_migrated
     metrics = Metrics(settings.prometheus_multiproc_dir)
     metrics.set_build_info(__version__, settings.git_commit)
     database = Database(
@@ -102,12 +109,11 @@ def create_services(settings: Settings) -> Services:
         checkout_timeout=settings.db_pool_timeout,
         statement_timeout=settings.db_statement_timeout,
         transaction_pooling=settings.db_transaction_pooling,
-        prepare=partial(
-            migrate if settings.migrate_on_start else require_migrated, settings.database_dsn
-        ),
+        prepare=lambda: prepare(current().database_dsn),
+        current_dsn=lambda: current().database_dsn,
         metrics=metrics,
     )
-    replica = create_replica(settings, metrics)
+    replica = create_replica(settings, current, metrics)
     repository = BatchingUserRepository(database, replica)
     redis = redis_client(settings.redis_dsn, timeout=settings.redis_timeout)
     identity = DatabaseIdentity(database)
@@ -121,7 +127,6 @@ def create_services(settings: Settings) -> Services:
     )
     return Services(
         database=database,
-        probe=DatabaseProbe(database.dsn, on_loss=database.discard_idle),
         users=repository,
         pages=PageCache(
             store, current_lsn=repository.current_lsn if replica else None, metrics=metrics
@@ -142,16 +147,20 @@ def create_services(settings: Settings) -> Services:
     )
 
 
-def create_replica(settings: Settings, metrics: Metrics) -> Replica | None:
+def create_replica(
+    settings: Settings, current: Callable[[], Settings], metrics: Metrics
+) -> Replica | None:
     """Return the replica that lists and gets are read from, or None."""
-    if settings.database_replica_url is None:
+    dsn = settings.replica_dsn
+    if dsn is None:
         return None
     return Replica(
-        settings.database_replica_url.get_secret_value(),
+        dsn,
         size=settings.db_pool_size,
         checkout_timeout=settings.db_pool_timeout,
         statement_timeout=settings.db_statement_timeout,
         transaction_pooling=settings.db_transaction_pooling,
+        current_dsn=lambda: current().replica_dsn or dsn,
         metrics=metrics,
     )
 

@@ -53,7 +53,7 @@ def test_promoted_standby_is_followed(
             else:
                 switch_over(primary, standby)
         scene.wait(5)
-        scene.pools_in_use()  # asks for health, whose connection learns of it only then
+        scene.pools_in_use()  # asks each process, which may have had no request since
         row.note(f"{run(standby, OURS)} connections to the new primary")
         kept = run(primary, WHAT) if primary.running else None
     if primary.running:

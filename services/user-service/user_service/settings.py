@@ -230,6 +230,12 @@ class Settings(BaseSettings):
         return f"postgresql://{user}@{host}:{self.db_port}/{quote(self.db_name, safe='')}"
 
     @property
+    def replica_dsn(self) -> str | None:
+        """The URL of the replica, if there is one. It contains the password: never log it."""
+        url = self.database_replica_url
+        return None if url is None else url.get_secret_value()
+
+    @property
     def redis_dsn(self) -> str:
         """The Redis URL. It may contain a password: never log it."""
         if self.redis_url is not None:
@@ -254,6 +260,15 @@ def settings_or_exit() -> Settings:
     except InvalidSettings as error:
         sys.exit(f"user-service: {error}")
     return settings
+
+
+def current_settings(known: Settings) -> Settings:
+    """Return the settings with the present content of secret files; ``known`` if it is invalid."""
+    try:
+        return Settings(**_secrets_of_files())
+    except (InvalidSettings, ValidationError):  # as while a file is being replaced
+        log.warning("a secret file is unreadable or invalid, its former content stays in use")
+        return known
 
 
 class InvalidSettings(Exception):

@@ -33,7 +33,8 @@ def connect(dsn: str) -> connection:
         else:
             opened.autocommit = True
             return opened
-    raise ConnectionLost(f"cannot connect to the database: {failure}") from failure
+    reason = str(failure).strip()
+    raise ConnectionLost(f"cannot connect to the database: {reason}") from failure
 
 
 def must_be_writable(dsn: str) -> bool:

@@ -1,14 +1,25 @@
 """psycopg2's SimpleConnectionPool, shared between threads."""
 
+import logging
+import math
 import threading
-from collections.abc import Mapping, Sequence
-from typing import cast
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 
 import psycopg2
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection, cursor
+from psycopg2.extensions import connection, cursor
 from psycopg2.pool import SimpleConnectionPool
 
 from user_service.database.connect import connect
+from user_service.errors import ConnectionLost, PoolTimeout, Unavailable
+
+log = logging.getLogger(__name__)
+
+# Seconds from a refused connection until a loan tries again to open one more.
+GROW_SECONDS = 1.0
+# Seconds after which the pool keeps no more connections than were in use at once in this time.
+SHRINK_SECONDS = 60.0
 
 
 class Cursor(cursor):
@@ -29,82 +40,201 @@ class Cursor(cursor):
         super().execute(ahead + query, values)
 
 
-def cursor_of(connection: connection) -> Cursor:
-    """Return a new cursor of a connection that was lent by ``Connections``."""
-    return cast("Cursor", connection.cursor())
-
-
 class Connections:
-    """At most ``size`` connections, opened when needed and kept when they come back.
+    """At most ``size`` connections, opened when needed and lent in FIFO order.
+
+    A loan begins with ``begin``, gets its connection from ``idle`` or else from ``open``, and ends
+    with ``end``. The order is kept here because threading's semaphores and queues are not FIFO: a
+    thread that has just put a connection back takes it again before the waiting threads run.
+
+    While the server has no room for more connections, those that exist are shared. Connections
+    that were not needed for a minute are closed, which makes room for other processes.
 
     SimpleConnectionPool is not thread-safe, and its ``getconn`` connects if no connection is idle,
     which can take as long as the network likes. Here each of its methods is called under a lock,
     and connections are opened without the lock: its ``connection_factory`` only hands over what
-    was opened before. The caller ends as many loans as it begins, and keeps to ``size``.
+    was opened before.
     """
 
-    def __init__(self, dsn: str, size: int) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        size: int,
+        *,
+        current_dsn: Callable[[], str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``current_dsn`` is called after a failure to connect: the password may have changed."""
+        self.size = size
+        self.lent = 0
+        self.closed = False
         self._dsn = dsn
+        self._current_dsn = current_dsn
+        self._clock = clock
         self._lock = threading.Lock()
+        self._turns: deque[threading.Lock] = deque()  # one for each waiting caller, who holds it
         self._opened: list[connection] = []  # connections that the pool has not seen yet
         self._pool = SimpleConnectionPool(
-            0,
-            size,
-            dsn,
-            connection_factory=lambda _dsn: self._opened.pop(),
-            cursor_factory=Cursor,
+            0, size, "", connection_factory=lambda _dsn: self._opened.pop(), cursor_factory=Cursor
         )
         # The number that putconn keeps. As an argument, so many would be opened at once.
         self._pool.minconn = size
-        self._idle = 0
-        self.lent = 0
-        self.closed = False
+        self._idle = self._existing = self._most_lent = 0
+        self._limit = size  # of the loans; lower while the server refuses more connections
+        self._grow_at = math.inf
+        self._shrink_at = clock() + SHRINK_SECONDS
 
-    def take_idle(self) -> connection | None:
-        """Lend the idle connection that was used last; return None if there is none."""
+    @property
+    def waiting(self) -> int:
+        """The number of callers that wait for a loan."""
+        return len(self._turns)
+
+    def begin(self, timeout: float = 0.0, *, first: bool = False) -> None:
+        """Begin a loan, or raise PoolTimeout if none ends within ``timeout`` seconds.
+
+        A caller that has waited before is the ``first`` of the queue, any other the last.
+        """
+        with self._lock:
+            if self._clock() >= self._grow_at:
+                self._grow_at = self._clock() + GROW_SECONDS
+                self._set_limit(min(self._limit + 1, self.size))
+            if self.lent < self._limit:  # then no caller waits
+                self.lent += 1
+                return
+            if timeout <= 0:
+                raise PoolTimeout(f"all {self.lent} connections are in use")
+            turn = threading.Lock()
+            turn.acquire()
+            self._turns.insert(0 if first else len(self._turns), turn)
+        try:
+            turn.acquire(timeout=timeout)
+        except BaseException:  # the caller is ended while it waits, as by a server's time-out
+            if not self._withdraw(turn):
+                self.end(None)
+            raise
+        if self._withdraw(turn):
+            raise PoolTimeout(f"no connection came free, all {self.lent} are in use")
+
+    def idle(self) -> connection | None:
+        """Return the idle connection that was used last, or None if there is none."""
         with self._lock:
             if not self._idle:
                 return None
-            return self._lend()
+            self._idle -= 1
+            return self._pool.getconn()
 
-    def open(self) -> connection:
-        """Connect and lend a connection: the new one, or one that has come back since.
+    def open(self, timeout: float = 0.0) -> connection:
+        """Return a new connection, or one that has come back since.
 
-        Raise ConnectionLost.
+        If the server refuses it, wait for another one to come back, for ``timeout`` seconds at
+        most: raise PoolTimeout then, or ConnectionLost if there is no other one.
         """
-        opened = connect(self._dsn)
+        if self.closed:
+            raise Unavailable("the connection pool is closed")
+        try:
+            opened = self._connect()
+        except ConnectionLost as refusal:
+            return self._wait_for_another(timeout, refusal)
         with self._lock:
             self._opened.append(opened)
-            self._idle += 1
-            return self._lend()
+            self._existing += 1
+            self._grow_at = math.inf
+            self._set_limit(self.size)
+            return self._pool.getconn()
 
-    def put_back(self, connection: connection) -> None:
-        """End a loan. A connection that is not in order, or comes after ``close``, is closed."""
-        if not is_reusable(connection):
-            connection.close()
+    def forget(self, connection: connection) -> None:
+        """Close a connection whose loan continues with another one."""
+        connection.close()
         with self._lock:
-            if self.closed:
-                connection.close()
-            self._pool.putconn(connection)  # forgets a closed one
+            self._put(connection)
+
+    def end(self, connection: connection | None) -> None:
+        """End a loan, and keep its connection if that is open."""
+        with self._lock:
+            self._most_lent = max(self._most_lent, self.lent)
+            if self._clock() >= self._shrink_at:
+                self._shrink_at = self._clock() + SHRINK_SECONDS
+                self._pool.minconn, self._most_lent = self._most_lent, 0
+            if connection is not None:
+                self._put(connection)
             self.lent -= 1
-            self._idle += not connection.closed
+            if self._turns:
+                self._hand_over()
+
+    def close_idle(self) -> int:
+        """Close the connections that are not in use, and return their number."""
+        with self._lock:
+            number, self._idle = self._idle, 0
+            for connection in [self._pool.getconn() for _ in range(number)]:
+                connection.close()
+                self._put(connection)
+            return number
 
     def close(self) -> None:
-        """Close every idle connection now, and each lent one when it comes back."""
+        """Close every idle connection now, and each lent one when its loan ends."""
+        self.closed = True
+        self.close_idle()
+
+    def _connect(self) -> connection:
+        try:
+            return connect(self._dsn)
+        except ConnectionLost:
+            current = self._current_dsn()
+            if current == self._dsn:
+                raise
+            log.info("connecting with the new URL or password of the database")
+            self._dsn = current
+            return connect(current)
+
+    def _wait_for_another(self, timeout: float, refusal: ConnectionLost) -> connection:
         with self._lock:
-            self.closed = True
-        while (idle := self.take_idle()) is not None:
-            self.put_back(idle)
+            if not self._existing:
+                raise refusal
+            if self._grow_at == math.inf:
+                log.warning(
+                    "connection pool continues with %d of %d connections: %s",
+                    self._existing,
+                    self.size,
+                    refusal,
+                )
+            self._limit = self._existing
+            self._grow_at = self._clock() + GROW_SECONDS
+            self.lent -= 1
+        try:
+            self.begin(timeout, first=True)
+        except BaseException:
+            with self._lock:
+                self.lent += 1  # the caller ends the loan
+            raise
+        return self.idle() or self.open(timeout)
 
-    def _lend(self) -> connection:
-        self._idle -= 1
-        self.lent += 1
-        return self._pool.getconn()
+    def _put(self, connection: connection) -> None:
+        if self.closed:
+            connection.close()
+        self._pool.putconn(connection)
+        if connection.closed:
+            self._existing -= 1
+        else:
+            self._idle += 1
 
+    def _set_limit(self, limit: int) -> None:
+        if limit != self._limit:
+            self._limit = limit
+            self._hand_over()
 
-def is_reusable(connection: connection) -> bool:
-    """Return whether ``connection`` is open and outside of a transaction."""
-    return connection.info.transaction_status == TRANSACTION_STATUS_IDLE
+    def _hand_over(self) -> None:
+        """Begin loans for the callers that have waited longest."""
+        while self._turns and self.lent < self._limit:
+            self.lent += 1
+            self._turns.popleft().release()
+
+    def _withdraw(self, turn: threading.Lock) -> bool:
+        """Stop waiting; return False if the loan has begun before that."""
+        with self._lock:
+            if turn not in self._turns:
+                return False
+            self._turns.remove(turn)
+            return True
 
 
 def is_alive(idle: connection) -> bool:

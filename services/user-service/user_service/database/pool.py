@@ -1,17 +1,18 @@
 """The database: a connection pool, and three ways to use one of its connections.
 
-Around psycopg2's SimpleConnectionPool: a checkout waits in FIFO order for a bounded time, a broken
-connection is replaced, its slot comes back whatever happens, and a circuit breaker refuses calls
-while the server does not answer.
+A checkout waits in FIFO order for a bounded time, a broken connection is replaced, its loan ends
+whatever happens, and a circuit breaker refuses calls while the server does not answer.
 """
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from typing import cast
 
 import psycopg2
 from psycopg2.extensions import (
+    TRANSACTION_STATUS_IDLE,
     TRANSACTION_STATUS_INERROR,
     TRANSACTION_STATUS_INTRANS,
     connection,
@@ -25,10 +26,8 @@ from user_service.database.connect import (
 from user_service.database.connections import (
     Connections,
     Cursor,
-    cursor_of,
     has_become_read_only,
     is_alive,
-    is_reusable,
 )
 from user_service.database.failures import CONNECTION_IS_USELESS, translated
 from user_service.errors import (
@@ -43,14 +42,15 @@ from user_service.observability.metrics import Metrics
 from user_service.observability.server_timing import stage
 from user_service.resilience import deadline
 from user_service.resilience.background import Preparation
-from user_service.resilience.breaker import CircuitBreaker
-from user_service.resilience.fair_semaphore import FairSemaphore
+from user_service.resilience.breaker import CircuitBreaker, State
 
 log = logging.getLogger(__name__)
 
 # Seconds between two calls that try if the database is back. A restart of PostgreSQL takes one or
 # two, so that a pause of a second would prolong it noticeably.
 OPEN_SECONDS = 0.25
+# Seconds within which readiness is known. Orchestrators and load balancers wait for a second.
+READY_SECONDS = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,8 @@ class Database:
 
     ``prepare`` runs before the first connection is lent, and again until it succeeds: the place for
     migrations, since the server may be away at start. Nothing connects before ``open`` or the first
-    checkout, so the object may be made before a fork.
+    checkout, so the object may be made before a fork. ``current_dsn`` is called
+    when the server is away or refuses a connection: the password may have changed.
     """
 
     def __init__(  # noqa: PLR0913 -- one required, the others have defaults
@@ -82,6 +83,7 @@ class Database:
         statement_timeout: float = 3.0,
         transaction_pooling: bool = False,
         prepare: Callable[[], object] = lambda: None,
+        current_dsn: Callable[[], str] | None = None,
         breaker: CircuitBreaker | None = None,
         name: str = "database",
         metrics: Metrics | None = None,
@@ -92,7 +94,7 @@ class Database:
         settings would stay with its next client, so they go along with each transaction instead.
         """
         metrics = metrics or Metrics()
-        self.dsn = with_session_defaults(dsn, None if transaction_pooling else statement_timeout)
+        session_timeout = None if transaction_pooling else statement_timeout
         self._local_settings = ""
         if transaction_pooling:
             self._local_settings = "".join(
@@ -108,27 +110,22 @@ class Database:
         self._must_be_writable = must_be_writable(dsn)
         self._metrics = metrics.pools.of(name)
         self._metrics.size.set(size)
-        self._size = size
         self._checkout_timeout = checkout_timeout
         self._preparation = Preparation("the database", lambda: _with_errors_translated(prepare))
-        self._connections = Connections(self.dsn, size)
-        self._slots = FairSemaphore(size)
+        current_dsn = current_dsn or (lambda: dsn)
+        self._connections = Connections(
+            with_session_defaults(dsn, session_timeout),
+            size,
+            current_dsn=lambda: with_session_defaults(current_dsn(), session_timeout),
+        )
         self._was_full = False
         # Without a new connection, the same server answers.
         self.connections_made = 0
 
     def open(self) -> None:
-        """Fill the pool. Raise Unavailable if the server is away; later checkouts try again."""
-        failure: Unavailable | None = None
-        with ExitStack() as stack:
-            try:
-                for _ in range(self._size):
-                    stack.enter_context(self.read())
-            except Unavailable as error:  # raised below, after the loans that were successful
-                failure = error
-        if failure is not None:
-            raise failure
-        log.info("connection pool opened with %d connections", self._size)
+        """Open a connection. Raise Unavailable if the server is away; later checkouts try again."""
+        with self.read():
+            log.info("connection pool opened, for at most %d connections", self._connections.size)
 
     def close(self) -> None:
         """Close every idle connection now, and those in use when they come back."""
@@ -136,21 +133,25 @@ class Database:
             self._connections.close()
             log.info("connection pool closed")
 
-    def discard_idle(self) -> None:
-        """Close the connections that are not in use; new ones take their place when needed."""
-        while (idle := self._connections.take_idle()) is not None:
-            self._discard(idle)
+    def is_ready(self) -> bool:
+        """Return within a second whether requests can be served.
 
-    def ensure_prepared(self) -> None:
-        """Return once ``prepare`` has succeeded, or raise Unavailable.
-
-        That is NotPrepared if it failed although the database was there.
+        While requests use all connections, the circuit breaker tells. Otherwise a call of its own
+        does, which ends the wait of an open breaker as any other call.
         """
-        self._preparation.ensure(self._checkout_timeout)
+        try:
+            with deadline.within(READY_SECONDS), self._cursor(waits=False) as cursor:
+                cursor.execute("SELECT 1")
+        except PoolTimeout:
+            return self._preparation.is_done and self.breaker.state is State.CLOSED
+        except (Unavailable, psycopg2.Error):
+            return False
+        return True
 
     def stats(self) -> PoolStats:
         """Return the size of the pool, the connections in use and the waiting requests."""
-        return PoolStats(self._size, self._connections.lent, self._slots.waiting)
+        pool = self._connections
+        return PoolStats(pool.size, pool.lent, pool.waiting)
 
     def read(self) -> AbstractContextManager[Cursor]:
         """Lend a cursor for statements that change nothing, each a transaction of its own.
@@ -195,92 +196,97 @@ class Database:
             _commit(cursor)
 
     @contextmanager
-    def _cursor(self) -> Iterator[Cursor]:
-        self.breaker.refuse_if_open()  # before waiting for a slot in vain
-        if not deadline.remaining():  # it would count as a failure of the database
+    def _cursor(self, *, waits: bool = True) -> Iterator[Cursor]:
+        time_left = deadline.remaining()
+        if not time_left:  # it would count as a failure of the database
             raise DeadlineExceeded("no time was left to ask the database")
-        had_time = self._take_slot()
+        is_full = False
         try:
-            with self.breaker.calling(blaming=had_time):
+            self._connections.begin()
+        except PoolTimeout:
+            is_full = True
+            if not waits:
+                raise
+            self._wait_for_loan(min(self._checkout_timeout, time_left))
+        self._was_full = is_full
+        # A time-out soon after a long wait tells nothing about the database.
+        has_time = not is_full or deadline.remaining() >= time_left / 2
+        lent = None
+        try:
+            with self.breaker.calling(blaming=has_time):
                 with stage("pool"):
-                    connection = self._check_out()
+                    lent = self._connection(self._checkout_timeout if waits else 0)
+                    self._metrics.in_use.inc()
+                    if not is_full:
+                        self._metrics.checkout.observe(0)
                 try:
-                    with stage("sql"), cursor_of(connection) as cursor:
+                    with stage("sql"), cast("Cursor", lent.cursor()) as cursor:
                         cursor.ahead_of_each = self._local_settings
                         yield cursor
                 except psycopg2.Error as error:
-                    meaning = translated(error, connection_lost=bool(connection.closed))
-                    self._retire_after(error, connection)
+                    meaning = translated(error, connection_lost=bool(lent.closed))
+                    self._retire_after(error, lent)
                     if meaning is None:
                         raise
                     raise meaning from error
-                finally:
-                    self._take_back(connection)
         finally:
-            self._slots.release()
+            if lent is not None:
+                self._inspect(lent)
+            self._connections.end(lent)
 
-    def _take_slot(self) -> bool:
-        """Take one of ``size`` slots, which bound the connections, or raise PoolTimeout.
-
-        Return whether at least half of the request's time is left. If not, a time-out tells nothing
-        about the database, and the breaker must not count it.
-        """
-        if self._slots.acquire():
-            self._was_full = False
-            self._metrics.checkout.observe(0)
-            return True
+    def _wait_for_loan(self, timeout: float) -> None:
+        self.breaker.refuse_if_open()  # before waiting in vain
         if not self._was_full:
             self._was_full = True
-            log.warning("connection pool is full: all %d connections are in use", self._size)
-        left = deadline.remaining()
+            in_use = self._connections.lent
+            log.warning("connection pool is full: all %d connections are in use", in_use)
         self._metrics.waiting.inc()
         try:
             with stage("pool", self._metrics.checkout):
-                taken = self._slots.acquire(timeout=min(self._checkout_timeout, left))
+                self._connections.begin(timeout)
+        except PoolTimeout:
+            self._metrics.timeouts.inc()
+            raise
         finally:
             self._metrics.waiting.dec()
-        if not taken:
-            self._metrics.timeouts.inc()
-            raise PoolTimeout(f"no connection came free, all {self._size} are in use")
-        return deadline.remaining() >= left / 2
 
-    def _check_out(self) -> connection:
-        if self._connections.closed:
-            raise Unavailable("the connection pool is closed")
-        self.ensure_prepared()
-        while (idle := self._connections.take_idle()) is not None and not is_alive(idle):
-            self._discard(idle)
-        if idle is None:
-            idle = self._connections.open()
-            self.connections_made += 1
-        self._metrics.in_use.inc()
-        return idle
+    def _connection(self, timeout: float) -> connection:
+        """Return a connection that works for a loan that has begun."""
+        if not self._preparation.is_done:
+            self._preparation.ensure(self._checkout_timeout)
+        while (idle := self._connections.idle()) is not None:
+            if is_alive(idle):
+                return idle
+            self._connections.forget(idle)
+            self._count_replaced(1)
+        lent = self._connections.open(min(timeout, deadline.remaining()))
+        self.connections_made += 1
+        return lent
 
-    def _retire_after(self, error: psycopg2.Error, connection: connection) -> None:
+    def _retire_after(self, error: psycopg2.Error, lent: connection) -> None:
         """Close what ``error`` has made useless."""
         if error.pgcode in CONNECTION_IS_USELESS:
-            connection.close()
-        if connection.closed:
+            lent.close()
+        if lent.closed:
             # The idle connections have probably met the same end: a retry gets a new one.
-            self.discard_idle()
+            self._count_replaced(self._connections.close_idle())
 
-    def _take_back(self, connection: connection) -> None:
+    def _inspect(self, lent: connection) -> None:
+        """Close a connection that is not to be lent again."""
         self._metrics.in_use.dec()
-        if self._must_be_writable and not connection.closed and has_become_read_only(connection):
+        if self._must_be_writable and not lent.closed and has_become_read_only(lent):
             # Reads alone would never notice a failover.
             log.warning("the database has become read-only, looking for the one that is not")
-            connection.close()
-            self.discard_idle()
-        if is_reusable(connection):
-            self._connections.put_back(connection)
-        else:
-            self._discard(connection)
+            lent.close()
+            self._count_replaced(self._connections.close_idle())
+        if lent.info.transaction_status != TRANSACTION_STATUS_IDLE:
+            lent.close()
+            self._count_replaced(1)
 
-    def _discard(self, connection: connection) -> None:
-        log.warning("connection pool replaces a connection that broke, or may have")
-        self._metrics.replaced.inc()
-        connection.close()
-        self._connections.put_back(connection)
+    def _count_replaced(self, number: int) -> None:
+        if number:
+            log.warning("connection pool replaces %d connections that broke, or may have", number)
+            self._metrics.replaced.inc(number)
 
 
 def _roll_back(cursor: Cursor) -> None:

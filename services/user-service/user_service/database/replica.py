@@ -13,7 +13,6 @@ import psycopg2
 
 from user_service.database.connections import Cursor
 from user_service.database.pool import Database
-from user_service.database.probe import DatabaseProbe
 from user_service.errors import (
     ConnectionLost,
     DeadlineExceeded,
@@ -48,6 +47,7 @@ class Replica:
         checkout_timeout: float,
         statement_timeout: float,
         transaction_pooling: bool = False,
+        current_dsn: Callable[[], str] | None = None,
         metrics: Metrics | None = None,
     ) -> None:
         """Take times in seconds. ``transaction_pooling`` is for a PgBouncer before one replica."""
@@ -58,6 +58,7 @@ class Replica:
             checkout_timeout=checkout_timeout,
             statement_timeout=statement_timeout,
             transaction_pooling=transaction_pooling,
+            current_dsn=current_dsn,
             breaker=CircuitBreaker(
                 "the replica",
                 failures=(ConnectionLost, DeadlineExceeded, _Behind),
@@ -66,7 +67,6 @@ class Replica:
             name="replica",
             metrics=metrics,
         )
-        self._probe = DatabaseProbe(self.database.dsn, on_loss=self.database.discard_idle)
         self._asked = 0
         self.fallbacks = 0
 
@@ -76,7 +76,7 @@ class Replica:
         return self._asked - self.fallbacks
 
     def open(self) -> None:
-        """Fill the pool, if the replica is there."""
+        """Open a connection, if the replica is there."""
         try:
             self.database.open()
         except Unavailable as error:
@@ -85,15 +85,6 @@ class Replica:
     def close(self) -> None:
         """Close every connection."""
         self.database.close()
-        self._probe.close()
-
-    def is_reachable(self) -> bool:
-        """Return whether the replica answers, however far it lags."""
-        try:
-            self._probe.ping()
-        except Unavailable:
-            return False
-        return True
 
     def read(self, work: Callable[[Cursor], T], after_lsn: int | None) -> T:
         """Return the result of ``work`` on a server that has replayed up to ``after_lsn``.

@@ -39,7 +39,7 @@ class Preparation:
         self._work = work
         self._lock = threading.Lock()
         self._under_way: Future[object] | None = None
-        self._is_done = False
+        self.is_done = False
 
     def ensure(self, timeout: float) -> None:
         """Return once the work has succeeded; wait for ``timeout`` seconds at most.
@@ -47,7 +47,7 @@ class Preparation:
         Raise Unavailable if it is still under way or raised that itself, and NotPrepared if it
         failed in any other way.
         """
-        if self._is_done:
+        if self.is_done:
             return
         with self._lock:
             if self._under_way is None:
@@ -63,7 +63,7 @@ class Preparation:
                 raise
             log.exception("%s cannot be prepared", self._dependency)
             raise NotPrepared(f"{self._dependency} cannot be prepared") from error
-        self._is_done = True
+        self.is_done = True
 
     def _forget(self, failed: Future[object]) -> None:
         """Let the next caller begin again."""

@@ -11,7 +11,6 @@ from flask import Flask, current_app
 
 from user_service.cache.page_cache import PageCache
 from user_service.database.pool import Database
-from user_service.database.probe import DatabaseProbe
 from user_service.database.replica import Replica
 from user_service.database.user_repository import UserRepository
 from user_service.errors import NotPrepared, OutcomeUnknown, Unavailable
@@ -36,7 +35,6 @@ class Services:
     """
 
     database: Database
-    probe: DatabaseProbe
     users: UserRepository
     pages: PageCache
     rate_limiter: RateLimiter
@@ -75,7 +73,6 @@ class Services:
     def close(self) -> None:
         """Close every connection."""
         self.database.close()
-        self.probe.close()
         if self.replica is not None:
             self.replica.close()
         self.pages.close()

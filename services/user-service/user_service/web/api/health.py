@@ -8,7 +8,7 @@ from flask import Blueprint, Response
 
 from user_service import __version__
 from user_service.database.replica import Replica
-from user_service.errors import Unavailable
+from user_service.resilience.breaker import State
 from user_service.web.openapi.examples import HEALTH
 from user_service.web.openapi.operations import Answer, documented
 from user_service.web.responses import bodies
@@ -65,51 +65,48 @@ def get_readiness() -> Response:
 
 
 def _health(services: Services) -> bodies.Health:
-    has_database, cache = _is_database_ready(services), services.pages.health()
-    stats, replica = services.database.stats(), _replica_state(services.replica)
-    is_complete = cache.works and (replica is None or replica["status"] == "connected")
+    has_database, cache = services.database.is_ready(), services.pages.health()
+    replica, stats = _replica_state(services.replica), services.database.stats()
+    breakers: bodies.Breakers = {
+        "database": services.database.breaker.state,
+        "redis": services.pages.breaker_state,
+    }
     health: bodies.Health = {
-        "status": "unhealthy" if not has_database else "healthy" if is_complete else "degraded",
+        "status": "healthy",
         "timestamp": datetime.now(UTC),
         "database": "connected" if has_database else "disconnected",
         "redis": "connected" if cache.is_connected else "disconnected",
         "pool": {"size": stats.size, "in_use": stats.in_use, "waiting": stats.waiting},
-        "breakers": {
-            "database": services.database.breaker.state,
-            "redis": services.pages.breaker_state,
-        },
+        "breakers": breakers,
         "version": __version__,
         "commit": services.commit,
     }
     if replica is not None:
         health["replica"] = replica
+        if replica["status"] == "disconnected" or replica["breaker"] is State.OPEN:
+            health["status"] = "degraded"
+    if not cache.works or breakers["redis"] is State.OPEN:
+        health["status"] = "degraded"
+    if not has_database or breakers["database"] is State.OPEN:
+        health["status"] = "unhealthy"
     return health
 
 
 def _readiness(services: Services) -> bodies.Readiness:
     if services.is_draining():
         return {"status": "draining"}
-    return {"status": "ready" if _is_database_ready(services) else "not ready"}
+    return {"status": "ready" if services.database.is_ready() else "not ready"}
 
 
 def _replica_state(replica: Replica | None) -> bodies.ReplicaState | None:
     if replica is None:
         return None
     return {
-        "status": "connected" if replica.is_reachable() else "disconnected",
+        "status": "connected" if replica.database.is_ready() else "disconnected",
         "breaker": replica.database.breaker.state,
         "reads": replica.reads,
         "fallbacks": replica.fallbacks,
     }
-
-
-def _is_database_ready(services: Services) -> bool:
-    try:
-        services.database.ensure_prepared()
-        services.probe.ping()
-    except Unavailable:
-        return False
-    return True
 
 
 def _respond(status: int, body: bodies.Health | bodies.Liveness | bodies.Readiness) -> Response:
