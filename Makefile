@@ -13,10 +13,11 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
+# A virtual environment without pip, which Debian makes without python3-venv, is not kept.
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with PYTHON=")'
 	@echo "making the virtual environment in $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/run.stamp: requirements-run.txt | $(BIN)/python
 	@echo "installing the service (once, about 20 s)"
@@ -31,12 +32,14 @@ $(VENV)/dev.stamp: requirements-dev.txt | $(BIN)/python
 run: $(VENV)/run.stamp ## Serve on http://127.0.0.1:5000 with its own PostgreSQL and Redis (PORT=, DATA_DIR=)
 	@exec $(BIN)/python -m dev.run
 
-migrate: $(VENV)/run.stamp ## Apply the migrations to the database in DATABASE_URL or DB_*
-	@cd $(SERVICE) && $(CURDIR)/$(BIN)/flask --app app migrate
+# The servers of a running `make run`, if there is one; the environment names others.
+IN_SERVICE = addresses="$${DATA_DIR:-.data}/addresses"; [[ ! -f $$addresses ]] || . "$$addresses"; cd $(SERVICE) && exec
+
+migrate: $(VENV)/run.stamp ## Apply the migrations to the database of `make run`, or to DATABASE_URL
+	@$(IN_SERVICE) "$(CURDIR)/$(BIN)/flask" --app app migrate
 
 seed: $(VENV)/run.stamp ## Add example users to the database of `make run`, or to DATABASE_URL (NUMBER=1000000)
-	@addresses="$${DATA_DIR:-.data}/addresses"; [[ ! -f $$addresses ]] || . "$$addresses"; \
-	  cd $(SERVICE) && exec $(CURDIR)/$(BIN)/flask --app app users seed $(or $(NUMBER),100000)
+	@$(IN_SERVICE) "$(CURDIR)/$(BIN)/flask" --app app users seed $(or $(NUMBER),100000)
 
 test: $(VENV)/dev.stamp ## Run every test on real servers, and in containers if Docker answers
 	@$(BIN)/python -m tests
@@ -57,7 +60,7 @@ calls: $(VENV)/dev.stamp ## Count the project functions called for each kind of 
 	@$(BIN)/python -m benchmarks.calls $(if $(WRITE),--write)
 
 screenshot: $(VENV)/dev.stamp ## Retake docs/swagger-ui.png (needs chromium)
-	@SCREENSHOT=$(CURDIR)/docs/swagger-ui.png $(BIN)/python -m pytest tests/e2e/test_docs.py -k creates_a_user
+	@SCREENSHOT="$(CURDIR)/docs/swagger-ui.png" $(BIN)/python -m pytest tests/e2e/test_docs.py -k creates_a_user
 
 lint: $(VENV)/dev.stamp ## ruff, mypy, hadolint, compose-lint, yamllint, kubernetes-validate
 	@$(BIN)/ruff check .

@@ -19,11 +19,18 @@ def free_port() -> int:
 
 
 def is_free(port: int) -> bool:
-    """Return whether a server could listen on this port of 127.0.0.1."""
+    """Return whether a server could listen on this port of 127.0.0.1.
+
+    Raise ServerFailed if this user is not permitted to.
+    """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
         try:
             probe.bind(("127.0.0.1", port))
+        except PermissionError:
+            raise ServerFailed(
+                f"port {port} is not permitted: ports below 1024 need root"
+            ) from None
         except OSError:
             return False
     return True

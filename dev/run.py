@@ -1,8 +1,8 @@
 """`make run`: its own PostgreSQL and Valkey, and the service.
 
-Reads PORT, DATA_DIR, DATABASE_URL and REDIS_URL. The exit code is the service's (0 after a signal),
-1 if a process could not start or died, 2 for an invalid value. A failure is one line on stderr,
-followed by the end of a server's log if there is one.
+Reads PORT, DATA_DIR, DATABASE_URL or DB_HOST, and REDIS_URL or REDIS_HOST. The exit code is the
+service's (0 after a signal), 1 if a process could not start or died, 2 for an invalid value. A
+failure is one line on stderr, followed by the end of a server's log if there is one.
 """
 
 import http.client
@@ -60,9 +60,9 @@ class Settings:
         data_dir = Path(environ.get("DATA_DIR") or ".data")
         if data_dir.exists() and not data_dir.is_dir():
             raise WrongValue(f"DATA_DIR takes a directory, and {str(data_dir)!r} is none")
-        return cls(
-            int(port), data_dir, _is_set("DATABASE_URL", environ), _is_set("REDIS_URL", environ)
-        )
+        has_postgres = _is_set("DATABASE_URL", environ) or bool(environ.get("DB_HOST"))
+        has_redis = _is_set("REDIS_URL", environ) or bool(environ.get("REDIS_HOST"))
+        return cls(int(port), data_dir, has_postgres, has_redis)
 
 
 class StopRequest:

@@ -6,6 +6,7 @@
 from collections.abc import Callable
 from functools import partial
 
+import click
 from flask import Flask
 
 from user_service import __version__
@@ -173,4 +174,5 @@ def _settings_of_environment() -> Settings:
 
 if __name__ == "__main__":
     settings = _settings_of_environment()
+    click.echo(f"user service: http://127.0.0.1:{settings.port}  (Ctrl-C stops it)")
     create_app(settings).run(port=settings.port, threaded=True)

@@ -79,3 +79,8 @@ def test_nothing_else_is_served(client: FlaskClient, change: object) -> None:
     assert callable(change)
     [start] = [path for path in addresses(client) if path.endswith("start.js")]
     problem_of(client.get(change(start)), 404)
+
+
+def test_root_leads_to_the_documentation(client: FlaskClient) -> None:
+    got = client.get("/")
+    assert (got.status_code, got.headers["Location"]) == (302, DOCS)

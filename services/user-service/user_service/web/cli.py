@@ -57,7 +57,11 @@ def migrate_command(dsn: str) -> click.Command:
     @click.command("migrate")
     def apply() -> None:
         """Apply pending migrations."""
-        click.echo("\n".join(migrate(dsn)) or "nothing to migrate")
+        try:
+            applied = migrate(dsn)
+        except Unavailable as error:
+            raise click.ClickException(" ".join(str(error).split())) from error
+        click.echo("\n".join(applied) or "nothing to migrate")
 
     return apply
 

@@ -7,8 +7,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 import orjson
-from flask import Blueprint, Response, current_app, render_template_string, request
+from flask import (
+    Blueprint,
+    Response,
+    current_app,
+    redirect,
+    render_template_string,
+    request,
+    url_for,
+)
 from werkzeug.exceptions import NotFound
+from werkzeug.wrappers import Response as WerkzeugResponse
 
 from user_service.web.openapi.document import document
 from user_service.web.openapi.operations import Answer, documented, undocumented
@@ -54,6 +63,13 @@ def get_openapi() -> Response:
     if client_has(etag, request.headers):
         return Response(status=304, headers=headers)
     return Response(body, mimetype=JSON, headers=headers)
+
+
+@blueprint.get("/")
+@undocumented("for people")
+def get_root() -> WerkzeugResponse:
+    """Lead to the documentation."""
+    return redirect(url_for("docs.get_docs"))
 
 
 @blueprint.get("/docs")
