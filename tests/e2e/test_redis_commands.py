@@ -1,4 +1,7 @@
-"""Every command of the page store and of the rate limits, behind Sentinel and on a Cluster."""
+"""Every command of the page store and of the rate limits, behind Sentinel and on a Cluster.
+
+The service has the documented permissions and no others.
+"""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -10,12 +13,13 @@ from pydantic import SecretStr
 
 from app import create_app
 from tests.redis_states import identify
-from tests.redis_topologies import cluster, run, sentinel
+from tests.redis_topologies import PASSWORD, DebianRedis, cluster, run, sentinel
 from user_service.cache.page_store import Found, PageStore
 from user_service.cache.redis_client import redis_client
 from user_service.settings import Settings
 from user_service.web.services import services_of
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "postgresql-and-redis.md"
 URL = "/api/v1/users"
 TIMEOUT = 2.0
 PAGE = "1:50"
@@ -26,10 +30,19 @@ def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     folder: Path = tmp_path_factory.mktemp("redis")
     if request.param == "sentinel":
         with sentinel(folder) as watched:
-            yield watched.url
+            yield as_user(watched.url, watched.master)
     else:
         with cluster(folder, "{pages}") as nodes:
-            yield nodes.url
+            yield as_user(nodes.url, *nodes.masters)
+
+
+def as_user(url: str, *nodes: DebianRedis) -> str:
+    """Make the documented user on ``nodes``, and return ``url`` with its login."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for command in text.split("```redis\n")[1].split("```")[0].splitlines():
+        for node in nodes:
+            run(node, command.replace(">password", f">{PASSWORD}"))
+    return url.replace(f"//:{PASSWORD}@", f"//users:{PASSWORD}@")
 
 
 def opened(url: str) -> PageStore:

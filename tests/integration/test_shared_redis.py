@@ -1,0 +1,112 @@
+"""Several databases, and several histories of one database, on the same Redis."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psycopg2
+import pytest
+import redis as redis_py
+from flask.testing import FlaskClient
+
+from dev.servers import PostgresServer
+from tests.faults.harness.proxy import Proxy
+from tests.faults.harness.standby import Standby, run
+from tests.responses import Serve, json_of
+from tests.waiting import eventually
+from user_service.web.services import services_of
+
+URL = "/api/v1/users"
+
+
+def create(client: FlaskClient, name: str) -> None:
+    body = {"username": name, "email": f"{name}@example.com"}
+    assert client.post(URL, json=body).status_code == 201
+
+
+def page(client: FlaskClient) -> tuple[list[str], str]:
+    """Return the names on the first page, and what the cache did."""
+    answer = client.get(URL)
+    return [user["username"] for user in json_of(answer)["users"]], answer.headers["X-Cache"]
+
+
+@pytest.fixture
+def primary(tmp_path: Path) -> Iterator[PostgresServer]:
+    with PostgresServer(tmp_path / "primary", durable=False) as primary:
+        yield primary
+
+
+def test_copy_of_a_database_shares_neither_pages_nor_limits_with_it(
+    primary: PostgresServer, serving: Serve
+) -> None:
+    run(primary, "CREATE DATABASE copy TEMPLATE users OWNER users")
+    with Proxy(primary.port) as link:
+        address = primary.url.removesuffix("users").replace(f":{primary.port}/", f":{link.port}/")
+        original = serving(database_url=primary.url, rate_limit="4/minute")
+        copy = serving(database_url=address + "copy", rate_limit="4/minute", retry_attempts=0)
+        create(original, "ada")
+        assert [page(each) for each in (original, copy)] == [(["ada"], "MISS"), ([], "MISS")]
+        services_of(copy.application).pages.invalidate()
+        assert page(original) == (["ada"], "HIT")
+        link.refuse()
+        assert page(copy) == ([], "STALE")
+        assert [original.get(URL).status_code for _ in range(2)] == [200, 429]
+        assert page(copy) == ([], "STALE")
+
+
+def test_prefix_separates_what_the_database_does_not(serving: Serve) -> None:
+    one, other = (serving(redis_prefix=prefix, rate_limit="9/day") for prefix in ("one", "other"))
+    for client in (one, other):
+        assert page(client)[1] == "MISS"
+        assert client.get(URL).headers["RateLimit"].startswith('"default";r=7;')
+
+
+def test_database_restored_in_place_shows_no_page_from_before(
+    client: FlaskClient, serving: Serve, database_url: str
+) -> None:
+    other = serving()
+    create(client, "ada")
+    assert [page(each)[1] for each in (client, other)] == ["MISS", "HIT"]
+    with closing(psycopg2.connect(database_url)) as admin:
+        admin.autocommit = True
+        cursor = admin.cursor()
+        cursor.execute("TRUNCATE users")
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    assert client.get(f"{URL}/1").status_code == 404  # on a new connection
+    assert [page(each)[0] for each in (client, other, client, other)] == [[]] * 4
+    assert page(other)[1] == "HIT"
+
+
+def test_promoted_standby_shows_no_page_of_a_write_that_it_has_not(
+    tmp_path: Path, primary: PostgresServer, serving: Serve, redis: redis_py.Redis
+) -> None:
+    """The log position of the lost write is beyond the end of the new primary's log."""
+    with Standby(tmp_path / "standby", primary) as standby:
+        hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
+        url = primary.url.replace(f"127.0.0.1:{primary.port}", hosts)
+        client = serving(
+            database_url=f"{url}?target_session_attrs=read-write",
+            database_replica_url=standby.url,
+        )
+        create(client, "ada")
+        eventually(lambda: run(standby, "SELECT count(*) FROM users") == 1)
+        run(standby, "ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()")
+        eventually(lambda: run(standby, "SELECT count(*) FROM pg_stat_wal_receiver") == 0)
+        run(primary, "SELECT pg_switch_wal()")  # so that the position is far ahead
+        create(client, "lost")
+        assert page(client) == (["ada", "lost"], "MISS")
+        before = lsn_in(redis)
+        primary.kill()
+        run(standby, "SELECT pg_promote()")
+        eventually(lambda: client.get(f"{URL}/1").status_code == 200)
+        assert page(client) == (["ada"], "MISS")
+        assert lsn_in(redis) < before
+
+
+def lsn_in(redis: redis_py.Redis) -> int:
+    """Return the log position that a replica must have replayed."""
+    (key,) = redis.scan_iter("*:lsn")
+    return int(redis.get(key) or b"", 16)
