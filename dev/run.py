@@ -26,7 +26,7 @@ from dev.servers import PostgresServer, RedisServer
 
 SERVICE = Path(__file__).resolve().parent.parent / "services" / "user-service"
 # This machine only; the service's default is every address, as a container needs.
-SERVE = [sys.executable, "serve.py", "127.0.0.1"]
+SERVE = [sys.executable, "serve.py"]
 ADDRESSES = "addresses"  # the file that `make seed` reads
 WATCH_SECONDS = 0.05
 PROBE_SECONDS = 1.0
@@ -123,7 +123,7 @@ def run(settings: Settings, service: Path, stop: StopRequest) -> int:
         file = _write_addresses(addresses, settings.data_dir / ADDRESSES)
         stack.callback(file.unlink, missing_ok=True)
         # No balancer asks for readiness here, so a stop needs no delay.
-        defaults = {"DRAIN_DELAY": "0", "GIT_COMMIT": commit()}
+        defaults = {"HOST": "127.0.0.1", "DRAIN_DELAY": "0", "GIT_COMMIT": commit()}
         environ = {**defaults, **os.environ, "PORT": str(settings.port), **addresses}
         process = spawn(SERVE, signal.SIGTERM, cwd=service, env=environ)
         stack.callback(_stop, process)

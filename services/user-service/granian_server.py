@@ -1,4 +1,4 @@
-"""``python granian_server.py HOST``: the service under granian, started by ``serve.py``.
+"""``python granian_server.py``: the service under granian, started by ``serve.py``.
 
 granian does not limit the time of a slow client, and a request whose body is sent slowly holds one
 of its threads. It belongs behind a gateway that buffers requests (docs/servers.md).
@@ -7,7 +7,6 @@ of its threads. It belongs behind a gateway that buffers requests (docs/servers.
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -38,7 +37,7 @@ MAX_HEADER_BYTES = 32_768  # of a request line and its header fields together
 MAX_DISCARDED_BYTES = 1_048_576
 
 
-def main(host: str) -> None:
+def main() -> None:
     """Serve until told to stop."""
     settings = settings_or_exit()
     end_with_parent(Launch().launcher_pid or os.getppid())
@@ -46,7 +45,7 @@ def main(host: str) -> None:
     server = Granian(
         "granian_server:create_worker",
         factory=True,
-        address=host,
+        address=str(settings.host),
         port=settings.port,
         interface=Interfaces.WSGI,
         http=HTTPModes.http1,
@@ -168,4 +167,4 @@ def at_end_of_main_thread(close: Callable[[], None]) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

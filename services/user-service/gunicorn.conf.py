@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 settings = settings_or_exit()
 launch = Launch()
 
-bind = [f"0.0.0.0:{settings.port}"]
+bind = [f"[{settings.host}]:{settings.port}"]
 workers = settings.web_concurrency
 worker_class = "gunicorn_worker.Worker"
 # REQUEST_TIMEOUT is for the service; as much again is for a client that is slow to send or to read.

@@ -1,4 +1,4 @@
-"""``python serve.py [HOST]``: serve on ``HOST`` (every address, unless given) and ``PORT``.
+"""``python serve.py``: serve on ``HOST`` and ``PORT``.
 
 This process starts gunicorn, or granian if ``SERVER=granian``, and stays its parent. It makes the
 directory that the workers share for their metrics, and it turns a stop into a drain: readiness
@@ -8,6 +8,7 @@ says no, then ``DRAIN_DELAY`` passes, then the server stops. It may be process 1
 import logging
 import math
 import os
+import resource
 import signal
 import sys
 import time
@@ -33,10 +34,13 @@ HERE = Path(__file__).resolve().parent
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- the directory in it gets a random name
 
 
-def main(host: str = "0.0.0.0") -> int:
+def main() -> int:
     """Run the server until it ends; return its exit code."""
     settings = settings_or_exit()
     logs.configure(settings.log_level, settings.log_format)
+    # A connection is an open file; 1,024, a usual soft limit, are fewer than CONNECTIONS need.
+    hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
     signals = received_signals()
     parent = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
     with TemporaryDirectory(
@@ -47,7 +51,7 @@ def main(host: str = "0.0.0.0") -> int:
         metrics = emptied(settings.prometheus_multiproc_dir or Path(run_directory, "metrics"))
         os.chdir(HERE)
         server = os.posix_spawn(
-            sys.executable, command(settings, host), launch.environment(metrics), setpgroup=0
+            sys.executable, command(settings), launch.environment(metrics), setpgroup=0
         )
         try:
             return supervise(server, signals, drain_file, settings.drain_delay)
@@ -85,13 +89,11 @@ def emptied(directory: Path) -> Path:
     return directory
 
 
-def command(settings: Settings, host: str) -> list[str]:
+def command(settings: Settings) -> list[str]:
     """Return the command line of the server that the settings name."""
     if settings.server == "granian":
-        return [sys.executable, "granian_server.py", host]
-    address = f"[{host}]:{settings.port}" if ":" in host else f"{host}:{settings.port}"
-    options = ["-c", "gunicorn.conf.py", "--bind", address]
-    return [sys.executable, "-m", "gunicorn", *options, "app:create_app()"]
+        return [sys.executable, "granian_server.py"]
+    return [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:create_app()"]
 
 
 def supervise(
@@ -141,4 +143,4 @@ def reaped(server: int) -> int | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())

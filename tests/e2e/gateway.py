@@ -24,10 +24,11 @@ SOURCE = ROOT / "deploy" / "gateway"
 
 @dataclass(frozen=True, slots=True)
 class Gateway:
-    """A running gateway: its address, and the file that its log goes to."""
+    """A running gateway: its addresses, and the file that its log goes to."""
 
     url: str
     port: int
+    plain_url: str
     log_file: Path
 
     @property
@@ -35,57 +36,59 @@ class Gateway:
         return self.log_file.read_text(encoding="utf-8")
 
 
-class Replicas:
-    """The list that a name server would give the balancer, in a file."""
+class Addresses:
+    """The addresses that a name server would give for a name, in a file."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.ports: list[int] = []
+    def __init__(self, file: Path, *ports: int) -> None:
+        self.command = f"cat {file}"
+        self._file = file
+        self.set(*ports)
 
     def set(self, *ports: int) -> None:
-        self.ports = list(ports)
-        new = self.file.with_suffix(".new")
+        new = self._file.with_suffix(".new")
         new.write_text("".join(f"127.0.0.1:{port}\n" for port in ports))
-        new.rename(self.file)
+        new.rename(self._file)
 
 
 @contextmanager
-def gateway(folder: Path, service_port: int, *, balanced: bool = False) -> Iterator[Gateway]:
-    """Start the gateway before a port: the service's, or with ``balanced`` the balancer's."""
+def gateway(
+    folder: Path,
+    addresses: Addresses,
+    *,
+    balanced: bool = False,
+    open_files: int = 1024,
+    **environment: str,
+) -> Iterator[Gateway]:
+    """Start the gateway before the service, or with ``balanced`` before the balancer.
+
+    ``open_files`` is its soft limit.
+    """
     folder.mkdir()
     tls_port, plain_port = free_port(), free_port()
-    changes = {
+    listening = {
         "listen 8443 ssl;": f"listen 127.0.0.1:{tls_port} ssl;",
         "listen 8080;": f"listen 127.0.0.1:{plain_port};",
-        "server user-service:5000;": f"server 127.0.0.1:{service_port};",
-        "server balancer:8081;": f"server 127.0.0.1:{service_port};",
     }
-    _adapt(folder, changes)
+    _adapt(folder, listening)
     if balanced:
         shutil.copy(folder / "upstream-balancer.conf", folder / "upstream.conf")
     certificate = ["sh", str(SOURCE / "certificate.sh"), str(folder), str(os.getuid())]
     subprocess.run(certificate, check=True, capture_output=True)
-    command = [program("nginx"), "-c", str(folder / "nginx.conf"), "-g", "daemon off;"]
-    with _running(command, folder) as log:
-        started = Gateway(f"https://127.0.0.1:{tls_port}", tls_port, log)
-        eventually(lambda: _is_live(started.url))
-        yield started
+    url = f"https://127.0.0.1:{tls_port}"
+    arguments = ["nginx.conf", "name", "80"]
+    environment["SERVERS"] = addresses.command
+    with _running(folder, arguments, url, environment, open_files) as log:
+        yield Gateway(url, tls_port, f"http://127.0.0.1:{plain_port}", log)
 
 
 @contextmanager
-def balancer(folder: Path, replicas: Replicas) -> Iterator[int]:
+def balancer(folder: Path, replicas: Addresses) -> Iterator[int]:
     """Start the balancer of ``replicas``, which must have one that is ready; return its port."""
     folder.mkdir()
     port = free_port()
     _adapt(folder, {"listen 8081;": f"listen 127.0.0.1:{port};"})
-    environment = {
-        "PATH": f"{Path(program('nginx')).parent}:{os.environ['PATH']}",
-        "REPLICAS": f"cat {replicas.file}",
-        "REPLICAS_FILE": str(folder / "replicas.conf"),
-    }
-    command = ["sh", str(folder / "balancer.sh"), str(folder / "balancer.conf")]
-    with _running(command, folder, environment):
-        eventually(lambda: _is_live(f"http://127.0.0.1:{port}"))
+    arguments = ["balancer.conf", "name", "80", "/health/ready"]
+    with _running(folder, arguments, f"http://127.0.0.1:{port}", {"SERVERS": replicas.command}):
         yield port
 
 
@@ -110,22 +113,36 @@ def _for_this_machine(text: str, folder: Path) -> str:
 
 @contextmanager
 def _running(
-    command: list[str], folder: Path, environment: dict[str, str] | None = None
+    folder: Path,
+    arguments: list[str],
+    url: str,
+    environment: dict[str, str],
+    open_files: int = 1024,
 ) -> Iterator[Path]:
+    """Run nginx.sh until the end of the block, which begins when nginx answers."""
     log = folder / "log"
+    script, arguments[0] = str(folder / "nginx.sh"), str(folder / arguments[0])
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, env={**os.environ, **(environment or {})}, stdout=output, stderr=output
+            ["sh", "-c", f'ulimit -Sn {open_files}; exec sh "$0" "$@"', script, *arguments],
+            env={
+                "PATH": f"{Path(program('nginx')).parent}:{os.environ['PATH']}",
+                "FOLDER": str(folder),
+                **environment,
+            },
+            stdout=output,
+            stderr=output,
         )
     try:
+        eventually(lambda: _answers(url))
         yield log
     finally:
         process.terminate()
         process.wait(20)
 
 
-def _is_live(url: str) -> bool:
+def _answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/.gateway/live", verify=False).status_code == 204
+        return httpx.get(url, verify=False).status_code > 0
     except httpx.TransportError:
         return False

@@ -321,6 +321,23 @@ def test_docker_stop_ends_the_service_in_good_order(project: Project, https: htt
     assert https.get(URL).status_code == 200
 
 
+def test_gateway_notices_and_follows_a_service_that_moves(
+    project: Project, https: httpx.Client
+) -> None:
+    address = project.address_of("user-service", "front")
+    shell("docker", "stop", "user-service")
+    network, image = f"{project.name}_front", f"{project.name}-user-service"
+    squatter = shell("docker", "run", "--rm", "-d", "--network", network, image, "sleep", "99")
+    try:
+        eventually(lambda: project.health()["gateway"] == "unhealthy", timeout=30)
+        shell("docker", "start", "user-service")
+        eventually(lambda: https.get(URL).status_code == 200, timeout=30)
+        assert project.address_of("user-service", "front") != address
+        eventually(lambda: set(project.health().values()) == {"healthy"}, timeout=30)
+    finally:
+        shell("docker", "kill", squatter.strip())
+
+
 def test_users_survive_down_and_up(project: Project, https: httpx.Client) -> None:
     created = https.post(URL, json=ADA).json()
     project.compose("down")

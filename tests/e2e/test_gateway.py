@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.gateway import SOURCE, Gateway, Replicas, balancer, gateway
+from tests.e2e.gateway import SOURCE, Addresses, Gateway, balancer, gateway
 from tests.e2e.service import RunningService, free_port
 from tests.faults.harness.raw import RawAnswer, answers
 from tests.programs import program
@@ -95,8 +95,9 @@ def replica() -> Iterator[Recorder]:
 @pytest.fixture(scope="module")
 def direct(tmp_path_factory: pytest.TempPathFactory, replica: Recorder) -> Iterator[Gateway]:
     """The gateway of docker-compose.yml, before one replica."""
-    folder = tmp_path_factory.mktemp("direct") / "gateway"
-    with gateway(folder, replica.server_port) as started:
+    folder = tmp_path_factory.mktemp("direct")
+    addresses = Addresses(folder / "addresses", replica.server_port)
+    with gateway(folder / "gateway", addresses, CORS_ORIGINS="https://a.example") as started:
         yield started
 
 
@@ -111,13 +112,11 @@ def others(replica: Recorder) -> Iterator[list[Recorder]]:
 def balanced(tmp_path_factory: pytest.TempPathFactory, others: list[Recorder]) -> Iterator[Gateway]:
     """The gateway of docker-compose.scale.yml, before the balancer of two replicas."""
     folder = tmp_path_factory.mktemp("balanced")
-    names = Replicas(folder / "names")
-    names.set(*(each.server_port for each in others))
-    with (
-        balancer(folder / "balancer", names) as port,
-        gateway(folder / "gateway", port, balanced=True) as started,
-    ):
-        yield started
+    replicas = Addresses(folder / "replicas", *(each.server_port for each in others))
+    with balancer(folder / "balancer", replicas) as port:
+        addresses = Addresses(folder / "addresses", port)
+        with gateway(folder / "gateway", addresses, balanced=True) as started:
+            yield started
 
 
 @pytest.fixture(params=["direct", "balanced"])
@@ -175,6 +174,8 @@ def assert_is_problem(answer: RawAnswer, status: int) -> None:
     assert answer.body["request_id"] == answer.headers["x-request-id"] != ""
     for name, value in SECURITY_HEADERS:
         assert answer.headers[name.lower()] == value
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert "Retry-After" in answer.headers["access-control-expose-headers"]
     assert "server" not in answer.headers or answer.headers["server"] == "nginx"
 
 
@@ -210,16 +211,61 @@ def test_plain_http_on_the_tls_port_is_a_problem(direct: Gateway) -> None:
         assert_is_problem(answers(received_by(connection))[0], 400)
 
 
+@pytest.mark.parametrize("is_known", [False, True])
 @pytest.mark.parametrize("behind_balancer", [False, True])
 def test_service_that_is_away_is_a_problem_with_the_request_s_id(
-    tmp_path: Path, behind_balancer: bool
+    tmp_path: Path, behind_balancer: bool, is_known: bool
 ) -> None:
-    with gateway(tmp_path / "gateway", free_port(), balanced=behind_balancer) as started:
+    nowhere = Addresses(tmp_path / "addresses", *([free_port()] if is_known else []))
+    folder = tmp_path / "gateway"
+    with gateway(folder, nowhere, balanced=behind_balancer, CORS_ORIGINS="*") as started:
         request = b"GET %b HTTP/1.1\r\n%bX-Request-ID: mine\r\n\r\n" % (URL.encode(), CLOSE)
         answer = exchange(started, request)
     assert_is_problem(answer, 503)
     assert answer.body["request_id"] == "mine"
     assert answer.headers["retry-after"] == "5"
+
+
+def test_gateway_follows_a_service_to_its_new_address(tmp_path: Path) -> None:
+    addresses = Addresses(tmp_path / "addresses", free_port())
+    with (
+        recorder() as moved,
+        gateway(tmp_path / "gateway", addresses) as started,
+        client(started) as http,
+    ):
+        assert http.get(URL).status_code == 503
+        addresses.set()  # a stopped container has no address
+        addresses.set(moved.server_port)
+        eventually(lambda: http.get(URL).status_code == 200)
+        addresses.set()
+        time.sleep(1.5)
+        assert http.get(URL).status_code == 200
+
+
+def test_problems_carry_no_cors_headers_without_cors_origins(balanced: Gateway) -> None:
+    with client(balanced) as http:
+        answer = http.get("/metrics", headers={"Origin": "https://a.example"})
+    assert answer.status_code == 404
+    assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_redirect_to_https_has_the_headers_for_browsers(direct: Gateway) -> None:
+    answer = httpx.post(f"{direct.plain_url}/a?b=c", headers={"Host": "users.example"})
+    assert answer.status_code == 308
+    assert answer.headers["Location"] == "https://users.example/a?b=c"
+    for name, value in SECURITY_HEADERS:
+        assert answer.headers[name] == value
+    assert re.fullmatch("[0-9a-f]{32}", answer.headers["X-Request-ID"])
+    assert "Strict-Transport-Security" not in answer.headers  # RFC 6797, section 7.2
+
+
+def test_gateway_raises_a_low_limit_of_open_files(tmp_path: Path, replica: Recorder) -> None:
+    addresses = Addresses(tmp_path / "addresses", replica.server_port)
+    with gateway(tmp_path / "gateway", addresses, open_files=128) as started, ExitStack() as stack:
+        port = int(started.plain_url.rpartition(":")[2])
+        for _ in range(400):  # two processes of nginx share them
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        assert httpx.get(started.plain_url).status_code == 308
 
 
 def test_forwarded_headers_are_set_and_never_appended_to(
@@ -410,7 +456,7 @@ def test_limits_of_the_body_are_the_services() -> None:
 def real(tmp_path: Path, service: RunningService) -> Iterator[httpx.Client]:
     """A client that takes gzip, on the gateway before the real service."""
     with (
-        gateway(tmp_path / "gateway", service.port) as started,
+        gateway(tmp_path / "gateway", Addresses(tmp_path / "addresses", service.port)) as started,
         client(started, headers={"Accept-Encoding": "gzip"}) as http,
     ):
         yield http
@@ -442,6 +488,11 @@ def test_etag_of_a_compressed_page_serves_if_none_match(real: httpx.Client) -> N
     assert page.headers["ETag"].startswith("W/")
     unchanged = real.get(URL, headers={"If-None-Match": page.headers["ETag"]})
     assert unchanged.status_code == 304
+    for name in ("ETag", "Vary", "Cache-Control", "Link"):
+        assert unchanged.headers[name] == page.headers[name]
+    plain = real.get(URL, headers={"Accept-Encoding": "identity"})
+    unchanged = real.get(URL, headers={"If-None-Match": plain.headers["ETag"]})
+    assert unchanged.headers["ETag"] == plain.headers["ETag"] == page.headers["ETag"][2:]
     real.delete(f"{URL}/{page.json()['users'][0]['id']}")
     changed = real.get(URL, headers={"If-None-Match": page.headers["ETag"]})
     assert changed.status_code == 200

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -63,6 +64,24 @@ def test_page_cached_by_one_process_is_not_served_stale_by_another(
             assert httpx.get(reader.url + URL).headers["X-Cache"] == "HIT"
             assert httpx.post(writer.url + URL, json=user(f"user{n}")).status_code == 201
             assert total(reader) == n
+
+
+def test_ipv6_and_ipv4_are_both_served(tmp_path: Path, environment: dict[str, str]) -> None:
+    with running(tmp_path / "log", environment | {"HOST": "::"}) as service:
+        for host in ("[::1]", "127.0.0.1"):
+            assert httpx.get(f"http://{host}:{service.port}{URL}").status_code == 200
+
+
+@pytest.mark.parametrize("server", ["gunicorn"])
+def test_low_limit_of_open_files_is_raised(tmp_path: Path, environment: dict[str, str]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
+    try:
+        with running(tmp_path / "log", environment) as service:
+            limits = Path(f"/proc/{service.workers[0]}/limits").read_text()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert re.search(rf"Max open files +{hard} ", limits)
 
 
 def test_hundred_creates_of_one_name_at_once_make_one_user(service: RunningService) -> None:

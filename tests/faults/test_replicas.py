@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from tests.e2e.gateway import Gateway, Replicas, balancer, gateway
+from tests.e2e.gateway import Addresses, Gateway, balancer, gateway
 from tests.e2e.service import RunningService
 from tests.faults import history
 from tests.faults.harness.clients import READS, URL, Client, Load, Mix
@@ -30,7 +30,7 @@ class Fleet:
 
     stage: Stage
     stack: ExitStack
-    names: Replicas
+    names: Addresses
     replicas: list[RunningService] = field(default_factory=list)
     gateway: Gateway | None = None
 
@@ -77,11 +77,13 @@ class Fleet:
 def fleet(stage: Stage) -> Iterator[Fleet]:
     """Two replicas behind the balancer and the gateway."""
     with ExitStack() as stack:
-        fleet = Fleet(stage, stack, Replicas(stage.folder / "names"))
+        fleet = Fleet(stage, stack, Addresses(stage.folder / "names"))
         fleet.add()
         fleet.add()
         port = stack.enter_context(balancer(stage.folder / "balancer", fleet.names))
-        fleet.gateway = stack.enter_context(gateway(stage.folder / "gateway", port, balanced=True))
+        addresses = Addresses(stage.folder / "addresses", port)
+        entered = gateway(stage.folder / "gateway", addresses, balanced=True)
+        fleet.gateway = stack.enter_context(entered)
         yield fleet
 
 

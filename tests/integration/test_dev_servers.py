@@ -46,7 +46,7 @@ def app(environ, start_response):
 """
 STUB_SERVE = """
 import os, sys
-bind = sys.argv[1] + ":" + os.environ["PORT"]
+bind = os.environ["HOST"] + ":" + os.environ["PORT"]
 options = ["--no-control-socket", "--bind", bind]
 os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *options, "app:app"])
 """

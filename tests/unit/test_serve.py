@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 import serve
-from user_service.settings import Settings
 
 
 def test_metrics_directory_is_made_and_loses_only_metrics(tmp_path: Path) -> None:
@@ -25,12 +24,6 @@ def test_unusable_metrics_directory_ends_the_start_with_one_line(tmp_path: Path)
     with pytest.raises(SystemExit) as ended:
         serve.emptied(tmp_path / "file")
     assert ended.value.code == "user-service: PROMETHEUS_MULTIPROC_DIR: File exists"
-
-
-@pytest.mark.parametrize(("host", "address"), [("0.0.0.0", "0.0.0.0:5000"), ("::1", "[::1]:5000")])
-def test_gunicorn_gets_the_host_and_the_port(host: str, address: str) -> None:
-    settings = Settings(port=5000, server="gunicorn")
-    assert address in serve.command(settings, host)
 
 
 ORPHANS = """

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -15,6 +15,7 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    IPvAnyAddress,
     PostgresDsn,
     RedisDsn,
     SecretStr,
@@ -114,6 +115,8 @@ class Settings(BaseSettings):
         frozen=True, extra="ignore", env_ignore_empty=True, use_attribute_docstrings=True
     )
 
+    host: IPvAnyAddress = Field(default=IPv4Address("0.0.0.0"))
+    """Address to listen on: `127.0.0.1` for this machine only, `::` for IPv6 and IPv4"""
     port: int = Field(default=5000, ge=1, le=65535)
     """TCP port to listen on"""
     server: Literal["gunicorn", "granian"] = "gunicorn"

@@ -1,0 +1,67 @@
+#!/bin/sh
+# nginx.sh CONFIG NAME PORT [PATH]: runs nginx with CONFIG, before the servers that NAME stands for.
+#
+# nginx 1.26 resolves a name once, at its start. This script resolves it again and again, and reloads
+# nginx when the addresses change. With PATH, only servers that answer it with 200 are in the list:
+# a replica that drains is not ready for a second before it stops listening, and gets no more requests
+# by then. If the name has no address, or no server is ready, the list stays.
+set -eu
+config=${1:?usage: nginx.sh CONFIG NAME PORT [PATH]} name=$2 port=$3 path=${4:-}
+folder=${FOLDER:-/tmp}
+# A command that prints the servers as address:port.
+servers=${SERVERS:-resolved}
+nginx=
+pause=1
+[ -z "$path" ] || pause=0.3
+
+resolved() {
+    { getent ahostsv4 "$name" || getent ahostsv6 "$name"; } |
+        awk -v port="$port" '{print ($1 ~ /:/ ? "[" $1 "]" : $1) ":" port}' | sort -u
+}
+
+usable() {
+    [ -n "$path" ] || { $servers; return; }
+    set --
+    for server in $($servers); do
+        set -- "$@" -o /dev/null "http://$server$path"
+    done
+    [ $# -gt 0 ] || return 0
+    # In parallel: a hanging replica delays the result by a second at most.
+    { curl -sZ --max-time 1 -w '%{http_code} %{url}\n' "$@" || true; } |
+        sed -n "s|^200 http://\(.*\)$path|\1|p" | sort
+}
+
+update() {
+    now=$(usable)
+    [ -n "$now" ] && [ "$now" != "$listed" ] || return 0
+    for server in $now; do
+        # No failure counting by nginx: it would refuse every request once each replica had broken one
+        # connection. This script decides about availability.
+        echo "server $server max_fails=0;"
+    done >"$folder/servers.new"
+    mv "$folder/servers.new" "$folder/servers.conf"
+    listed=$now
+    echo "nginx.sh: $name is at" $now
+    [ -z "$nginx" ] || kill -HUP "$nginx"
+}
+
+stop() {
+    [ -z "$nginx" ] || { kill -QUIT "$nginx"; wait "$nginx" || true; }
+    exit 0
+}
+trap stop TERM QUIT INT
+
+# Until there is an address, nginx answers 503.
+echo "server 127.0.0.1:$port down;" >"$folder/servers.conf"
+# Whether scripts of other origins may read the problems of nginx.
+echo "map '' \$cors_origin { default '${CORS_ORIGINS:+*}'; }" >"$folder/cors.conf"
+listed=
+update
+nginx -c "$config" -g 'daemon off;' &
+nginx=$!
+while kill -0 "$nginx" 2>/dev/null; do
+    sleep "$pause" &
+    wait $!
+    update
+done
+exit 1
