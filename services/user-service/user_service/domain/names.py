@@ -6,6 +6,7 @@ full-width ``ａｄａ`` are one name. The canonical form is Unicode's compatibi
 """
 
 import re
+import string
 import unicodedata
 from functools import lru_cache
 
@@ -23,6 +24,9 @@ _INVISIBLE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _DEFAULT_IGNORABLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
+# Letters and symbols without ink: the empty Braille cell, the placeholder of embedded objects, the
+# Egyptian blanks and the notehead that is null.
+_BLANK = frozenset("\u2800\ufffc\U00013441\U00013442\U0001d159")
 
 
 def valid_username(text: str) -> str:
@@ -33,6 +37,7 @@ def valid_username(text: str) -> str:
             f"must have {USERNAME_MIN_LENGTH} to {USERNAME_MAX_LENGTH} characters after trimming"
         )
     _refuse_invisible(name)
+    _require_visible(name)
     if len(canonical_username(name).strip()) < USERNAME_MIN_LENGTH:
         raise ValueError(f"must have at least {USERNAME_MIN_LENGTH} characters in canonical form")
     return name
@@ -44,11 +49,9 @@ def valid_email(text: str) -> str:
     if len(address) > EMAIL_MAX_LENGTH:
         raise ValueError(f"must have at most {EMAIL_MAX_LENGTH} characters")
     _refuse_invisible(address)
-    try:
-        _parsed(address)
-    except EmailNotValidError:
-        # The library's message repeats parts of the input.
-        raise ValueError("must be an email address, like ada@example.com") from None
+    if not _is_address(address):
+        raise ValueError("must be an email address, like ada@example.com")
+    _require_visible(address.rpartition("@")[0])
     return address
 
 
@@ -87,6 +90,21 @@ def _parsed(address: str) -> tuple[str, str]:
     return parsed.local_part, parsed.ascii_domain
 
 
+def _is_address(text: str) -> bool:
+    """Tell whether ``text`` is an address, and its canonical form is one of the same form.
+
+    A full-width "＠", or a leader for a dot, would otherwise turn into punctuation with a meaning.
+    """
+    try:
+        canonical = canonical_email(text)
+        is_stable = canonical == text or canonical_email(canonical) == canonical
+    except EmailNotValidError:
+        return False
+    local_parts = text.rpartition("@")[0], canonical.rpartition("@")[0]
+    before, after = ([c for c in part if c in string.punctuation] for part in local_parts)
+    return is_stable and before == after
+
+
 def _caseless(text: str) -> str:
     folded = unicodedata.normalize("NFD", text).casefold()
     folded = unicodedata.normalize("NFKC", folded).casefold()
@@ -97,3 +115,9 @@ def _refuse_invisible(text: str) -> None:
     categories = {unicodedata.category(character) for character in text}
     if categories & _INVISIBLE_CATEGORIES or _DEFAULT_IGNORABLE.search(text):
         raise ValueError("must not contain control, invisible or unassigned characters")
+
+
+def _require_visible(text: str) -> None:
+    """Refuse text of nothing but spaces, combining marks and blanks."""
+    if not any(unicodedata.category(c)[0] in "LNPS" and c not in _BLANK for c in text):
+        raise ValueError("must contain a visible character")

@@ -2,11 +2,15 @@
 
 import itertools
 import time
+from collections.abc import Iterator
 
 import click
 from flask.cli import AppGroup
 
 from user_service.database.migrate import migrate
+from user_service.domain.names import valid_email, valid_username
+from user_service.domain.positions import Position
+from user_service.domain.user import User
 from user_service.errors import Unavailable
 from user_service.web.example_users import example_users
 from user_service.web.services import services
@@ -51,6 +55,20 @@ def recount_users() -> None:
     click.echo(f"{number:,} users")
 
 
+@users.command("check")
+def check_users() -> None:
+    """List the stored names that this release would refuse. Their users stay as they are."""
+    number = 0
+    for user in _all():
+        for member, rule in (("username", valid_username), ("email", valid_email)):
+            try:
+                rule(getattr(user, member))
+            except ValueError as error:
+                number += 1
+                click.echo(f"user {user.id}: {member} {error}")
+    click.echo(f"{number:,} names would be refused")
+
+
 def migrate_command(dsn: str) -> click.Command:
     """Return the command that migrates the database at ``dsn``."""
 
@@ -64,6 +82,14 @@ def migrate_command(dsn: str) -> click.Command:
         click.echo("\n".join(applied) or "nothing to migrate")
 
     return apply
+
+
+def _all() -> Iterator[User]:
+    position: Position | int | None = 0
+    while position is not None:
+        page = services().users.page(position, BATCH, count="none")
+        yield from page.users
+        position = page.next
 
 
 def _add(number: int, seed: int) -> int:
