@@ -437,7 +437,7 @@ EMAILS = [
     *("a@b.co", "a" * 64 + "@example.com", "ａｂ@example.com", "e\u0301@example.com"),
     *("ß@example.com", "\u0430da@example.com", "ıx@example.com", "ada@bücher.example"),
     *("ada@xn--strae-oqa.example", "ada@例え.example", "ada@ｅxample。org", "o'brien@example.com"),
-    *("a+b@example.com", "!#$%&*/=?^_`{|}~-@example.com", "ﷺ" * 83 + "@a.co", "ada@EXAMPLE.net"),
+    *("a+b@example.com", "!#$%&*/=?^_`{|}~-@example.com", "ﬁ" * 32 + "@a.co", "ada@EXAMPLE.net"),
 ]
 SAME = [  # as somebody who was there before
     ("username", "straße", "STRASSE"),

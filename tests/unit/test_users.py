@@ -254,6 +254,7 @@ class TestValidEmail:
             "\u33c2@example.com",
             "\u00b4ada@example.com",
             "\u037eada@example.com",
+            "\ufdfa@example.com",
         ],
     )
     def test_refuses_what_is_no_address_without_repeating_it(self, text: str) -> None:
