@@ -21,7 +21,7 @@ from tests.pgbouncer import PgBouncer
 from tests.responses import json_of, problem_of
 from tests.waiting import eventually
 from user_service.database.pool import Database
-from user_service.errors import ConnectionLost, DeadlineExceeded, Unavailable
+from user_service.errors import DeadlineExceeded, Unavailable
 from user_service.resilience import deadline
 from user_service.settings import Settings
 from user_service.web.services import services_of
@@ -44,9 +44,8 @@ def database_at(url: str) -> Database:
 
 @pytest.fixture
 def database(pgbouncer: PgBouncer) -> Iterator[Database]:
-    opened = database_at(pgbouncer.url)
-    yield opened
-    opened.close()
+    with closing(database_at(pgbouncer.url)) as opened:
+        yield opened
 
 
 def value(cursor: cursor, sql: str) -> object:
@@ -54,12 +53,6 @@ def value(cursor: cursor, sql: str) -> object:
     row = cursor.fetchone()
     assert row is not None
     return row[0]
-
-
-def test_what_a_session_is_usually_told_would_be_refused(pgbouncer: PgBouncer) -> None:
-    database = Database(pgbouncer.url, size=1)
-    with pytest.raises(ConnectionLost, match="unsupported startup parameter: options"):
-        database.open()
 
 
 def test_statement_timeout_holds_in_reads_and_in_transactions(database: Database) -> None:
@@ -172,12 +165,9 @@ def test_replica_may_be_behind_one_of_its_own(settings: Settings, tmp_path: Path
         services_of(application).close()
 
 
-BOTH_SIDES = pytest.mark.parametrize("where", ["before PgBouncer", "behind PgBouncer"])
-
-
-@BOTH_SIDES
+@pytest.mark.parametrize("where", ["before PgBouncer", "behind PgBouncer"])
 @pytest.mark.parametrize("stored", [True, False])
-def test_lost_answer_to_commit_is_an_unknown_outcome(
+def test_lost_answer_to_commit_is_an_unknown_outcome_unless_there_is_a_key(
     behind: Behind, where: str, stored: bool
 ) -> None:
     client, link = behind.client, behind.links[where]
@@ -187,14 +177,9 @@ def test_lost_answer_to_commit_is_an_unknown_outcome(
     assert problem["type"] == "urn:user-service:problem:outcome-unknown"
     assert link.commits_cut == 1
     assert len(json_of(client.get(URL))["users"]) == stored
-
-
-@BOTH_SIDES
-def test_unknown_outcome_is_resolved_by_the_idempotency_key(behind: Behind, where: str) -> None:
-    client, link = behind.client, behind.links[where]
-    assert client.get(URL).status_code == 200
     link.cut_commits(1, forward=True)
-    created = client.post(URL, json=ADA, headers={"Idempotency-Key": uuid4().hex})
+    eva = {"username": "eva", "email": "eva@example.com"}
+    created = client.post(URL, json=eva, headers={"Idempotency-Key": uuid4().hex})
     assert link.commits_cut == 1
     assert created.status_code == 201
-    assert json_of(client.get(created.headers["Location"]))["username"] == "ada"
+    assert json_of(client.get(created.headers["Location"]))["username"] == "eva"

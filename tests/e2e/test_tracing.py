@@ -167,21 +167,21 @@ app = create_app()
 from user_service.web.services import services_of
 assert app.test_client().get("/api/v1/users").status_code == 200
 services_of(app).close()
-print([name for name in sys.modules.keys() - theirs if name.startswith("opentelemetry")])
+print("loaded:", any(name.startswith("opentelemetry") for name in sys.modules.keys() - theirs))
 """
 
 
 @pytest.mark.parametrize(
-    "variables",
+    ("variables", "is_loaded"),
     [
-        {},
-        {"OTEL_SERVICE_NAME": "x"},
-        {"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"},
-        {"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"},
+        ({"OTEL_SERVICE_NAME": "x"}, False),
+        ({"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://[::1]:1"}, False),
+        ({"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://[::1]:1"}, False),
+        ({"OTEL_TRACES_EXPORTER": "console"}, True),
     ],
 )
-def test_opentelemetry_is_not_loaded_without_tracing(
-    environment: dict[str, str], variables: dict[str, str]
+def test_opentelemetry_is_loaded_only_for_tracing(
+    environment: dict[str, str], variables: dict[str, str], is_loaded: bool
 ) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", ONE_REQUEST],
@@ -192,22 +192,7 @@ def test_opentelemetry_is_not_loaded_without_tracing(
         timeout=60,
         check=False,
     )
-    assert ended.stdout.splitlines()[-1:] == ["[]"], ended.stderr
-
-
-def test_opentelemetry_is_loaded_with_tracing(
-    environment: dict[str, str], collector: Collector
-) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", ONE_REQUEST],
-        cwd=SERVICE,
-        env=clean_environment() | environment | {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert "opentelemetry.instrumentation.flask" in ended.stdout.splitlines()[-1], ended.stderr
+    assert f"loaded: {is_loaded}" in ended.stdout, ended.stderr
 
 
 def test_tracing_without_its_packages_stops_the_start_with_one_line(tmp_path: Path) -> None:

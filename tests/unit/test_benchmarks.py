@@ -9,14 +9,13 @@ import pytest
 from benchmarks import documents
 from benchmarks.__main__ import SECTIONS
 from benchmarks.calls import Counter
-from benchmarks.demands import Demand, all_demands, promises
+from benchmarks.demands import Demand, all_demands
 from benchmarks.load import load_from
 from benchmarks.mechanisms import MECHANISMS, Mechanism, without
 from benchmarks.profile import parts_of
 from benchmarks.report import (
     TABLES,
     figure,
-    growth_table,
     mechanisms_table,
     number,
     ratio,
@@ -83,13 +82,6 @@ def test_ratio_of_a_server_that_waited_for_something_else_is_marked() -> None:
     assert "| get by id, 10 clients | **3.00** * |" in ratios_table(results, OURS)
 
 
-def test_growth_is_relative_to_the_smallest_size() -> None:
-    results = Results()
-    for users, ms in ((10, 2.0), (1000, 3.0)):
-        results.add({"ms": ms}, workload="get", users=users)
-    assert "| get by id | 2.00 | 3.00 | **1.50** |" in growth_table(results)
-
-
 def test_demand_is_met_by_the_median_of_the_worst_ratio() -> None:
     found = {"here": Spread(2, 0.5, 3), "there": Spread(0.9, 0.8, 1.2)}
     faster = Demand("faster", 1.0, found)
@@ -103,18 +95,6 @@ def test_demands_compare_with_fastapi_and_look_at_p99_of_50_clients_only() -> No
     assert found == {
         "this service on gunicorn: get by id, to FastAPI": False,
         "this service on gunicorn: p99 with 50 clients, to FastAPI": True,
-    }
-
-
-def test_promises_compare_with_the_code_before_the_review() -> None:
-    before = Results()
-    for target, per_second, opened in (("ours", 100.0, 0.0), ("before", 5.0, 2000.0)):
-        figures = {"per_second": per_second, "opened": opened}
-        before.add(figures, target=target, workload="list", users=1000, clients=10)
-    assert verdicts(promises({"before": before})) == {
-        "requests/s of lists, to before": True,
-        "requests/s of everything, to before": True,
-        "connections opened, to before": True,
     }
 
 

