@@ -7,8 +7,6 @@ a request fails, or if the history of all requests does not agree with the datab
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -23,19 +21,6 @@ from tests.faults.harness.stage import DEADLINE, POOL_SIZE, Stage, set_up
 
 INTERVAL = 10.0
 WARM_UP_MINUTES = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """What all workers held together, and what had been answered by then."""
-
-    second: float
-    memory_mb: float
-    files: int
-    threads: int
-    connections: int
-    in_use: int
-    requests: int
 
 
 def main(minutes: float) -> int:
@@ -55,53 +40,48 @@ def main(minutes: float) -> int:
     return 1 if complaints else 0
 
 
-def watch(stage: Stage, service: RunningService, load: Load, minutes: float) -> list[Sample]:
-    """Take a sample every ``INTERVAL`` seconds and print it."""
-    samples: list[Sample] = []
-    began = time.monotonic()
+def watch(
+    stage: Stage, service: RunningService, load: Load, minutes: float
+) -> list[dict[str, float]]:
+    """Every ``INTERVAL`` seconds, print and return what all workers hold together."""
+    samples: list[dict[str, float]] = []
+    began, answered = time.monotonic(), 0
     while time.monotonic() < began + minutes * 60:
         time.sleep(INTERVAL)
         ports = (*stage.ports, service.port)
         held = [footprint(pid, ports) for pid in service.workers]
-        sample = Sample(
-            time.monotonic() - began,
-            sum(each.memory_mb for each in held),
-            sum(each.files for each in held),
-            sum(each.threads for each in held),
-            sum(sum(each.connections.values()) for each in held),
-            httpx.get(f"{service.url}/health", timeout=20).json()["pool"]["in_use"],
-            len(load.operations),
-        )
+        sample = {
+            "memory in MB": sum(each.memory_mb for each in held),
+            "open files": sum(each.files for each in held),
+            "threads": sum(each.threads for each in held),
+            "connections": sum(sum(each.connections.values()) for each in held),
+            "pool in use": httpx.get(f"{service.url}/health").json()["pool"]["in_use"],
+        }
         samples.append(sample)
-        since = samples[-2].requests if len(samples) > 1 else 0
-        print(
-            f"{sample.second:5.0f} s  {(sample.requests - since) / INTERVAL:5.0f} requests/s"
-            f"  memory {sample.memory_mb:6.1f} MB  files {sample.files:3}"
-            f"  threads {sample.threads:3}  connections {sample.connections:3}"
-            f"  pool in use {sample.in_use}",
-            flush=True,
-        )
+        requests, answered = len(load.operations) - answered, len(load.operations)
+        figures = "  ".join(f"{name} {value:.1f}" for name, value in sample.items())
+        print(f"{requests / INTERVAL:5.0f} requests/s  {figures}", flush=True)
     return samples
 
 
-def grown(samples: list[Sample], minutes: float) -> list[str]:
+def grown(samples: list[dict[str, float]], minutes: float) -> list[str]:
     """Return what was more in the last quarter than in the first after the warm-up."""
-    warm_up = min(WARM_UP_MINUTES, minutes / 2) * 60
-    warm = [each for each in samples if each.second >= warm_up]
+    warm = samples[int(min(WARM_UP_MINUTES, minutes / 2) * 60 / INTERVAL) :]
     quarter = max(1, len(warm) // 4)
-    measures: list[tuple[str, Callable[[Sample], float], float]] = [
-        ("memory in MB", lambda each: each.memory_mb, 3 + 0.02 * warm[0].memory_mb),
-        ("open files", lambda each: each.files, 4),
-        ("threads", lambda each: each.threads, 0),
-        ("connections", lambda each: each.connections, 6),
-        ("pool in use", lambda each: each.in_use, POOL_SIZE / 2),
-    ]
+    allowed = {
+        "memory in MB": 3 + 0.02 * warm[0]["memory in MB"],
+        "open files": 4,
+        "threads": 0,
+        "connections": 6,
+        "pool in use": POOL_SIZE / 2,
+    }
     complaints = []
-    for name, measure, allowed in measures:
-        first = median(map(measure, warm[:quarter]))
-        last = median(map(measure, warm[-quarter:]))
+    for name, more in allowed.items():
+        first, last = (
+            median(sample[name] for sample in part) for part in (warm[:quarter], warm[-quarter:])
+        )
         print(f"{name}: {first:.1f} -> {last:.1f}", flush=True)
-        if last > first + allowed:
+        if last > first + more:
             complaints.append(f"{name} grew from {first:.1f} to {last:.1f}")
     return complaints
 

@@ -5,6 +5,7 @@ FAULT_SECONDS says how long (10), FAULT_SEED which faults come when and what the
 
 import os
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,10 @@ import pytest
 from tests.e2e.service import GUNICORN
 from tests.faults.harness.clients import Mix
 from tests.faults.harness.figures import Row
-from tests.faults.harness.nemesis import OF_PAGES, Nemesis
+from tests.faults.harness.nemesis import LAG, OF_PAGES, Nemesis
 from tests.faults.harness.operations import Kind, Operation, Outcome
 from tests.faults.harness.stage import Stage
+from tests.faults.harness.standby import Standby, lag
 from tests.faults.history import PageRule, Verdict, check
 
 SECONDS = float(os.environ.get("FAULT_SECONDS", "10"))
@@ -33,29 +35,44 @@ ENVIRONMENT = {
 # After a fault of Redis: the breaker asks again after 1 s, the repair after 0.2 s, and what was
 # cached in between lives for the TTL.
 SETTLING = TTL + 1.5
+# The faults that bring out the mistakes of the broken builds.
+FAULTS_OF = {"blind_retry": ("COMMIT cut, stored", "COMMIT cut, not stored")}
 
 
-def page_rule(nemesis: Nemesis, *, lag: float | None = None) -> PageRule:
-    """Return when pages may be old: during faults of what invalidates them, and shortly after.
-
-    With a replica, ``lag`` is how many seconds later it may show a commit.
-    """
-    excused = [(begin, end + SETTLING) for kind, begin, end in nemesis.spans if kind in OF_PAGES]
-    bound = TTL + 1.5 + (lag or 0)
-    return PageRule(excused, bound, STALE_TTL + 1.5, reads_too=lag is not None)
+@pytest.fixture
+def standby(stage: Stage, tmp_path: Path) -> Iterator[Standby]:
+    with Standby(tmp_path / "standby", stage.postgres) as standby:
+        yield standby
 
 
 @pytest.mark.row("faults at random, history checked")
 @pytest.mark.timeout(120 + 2 * SECONDS)
 def test_no_answer_is_contradicted_whatever_fails(stage: Stage, row: Row) -> None:
+    provoke_everything(stage, row)
+
+
+@pytest.mark.slow
+@pytest.mark.row("replica, faults at random, history checked")
+@pytest.mark.timeout(120 + 2 * SECONDS)
+def test_no_answer_is_contradicted_with_a_replica(stage: Stage, row: Row, standby: Standby) -> None:
+    provoke_everything(stage, row, standby)
+
+
+def provoke_everything(stage: Stage, row: Row, standby: Standby | None = None) -> None:
     row.note(f"FAULT_SEED={SEED} FAULT_SECONDS={SECONDS:.0f}")
     mix = Mix(clients=10, keyed=0.5, seed=SEED)
-    with stage.scene(row, mix, environment=ENVIRONMENT, after=4) as scene:
+    replica = {} if standby is None else {"DATABASE_REPLICA_URL": standby.url}
+    with stage.scene(row, mix, environment=ENVIRONMENT | replica, after=4) as scene:
         scene.workers_may_change = True
-        nemesis = Nemesis(stage, scene.worker_pids, SEED)
+        nemesis = Nemesis(stage, scene.worker_pids, SEED, standby=standby)
         with scene.fault():
             nemesis.rage(SECONDS)
-        scene.pages = page_rule(nemesis)
+        # Pages may be old during faults of what invalidates them, and shortly after.
+        excused = [
+            (begin, end + SETTLING) for kind, begin, end in nemesis.spans if kind in OF_PAGES
+        ]
+        bound = TTL + 1.5 + (LAG if standby else 0)
+        scene.pages = PageRule(excused, bound, STALE_TTL + 1.5, reads_too=standby is not None)
         row.note(", ".join(f"{kind} {times}" for kind, times in sorted(nemesis.provoked.items())))
     pages = [each for each in scene.load.operations if each.users is not None]
     strict = sum(scene.pages.allowance(page) == 0 for page in pages)
@@ -63,18 +80,35 @@ def test_no_answer_is_contradicted_whatever_fails(stage: Stage, row: Row) -> Non
     assert strict > 0
 
 
-def findings_on(build: str, stage: Stage, row: Row, mix: Mix, faults: tuple[str, ...]) -> Verdict:
+def findings_on(
+    build: str, stage: Stage, row: Row, mix: Mix, standby: Standby | None = None
+) -> Verdict:
     """Play a broken build for some seconds and return what the checker finds."""
     application = f"tests.faults.broken.{build}:app"
     command = [*GUNICORN[:-1], "--pythonpath", str(REPOSITORY), application]
-    with stage.scene(row, mix, environment=ENVIRONMENT, command=command, after=0.5) as scene:
+    replica = {} if standby is None else {"DATABASE_REPLICA_URL": standby.url}
+    environment = ENVIRONMENT | replica
+    with stage.scene(row, mix, environment=environment, command=command, after=0.5) as scene:
         scene.checked = False
         with scene.fault():
-            Nemesis(stage, scene.worker_pids, SEED, faults).rage(3)
-    verdict = check(scene.load.operations, stage.users())
+            Nemesis(stage, scene.worker_pids, SEED, FAULTS_OF.get(build, ())).rage(3)
+    rule = PageRule(reads_too=standby is not None)
+    verdict = check(scene.load.operations, stage.users(), rule)
     row.note(f"FAULT_SEED={SEED}: {len(verdict.findings)} findings, such as")
     row.notes += [f"  {line}" for line in verdict.findings[:2]]
     return verdict
+
+
+@pytest.mark.slow
+@pytest.mark.row("broken build: replica read whatever it has")
+def test_checker_finds_reads_of_a_replica_that_lags(
+    stage: Stage, row: Row, standby: Standby
+) -> None:
+    lag(standby, LAG)
+    mix = Mix(clients=10, seed=SEED)
+    found = findings_on("unchecked_replica", stage, row, mix, standby)
+    assert found.stale
+    assert found.stale_pages
 
 
 @pytest.mark.row("broken build: invalidation before commit")
@@ -82,15 +116,14 @@ def test_checker_finds_invalidation_before_commit(stage: Stage, row: Row) -> Non
     # Few writes: the next one puts right what the last one left, and many pages to be caught.
     mix = Mix(clients=10, create=3, update=4, delete=1, read=2, list=90, pause=0.005, seed=SEED)
     stage.database_link.delay(0.02)  # so that more happens between invalidation and COMMIT
-    assert findings_on("invalidation_before_commit", stage, row, mix, ()).stale_pages
+    assert findings_on("invalidation_before_commit", stage, row, mix).stale_pages
 
 
 @pytest.mark.row("broken build: blind retry of POST")
 def test_checker_finds_blind_retry_of_post(stage: Stage, row: Row) -> None:
-    faults = ("COMMIT cut, stored", "COMMIT cut, not stored")
     # Every COMMIT is that of a POST, and few names are taken.
     mix = Mix(clients=10, create=40, update=0, delete=0, list=0, names=3000, seed=SEED)
-    found = findings_on("blind_retry", stage, row, mix, faults)
+    found = findings_on("blind_retry", stage, row, mix)
     # Refused, and yet it is there; or refused since such a one is there, of which nobody knows.
     assert any("409" in line for line in (*found.ghosts, *found.twice))
 

@@ -8,6 +8,9 @@ from collections import Counter
 from collections.abc import Callable
 
 from tests.faults.harness.stage import Stage
+from tests.faults.harness.standby import Standby, lag, pause, resume
+
+LAG = 0.2  # seconds by which a replica shows a commit later
 
 # Faults during and after which a page may be as old as the TTL: an invalidation may fail, or
 # its process may die between COMMIT and invalidation.
@@ -15,7 +18,7 @@ OF_PAGES = {"Redis killed", "Redis frozen", "Redis delayed", "Redis cut", "worke
 
 
 class Nemesis:
-    """Provokes faults on ``stage`` and on the workers that ``workers`` returns."""
+    """Provokes faults on ``stage``, the ``standby`` and the workers that ``workers`` returns."""
 
     def __init__(
         self,
@@ -23,26 +26,41 @@ class Nemesis:
         workers: Callable[[], list[int]],
         seed: int,
         kinds: tuple[str, ...] | None = None,
+        standby: Standby | None = None,
     ) -> None:
         self._stage = stage
         self._workers = workers
         self._chance = random.Random(seed)
+        postgres, database = stage.postgres, stage.database_link
+        redis, cache, uniform = stage.redis, stage.redis_link, self._chance.uniform
         self._faults: dict[str, Callable[[], None]] = {
-            "PostgreSQL restarted": stage.postgres.restart,
-            "PostgreSQL frozen": self._freeze_postgres,
+            "PostgreSQL restarted": postgres.restart,
+            # Beyond the deadline, and within.
+            "PostgreSQL frozen": lambda: self._last(3.0, postgres.freeze, postgres.thaw),
             "backends killed": self._kill_backends,
-            "database cut": stage.database_link.cut,
-            "database held": self._hold_database,
-            "database delayed": self._delay_database,
+            "database cut": database.cut,
+            "database held": lambda: self._last(3.0, database.hold),
+            "database delayed": lambda: self._last(1.5, lambda: database.delay(uniform(0.05, 0.5))),
             "COMMIT cut, stored": lambda: self._cut_commits(forward=True),
             "COMMIT cut, not stored": lambda: self._cut_commits(forward=False),
-            "Redis killed": self._kill_redis,
-            "Redis frozen": self._freeze_redis,
+            "Redis killed": lambda: self._last(1.0, redis.kill, redis.start),
+            "Redis frozen": lambda: self._last(1.0, redis.freeze, redis.thaw),
             "Redis flushed": self._flush_redis,
-            "Redis cut": stage.redis_link.cut,
-            "Redis delayed": self._delay_redis,
+            "Redis cut": cache.cut,
+            "Redis delayed": lambda: self._last(1.0, lambda: cache.delay(uniform(0.05, 1.0))),
             "worker killed": self._kill_worker,
         }
+        if standby is not None:
+            self._faults |= {
+                "replica lags": lambda: self._last(
+                    2.0, lambda: lag(standby, LAG), lambda: lag(standby, 0)
+                ),
+                "replica stands still": lambda: self._last(
+                    1.0, lambda: pause(standby), lambda: resume(standby)
+                ),
+                "replica frozen": lambda: self._last(2.0, standby.freeze, standby.thaw),
+                "replica killed": lambda: self._last(1.0, standby.kill, standby.start),
+            }
         self._kinds = tuple(self._faults) if kinds is None else kinds
         self.provoked: Counter[str] = Counter()
         self.spans: list[tuple[str, float, float]] = []
@@ -67,13 +85,13 @@ class Nemesis:
         self._stage.redis_link.resume()
         self.spans.append((kind, began, time.monotonic()))
 
-    def _last(self, longest: float) -> None:
+    def _last(
+        self, longest: float, begin: Callable[[], object], end: Callable[[], object] = int
+    ) -> None:
+        """Have a fault last for a random time; the links resume by themselves afterwards."""
+        begin()
         time.sleep(self._chance.uniform(0.1, longest))
-
-    def _freeze_postgres(self) -> None:
-        self._stage.postgres.freeze()
-        self._last(3.0)  # beyond the deadline, and within
-        self._stage.postgres.thaw()
+        end()
 
     def _kill_backends(self) -> None:
         self._stage.sql(
@@ -81,37 +99,14 @@ class Nemesis:
             " WHERE usename = 'users' AND random() < 0.5"
         )
 
-    def _hold_database(self) -> None:
-        self._stage.database_link.hold()
-        self._last(3.0)
-
-    def _delay_database(self) -> None:
-        self._stage.database_link.delay(self._chance.uniform(0.05, 0.5))
-        self._last(1.5)
-
     def _cut_commits(self, *, forward: bool) -> None:
-        self._stage.database_link.cut_commits(3, forward=forward)
-        self._last(0.6)
-
-    def _kill_redis(self) -> None:
-        self._stage.redis.kill()
-        self._last(1.0)
-        self._stage.redis.start()
-
-    def _freeze_redis(self) -> None:
-        self._stage.redis.freeze()
-        self._last(1.0)
-        self._stage.redis.thaw()
+        self._last(0.6, lambda: self._stage.database_link.cut_commits(3, forward=forward))
 
     def _flush_redis(self) -> None:
         with self._stage.redis_client() as client:
             for _ in range(5):
                 client.flushall()
                 time.sleep(0.05)
-
-    def _delay_redis(self) -> None:
-        self._stage.redis_link.delay(self._chance.uniform(0.05, 1.0))
-        self._last(1.0)
 
     def _kill_worker(self) -> None:
         if workers := self._workers():
