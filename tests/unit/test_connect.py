@@ -46,7 +46,8 @@ class Network:
         failure = self.failures.get(parameters.get("hostaddr", ""))
         if failure is not None:
             raise failure
-        return SimpleNamespace(autocommit=False, parameters=parameters)
+        info = SimpleNamespace(parameter_status={"server_encoding": "UTF8"}.get)
+        return SimpleNamespace(autocommit=False, parameters=parameters, info=info)
 
     @property
     def asked(self) -> list[tuple[str | None, str | None]]:
@@ -74,17 +75,10 @@ REFUSED = psycopg2.OperationalError("connection refused")
 SILENT = DeadlineExceeded("the database did not answer")
 
 
-def opened(dsn: str) -> Any:
-    return connect(dsn)
-
-
-def test_connection_is_in_autocommit_mode(network: Network) -> None:
-    assert opened("host=a").autocommit is True
-
-
 def test_address_is_added_and_the_name_stays_for_tls_to_check(network: Network) -> None:
-    parameters = opened("host=a port=5433 dbname=d user=u password='p w' sslmode=verify-full")
-    assert parameters.parameters == {
+    opened: Any = connect("host=a port=5433 dbname=d user=u password='p w' sslmode=verify-full")
+    assert opened.autocommit is True
+    assert opened.parameters == {
         "host": "a",
         "hostaddr": "10.0.0.1",
         "port": "5433",
@@ -95,56 +89,40 @@ def test_address_is_added_and_the_name_stays_for_tls_to_check(network: Network) 
     }
 
 
-def test_url_is_understood_like_a_dsn(network: Network) -> None:
-    parameters = opened("postgresql://u:p%40@a:1/d?application_name=x").parameters
-    assert (parameters["hostaddr"], parameters["password"]) == ("10.0.0.1", "p@")
-    assert parameters["application_name"] == "x"
-
-
 @pytest.mark.parametrize("dsn", ["dbname=d", "dbname=d host=/run/postgresql"])
 def test_socket_is_not_looked_up(network: Network, dsn: str) -> None:
-    assert opened(dsn).parameters == parse_dsn(dsn)
+    opened: Any = connect(dsn)
+    assert opened.parameters == parse_dsn(dsn)
     assert network.looked_up == []
 
 
-class TestHosts:
-    @pytest.mark.parametrize("failure", [REFUSED, SILENT], ids=["refuses", "is silent"])
-    def test_are_asked_in_their_order_until_one_serves(
-        self, network: Network, failure: Exception
-    ) -> None:
-        network.failures = {"10.0.0.1": failure}
-        assert opened("host=a,b,c port=1,2,3").parameters["host"] == "b"
-        assert network.asked == [("10.0.0.1", "1"), ("10.0.0.2", "2")]
+@pytest.mark.parametrize(
+    ("dsn", "failures", "asked"),
+    [
+        ("host=a,b,c port=1,2,3", {"10.0.0.1": REFUSED}, [("10.0.0.1", "1"), ("10.0.0.2", "2")]),
+        ("host=a,b,c port=1,2,3", {"10.0.0.1": SILENT}, [("10.0.0.1", "1"), ("10.0.0.2", "2")]),
+        ("host=a,b port=7", {"10.0.0.1": REFUSED}, [("10.0.0.1", "7"), ("10.0.0.2", "7")]),
+        ("host=a,b", {"10.0.0.1": REFUSED}, [("10.0.0.1", None), ("10.0.0.2", None)]),
+        ("host=unknown,none,b", {}, [("10.0.0.2", None)]),
+        ("host=two,b", {"10.1.0.1": REFUSED}, [("10.1.0.1", None), ("10.1.0.2", None)]),
+        ("host=/run/postgresql,b", {"": REFUSED}, [(None, None), ("10.0.0.2", None)]),
+    ],
+)
+def test_hosts_and_their_addresses_are_asked_in_order_until_one_serves(
+    network: Network,
+    dsn: str,
+    failures: dict[str, Exception],
+    asked: list[tuple[str | None, str | None]],
+) -> None:
+    network.names |= {"none": [], "two": ["10.1.0.1", "10.1.0.2"]}
+    network.failures = failures
+    connect(dsn)
+    assert network.asked == asked
 
-    def test_one_port_is_for_all(self, network: Network) -> None:
-        network.failures = {"10.0.0.1": REFUSED}
-        opened("host=a,b port=7")
-        assert network.asked == [("10.0.0.1", "7"), ("10.0.0.2", "7")]
 
-    def test_no_port_is_for_all(self, network: Network) -> None:
-        network.failures = {"10.0.0.1": REFUSED}
-        opened("host=a,b")
-        assert network.asked == [("10.0.0.1", None), ("10.0.0.2", None)]
-
-    def test_without_an_address_are_passed_over(self, network: Network) -> None:
-        del network.names["a"]
-        network.names["b"] = []
-        assert opened("host=a,b,c").parameters["host"] == "c"
-        assert network.looked_up == ["a", "b", "c"]
-
-    def test_after_the_one_that_serves_are_not_looked_up(self, network: Network) -> None:
-        opened("host=a,b,c")
-        assert network.looked_up == ["a"]
-
-    def test_folder_of_a_socket_may_be_among_them(self, network: Network) -> None:
-        network.failures = {"": REFUSED}
-        assert opened("host=/run/postgresql,b").parameters["hostaddr"] == "10.0.0.2"
-
-    def test_every_address_of_one_is_asked(self, network: Network) -> None:
-        network.names["a"] = ["10.1.0.1", "10.1.0.2"]
-        network.failures = {"10.1.0.1": REFUSED}
-        opened("host=a,b")
-        assert network.asked == [("10.1.0.1", None), ("10.1.0.2", None)]
+def test_host_after_the_one_that_serves_is_not_looked_up(network: Network) -> None:
+    connect("host=a,b,c")
+    assert network.looked_up == ["a"]
 
 
 class TestNoneServes:
@@ -200,29 +178,21 @@ class TestNoneServes:
 
 
 class TestTime:
-    def test_of_each_host_is_two_seconds(self, network: Network) -> None:
+    @pytest.mark.parametrize(
+        ("dsn", "left", "seconds"),
+        [
+            ("host=a,b", math.inf, [CONNECT_TIMEOUT, CONNECT_TIMEOUT]),
+            ("host=a,b connect_timeout=77", math.inf, [77, 77]),
+            ("host=a,b", 0.5, [0.5, 0.5]),
+        ],
+    )
+    def test_of_each_host(
+        self, network: Network, dsn: str, left: float, seconds: list[float]
+    ) -> None:
         network.failures = {"10.0.0.1": SILENT}
-        opened("host=a,b")
-        assert network.times_left == [
-            pytest.approx(CONNECT_TIMEOUT, abs=0.5),
-            pytest.approx(CONNECT_TIMEOUT, abs=0.5),
-        ]
-
-    def test_is_what_the_dsn_says(self, network: Network) -> None:
-        opened("host=a connect_timeout=77")
-        assert network.times_left == [pytest.approx(77, abs=0.5)]
-
-    def test_is_never_longer_than_the_deadline(self, network: Network) -> None:
-        with deadline.within(0.5):
-            opened("host=a")
-        assert network.times_left[0] <= 0.5
-
-    def test_is_given_back_afterwards(self, network: Network) -> None:
-        opened("host=a")
-        assert deadline.remaining() == math.inf
-        network.failures = {"10.0.0.1": REFUSED}
-        with pytest.raises(ConnectionLost):
-            connect("host=a")
+        with deadline.within(left):
+            connect(dsn)
+        assert network.times_left == [pytest.approx(each, abs=0.4) for each in seconds]
         assert deadline.remaining() == math.inf
 
     def test_is_what_names_are_looked_up_in(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,50 +233,37 @@ def test_server_says_when_it_takes_no_writes(reported: dict[str, str], expected:
 
 
 class TestSessionDefaults:
+    OURS = "-c statement_timeout=3000 -c idle_in_transaction_session_timeout=3000 -c timezone=UTC"
+
     def test_are_added_to_a_dsn_that_says_nothing(self) -> None:
-        dsn = parse_dsn(with_session_defaults("postgresql://u@h/db", 2.5))
-        assert dsn["options"] == (
-            "-c statement_timeout=2500 -c idle_in_transaction_session_timeout=2500 -c timezone=UTC"
-        )
+        dsn = parse_dsn(with_session_defaults("postgresql://u@h/db", 3))
+        assert dsn["options"] == self.OURS
         assert (dsn["application_name"], dsn["keepalives"]) == ("user-service", "1")
         assert (dsn["user"], dsn["host"], dsn["dbname"]) == ("u", "h", "db")
 
-    def test_leave_what_the_dsn_says(self) -> None:
-        url = "postgresql://u@h/db?application_name=mine&keepalives_idle=60&sslmode=require"
+    def test_leave_what_the_dsn_says_except_for_the_encoding(self) -> None:
+        url = "postgresql://u@h/db?application_name=mine&keepalives_idle=60&client_encoding=LATIN1"
         dsn = parse_dsn(with_session_defaults(url, 3))
         assert (dsn["application_name"], dsn["keepalives_idle"]) == ("mine", "60")
-        assert (dsn["sslmode"], dsn["tcp_user_timeout"]) == ("require", "10000")
+        assert (dsn["client_encoding"], dsn["tcp_user_timeout"]) == ("UTF8", "10000")
 
     @pytest.mark.parametrize(
-        ("seconds", "setting"),
-        [(0.0001, "1"), (0.0004, "1"), (0.001, "1"), (0.0016, "2"), (3, "3000"), (600, "600000")],
+        ("seconds", "setting"), [(0.0001, "1"), (0.0016, "2"), (600, "600000")]
     )
     def test_statement_timeout_is_never_0_which_would_mean_none(
         self, seconds: float, setting: str
     ) -> None:
         options = parse_dsn(with_session_defaults("host=h", seconds))["options"]
-        names = ("statement_timeout", "idle_in_transaction_session_timeout")
-        ours = " ".join(f"-c {name}={setting}" for name in names)
-        assert options == f"{ours} -c timezone=UTC"
+        assert options == self.OURS.replace("3000", setting)
 
-    @pytest.mark.parametrize(
-        "dsn",
-        [
-            "host=h options='-c work_mem=8MB -c statement_timeout=7s'",
-            "postgresql://h/d?options=-c%20work_mem%3D8MB%20-c%20statement_timeout%3D7s",
-        ],
-    )
-    def test_options_of_the_dsn_come_after_ours_and_so_win(self, dsn: str) -> None:
-        options = parse_dsn(with_session_defaults(dsn, 3))["options"]
-        assert options == (
-            "-c statement_timeout=3000 -c idle_in_transaction_session_timeout=3000"
-            " -c timezone=UTC -c work_mem=8MB -c statement_timeout=7s"
-        )
+    def test_options_of_the_dsn_come_after_ours_and_so_win(self) -> None:
+        url = "postgresql://h/d?options=-c%20work_mem%3D8MB%20-c%20statement_timeout%3D7s"
+        options = parse_dsn(with_session_defaults(url, 3))["options"]
+        assert options == self.OURS + " -c work_mem=8MB -c statement_timeout=7s"
 
     def test_of_a_session_are_left_out_where_it_is_shared(self) -> None:
         dsn = parse_dsn(with_session_defaults("host=h", None))
-        assert "options" not in dsn
-        assert dsn["keepalives"] == "1"
+        assert (dsn["options"], dsn["keepalives"]) == ("", "1")
 
     @pytest.mark.parametrize("password", ["it's", "back\\slash", "two words", "ü"])
     def test_keep_a_password_of_any_characters(self, password: str) -> None:

@@ -191,7 +191,10 @@ class TestMalformed:
         [
             ("DATABASE_URL", "postgres://users:p%40@db/users"),
             ("DATABASE_URL", "postgresql://users:x@a:5432,b:5433/users?sslmode=verify-full"),
-            ("DATABASE_URL", "postgresql://users:x@[::1]:5432/users"),
+            ("DATABASE_URL", "postgresql://users:x@[::1]:5432,[fe80::1%25eth0]:5433,db/users"),
+            ("DATABASE_URL", "postgresql://users:x@/users?host=::1,db&port=5432,5433"),
+            ("DATABASE_URL", "postgresql:///users?hostaddr=::1&user=ada"),
+            ("DATABASE_URL", "postgresql://users:x@%2Frun%2Fpostgresql/users"),
             ("DATABASE_URL", "postgresql://db/users?user=ada@example"),
             ("DATABASE_URL", "postgresql://users:p w!@db/users?sslmode=require"),
             ("REDIS_URL", "rediss://users:p%40@cache:6380/2"),

@@ -16,7 +16,6 @@ from pydantic import (
     BeforeValidator,
     Field,
     IPvAnyAddress,
-    PostgresDsn,
     RedisDsn,
     SecretStr,
     ValidationError,
@@ -31,8 +30,8 @@ Network = IPv4Network | IPv6Network
 _ORIGIN = re.compile(r"\*|https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 
 _REDIS_HOST = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
-_REDIS_PORT = r"(?:[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
-_REDIS_HOSTS = rf"{_REDIS_HOST}(?::{_REDIS_PORT})?(?:,{_REDIS_HOST}(?::{_REDIS_PORT})?)*"
+_PORT = r"(?:[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
+_REDIS_HOSTS = rf"{_REDIS_HOST}(?::{_PORT})?(?:,{_REDIS_HOST}(?::{_PORT})?)*"
 # The schemes are those of `limits`; RedisDsn accepts a single server only.
 _LOGIN = r"(?:[^@/?#\s]*@)?"
 _REDIS_FORMS = re.compile(
@@ -42,8 +41,13 @@ _REDIS_FORMS = re.compile(
 # One "@" before the path, behind a user and a password without special characters; or none before
 # the query. At others libpq and redis-py split a password, and their messages repeat a part of it.
 _ENCODED = re.compile(r"[a-z+]+://(?:[^@/?#\[\]]*@[^@/?#]*(?:[/?].*)?|[^@?#]*(?:\?.*)?)")
-# SQLAlchemy's schemes are not libpq's, which also repeats a password with a stray "%".
-_LIBPQ = re.compile(r"postgres(ql)?://([^%]|%[0-9A-Fa-f]{2})*")
+# What libpq accepts. PostgresDsn refuses a URL whose host is a parameter, and IPv6 addresses with a
+# zone. SQLAlchemy's schemes are not libpq's, which also repeats a password with a stray "%".
+_POSTGRES_SERVER = rf"(?:[^@/?#\[\]:,\s]*|\[[0-9A-Fa-f:.]+(?:%25[\w.-]+)?\])(?::{_PORT})?"
+_POSTGRES_URL = re.compile(
+    r"(?!.*%(?![0-9A-Fa-f]{2}))postgres(?:ql)?://(?:[^@/?#]*@)?"
+    rf"{_POSTGRES_SERVER}(?:,{_POSTGRES_SERVER})*(?:/[^?#]*)?(?:\?[^#]*)?"
+)
 
 
 def _origins(value: str | frozenset[str]) -> frozenset[str]:
@@ -81,10 +85,7 @@ def _url(example: str, is_valid: Callable[[str], object]) -> AfterValidator:
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)]
 PostgresUrl = Annotated[
     SecretStr | None,
-    _url(
-        "postgresql://user:password@host:5432/database",
-        lambda text: _LIBPQ.fullmatch(text) and PostgresDsn(text),
-    ),
+    _url("postgresql://user:password@host:5432/database", _POSTGRES_URL.fullmatch),
 ]
 RedisUrl = Annotated[
     SecretStr | None,

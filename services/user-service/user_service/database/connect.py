@@ -11,7 +11,7 @@ import psycopg2
 from psycopg2.extensions import connection, make_dsn, parse_dsn
 
 from user_service.database import wait
-from user_service.errors import ConnectionLost, DeadlineExceeded
+from user_service.errors import ConnectionLost, DeadlineExceeded, Unavailable
 from user_service.resilience import deadline, resolver
 
 # Seconds for each address of each host, unless the DSN has its own connect_timeout.
@@ -19,7 +19,10 @@ CONNECT_TIMEOUT = 2.0
 
 
 def connect(dsn: str) -> connection:
-    """Return a connection in autocommit mode, or raise ConnectionLost."""
+    """Return a connection in autocommit mode.
+
+    Raise ConnectionLost, or Unavailable if the database cannot store every character.
+    """
     wait.install()
     parameters = parse_dsn(dsn)
     seconds = float(parameters.get("connect_timeout", CONNECT_TIMEOUT))
@@ -31,6 +34,7 @@ def connect(dsn: str) -> connection:
         except (psycopg2.OperationalError, DeadlineExceeded, OSError) as error:
             failure = error
         else:
+            _require_unicode(opened)
             opened.autocommit = True
             return opened
     reason = str(failure).strip()
@@ -61,13 +65,13 @@ def with_session_defaults(dsn: str, statement_timeout: float | None) -> str:
 
     Without a time-out, in seconds, the session has no settings. The TCP settings together detect a
     server that vanished after 25 s of silence, or after 10 s in which sent data was not
-    acknowledged.
+    acknowledged. PGOPTIONS and PGCLIENTENCODING, which libpq would read, do not apply.
     """
-    given = _parsed(dsn)
+    given = {"options": "", **_parsed(dsn), "client_encoding": "UTF8"}
     if statement_timeout is not None:
         settings = session_settings(statement_timeout).items()
         options = "".join(f"-c {name}={value} " for name, value in settings)
-        given["options"] = (options + given.get("options", "")).rstrip()
+        given["options"] = (options + given["options"]).rstrip()
     defaults = {
         "application_name": "user-service",
         "keepalives": "1",
@@ -85,6 +89,13 @@ def _parsed(dsn: str) -> dict[str, str]:
         return dict(parse_dsn(dsn))
     except psycopg2.ProgrammingError:  # its message may contain the password
         raise ValueError("the URL of the database has parts that libpq does not know") from None
+
+
+def _require_unicode(opened: connection) -> None:
+    encoding = opened.info.parameter_status("server_encoding")
+    if encoding not in ("UTF8", None):  # a pooler may not tell
+        opened.close()
+        raise Unavailable(f"the encoding of the database must be UTF8, and is {encoding}")
 
 
 def _connect_to(host: dict[str, str], parameters: dict[str, str], timeout: float) -> connection:
