@@ -44,7 +44,9 @@ class FakeConnection:
         self.closed = 0
         self.autocommit = False
         self.cursor_factory = FakeCursor
-        self.info = SimpleNamespace(transaction_status=TRANSACTION_STATUS_IDLE)
+        self.info = SimpleNamespace(
+            transaction_status=TRANSACTION_STATUS_IDLE, parameter_status={}.get
+        )
         self.sent: list[str] = []
         self.failures: dict[str, BaseException] = {}
         self.answers: dict[str, str] = {}
