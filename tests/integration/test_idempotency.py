@@ -196,7 +196,7 @@ class TestRefused:
         assert post(client).status_code == 201
 
     @pytest.mark.parametrize(
-        "key", ["", '""', '"', "a b", '"a', "k" * 256, "a\tb", "na\xefve", "back\\slash"], ids=ascii
+        "key", ["", '""', "a b", '"a', "k" * 256, "na\xefve", "a,b", '"a", "b"'], ids=ascii
     )
     def test_malformed_key_is_named_by_its_header_and_writes_nothing(
         self, client: FlaskClient, admin: cursor, key: str

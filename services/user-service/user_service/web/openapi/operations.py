@@ -162,10 +162,10 @@ REQUEST_HEADERS: Mapping[str, Header] = {
     ),
     "Idempotency-Key": Header(
         "Name of this write, unique to it, so that sending it again does it once; like"
-        " `8e03978e-40d5-43e8-bc93-6894a57f9324`. Kept 24 hours",
+        ' `"8e03978e-40d5-43e8-bc93-6894a57f9324"`, with or without quotation marks. Kept 24 hours',
         schema={
             "type": "string",
-            "pattern": r'^([!#-\[\]-~]{1,255}|"[!#-\[\]-~]{1,255}")$',
+            "pattern": r'^([!#-+\--\[\]-~]{1,255}|"([ !#-\[\]-~]|\\["\\]){1,255}")$',
         },
     ),
     "If-Match": Header(

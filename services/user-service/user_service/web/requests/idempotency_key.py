@@ -8,8 +8,17 @@ from werkzeug.datastructures import Headers
 from user_service.domain.idempotency import KeyedRequest, fingerprint
 from user_service.errors import InvalidInput
 
-# A structured field string (RFC 8941), as the draft has it, or the same without quotation marks.
-_KEY = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,255}")
+# A string with parameters, which have no meaning here (RFC 9651, sections 3.1.2 and 3.3.3).
+_STRING = r'"((?:[ !#-\[\]-~]|\\["\\])*)"'
+_PARAMETER = (
+    r" *; *[a-z*][a-z0-9_.*-]*"
+    rf"(?:=(?:{_STRING}|%{_STRING}|[A-Za-z*][!#-'*+\-.^-z|~0-9A-Z:/]*"
+    r"|@?-?[0-9]{1,15}(?:\.[0-9]{1,3})?|:[A-Za-z0-9+/=]*:|\?[01]))?"
+)
+_ITEM = re.compile(rf" *{_STRING}(?:{_PARAMETER})* *")
+# The same without quotation marks. Servers join repeated header lines by commas.
+_BARE = re.compile(r"([!#-+\--\[\]-~]+)")
+_MAX_LENGTH = 255
 
 
 def keyed_request(headers: Headers, route: str, body: BaseModel) -> KeyedRequest | None:
@@ -20,10 +29,10 @@ def keyed_request(headers: Headers, route: str, body: BaseModel) -> KeyedRequest
     header = headers.get("Idempotency-Key")
     if header is None:
         return None
-    quoted = len(header) > 1 and header.startswith('"') and header.endswith('"')
-    key = header[1:-1] if quoted else header
-    if not _KEY.fullmatch(key):
-        rule = "must have 1 to 255 visible ASCII characters, without quotation marks"
+    match = _ITEM.fullmatch(header) or _BARE.fullmatch(header)
+    key = re.sub(r"\\(.)", r"\1", match[1]) if match else ""
+    if not 1 <= len(key) <= _MAX_LENGTH:
+        rule = f"must be one string of 1 to {_MAX_LENGTH} ASCII characters"
         raise InvalidInput({"Idempotency-Key": rule})
     # Without defaults: a key outlives a release, and the next one may have further members.
     return KeyedRequest(key, route, fingerprint(body.model_dump(exclude_defaults=True)))
