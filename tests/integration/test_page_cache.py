@@ -14,16 +14,14 @@ import redis as redis_py
 from flask.testing import FlaskClient
 from pytest_mock import MockerFixture
 
-from app import create_app
 from tests.redis_states import generation_key, identify, out_of_memory
-from tests.responses import json_of
+from tests.responses import Serve, json_of
 from tests.servers import Servers
 from tests.waiting import eventually
 from user_service.cache.page_cache import CacheStatus, PageCache
 from user_service.cache.page_store import PAGE, PageStore
 from user_service.cache.redis_client import redis_client
 from user_service.errors import Unavailable
-from user_service.settings import Settings
 from user_service.web.services import Services, services_of
 
 SERVICE = Path(__file__).parents[2] / "services" / "user-service"
@@ -126,54 +124,37 @@ def test_refused_writes_leave_the_cache_alone(client: FlaskClient) -> None:
     assert x_cache(client) == "HIT"
 
 
-def test_write_costs_one_command_whatever_redis_holds(
+def test_hit_and_write_cost_one_script_and_a_miss_two_whatever_redis_holds(
     client: FlaskClient, redis: redis_py.Redis
 ) -> None:
-    client.get(URL)  # opens the connection
+    client.get(URL)  # opens the connection and loads the scripts
+    create(client, "ada")
     pages = generation_key(redis).removesuffix(b"generation") + PAGE.encode()
     redis.mset({pages + b"page=%d" % n: "a page" for n in range(2_000)})
-    with commands_counted(redis) as counts:
-        create(client, "ada")
-    assert counts == {"evalsha": 1, "get": 1, "mset": 1}
-
-
-def test_hit_costs_one_script_and_a_miss_two(client: FlaskClient, redis: redis_py.Redis) -> None:
-    client.get(URL)  # loads the scripts
+    with commands_counted(redis) as miss:
+        assert x_cache(client) == "MISS"
     with commands_counted(redis) as hit:
         assert x_cache(client) == "HIT"
-    with commands_counted(redis) as miss:
-        assert x_cache(client, "?page=2") == "MISS"
+    with commands_counted(redis) as write:
+        create(client, "grace")
     # The commands within a script are counted beside it.
-    assert hit == {"evalsha": 1, "mget": 1}
     assert (miss["evalsha"], "eval" in miss) == (2, False)
+    assert hit == {"evalsha": 1, "mget": 1}
+    assert write == {"evalsha": 1, "get": 1, "mset": 1}
 
 
-def test_pages_expire_and_the_generation_does_not(
-    client: FlaskClient, redis: redis_py.Redis, settings: Settings
-) -> None:
-    client.get(URL)
-    (page,) = redis.scan_iter("*:page=1&per_page=50")
-    assert 0 < redis.ttl(page) <= settings.cache_stale_ttl
-    assert redis.ttl(generation_key(redis)) == -1
-
-
-def test_without_redis_every_user_route_answers_the_same(settings: Settings) -> None:
-    nowhere = settings.model_copy(update={"redis_url": None, "redis_port": 1})
-    app = create_app(nowhere)
-    client = app.test_client()
-    try:
-        create(client, "ada")
-        assert x_cache(client) == "BYPASS"
-        assert total(client) == 1
-        assert client.patch(f"{URL}/1", json={"username": "grace"}).status_code == 200
-        assert json_of(client.get(f"{URL}/1"))["username"] == "grace"
-        assert client.delete(f"{URL}/1").status_code == 204
-        assert total(client) == 0
-        health = client.get("/health")
-        assert (health.status_code, json_of(health)["status"]) == (200, "degraded")
-        assert client.get("/health/ready").status_code == 200
-    finally:
-        services_of(app).close()
+def test_without_redis_every_user_route_answers_the_same(serving: Serve) -> None:
+    client = serving(redis_url="redis://127.0.0.1:1")
+    create(client, "ada")
+    assert x_cache(client) == "BYPASS"
+    assert total(client) == 1
+    assert client.patch(f"{URL}/1", json={"username": "grace"}).status_code == 200
+    assert json_of(client.get(f"{URL}/1"))["username"] == "grace"
+    assert client.delete(f"{URL}/1").status_code == 204
+    assert total(client) == 0
+    health = client.get("/health")
+    assert (health.status_code, json_of(health)["status"]) == (200, "degraded")
+    assert client.get("/health/ready").status_code == 200
 
 
 def test_failed_invalidation_stops_reading_until_it_is_repaired_without_any_request(
@@ -208,30 +189,13 @@ def test_last_page_is_served_while_the_database_is_away(
     assert client.get(f"{URL}/1").status_code == 503
 
 
-def test_stale_pages_can_be_switched_off(settings: Settings, mocker: MockerFixture) -> None:
-    app = create_app(settings.model_copy(update={"cache_stale_ttl": 0}))
-    client, services = app.test_client(), services_of(app)
-    try:
-        client.get(URL)
-        services.pages.invalidate()
-        mocker.patch.object(services.users, "page", side_effect=Unavailable("down"))
-        assert client.get(URL).status_code == 503
-    finally:
-        services.close()
-
-
-def test_two_applications_share_pages_and_invalidation(
-    client: FlaskClient, settings: Settings
-) -> None:
-    other_app = create_app(settings)
-    other = other_app.test_client()
-    try:
-        client.get(URL)
-        assert x_cache(other) == "HIT"
-        create(client, "ada")
-        assert total(other) == 1
-    finally:
-        services_of(other_app).close()
+def test_stale_pages_can_be_switched_off(serving: Serve, mocker: MockerFixture) -> None:
+    client = serving(cache_stale_ttl=0)
+    client.get(URL)
+    services = services_of(client.application)
+    services.pages.invalidate()
+    mocker.patch.object(services.users, "page", side_effect=Unavailable("down"))
+    assert client.get(URL).status_code == 503
 
 
 def test_twenty_misses_in_two_processes_read_the_page_once(

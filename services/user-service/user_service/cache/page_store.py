@@ -23,7 +23,7 @@ import hashlib
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import NamedTuple, Protocol
@@ -31,7 +31,9 @@ from typing import NamedTuple, Protocol
 from redis import RedisError, ResponseError
 from redis import exceptions as redis_errors
 
-from user_service.cache.redis_client import RedisClient
+from user_service.cache import page_scripts
+from user_service.cache.page_scripts import BODY_AT, GENERATION_LENGTH, TIME_LENGTH
+from user_service.cache.redis_client import RedisClient, Reply, Script, Value
 from user_service.domain.user import USER_MEMBERS
 from user_service.errors import Unavailable
 from user_service.observability.metrics import Metrics
@@ -39,87 +41,12 @@ from user_service.observability.server_timing import stage
 from user_service.resilience.batcher import Batcher
 from user_service.resilience.breaker import CircuitBreaker
 
-GENERATION_LENGTH = 32
-TIME_LENGTH = 10
-BODY_AT = GENERATION_LENGTH + TIME_LENGTH
 # How long one process keeps the others from refilling the same page.
 CLAIM_MILLISECONDS = 2000
 CLAIM_SUFFIX = ":refill"
 # The number belongs to the format of pages, the digest to the members of users in them. The
 # generation outlives both, so that two releases with different pages see each other's writes.
 PAGE = f"v5-{hashlib.blake2b(repr(USER_MEMBERS).encode(), digest_size=4).hexdigest()}:"
-
-# The first three keys of each script hold the history, the generation and the LSN.
-# A claim is the generation and the process that refills the page. Without room for claims (OOM)
-# every process reads the page itself.
-_LOOK_UP_OR_CLAIM = f"""
-local now, ttl, claim_ms, process = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4]
-local answer = redis.call('MGET', unpack(KEYS))
-local generation = answer[2]
-if not generation then return answer end
-local mine = generation .. process
-for i = 4, #KEYS, 2 do
-  local page, claim = answer[i], answer[i + 1]
-  local is_current = page
-    and string.sub(page, 1, {GENERATION_LENGTH}) == generation
-    and math.abs(now - string.sub(page, {GENERATION_LENGTH + 1}, {BODY_AT})) < ttl
-  local is_anothers = claim and claim ~= mine
-    and string.sub(claim, 1, {GENERATION_LENGTH}) == generation
-  local is_ours = not is_current and not is_anothers
-  if is_ours then
-    local result = redis.pcall('SET', KEYS[i + 1], mine, 'PX', claim_ms)
-    if result.err and not string.find(result.err, 'OOM') then return result end
-  end
-  answer[i] = is_current and page
-  answer[i + 1] = is_ours and 1 or 0
-end
-return answer
-"""
-
-_STORE_IF_CURRENT = """
-local ttl, generation, process, entry = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-if redis.call('GET', KEYS[5]) == generation .. process then redis.call('DEL', KEYS[5]) end
-if redis.call('GET', KEYS[2]) ~= generation then return 0 end
-redis.call('SET', KEYS[4], entry, 'EX', ttl)
-return 1
-"""
-
-# Hexadecimal numbers of one length compare as strings. An LSN only grows, and an unknown one stays
-# unknown: a write that knows its own LSN says nothing about the write before it.
-_REPLACE_GENERATION = """
-local lsn, new_lsn = redis.call('GET', KEYS[3]), ARGV[2]
-if not lsn or lsn == '' or new_lsn == '' then new_lsn = ''
-elseif lsn > new_lsn then new_lsn = lsn end
-redis.call('MSET', KEYS[2], ARGV[1], KEYS[3], new_lsn)
-"""
-
-_SETTLE_IF_CURRENT = """
-if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[3], ARGV[2])
-return 1
-"""
-
-# Where INFO is not permitted, a random name that comes with a new connection stands for the server.
-_CONFIRM_HISTORY = """
-local database, connection, generation = ARGV[1], ARGV[2], ARGV[3]
-local stored = redis.call('GET', KEYS[1]) or ''
-local info = redis.pcall('INFO', 'replication')
-local server = type(info) == 'string' and string.match(info, 'master_replid:(%x+)')
-if not server then server = connection ~= '' and connection or string.match(stored, '^%x*') end
-local history = server .. '/' .. database
-if stored ~= history then
-  redis.call('DEL', KEYS[2], KEYS[3])
-  redis.call('SET', KEYS[1], history)
-end
-if not redis.call('GET', KEYS[2]) then redis.call('SET', KEYS[2], generation) end
-return history
-"""
-
-_CHECK = """
-redis.call('SET', KEYS[1], '', 'PX', 1000)
-redis.call('MGET', KEYS[1])
-redis.call('DEL', KEYS[1])
-"""
 
 
 class RedisFailure(Exception):
@@ -175,12 +102,12 @@ class PageStore:
         # The braces keep all keys in one slot of a Redis Cluster: a script works on several.
         self._prefix = f"{prefix}:{{pages}}:"
         self._clock = clock
-        self._look_up_or_claim = redis.register_script(_LOOK_UP_OR_CLAIM)
-        self._store_if_current = redis.register_script(_STORE_IF_CURRENT)
-        self._replace_generation = redis.register_script(_REPLACE_GENERATION)
-        self._settle_if_current = redis.register_script(_SETTLE_IF_CURRENT)
-        self._confirm_history = redis.register_script(_CONFIRM_HISTORY)
-        self._check = redis.register_script(_CHECK)
+        self._look_up_or_claim = redis.register_script(page_scripts.LOOK_UP_OR_CLAIM)
+        self._store_if_current = redis.register_script(page_scripts.STORE_IF_CURRENT)
+        self._replace_generation = redis.register_script(page_scripts.REPLACE_GENERATION)
+        self._settle_if_current = redis.register_script(page_scripts.SETTLE_IF_CURRENT)
+        self._confirm_history = redis.register_script(page_scripts.CONFIRM_HISTORY)
+        self._check = redis.register_script(page_scripts.CHECK)
         # The connections made and the history of the database when the stored history was last
         # confirmed, and that history.
         self._confirmed: tuple[int, str, bytes | None] = (0, "", None)
@@ -230,9 +157,9 @@ class PageStore:
         """
         entry = b"%b%0*d%b" % (generation, TIME_LENGTH, int(self._clock()), body)
         ttl = max(self._ttl, self._stale_ttl)
-        with self._asking():
-            keys = self._keys(self._identify()[0], [name])
-            return bool(self._store_if_current(keys, [ttl, generation, self._process(), entry]))
+        return bool(
+            self._run(self._store_if_current, [ttl, generation, self._process(), entry], [name])
+        )
 
     def give_back(self, name: str) -> None:
         """End our claim on a page that was not stored."""
@@ -247,8 +174,8 @@ class PageStore:
         ``lsn`` is the log position that a replica must have replayed from now on, if it is known.
         Other processes may be reading from a Redis that did not answer this one.
         """
+        arguments = [_new_name(), "" if lsn is None else _hex(lsn)]
         with self._asking(despite_open_breaker=despite_open_breaker):
-            arguments = [_new_name(), "" if lsn is None else _hex(lsn)]
             self._replace_generation(self._keys(self._identify()[0]), arguments)
 
     def settle(self, generation: bytes, lsn: int) -> Found:
@@ -257,11 +184,8 @@ class PageStore:
         ``lsn`` must have been asked for after ``generation`` was read. Then every write that had
         ended before is covered, and a write that ended later has replaced the generation.
         """
-        with self._asking():
-            keys = self._keys(self._identify()[0])
-            if self._settle_if_current(keys, [generation, _hex(lsn)]):
-                return Found(generation, lsn)
-        return self.current()
+        is_current = self._run(self._settle_if_current, [generation, _hex(lsn)])
+        return Found(generation, lsn) if is_current else self.current()
 
     def check(self) -> None:
         """Return if Redis permits what the store needs, even while the breaker is open."""
@@ -310,6 +234,10 @@ class PageStore:
             page = base + PAGE + name
             keys += page, page + CLAIM_SUFFIX
         return keys
+
+    def _run(self, script: Script, arguments: Sequence[Value], names: Iterable[str] = ()) -> Reply:
+        with self._asking():
+            return script(self._keys(self._identify()[0], names), arguments)
 
     def _process(self) -> str:
         """Return a name of this process that a forked child does not share."""

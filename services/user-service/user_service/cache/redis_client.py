@@ -7,11 +7,12 @@ Nothing connects before the first command, so a client may be made before a fork
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from itertools import count
 from threading import Lock
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import redis
 from redis import exceptions as redis_errors
@@ -26,7 +27,9 @@ from user_service.errors import Unavailable
 from user_service.resilience import resolver
 
 Value = str | bytes | int
-Reply = Any  # of a script: what it returns in Lua
+Reply = Any
+# A script as a function of its keys, which share a slot, and of its arguments.
+Script = Callable[[Sequence[str], Sequence[Value]], Reply]
 
 # As many as a worker serves clients at once; a request beyond that does without Redis.
 MAX_CONNECTIONS = 1000
@@ -38,13 +41,6 @@ class NoConnectionFree(redis.RedisError, Unavailable):
     """All connections stayed in use, which says nothing about Redis: no breaker counts it."""
 
 
-class Script(Protocol):
-    """A script as a function of its keys, which share a slot, and of its arguments."""
-
-    def __call__(self, keys: Sequence[str], arguments: Sequence[Value] = (), /) -> Reply:
-        """Run the script."""
-
-
 class RedisClient(ABC):
     """Runs commands and scripts, and counts its connections in ``connections_made``.
 
@@ -53,7 +49,7 @@ class RedisClient(ABC):
 
     def __init__(self) -> None:
         self.connections_made = 0
-        self._counting = Lock()
+        self._numbers = count(1)
 
     @abstractmethod
     def execute(self, *command: Value) -> Reply:
@@ -73,7 +69,7 @@ class RedisClient(ABC):
         text = script.decode() if isinstance(script, bytes) else script
         digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
-        def run(keys: Sequence[str], arguments: Sequence[Value] = (), /) -> Reply:
+        def run(keys: Sequence[str], arguments: Sequence[Value]) -> Reply:
             try:
                 return self.execute("EVALSHA", digest, len(keys), *keys, *arguments)
             except redis_errors.NoScriptError:
@@ -83,8 +79,7 @@ class RedisClient(ABC):
         return run
 
     def _count_connection(self, *_: object) -> None:
-        with self._counting:
-            self.connections_made += 1
+        self.connections_made = next(self._numbers)
 
 
 class MasterClient(RedisClient):
