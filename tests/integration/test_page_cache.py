@@ -124,9 +124,10 @@ def test_refused_writes_leave_the_cache_alone(client: FlaskClient) -> None:
     assert x_cache(client) == "HIT"
 
 
-def test_hit_and_write_cost_one_script_and_a_miss_two_whatever_redis_holds(
+def test_write_costs_one_command_whatever_redis_holds(
     client: FlaskClient, redis: redis_py.Redis
 ) -> None:
+    """So does a hit; a miss costs two."""
     client.get(URL)  # opens the connection and loads the scripts
     create(client, "ada")
     pages = generation_key(redis).removesuffix(b"generation") + PAGE.encode()

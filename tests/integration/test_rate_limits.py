@@ -1,5 +1,6 @@
 """Rate limits on a real Redis: headers, refusals, and Redis going away and coming back."""
 
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -43,13 +44,6 @@ def test_is_off_by_default(client: FlaskClient, serving: Serve, redis: redis_py.
 
 
 class TestHeaders:
-    def test_tell_the_policy_what_remains_and_for_how_long(self, serving: Serve) -> None:
-        client = serving(rate_limit="600/minute")
-        for n in range(1, 4):
-            answer = client.get(URL)
-            assert answer.headers["RateLimit-Policy"] == '"default";q=600;w=60'
-            assert answer.headers["RateLimit"] == f'"default";r={600 - n};t=60'
-
     def test_are_on_every_response_that_counts(self, serving: Serve) -> None:
         client = serving(rate_limit="100/minute")
         etag = client.get(URL).headers["ETag"]
@@ -65,7 +59,8 @@ class TestHeaders:
         ]
         for n, (answer, status) in enumerate(answers, start=2):
             assert answer.status_code == status
-            assert answer.headers["RateLimit"].startswith(f'"default";r={100 - n};t=')
+            assert answer.headers["RateLimit-Policy"] == '"default";q=100;w=60'
+            assert re.fullmatch(rf'"default";r={100 - n};t=(60|5\d)', answer.headers["RateLimit"])
 
     def test_preflight_of_a_browser_does_not_count(self, serving: Serve) -> None:
         """Browsers give a write up if the request before it, which they add, is refused."""
@@ -103,19 +98,6 @@ class TestRefusal:
         assert 1 <= wait <= 61
         assert refused.headers["RateLimit"] == f'"default";r=0;t={wait}'
 
-    def test_is_counted_by_the_limit_that_was_used_up(self, serving: Serve) -> None:
-        client = serving(rate_limit="2/minute", rate_limit_writes="1/minute")
-        for _ in range(4):
-            client.get(URL)
-        for _ in range(2):
-            client.post(URL, json=ADA)
-        scraped = client.get("/metrics").text
-        refused = {
-            limit: scrapes.value(scraped, "rate_limited_requests_total", limit=limit)
-            for limit in ("default", "writes")
-        }
-        assert refused == {"default": 2, "writes": 1}
-
     def test_comes_before_validation_database_and_body(
         self, serving: Serve, mocker: MockerFixture
     ) -> None:
@@ -142,31 +124,20 @@ class TestRefusal:
         assert statuses(client, 3, peer="2001:db8::1") == {404: 2, 429: 1}
         assert statuses(client, 3, peer="2001:db8::2") == {429: 3}
 
-    @pytest.mark.parametrize(
-        "path",
-        [
-            "/health",
-            "/health/live",
-            "/health/ready",
-            "/metrics",
-            "/docs",
-            "/docs/x.css",
-            "/openapi.json",
-        ],
-    )
-    def test_never_hits_probes_metrics_and_documentation(self, serving: Serve, path: str) -> None:
+    def test_never_hits_probes_metrics_and_documentation(self, serving: Serve) -> None:
         client = serving(rate_limit="1/hour")
-        for _ in range(3):
+        exempt = "/health /health/live /health/ready /metrics /docs /docs/x.css /openapi.json"
+        for path in exempt.split():
             answer = client.get(path)
             assert answer.status_code in (200, 404)
             assert "RateLimit" not in answer.headers
         assert statuses(client, 2) == {404: 1, 429: 1}
 
-    @pytest.mark.parametrize(
-        "path", ["/healthy", "/docsx", "/openapi.json.bak", "/x/health", "//health"]
-    )
-    def test_is_not_evaded_by_paths_that_look_like_those(self, serving: Serve, path: str) -> None:
-        assert statuses(serving(rate_limit="1/hour"), 2, path) == {404: 1, 429: 1}
+    def test_is_not_evaded_by_paths_that_look_like_those(self, serving: Serve) -> None:
+        client = serving(rate_limit="5/hour")
+        for path in ("/healthy", "/docsx", "/openapi.json.bak", "/x/health", "//health"):
+            assert statuses(client, 1, path) == {404: 1}
+        assert statuses(client, 1, "//health") == {429: 1}
 
 
 class TestWrites:
@@ -179,69 +150,51 @@ class TestWrites:
         for method in ("GET", "HEAD", "OPTIONS", "GET"):
             assert client.open(URL, method=method).status_code == 200
         assert problem_of(client.get(URL), 429)["violated-policies"] == ["default"]
+        scraped = client.get("/metrics").text
+        refused = {"default": 1, "writes": 3}
+        for limit, times in refused.items():
+            assert scrapes.value(scraped, "rate_limited_requests_total", limit=limit) == times
 
-    def test_count_with_the_rest_unless_they_have(self, serving: Serve) -> None:
-        client = serving(rate_limit="2/minute")
-        client.get(URL)
-        assert client.post(URL, json=ADA).status_code == 201
-        assert client.post(URL, json=ADA).status_code == 429
-
-    def test_may_be_all_that_is_limited(self, serving: Serve) -> None:
-        client = serving(rate_limit_writes="1/minute")
-        assert client.post(URL, json=ADA).status_code == 201
-        assert client.post(URL, json=ADA).status_code == 429
-        assert statuses(client, 5, URL) == {200: 5}
-        assert "RateLimit" not in client.get(URL).headers
+    @pytest.mark.parametrize(
+        ("limits", "read"),
+        [({"rate_limit": "1/minute"}, 429), ({"rate_limit_writes": "1/minute"}, 200)],
+    )
+    def test_count_with_the_rest_or_alone(
+        self, serving: Serve, limits: dict[str, str], read: int
+    ) -> None:
+        client = serving(**limits)
+        assert [client.post(URL, json=ADA).status_code for _ in range(2)] == [201, 429]
+        answer = client.get(URL)
+        assert (answer.status_code, "RateLimit" in answer.headers) == (read, read == 429)
 
 
 class TestClient:
-    def test_cannot_change_its_key(self, serving: Serve, redis: redis_py.Redis) -> None:
-        for trusted in ((), "10.0.0.0/8"):
-            client = serving(
-                rate_limit="5/minute",
-                trusted_proxies=trusted,
-                rate_limit_subject_header="X-Subject",
-            )
-            redis.flushall()
-            answers = Counter(
-                client.get(
-                    "/nowhere",
-                    headers={"X-Forwarded-For": f"198.51.100.{n}", "X-Subject": f"s{n}"},
-                    environ_base={"REMOTE_ADDR": "203.0.113.9"},
-                ).status_code
-                for n in range(20)
-            )
-            assert answers == {404: 5, 429: 15}
-
-    def test_has_the_address_that_a_trusted_proxy_states(self, serving: Serve) -> None:
-        client = serving(rate_limit="5/minute", trusted_proxies="10.0.0.0/8")
-        for each in ("198.51.100.1", "198.51.100.2"):
-            answers = Counter(
-                client.get(
-                    "/nowhere",
-                    headers={"X-Forwarded-For": f"192.0.2.{n}, {each}"},
-                    environ_base={"REMOTE_ADDR": "10.0.0.1"},
-                ).status_code
-                for n in range(8)
-            )
-            assert answers == {404: 5, 429: 3}
-
-    def test_is_the_subject_that_a_trusted_proxy_names(self, serving: Serve) -> None:
+    @pytest.mark.parametrize(
+        ("peer", "headers"),
+        [
+            pytest.param("203.0.113.9", ("198.51.100.{n}", "s{n}"), id="cannot change its key"),
+            pytest.param("10.0.0.1", ("192.0.2.1", "ada"), id="is the subject of a proxy"),
+            pytest.param("10.0.0.1", ("192.0.2.{n}, 198.51.100.1", ""), id="is the peer of one"),
+        ],
+    )
+    def test_is_told_apart_from_others(
+        self, serving: Serve, peer: str, headers: tuple[str, str]
+    ) -> None:
         client = serving(
             rate_limit="5/minute",
             trusted_proxies="10.0.0.0/8",
             rate_limit_subject_header="X-Subject",
         )
-        for subject in ("ada", "grace"):
-            answers = Counter(
-                client.get(
-                    "/nowhere",
-                    headers={"X-Forwarded-For": f"192.0.2.{n}", "X-Subject": subject},
-                    environ_base={"REMOTE_ADDR": "10.0.0.1"},
-                ).status_code
-                for n in range(8)
-            )
-            assert answers == {404: 5, 429: 3}
+
+        def ask(n: int, changed: str) -> int:
+            forwarded, subject = (each.format(n=n) for each in headers)
+            sent = {"X-Forwarded-For": forwarded + changed, "X-Subject": subject + changed}
+            return client.get(
+                "/nowhere", headers=sent, environ_base={"REMOTE_ADDR": peer}
+            ).status_code
+
+        assert Counter(ask(n, "") for n in range(8)) == {404: 5, 429: 3}
+        assert ask(0, "9") == (429 if peer == "203.0.113.9" else 404)
 
 
 class TestSharing:
@@ -257,12 +210,6 @@ class TestSharing:
             assert Counter(threads.map(ask, range(200))) == {404: 50, 429: 150}
         (key,) = windows_in(redis)
         assert 60 < redis.ttl(key) <= 120  # nothing stays for longer than two windows
-
-    def test_ends_with_the_window(self, serving: Serve) -> None:
-        client = serving(rate_limit="5/second")
-        assert statuses(client, 6) == {404: 5, 429: 1}
-        time.sleep(2.01)
-        assert statuses(client, 6) == {404: 5, 429: 1}
 
     def test_passes_the_next_request_after_the_stated_wait_and_no_second_limit(
         self, serving: Serve
