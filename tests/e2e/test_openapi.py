@@ -95,28 +95,61 @@ def generated(
     return lambda name: importlib.import_module(f"generated.{name}")
 
 
-def test_generated_client_creates_lists_and_changes(
+def test_generated_client_creates_lists_changes_and_deletes(
     service: RunningService, generated: Callable[[str], Any]
 ) -> None:
-    models, users = generated("models"), "api.users."
+    models = generated("models")
+
+    def api(operation: str) -> Any:
+        return generated(f"api.users.{operation}")
+
     with generated("client").Client(base_url=service.url) as client:
-        body = models.UserWrite(username="ada", email="ada@example.com")
-        ada = generated(users + "create_user").sync(client=client, body=body)
+
+        def create(name: str) -> Any:
+            body = models.UserWrite(username=name, email=f"{name}@example.com")
+            key = f'"create {name}"'
+            return api("create_user").sync(client=client, body=body, idempotency_key=key)
+
+        ada, grace, edsger = map(create, ("ada", "grace", "edsger"))
         assert isinstance(ada, models.User)
-        again = generated(users + "create_user").sync(client=client, body=body)
-        assert isinstance(again, models.Problem)
-        assert again.type_ == "urn:user-service:problem:user-exists"
-        grace = models.UserWrite(username="grace", email="grace@example.com")
-        generated(users + "create_user").sync(client=client, body=grace)
+        assert create("ada") == ada
+        taken = models.UserWrite(username="Ada", email="other@example.com")
+        refused = api("create_user").sync(client=client, body=taken)
+        assert isinstance(refused, models.Problem)
+        assert refused.type_ == "urn:user-service:problem:user-exists"
 
-        list_users = generated(users + "list_users").sync
-        page = list_users(client=client, per_page=1, sort=models.ListUsersSort.DESCENDING_ID)
-        assert [user.username for user in page.users] == ["grace"]
-        cursor = page.pagination.next_cursor
-        rest = list_users(client=client, sort=models.ListUsersSort.DESCENDING_ID, cursor=cursor)
-        assert [user.to_dict() for user in rest.users] == [ada.to_dict()]
+        list_users, order = api("list_users").sync, {"sort": models.Sort.DESCENDING_ID}
+        walked, page = [], list_users(client=client, per_page=2, **order)
+        while True:
+            walked += [user.username for user in page.users]
+            cursor = page.pagination.next_cursor
+            if cursor is None:
+                break
+            page = list_users(client=client, per_page=2, cursor=cursor, **order)
+        assert walked == ["edsger", "grace", "ada"]
+        several = list_users(client=client, id=[ada.id, grace.id], count=models.Precision.EXACT)
+        assert [user.to_dict() for user in several.users] == [ada.to_dict(), grace.to_dict()]
+        fields = [models.UserMember.ID, models.UserMember.EMAIL]
+        (listed,) = list_users(client=client, username="ada", fields=fields).users
+        assert listed.to_dict() == {"id": ada.id, "email": ada.email}
 
+        etag = api("get_user").sync_detailed(ada.id, client=client).headers["ETag"]
         patch = models.UserPatch(email="countess@example.com")
-        changed = generated(users + "change_user").sync(ada.id, client=client, body=patch)
+        change = {"client": client, "body": patch, "if_match": etag}
+        changed = api("change_user").sync(ada.id, **change)
         assert (changed.username, changed.email) == ("ada", "countess@example.com")
         assert changed.updated_at > ada.updated_at
+        replacement = models.UserReplacement.from_dict(
+            {**changed.to_dict(), "username": "lovelace"}
+        )
+        stale = {"client": client, "body": replacement, "if_match": etag}
+        assert api("replace_user").sync(ada.id, **stale).user.to_dict() == changed.to_dict()
+        replaced = api("replace_user").sync(ada.id, client=client, body=replacement)
+        assert replaced.username == "lovelace"
+
+        deleted = api("delete_user").sync_detailed(edsger.id, client=client)
+        assert deleted.status_code == 204
+        gone = api("get_user").sync(edsger.id, client=client)
+        assert gone.type_ == "urn:user-service:problem:user-not-found"
+    ready = generated("models").ReadinessStatus
+    assert ready.NOT_READY.value == "not ready"

@@ -302,6 +302,19 @@ class TestParseQuery:
         errors = errors_of(lambda: parse_query(ListQuery, "page=1&q=a&page=1"))
         assert errors == {"page": "must be given once"}
 
+    @pytest.mark.parametrize("text", ["id=1&id=2,3&q=a", "id=1%2C2&q=a&id=3", "id=3,2,1&q=a"])
+    def test_takes_lists_with_commas_and_as_repeated_parameters(self, text: str) -> None:
+        parsed = parse_query(ListQuery, f"{text}&fields=username&fields=id")
+        assert (parsed.id, parsed.fields) == ((1, 2, 3), ("id", "username"))
+        assert parsed.page_name == query(id="1,2,3", fields="id,username", q="a").page_name
+
+    @pytest.mark.parametrize("offset", ["Z", "z", "+00:00", "+0000", "-0000", " 00:00", "+01:00"])
+    @pytest.mark.parametrize("separator", ["T", "t"])
+    def test_takes_every_spelling_of_an_offset(self, offset: str, separator: str) -> None:
+        hour = 20 if offset == "+01:00" else 19
+        parsed = query(created_since=f"2026-11-22{separator}{hour}:41:06{offset}")
+        assert parsed.created_since == datetime(2026, 11, 22, 19, 41, 6, tzinfo=UTC)
+
     def test_refuses_an_unknown_parameter(self) -> None:
         assert errors_of(lambda: query(limit=1)) == {"limit": "is not known"}
 

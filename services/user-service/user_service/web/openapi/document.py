@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import orjson
 from flask import Flask
 from pydantic import BaseModel
 from werkzeug.exceptions import (
@@ -29,6 +30,7 @@ from user_service.web.openapi.models import (
     header_object,
     problem_response,
     query_parameters,
+    query_schema,
     reference,
     schemas_of,
 )
@@ -95,14 +97,20 @@ def document(app: Flask) -> Object:
     for operation in operations:
         path = paths.setdefault(operation.path, {})
         path[operation.method.lower()] = operation.described(examples)
+    references = orjson.dumps(paths).decode()
+    queries = {operation.query for operation in operations if operation.query is not None}
+    schemas = schemas_of([*models, Problem])
+    for query in queries:
+        schemas |= query_schema(query)["$defs"]
     return {
         "openapi": "3.1.0",
         "info": INFO,
         "servers": [{"url": "/"}],
+        "security": [],
         "tags": TAGS,
         "paths": paths,
         "components": {
-            "schemas": schemas_of([*models, Problem]),
+            "schemas": schemas,
             "parameters": {
                 name: {"name": name, "in": "header", **header_object(header)}
                 for name, header in REQUEST_HEADERS.items()
@@ -110,6 +118,7 @@ def document(app: Flask) -> Object:
             "headers": {
                 name: {"required": True, **header_object(header)}
                 for name, header in RESPONSE_HEADERS.items()
+                if f'"#/components/headers/{name}"' in references
             },
             "examples": {example.name: {"value": example.body} for example in examples.values()},
         },
@@ -135,7 +144,7 @@ class Operation:
         }
         annotations = inspect.signature(view, eval_str=True).parameters
         self.body = annotations["body"].annotation if "body" in annotations else None
-        self._query = annotations["query"].annotation if "query" in annotations else None
+        self.query = annotations["query"].annotation if "query" in annotations else None
 
     @property
     def models(self) -> list[type]:
@@ -172,7 +181,7 @@ class Operation:
             }
             for name, converter in self._converters.items()
         ]
-        query = [] if self._query is None else query_parameters(self._query)
+        query = [] if self.query is None else query_parameters(self.query)
         names = (*self.declaration.reads, "X-Request-ID")
         return path + query + [{"$ref": f"#/components/parameters/{name}"} for name in names]
 
@@ -193,7 +202,7 @@ class Operation:
         raised = [*self.declaration.raises, *RAISED_BY_TAG.get(self.tag, ()), *RAISED_ALWAYS]
         if self._converters:
             raised += RAISED_BY_PATHS
-        if self._query is not None:
+        if self.query is not None:
             raised += RAISED_BY_QUERIES
         if self.body is not None:
             raised += RAISED_BY_BODIES

@@ -16,18 +16,20 @@ from user_service.web.responses.reply import JSON
 
 Object = dict[str, Any]
 
+_REFERENCE = "#/components/schemas/{model}"
+
+
+def query_schema(model: type[BaseModel]) -> Object:
+    """Return the schema of a query string, with ``$defs`` that belong into the components."""
+    return model.model_json_schema(ref_template=_REFERENCE, schema_generator=_QuerySchemas)
+
 
 def query_parameters(model: type[BaseModel]) -> list[Object]:
     """Return the parameter objects of a query string."""
     parameters = []
-    for name, schema in model.model_json_schema(schema_generator=_QuerySchemas)[
-        "properties"
-    ].items():
-        # In words: Swagger UI would send every parameter that has an example.
-        (example,) = schema.pop("examples")
-        description = f"{schema.pop('description')}; like `{name}={example}`"
-        parameter = {"name": name, "in": "query", "description": description}
-        if schema["type"] == "array":  # one value with commas
+    for name, schema in query_schema(model)["properties"].items():
+        parameter = {"name": name, "in": "query", "description": schema.pop("description")}
+        if schema.get("type") == "array":  # one value with commas
             parameter |= {"style": "form", "explode": False}
         parameters.append(parameter | {"schema": schema})
     return parameters
@@ -77,21 +79,24 @@ def _headers(always: Iterable[str], sometimes: Iterable[str]) -> Object:
 
 
 def header_object(header: Header) -> Object:
-    """Return the header object."""
-    described = {"description": header.description, "schema": dict(header.schema)}
-    return described if header.example is None else described | {"example": header.example}
+    """Return the header object, whose example is in its schema.
+
+    Swagger UI would send an example beside the schema, and a condition would not be met.
+    """
+    schema = {**header.schema, "examples": [header.example]}
+    return {"description": header.description, "schema": schema}
 
 
 def reference(model: type) -> Object:
     """Return a reference to the schema of ``model``."""
-    return {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {"$ref": _REFERENCE.format(model=model.__name__)}
 
 
 def schemas_of(models: Iterable[type]) -> Object:
     """Return the schemas of ``models``, and of those that they consist of, by name."""
     _, definitions = TypeAdapter.json_schemas(
         [(model.__name__, "validation", TypeAdapter(model)) for model in dict.fromkeys(models)],
-        ref_template="#/components/schemas/{model}",
+        ref_template=_REFERENCE,
         schema_generator=_JsonSchemas,
     )
     schemas: Object = definitions["$defs"]
@@ -107,6 +112,11 @@ class _JsonSchemas(GenerateJsonSchema):
         if schema.get("default") is not None:
             return super().default_schema(schema)
         return self.generate_inner(schema["schema"])
+
+    def int_schema(self, schema: core_schema.IntSchema) -> JsonSchemaValue:
+        """Return the schema with the format of numbers that 32 bits may not hold."""
+        is_small = schema.get("le", 2**31) < 2**31
+        return super().int_schema(schema) | ({} if is_small else {"format": "int64"})
 
 
 class _QuerySchemas(_JsonSchemas):

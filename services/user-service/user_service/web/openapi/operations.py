@@ -23,13 +23,10 @@ Schema = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A header that clients send or get.
-
-    Request headers have no example: Swagger UI would send it, and a condition would not be met.
-    """
+    """A header that clients send or get."""
 
     description: str
-    example: str | int | None = None
+    example: str | int
     schema: Schema = field(default_factory=lambda: {"type": "string"})
 
 
@@ -111,6 +108,9 @@ OUTSIDE: frozenset[str] = frozenset(
     | {f"Access-Control-{name}" for name in ("Expose-Headers", "Max-Age")}
 )
 
+_ETAG = '"1-1-660e2a8805ac0"'
+_DATE = "Sun, 22 Nov 2026 19:41:06 GMT"
+
 RESPONSE_HEADERS: Mapping[str, Header] = {
     "X-Request-ID": Header(
         "Id of the request: the one that was sent, if it has this form, or a new one",
@@ -119,10 +119,10 @@ RESPONSE_HEADERS: Mapping[str, Header] = {
     ),
     "ETag": Header(
         "The version of the user or page",
-        '"1-1-660e2a8805ac0"',
+        _ETAG,
         {"type": "string", "pattern": '^(W/)?"[0-9a-f-]+"$'},
     ),
-    "Last-Modified": Header("When the user was changed", "Sun, 22 Nov 2026 19:41:06 GMT"),
+    "Last-Modified": Header("When the user was changed", _DATE),
     "Cache-Control": Header("How long the response may be kept", "private, no-cache"),
     "Location": Header(
         "Path of the new user",
@@ -143,7 +143,9 @@ RESPONSE_HEADERS: Mapping[str, Header] = {
         "true",
         {"type": "string", "const": "true"},
     ),
-    "Retry-After": Header("Seconds after which to try again", 1, {"type": "integer", "minimum": 1}),
+    "Retry-After": Header(
+        "Seconds after which to try again", 1, {"type": "integer", "format": "int64", "minimum": 1}
+    ),
     "Server-Timing": Header("Milliseconds of each stage, if SERVER_TIMING is on", "total;dur=1.2"),
     "Deprecation": Header(
         "Start of the deprecation (RFC 9745), in seconds since 1970",
@@ -157,29 +159,25 @@ RESPONSE_HEADERS: Mapping[str, Header] = {
 
 REQUEST_HEADERS: Mapping[str, Header] = {
     "X-Request-ID": Header(
-        "Id of the request, for its log lines, like `order-17_retry-2`; of another form than"
-        " `^[A-Za-z0-9_-]{1,64}$`, it is replaced"
+        "Id of the request, for its log lines; of another form than `^[A-Za-z0-9_-]{1,64}$`, it is"
+        " replaced",
+        "order-17_retry-2",
     ),
     "Idempotency-Key": Header(
-        "Name of this write, unique to it, so that sending it again does it once; like"
-        ' `"8e03978e-40d5-43e8-bc93-6894a57f9324"`, with or without quotation marks. Kept 24 hours',
-        schema={
+        "Name of this write, unique to it, so that sending it again does it once; with or without"
+        " quotation marks. Kept 24 hours",
+        '"8e03978e-40d5-43e8-bc93-6894a57f9324"',
+        {
             "type": "string",
             "pattern": r'^([!#-+\--\[\]-~]{1,255}|"([ !#-\[\]-~]|\\["\\]){1,255}")$',
         },
     ),
-    "If-Match": Header(
-        'Write only if the user still has this ETag, like `"1-1-660e2a8805ac0"`; otherwise 412'
-    ),
+    "If-Match": Header("Write only if the user still has this ETag; otherwise 412", _ETAG),
     "If-None-Match": Header(
-        'Do nothing if it still has this ETag, like `"1-1-660e2a8805ac0"`: reads answer 304,'
-        " writes 412"
+        "Do nothing if it still has this ETag: reads answer 304, writes 412", _ETAG
     ),
-    "If-Modified-Since": Header(
-        "Answer 304 if it has not changed since, like `Sun, 22 Nov 2026 19:41:06 GMT`"
-    ),
+    "If-Modified-Since": Header("Answer 304 if it has not changed since", _DATE),
     "If-Unmodified-Since": Header(
-        "Write only if the user has not changed since, like `Sun, 22 Nov 2026 19:41:06 GMT`;"
-        " otherwise 412"
+        "Write only if the user has not changed since; otherwise 412", _DATE
     ),
 }

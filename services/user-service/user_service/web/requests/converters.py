@@ -13,9 +13,9 @@ class UserIdConverter(BaseConverter):
 
     regex = "[0-9]{1,19}"
     # For the OpenAPI document.
-    description = "id of the user, like `1`"
+    description = "id of the user"
     schema = MappingProxyType(
-        {"type": "integer", "format": "int64", "minimum": 1, "maximum": BIGINT_MAX}
+        {"type": "integer", "format": "int64", "minimum": 1, "maximum": BIGINT_MAX, "examples": [1]}
     )
 
     def to_python(self, value: str) -> int:

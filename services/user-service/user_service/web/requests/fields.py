@@ -7,7 +7,8 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, WithJsonSchema
+from typing_extensions import TypeAliasType
 
 from user_service.domain.names import (
     EMAIL_MAX_LENGTH,
@@ -17,6 +18,7 @@ from user_service.domain.names import (
     valid_prefix,
     valid_username,
 )
+from user_service.domain.positions import Count
 from user_service.domain.user import USER_MEMBERS
 
 MAX_IDS = 100
@@ -59,11 +61,20 @@ Prefix = Annotated[
         }
     ),
 ]
-Sort = Literal[
+# Enumerations with a name of their own in the document.
+_Sort = Literal[
     "id", "-id", "username", "-username", "created_at", "-created_at", "updated_at", "-updated_at"
 ]
 # The names of the orders in generated clients, where an identifier cannot begin with "-".
-SORT_NAMES = [name.replace("-", "descending_") for name in get_args(Sort)]
+_SORT_NAMES: list[JsonValue] = [name.replace("-", "descending_") for name in get_args(_Sort)]
+Sort = TypeAliasType(
+    "Sort", Annotated[_Sort, Field(json_schema_extra={"x-enum-varnames": _SORT_NAMES})]
+)
+Precision = TypeAliasType("Precision", Count)
+UserMember = TypeAliasType(
+    "UserMember",
+    Annotated[str, WithJsonSchema({"type": "string", "enum": list(USER_MEMBERS)})],
+)
 
 
 def _positive_whole_number(text: object) -> int:
@@ -100,10 +111,11 @@ def _members(text: object) -> tuple[str, ...]:
     return tuple(name for name in USER_MEMBERS if name in asked)
 
 
-# RFC 3339, section 5.6. An offset of "+01:00" that was not percent-encoded has a space for the "+".
+# RFC 3339, section 5.6, and offsets without a colon. An offset of "+01:00" that was not
+# percent-encoded has a space for the "+".
 _DATE_TIME = (
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?"
-    r"([Zz]|[-+ ]([01][0-9]|2[0-3]):[0-5][0-9])"
+    r"([Zz]|[-+ ]([01][0-9]|2[0-3]):?[0-5][0-9])"
 )
 _BELOW_MICROSECONDS = re.compile(r"\.[0-9]{6}[0-9]*[1-9]")
 _EARLIEST, _LATEST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
@@ -130,7 +142,7 @@ def _time(text: object) -> datetime:
 Time = Annotated[
     datetime,
     BeforeValidator(_time),
-    WithJsonSchema({"type": "string", "format": "date-time", "pattern": f"^{_DATE_TIME}$"}),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 PositiveWholeNumber = Annotated[
     int,
@@ -157,10 +169,4 @@ Ids = Annotated[
         }
     ),
 ]
-Members = Annotated[
-    tuple[str, ...],
-    BeforeValidator(_members),
-    WithJsonSchema(
-        {"type": "array", "items": {"type": "string", "enum": list(USER_MEMBERS)}, "minItems": 1}
-    ),
-]
+Members = Annotated[tuple[UserMember, ...], Field(min_length=1), BeforeValidator(_members)]

@@ -3,7 +3,7 @@
 import hashlib
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
 from urllib.parse import urlencode
 
 from pydantic import (
@@ -24,18 +24,18 @@ from user_service.domain.names import (
     canonical_prefix,
     canonical_username,
 )
-from user_service.domain.positions import Count, Filters, Order, SortColumn
+from user_service.domain.positions import Filters, Order, SortColumn
 from user_service.domain.user import USER_MEMBERS
 from user_service.errors import InvalidInput
 from user_service.web.requests.fields import (
     BIGINT_MAX,
-    SORT_NAMES,
     Cursor,
     Email,
     Ids,
     Members,
     Page,
     PositiveWholeNumber,
+    Precision,
     Prefix,
     Sort,
     Time,
@@ -82,12 +82,7 @@ def _optional(model: type[BaseModel]) -> dict[str, Any]:
 class _GivenMembers(_Schema):
     """The members that the database sets: who has read a user may send them back unchanged."""
 
-    id: int = Field(
-        ge=1,
-        le=BIGINT_MAX,
-        description="the user's own",
-        json_schema_extra={"format": "int64"},
-    )
+    id: int = Field(ge=1, le=BIGINT_MAX, description="the user's own")
     created_at: Time = Field(description="the user's own")
     updated_at: Time = Field(description="the user's own; if it has changed, the answer is a 400")
 
@@ -118,17 +113,20 @@ def _without_default(schema: dict[str, JsonValue]) -> None:
 class ListQuery(_Schema):
     """A list of users and a page of it. ``per_page`` above MAX_PER_PAGE counts as MAX_PER_PAGE."""
 
+    # These may also be sent as repeated parameters.
+    lists: ClassVar[frozenset[str]] = frozenset({"id", "fields"})
+
     page: Page = Field(
         default=1,
         description="number of the page, the first by default; excludes `cursor`",
-        examples=["3"],
+        examples=[3],
         json_schema_extra=_without_default,
     )
     per_page: Annotated[PositiveWholeNumber, AfterValidator(lambda n: min(n, MAX_PER_PAGE))] = (
         Field(
             default=50,
             description=f"users on a page; a number above {MAX_PER_PAGE} counts as {MAX_PER_PAGE}",
-            examples=["100"],
+            examples=[100],
         )
     )
     cursor: Cursor | None = Field(
@@ -137,7 +135,7 @@ class ListQuery(_Schema):
         " excludes `page`",
         examples=["YdHFuP7sxBdatjd1ikxvFFsiPiIsMSwxXQ"],
     )
-    count: Count | None = Field(
+    count: Precision | None = Field(
         default=None,
         description="precision of `total`; by default `exact` with `page` and `none` with `cursor`",
         examples=["estimated"],
@@ -146,15 +144,14 @@ class ListQuery(_Schema):
         default="id",
         description="order, with a `-` descending; equal values are ordered by id",
         examples=["-updated_at"],
-        json_schema_extra={"x-enum-varnames": cast("list[JsonValue]", SORT_NAMES)},
     )
     fields: Members = Field(
-        default=USER_MEMBERS, description="the members of each user", examples=["id,username"]
+        default=USER_MEMBERS, description="the members of each user", examples=[["id", "username"]]
     )
     id: Ids | None = Field(
         default=None,
         description="only users with these ids; unknown ids are left out",
-        examples=["1,2,3"],
+        examples=[[1, 2, 3]],
     )
     username: Username | None = Field(
         default=None, description="only the user with this name", examples=["ada"]

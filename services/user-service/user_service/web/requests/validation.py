@@ -4,7 +4,7 @@ import functools
 import inspect
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -78,7 +78,10 @@ def validated(view: View) -> View:
 
 
 def parse_query(model: type[M], query_string: str) -> M:
-    """Return a query string, as WSGI spells it, as ``model``; raise InvalidInput."""
+    """Return a query string, as WSGI spells it, as ``model``; raise InvalidInput.
+
+    ``lists`` of the model are the names whose values may also be repeated parameters.
+    """
     if not query_string:
         return _valid(model, {})
     try:
@@ -88,10 +91,19 @@ def parse_query(model: type[M], query_string: str) -> M:
         raise InvalidInput({"query string": "must be percent-encoded UTF-8"}) from None
     values = dict(pairs)
     if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = {name: "must be given once" for name in values if names.count(name) > 1}
-        raise InvalidInput(_shortened(repeated))
+        values = _joined(pairs, getattr(model, "lists", frozenset()))
     return _valid(model, values)
+
+
+def _joined(pairs: list[tuple[str, str]], lists: Set[str]) -> dict[str, str]:
+    """Return ``pairs`` with the values of ``lists`` joined; no other name may be repeated."""
+    values: dict[str, list[str]] = {}
+    for name, value in pairs:
+        values.setdefault(name, []).append(value)
+    repeated = [name for name, given in values.items() if len(given) > 1 and name not in lists]
+    if repeated:
+        raise InvalidInput(_shortened(dict.fromkeys(repeated, "must be given once")))
+    return {name: ",".join(given) for name, given in values.items()}
 
 
 def parse_body(model: type[M], environ: "WSGIEnvironment") -> M:

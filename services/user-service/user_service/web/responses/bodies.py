@@ -7,13 +7,21 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Literal, NotRequired, get_type_hints
 
 from pydantic import Field
-from typing_extensions import TypedDict
+from typing_extensions import TypeAliasType, TypedDict
 
 from user_service.domain.names import EMAIL_MAX_LENGTH, USERNAME_MAX_LENGTH, USERNAME_MIN_LENGTH
 from user_service.resilience.breaker import State
 
-Id = Annotated[int, Field(ge=1, json_schema_extra={"format": "int64"})]
+Id = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
+# Enumerations with a name of their own in the document.
+HealthStatus = TypeAliasType("HealthStatus", Literal["healthy", "degraded", "unhealthy"])
+ConnectionStatus = TypeAliasType("ConnectionStatus", Literal["connected", "disconnected"])
+_NAMES = {"x-enum-varnames": ["ready", "not_ready", "draining"]}
+ReadinessStatus = TypeAliasType(
+    "ReadinessStatus",
+    Annotated[Literal["ready", "not ready", "draining"], Field(json_schema_extra=_NAMES)],
+)
 
 
 class User(TypedDict):
@@ -106,7 +114,7 @@ class Breakers(TypedDict):
 class ReplicaState(TypedDict):
     """The replica that lists and gets are read from; numbers are of the process that answered."""
 
-    status: Literal["connected", "disconnected"]
+    status: ConnectionStatus
     breaker: State
     reads: Count
     fallbacks: Annotated[Count, Field(description="reads that the primary had to answer")]
@@ -115,10 +123,10 @@ class ReplicaState(TypedDict):
 class Health(TypedDict):
     """The state of the service and of its dependencies."""
 
-    status: Literal["healthy", "degraded", "unhealthy"]
+    status: HealthStatus
     timestamp: datetime
-    database: Literal["connected", "disconnected"]
-    redis: Literal["connected", "disconnected"]
+    database: ConnectionStatus
+    redis: ConnectionStatus
     pool: Connections
     breakers: Breakers
     replica: NotRequired[Annotated[ReplicaState, Field(description="if there is one")]]
@@ -135,4 +143,4 @@ class Liveness(TypedDict):
 class Readiness(TypedDict):
     """Whether requests may be sent."""
 
-    status: Literal["ready", "not ready", "draining"]
+    status: ReadinessStatus
