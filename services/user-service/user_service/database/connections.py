@@ -142,11 +142,13 @@ class Connections:
             self._set_limit(self.size)
             return self._pool.getconn()
 
-    def forget(self, connection: connection) -> None:
-        """Close a connection whose loan continues with another one."""
-        connection.close()
+    def forget(self, *useless: connection) -> None:
+        """Close connections whose loans continue with others."""
         with self._lock:
-            self._put(connection)
+            for connection in useless:
+                connection.close()
+                self._pool.putconn(connection)
+                self._existing -= 1
 
     def end(self, connection: connection | None) -> None:
         """End a loan, and keep its connection if that is open."""
@@ -156,7 +158,13 @@ class Connections:
                 self._shrink_at = self._clock() + SHRINK_SECONDS
                 self._pool.minconn, self._most_lent = self._most_lent, 0
             if connection is not None:
-                self._put(connection)
+                if self.closed:
+                    connection.close()
+                self._pool.putconn(connection)  # closes a connection that is one too many
+                if connection.closed:
+                    self._existing -= 1
+                else:
+                    self._idle += 1
             self.lent -= 1
             if self._turns:
                 self._hand_over()
@@ -164,11 +172,10 @@ class Connections:
     def close_idle(self) -> int:
         """Close the connections that are not in use, and return their number."""
         with self._lock:
-            number, self._idle = self._idle, 0
-            for connection in [self._pool.getconn() for _ in range(number)]:
-                connection.close()
-                self._put(connection)
-            return number
+            taken = [self._pool.getconn() for _ in range(self._idle)]
+            self._idle = 0
+        self.forget(*taken)
+        return len(taken)
 
     def close(self) -> None:
         """Close every idle connection now, and each lent one when its loan ends."""
@@ -207,15 +214,6 @@ class Connections:
                 self.lent += 1  # the caller ends the loan
             raise
         return self.idle() or self.open(timeout)
-
-    def _put(self, connection: connection) -> None:
-        if self.closed:
-            connection.close()
-        self._pool.putconn(connection)
-        if connection.closed:
-            self._existing -= 1
-        else:
-            self._idle += 1
 
     def _set_limit(self, limit: int) -> None:
         if limit != self._limit:

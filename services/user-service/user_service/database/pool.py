@@ -6,7 +6,7 @@ whatever happens, and a circuit breaker refuses calls while the server does not 
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import cast
 
@@ -137,10 +137,10 @@ class Database:
         """Return within a second whether requests can be served.
 
         While requests use all connections, the circuit breaker tells. Otherwise a call of its own
-        does, which ends the wait of an open breaker as any other call.
+        does, which can close the breaker, and cannot open it: it has less time than a request.
         """
         try:
-            with deadline.within(READY_SECONDS), self._cursor(waits=False) as cursor:
+            with deadline.within(READY_SECONDS), self.read(waits=False) as cursor:
                 cursor.execute("SELECT 1")
         except PoolTimeout:
             return self._preparation.is_done and self.breaker.state is State.CLOSED
@@ -153,50 +153,13 @@ class Database:
         pool = self._connections
         return PoolStats(pool.size, pool.lent, pool.waiting)
 
-    def read(self) -> AbstractContextManager[Cursor]:
+    @contextmanager
+    def read(self, *, waits: bool = True) -> Iterator[Cursor]:
         """Lend a cursor for statements that change nothing, each a transaction of its own.
 
-        A lost connection raises ConnectionLost, which is transient.
+        A lost connection raises ConnectionLost, which is transient. Without ``waits``, PoolTimeout
+        is raised at once, and the breaker counts no failure.
         """
-        return self._cursor()
-
-    @contextmanager
-    def write(self, statement: str, parameters: Mapping[str, object]) -> Iterator[Cursor]:
-        """Run one statement, which commits itself, and lend the cursor that has its result.
-
-        Raise OutcomeUnknown if the connection was lost, or the deadline passed, while it ran: the
-        server may have committed it, or may yet. An error that the server answers has committed
-        nothing.
-        """
-        with self._cursor() as cursor:
-            try:
-                cursor.execute(statement, parameters)
-            except (psycopg2.Error, DeadlineExceeded) as error:
-                if cursor.connection.closed:
-                    raise OutcomeUnknown("the connection was lost during a write") from error
-                raise
-            yield cursor
-
-    @contextmanager
-    def transaction(self) -> Iterator[Cursor]:
-        """Lend a cursor for one transaction: committed at the end of the block, or rolled back.
-
-        BEGIN goes along with the first statement. Raise OutcomeUnknown if the connection was lost
-        after COMMIT had been sent.
-        """
-        with self._cursor() as cursor:
-            # The isolation level that the statements are written for, whatever the role's default.
-            cursor.ahead_of_next = "BEGIN ISOLATION LEVEL READ COMMITTED; " + self._local_settings
-            cursor.ahead_of_each = ""
-            try:
-                yield cursor
-            except BaseException:
-                _roll_back(cursor)
-                raise
-            _commit(cursor)
-
-    @contextmanager
-    def _cursor(self, *, waits: bool = True) -> Iterator[Cursor]:
         time_left = deadline.remaining()
         if not time_left:  # it would count as a failure of the database
             raise DeadlineExceeded("no time was left to ask the database")
@@ -210,10 +173,10 @@ class Database:
             self._wait_for_loan(min(self._checkout_timeout, time_left))
         self._was_full = is_full
         # A time-out soon after a long wait tells nothing about the database.
-        has_time = not is_full or deadline.remaining() >= time_left / 2
+        blaming = waits and (not is_full or deadline.remaining() >= time_left / 2)
         lent = None
         try:
-            with self.breaker.calling(blaming=has_time):
+            with self.breaker.calling(blaming=blaming):
                 with stage("pool"):
                     lent = self._connection(self._checkout_timeout if waits else 0)
                     self._metrics.in_use.inc()
@@ -233,6 +196,41 @@ class Database:
             if lent is not None:
                 self._inspect(lent)
             self._connections.end(lent)
+
+    @contextmanager
+    def write(self, statement: str, parameters: Mapping[str, object]) -> Iterator[Cursor]:
+        """Run one statement, which commits itself, and lend the cursor that has its result.
+
+        Raise OutcomeUnknown if the connection was lost, or the deadline passed, while it ran: the
+        server may have committed it, or may yet. An error that the server answers has committed
+        nothing.
+        """
+        with self.read() as cursor:
+            try:
+                cursor.execute(statement, parameters)
+            except (psycopg2.Error, DeadlineExceeded) as error:
+                if cursor.connection.closed:
+                    raise OutcomeUnknown("the connection was lost during a write") from error
+                raise
+            yield cursor
+
+    @contextmanager
+    def transaction(self) -> Iterator[Cursor]:
+        """Lend a cursor for one transaction: committed at the end of the block, or rolled back.
+
+        BEGIN goes along with the first statement. Raise OutcomeUnknown if the connection was lost
+        after COMMIT had been sent.
+        """
+        with self.read() as cursor:
+            # The isolation level that the statements are written for, whatever the role's default.
+            cursor.ahead_of_next = "BEGIN ISOLATION LEVEL READ COMMITTED; " + self._local_settings
+            cursor.ahead_of_each = ""
+            try:
+                yield cursor
+            except BaseException:
+                _roll_back(cursor)
+                raise
+            _commit(cursor)
 
     def _wait_for_loan(self, timeout: float) -> None:
         self.breaker.refuse_if_open()  # before waiting in vain
