@@ -57,14 +57,12 @@ def breaker(clock: Clock) -> CircuitBreaker:
 def opened(breaker: CircuitBreaker) -> CircuitBreaker:
     """The breaker, opened at this moment."""
     fail(breaker, THRESHOLD)
-    assert state_of(breaker) is State.OPEN
     return breaker
 
 
 @pytest.fixture
 def half_open(opened: CircuitBreaker, clock: Clock) -> CircuitBreaker:
     clock.now += OPEN_SECONDS
-    assert state_of(opened) is State.HALF_OPEN
     return opened
 
 
@@ -100,35 +98,25 @@ def refused() -> Iterator[None]:
 
 
 class TestClosed:
-    def test_is_how_it_begins(self, breaker: CircuitBreaker) -> None:
+    def test_opens_after_so_many_failures_in_a_row(
+        self, breaker: CircuitBreaker, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        late = Call(breaker)
         assert state_of(breaker) is State.CLOSED
+        fail(breaker, THRESHOLD - 1)
         breaker.refuse_if_open()
-        succeed(breaker)
-
-    def test_opens_after_so_many_failures_in_a_row(self, breaker: CircuitBreaker) -> None:
-        fail(breaker, THRESHOLD - 1)
         assert state_of(breaker) is State.CLOSED
-        fail(breaker)
+        Call(breaker).end(ConnectionResetError())  # a derived kind
         assert state_of(breaker) is State.OPEN
+        late.end(ConnectionError())
+        assert caplog.messages == ["circuit breaker of the server opens"]
 
-    def test_success_begins_the_row_anew(self, breaker: CircuitBreaker) -> None:
+    @pytest.mark.parametrize("answer", [None, KeyError()], ids=repr)
+    def test_answer_ends_the_row(self, breaker: CircuitBreaker, answer: Exception | None) -> None:
         fail(breaker, THRESHOLD - 1)
-        succeed(breaker)
+        Call(breaker).end(answer)
         fail(breaker, THRESHOLD - 1)
         assert state_of(breaker) is State.CLOSED
-
-    def test_failure_of_another_kind_is_an_answer(self, breaker: CircuitBreaker) -> None:
-        fail(breaker, THRESHOLD - 1)
-        with pytest.raises(KeyError), breaker.calling():
-            raise KeyError
-        fail(breaker, THRESHOLD - 1)
-        assert state_of(breaker) is State.CLOSED
-
-    def test_failure_of_a_derived_kind_counts(self, breaker: CircuitBreaker) -> None:
-        for _ in range(THRESHOLD):
-            with pytest.raises(ConnectionResetError), breaker.calling():
-                raise ConnectionResetError
-        assert state_of(breaker) is State.OPEN
 
     def test_failure_that_is_not_blamed_neither_opens_it_nor_ends_the_row(
         self, breaker: CircuitBreaker
@@ -136,10 +124,10 @@ class TestClosed:
         for _ in range(9):
             with pytest.raises(ConnectionError), breaker.calling(blaming=False):
                 raise ConnectionError
-        assert state_of(breaker) is State.CLOSED
-        fail(breaker, 2)
+        fail(breaker, THRESHOLD - 1)
         with pytest.raises(ConnectionError), breaker.calling(blaming=False):
             raise ConnectionError
+        assert state_of(breaker) is State.CLOSED
         fail(breaker)
         assert state_of(breaker) is State.OPEN
 
@@ -161,67 +149,43 @@ class TestClosed:
         fail(breaker)
         assert state_of(breaker) is State.OPEN
 
-    def test_opening_is_logged_once(
-        self, breaker: CircuitBreaker, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        late = Call(breaker)
-        fail(breaker, THRESHOLD)
-        late.end(ConnectionError())
-        assert caplog.messages == ["circuit breaker of the server opens"]
-
 
 class TestOpen:
-    def test_does_not_begin_a_call(self, opened: CircuitBreaker) -> None:
-        with refused(), opened.calling():
-            pytest.fail("called in spite of an open breaker")
-
-    def test_refuses_before_a_call_too(self, opened: CircuitBreaker) -> None:
-        with refused():
-            opened.refuse_if_open()
-
-    def test_tells_when_to_try_again(self, opened: CircuitBreaker, clock: Clock) -> None:
+    def test_refuses_calls_and_tells_when_to_try_again(
+        self, opened: CircuitBreaker, clock: Clock
+    ) -> None:
         clock.now += 4
         for ask in (opened.refuse_if_open, lambda: succeed(opened)):
-            with pytest.raises(CircuitOpen) as raised:
+            with pytest.raises(CircuitOpen, match="the server did not answer lately") as raised:
                 ask()
             assert raised.value.retry_after == OPEN_SECONDS - 4
 
-    def test_lasts_for_its_time(self, opened: CircuitBreaker, clock: Clock) -> None:
-        clock.now += OPEN_SECONDS - 0.001
-        assert state_of(opened) is State.OPEN
-        clock.now += 0.001
-        assert state_of(opened) is State.HALF_OPEN
-
-    def test_refused_calls_do_not_prolong_it(self, opened: CircuitBreaker, clock: Clock) -> None:
-        clock.now += OPEN_SECONDS - 1
-        with refused():
-            succeed(opened)
-        clock.now += 1
-        succeed(opened)
-
-    def test_failure_of_a_call_begun_before_does_not_prolong_it(
+    def test_lasts_for_its_time_whatever_is_refused_or_ends_meanwhile(
         self, breaker: CircuitBreaker, clock: Clock
     ) -> None:
         late = [Call(breaker) for _ in range(THRESHOLD)]
         fail(breaker, THRESHOLD)
-        clock.now += OPEN_SECONDS - 1
+        clock.now += OPEN_SECONDS - 0.001
         for each in late:
             each.end(ConnectionError())
-        clock.now += 1
+            with refused():
+                succeed(breaker)
+        assert state_of(breaker) is State.OPEN
+        clock.now += 0.001
         assert state_of(breaker) is State.HALF_OPEN
 
 
 class TestHalfOpen:
     def test_admits_one_call_at_a_time(self, half_open: CircuitBreaker) -> None:
         half_open.refuse_if_open()
-        probe = Call(half_open)
+        trial = Call(half_open)
         for _ in range(3):
             with refused():
                 half_open.refuse_if_open()
             with refused():
                 succeed(half_open)
         assert state_of(half_open) is State.HALF_OPEN
-        probe.end()
+        trial.end()
         succeed(half_open)
 
     def test_of_many_threads_at_once_one_gets_through(
@@ -232,36 +196,31 @@ class TestHalfOpen:
             together = threading.Barrier(number, timeout=LONG)
             with ThreadPoolExecutor(number) as threads:
                 begun = list(threads.map(begin_together, [(half_open, together)] * number))
-            (probe,) = filter(None, begun)
-            probe.end(ConnectionError())
+            (trial,) = filter(None, begun)
+            trial.end(ConnectionError())
             clock.now += OPEN_SECONDS
 
-    def test_closes_when_that_call_succeeds(
-        self, half_open: CircuitBreaker, caplog: pytest.LogCaptureFixture
+    @pytest.mark.parametrize("answer", [None, KeyError()], ids=repr)
+    def test_closes_when_that_call_is_answered(
+        self,
+        half_open: CircuitBreaker,
+        caplog: pytest.LogCaptureFixture,
+        answer: Exception | None,
     ) -> None:
         with caplog.at_level(logging.INFO, "user_service"):
-            succeed(half_open)
+            Call(half_open).end(answer)
         assert state_of(half_open) is State.CLOSED
         assert caplog.messages == ["circuit breaker of the server closes"]
         fail(half_open, THRESHOLD - 1)
-        assert state_of(half_open) is State.CLOSED
-
-    def test_closes_when_that_call_is_answered_with_an_error(
-        self, half_open: CircuitBreaker
-    ) -> None:
-        with pytest.raises(KeyError), half_open.calling():
-            raise KeyError
         assert state_of(half_open) is State.CLOSED
 
     def test_opens_for_its_whole_time_when_that_call_fails(
         self, half_open: CircuitBreaker, clock: Clock
     ) -> None:
         for _ in range(3):
-            clock.now += 100
-            probe = Call(half_open)
+            trial = Call(half_open)
             clock.now += 5  # from when it failed, not from when it began
-            probe.end(ConnectionError())
-            assert state_of(half_open) is State.OPEN
+            trial.end(ConnectionError())
             clock.now += OPEN_SECONDS - 0.001
             assert state_of(half_open) is State.OPEN
             clock.now += 0.001
@@ -271,16 +230,18 @@ class TestHalfOpen:
     def test_end_of_a_call_begun_before_neither_changes_it_nor_makes_room(
         self, breaker: CircuitBreaker, clock: Clock, error: Exception | None
     ) -> None:
-        late, later = Call(breaker), Call(breaker)
+        late = [Call(breaker) for _ in range(2 + THRESHOLD)]
         fail(breaker, THRESHOLD)
         clock.now += OPEN_SECONDS
-        late.end(error)
+        late.pop().end(error)
         assert state_of(breaker) is State.HALF_OPEN
-        probe = Call(breaker)
-        later.end(error)
+        trial = Call(breaker)
+        late.pop().end(error)
         with refused():
             succeed(breaker)
-        probe.end()
+        trial.end()
+        for each in late:
+            each.end(error)
         assert state_of(breaker) is State.CLOSED
 
 
@@ -294,33 +255,18 @@ def test_defaults_are_five_failures_and_one_second(clock: Clock) -> None:
     assert state_of(breaker) is State.HALF_OPEN
 
 
-class TestInconclusiveEnd:
-    """Ends of calls that tell nothing about the dependency as it is now."""
-
-    @pytest.mark.parametrize(
-        "end", [Unavailable("being prepared"), KeyboardInterrupt(), SystemExit(), GeneratorExit()]
-    )
-    def test_of_the_call_that_tries_leaves_the_next_call_to_try(
-        self, half_open: CircuitBreaker, end: BaseException
-    ) -> None:
-        Call(half_open).end(end)
-        assert state_of(half_open) is State.HALF_OPEN
-        succeed(half_open)
-        assert state_of(half_open) is State.CLOSED
-
-    def test_does_not_interrupt_a_row_of_failures(self, breaker: CircuitBreaker) -> None:
-        fail(breaker, THRESHOLD - 1)
-        Call(breaker).end(Unavailable("being prepared"))
-        fail(breaker)
-        assert state_of(breaker) is State.OPEN
-
-    def test_failure_of_a_call_from_before_it_opened_does_not_open_it_again(
-        self, breaker: CircuitBreaker, clock: Clock
-    ) -> None:
-        late = [Call(breaker) for _ in range(THRESHOLD)]
-        fail(breaker, THRESHOLD)
-        clock.now += OPEN_SECONDS
-        succeed(breaker)
-        for call in late:
-            call.end(ConnectionError())
-        assert state_of(breaker) is State.CLOSED
+@pytest.mark.parametrize(
+    "end", [Unavailable("being prepared"), KeyboardInterrupt(), SystemExit(), GeneratorExit()]
+)
+def test_inconclusive_end_changes_nothing(
+    breaker: CircuitBreaker, clock: Clock, end: BaseException
+) -> None:
+    fail(breaker, THRESHOLD - 1)
+    Call(breaker).end(end)
+    fail(breaker)
+    assert state_of(breaker) is State.OPEN  # the row was not interrupted
+    clock.now += OPEN_SECONDS
+    Call(breaker).end(end)
+    assert state_of(breaker) is State.HALF_OPEN
+    succeed(breaker)  # the next call tries
+    assert state_of(breaker) is State.CLOSED

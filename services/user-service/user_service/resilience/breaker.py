@@ -130,7 +130,7 @@ class CircuitBreaker:
                     self._close()
             elif end is _End.FAILED:
                 self._failed_in_a_row += 1
-                if is_try or self._failed_in_a_row >= self._threshold:
+                if self._failed_in_a_row >= self._threshold:
                     self._open()
 
     def _open(self) -> None:
