@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 
@@ -18,13 +18,11 @@ from user_service.database.pool import Database
 from user_service.errors import (
     DeadlineExceeded,
     OutcomeUnknown,
-    PoolTimeout,
     TransientFailure,
     Unavailable,
 )
 from user_service.resilience import deadline
 from user_service.resilience.breaker import State
-from user_service.resilience.retry import RetryPolicy
 from user_service.settings import Settings
 from user_service.web.services import Services, services_of
 
@@ -134,10 +132,7 @@ def test_transaction_that_raises_leaves_nothing_and_a_usable_connection(
 ) -> None:
     pids = backend_pids(database)
     with pytest.raises(ZeroDivisionError), database.transaction() as cursor:
-        cursor.execute(
-            "INSERT INTO users (username, username_canonical, email, email_canonical)"
-            " VALUES ('ada', 'ada', 'ada@example.com', 'ada@example.com')"
-        )
+        cursor.execute(insert_in(seconds=0))
         _ = 1 / 0
     with database.read() as cursor:
         assert value(cursor, "SELECT count(*) FROM users") == 0
@@ -157,52 +152,62 @@ def test_error_in_the_first_statement_leaves_no_open_transaction(
     assert backend_pids(database) == pids
 
 
-def test_connection_lost_in_the_first_statement_is_transient(database: Database) -> None:
-    with pytest.raises(TransientFailure), database.transaction() as cursor:
-        cursor.execute("SELECT pg_terminate_backend(pg_backend_pid(), 5000)")
-    assert database.stats().in_use == 0
+def insert_in(seconds: float) -> str:
+    return (
+        "INSERT INTO users (username, username_canonical, email, email_canonical)"
+        f" SELECT 'ada', 'ada', 'ada@example.com', 'ada@example.com' FROM pg_sleep({seconds})"
+    )
 
 
-def test_deadline_in_the_first_statement_commits_nothing(database: Database, admin: cursor) -> None:
-    with (
-        pytest.raises(DeadlineExceeded),
-        deadline.within(0.1),
-        database.transaction() as cursor,
-    ):
-        cursor.execute(INSERT_SLOWLY, {"seconds": 0.3})
-    time.sleep(0.4)
-    assert value(admin, "SELECT count(*) FROM users") == 0
-    assert database.stats().in_use == 0
+def read(database: Database, statement: str) -> None:
+    with database.read() as cursor:
+        cursor.execute(statement)
 
 
-INSERT_SLOWLY = (
-    "INSERT INTO users (username, username_canonical, email, email_canonical)"
-    " SELECT 'ada', 'ada', 'ada@example.com', 'ada@example.com' FROM pg_sleep(%(seconds)s)"
-)
-
-
-def test_write_commits_itself(database: Database, admin: cursor) -> None:
-    with database.write(INSERT_SLOWLY, {"seconds": 0}) as cursor:
-        assert value(admin, "SELECT count(*) FROM users") == 1
+def write(database: Database, statement: str) -> None:
+    with database.write(statement, {}) as cursor:
         assert cursor.rowcount == 1
 
 
-def test_deadline_during_a_write_is_an_unknown_outcome(database: Database, admin: cursor) -> None:
-    """The server goes on: nothing can be told from the silence."""
-    with (
-        pytest.raises(OutcomeUnknown),
-        deadline.within(0.1),
-        database.write(INSERT_SLOWLY, {"seconds": 0.3}),
-    ):
-        pass
-    eventually(lambda: value(admin, "SELECT count(*) FROM users") == 1)
+def transact(database: Database, statement: str) -> None:
+    with database.transaction() as cursor:
+        cursor.execute(statement)
+
+
+Use = Callable[[Database, str], None]
+
+
+@pytest.mark.parametrize("use", [write, transact])
+def test_write_is_committed_at_its_end(database: Database, admin: cursor, use: Use) -> None:
+    use(database, insert_in(seconds=0))
+    assert value(admin, "SELECT count(*) FROM users") == 1
+
+
+@pytest.mark.parametrize(
+    ("use", "raised"),
+    [(read, TransientFailure), (write, OutcomeUnknown), (transact, TransientFailure)],
+)
+def test_connection_lost_in_use_is_replaced(
+    database: Database, use: Use, raised: type[Unavailable]
+) -> None:
+    """Of a write that commits itself, the outcome is unknown."""
+    with pytest.raises(raised):
+        use(database, "SELECT pg_terminate_backend(pg_backend_pid(), 5000)")
     assert database.stats().in_use == 0
+    assert len(backend_pids(database)) == SIZE
 
 
-def test_connection_lost_during_a_write_is_an_unknown_outcome(database: Database) -> None:
-    terminate = "SELECT pg_terminate_backend(pg_backend_pid(), 5000)"
-    with pytest.raises(OutcomeUnknown), database.write(terminate, {}):
-        pass
+@pytest.mark.parametrize(
+    ("use", "raised", "stored"), [(write, OutcomeUnknown, 1), (transact, DeadlineExceeded, 0)]
+)
+def test_deadline_during_a_statement(
+    database: Database, admin: cursor, use: Use, raised: type[Unavailable], stored: int
+) -> None:
+    """The server goes on, and a write commits itself: nothing can be told from the silence."""
+    with pytest.raises(raised), deadline.within(0.1):
+        use(database, insert_in(seconds=0.3))
+    time.sleep(0.4)
+    eventually(lambda: value(admin, "SELECT count(*) FROM users") == stored)
     assert database.stats().in_use == 0
 
 
@@ -210,8 +215,8 @@ def test_write_that_the_server_refuses_has_committed_nothing(
     database: Database, admin: cursor
 ) -> None:
     pids = backend_pids(database)
-    with pytest.raises(Unavailable) as caught, database.write(INSERT_SLOWLY, {"seconds": 9}):
-        pass
+    with pytest.raises(Unavailable) as caught:
+        write(database, insert_in(seconds=9))
     assert type(caught.value) is Unavailable  # statement_timeout
     assert value(admin, "SELECT count(*) FROM users") == 0
     assert backend_pids(database) == pids
@@ -225,18 +230,6 @@ def test_idle_connections_that_the_server_closed_are_replaced_unnoticed(
     after = backend_pids(database)
     assert len(after) == SIZE
     assert not before & after
-
-
-def test_connection_lost_in_use_is_a_transient_failure_and_is_replaced(
-    database: Database, admin: cursor
-) -> None:
-    with pytest.raises(TransientFailure), database.read() as cursor:
-        pid = value(cursor, "SELECT pg_backend_pid()")
-        assert isinstance(pid, int)
-        terminate(admin, {pid})
-        cursor.execute("SELECT 1")
-    assert database.stats().in_use == 0
-    assert len(backend_pids(database)) == SIZE
 
 
 def test_transaction_whose_client_is_silent_gives_its_locks_back(
@@ -254,59 +247,6 @@ def test_transaction_whose_client_is_silent_gives_its_locks_back(
         admin.execute("DROP TABLE lockable")
     assert database.stats().in_use == 0
     assert len(backend_pids(database)) == SIZE
-
-
-def test_retry_gets_a_connection_that_works(database: Database, admin: cursor) -> None:
-    attempts = []
-
-    def read() -> object:
-        with database.read() as cursor:
-            pid = value(cursor, "SELECT pg_backend_pid()")
-            attempts.append(pid)
-            if len(attempts) == 1:
-                assert isinstance(pid, int)
-                terminate(admin, {pid})
-            return value(cursor, "SELECT 42")
-
-    assert RetryPolicy(sleep=lambda _: None).call(read) == 42
-    assert len(set(attempts)) == 2
-
-
-def test_statement_over_its_time_is_cancelled_and_the_connection_kept(database: Database) -> None:
-    pids = backend_pids(database)
-    with pytest.raises(Unavailable) as caught, database.read() as cursor:
-        cursor.execute("SELECT pg_sleep(10)")
-    assert not isinstance(caught.value, TransientFailure)
-    assert backend_pids(database) == pids
-
-
-def test_deadline_ends_the_wait_for_an_answer(database: Database) -> None:
-    with deadline.within(0.1), pytest.raises(DeadlineExceeded), database.read() as cursor:
-        cursor.execute("SELECT pg_sleep(10)")
-    assert database.stats().in_use == 0
-    assert len(backend_pids(database)) == SIZE
-
-
-def test_checkout_waits_and_then_gives_up(database: Database) -> None:
-    barrier, done = threading.Barrier(SIZE + 1), threading.Event()
-
-    def hold() -> None:
-        with database.read():
-            barrier.wait(10)
-            done.wait(10)
-
-    with ThreadPoolExecutor(SIZE) as threads:
-        holders = [threads.submit(hold) for _ in range(SIZE)]
-        barrier.wait(10)
-        assert database.stats().in_use == SIZE
-        with pytest.raises(PoolTimeout), database.read():
-            pass
-        done.set()
-        for holder in holders:
-            holder.result()
-    assert database.stats().in_use == 0
-    with database.read() as cursor:
-        assert value(cursor, "SELECT 1") == 1
 
 
 def test_full_pool_does_not_open_the_breaker_of_a_server_that_is_well(database_url: str) -> None:
@@ -377,13 +317,3 @@ def test_exhausted_pool_is_a_problem_that_says_when_to_try_again(settings: Setti
             problem_of(refused, 503)
             assert refused.headers["Retry-After"] == "1"
         assert client.get("/api/v1/users/1").status_code == 404
-
-
-def test_hundred_creates_of_one_name_at_once_make_one_user(client: FlaskClient) -> None:
-    def create(_: int) -> int:
-        body = {"username": "ada", "email": "ada@example.com"}
-        return client.application.test_client().post("/api/v1/users", json=body).status_code
-
-    with ThreadPoolExecutor(20) as threads:
-        statuses = list(threads.map(create, range(100)))
-    assert sorted(statuses) == [201] + [409] * 99

@@ -208,16 +208,6 @@ def open_breaker(database: Database) -> None:
 
 
 class TestCheckout:
-    @USES
-    def test_uses_one_autocommit_connection_again(
-        self, server: Server, database: Database, use: Callable[[Database], None]
-    ) -> None:
-        use(database)
-        use(database)
-        (connection,) = server.connections
-        assert connection.autocommit
-        assert database.stats() == PoolStats(size=1, in_use=0, waiting=0)
-
     @pytest.mark.usefixtures("server")
     def test_times_out_at_the_deadline_if_that_is_sooner(self) -> None:
         database = Database("dbname=fake", size=1, checkout_timeout=LONG)
@@ -333,13 +323,14 @@ class TestAnswerOfALivingServer:
         ("sqlstate", "raised"),
         [
             ("57014", Unavailable),
+            ("53100", Unavailable),
             ("40001", TransientFailure),
-            ("40003", OutcomeUnknown),
             ("42601", psycopg2.OperationalError),
+            ("23505", psycopg2.OperationalError),
         ],
     )
     @USES
-    def test_is_classified_and_the_connection_kept(  # noqa: PLR0913, PLR0917 -- fixtures
+    def test_is_classified_and_neither_ends_the_connection_nor_opens_the_breaker(  # noqa: PLR0913, PLR0917 -- fixtures
         self,
         server: Server,
         database: Database,
@@ -349,19 +340,12 @@ class TestAnswerOfALivingServer:
         use: Callable[[Database, str], None],
     ) -> None:
         connection.fail("INSERT", error_with(sqlstate))
-        with pytest.raises(raised) as caught:
-            use(database, "INSERT")
-        assert type(caught.value) is raised or isinstance(caught.value, psycopg2.Error)
+        for _ in range(9):
+            with pytest.raises(raised) as caught:
+                use(database, "INSERT")
+            assert type(caught.value) is raised or isinstance(caught.value, psycopg2.Error)
         use(database, "UPDATE")
         assert len(server.connections) == 1
-
-
-class TestWrite:
-    def test_error_of_the_block_is_none_of_the_database(self, database: Database) -> None:
-        with pytest.raises(UserNotFound), database.write("UPDATE", {}):
-            raise UserNotFound
-        assert database.breaker.state is State.CLOSED
-        assert database.stats().in_use == 0
 
 
 class TestTransaction:
@@ -392,17 +376,6 @@ class TestTransaction:
             cursor.execute("INSERT")
             raise UserNotFound
         assert connection.closed  # it is still in its transaction
-        transact(database)
-        assert len(server.connections) == 2
-        assert database.stats().in_use == 0
-
-    @pytest.mark.parametrize("failure", [CLOSED, error_with("57P01"), TOO_SLOW], ids=repr)
-    def test_connection_lost_during_commit_is_an_unknown_outcome(
-        self, server: Server, database: Database, connection: FakeConnection, failure: Exception
-    ) -> None:
-        connection.fail("COMMIT", failure, lost=True)
-        with pytest.raises(OutcomeUnknown):
-            transact(database)
         transact(database)
         assert len(server.connections) == 2
         assert database.stats().in_use == 0
@@ -441,12 +414,25 @@ class TestTransactionPooling:
 
 
 class TestOpenAndClose:
-    def test_open_opens_one_connection(self, server: Server) -> None:
+    def test_are_logged_once_and_nothing_is_lent_after_close(
+        self, server: Server, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "user_service")
         database = Database("dbname=fake", size=3)
         assert server.connections == []
         database.open()
-        assert len(server.connections) == 1
+        (connection,) = server.connections
+        assert connection.autocommit
         assert database.stats() == PoolStats(size=3, in_use=0, waiting=0)
+        database.close()
+        database.close()
+        assert caplog.messages == [
+            "connection pool opened, for at most 3 connections",
+            "connection pool closed",
+        ]
+        with pytest.raises(Unavailable, match="the connection pool is closed"):
+            read(database)
+        assert len(server.connections) == 1
 
     def test_close_closes_idle_connections_now_and_lent_ones_when_they_come_back(
         self, server: Server
@@ -460,14 +446,6 @@ class TestOpenAndClose:
         assert server.connections[0].statements == [BEGIN, "INSERT", "COMMIT"]
         assert all(each.closed for each in server.connections)
         assert database.stats().in_use == 0
-
-    def test_nothing_is_lent_after_close(self, server: Server, database: Database) -> None:
-        database.open()
-        database.close()
-        database.close()
-        with pytest.raises(Unavailable, match="the connection pool is closed"):
-            read(database)
-        assert len(server.connections) == 1
 
     def test_connection_opened_while_the_pool_is_closed_is_closed_on_return(
         self, server: Server, database: Database
@@ -546,8 +524,12 @@ class TestBreaker:
             (write, "INSERT", CLOSED, OutcomeUnknown),
             (write, "INSERT", TOO_SLOW, OutcomeUnknown),
             (transact, "INSERT", TOO_SLOW, DeadlineExceeded),
+            (transact, "INSERT", CLOSED, ConnectionLost),
             (transact, "COMMIT", CLOSED, OutcomeUnknown),
+            (transact, "COMMIT", TOO_SLOW, OutcomeUnknown),
+            (transact, "COMMIT", error_with("57P01"), OutcomeUnknown),
         ],
+        ids=repr,
     )
     def test_counts_every_kind_of_silence(  # noqa: PLR0913, PLR0917 -- fixtures
         self,
@@ -564,19 +546,11 @@ class TestBreaker:
             with pytest.raises(raised):
                 use(database)
         assert database.breaker.state is State.OPEN
-
-    @pytest.mark.parametrize("sqlstate", ["57014", "40001", "53100", "42601", "23505"])
-    def test_error_that_the_server_answers_does_not_open_it(
-        self, database: Database, connection: FakeConnection, sqlstate: str
-    ) -> None:
-        connection.fail("SELECT 1", error_with(sqlstate))
-        for _ in range(9):
-            with pytest.raises((Unavailable, psycopg2.Error)):
-                read(database)
-        assert database.breaker.state is State.CLOSED
+        assert len(server.connections) == 5  # each lost one is replaced
+        assert database.stats().in_use == 0
 
     @pytest.mark.usefixtures("server")
-    def test_no_request_waits_for_a_slot_while_it_is_open(self) -> None:
+    def test_no_request_waits_for_a_connection_while_it_is_open(self) -> None:
         database = Database("dbname=fake", size=1, checkout_timeout=0.01)
         with database.read():
             open_breaker(database)
@@ -597,29 +571,13 @@ class TestBreaker:
         read(database)
 
 
-class TestLog:
-    @pytest.fixture(autouse=True)
-    def level(self, caplog: pytest.LogCaptureFixture) -> None:
-        caplog.set_level(logging.INFO, "user_service")
-
-    def test_tells_once_that_the_pool_is_opened_and_closed(
-        self, database: Database, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        database.open()
-        database.close()
-        database.close()
-        assert caplog.messages == [
-            "connection pool opened, for at most 1 connections",
-            "connection pool closed",
-        ]
-
-    def test_tells_once_that_the_pool_is_full_until_it_is_not(
-        self, database: Database, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        full = "connection pool is full: all 1 connections are in use"
-        for times in (1, 2):
-            with database.read():
-                for _ in range(3):
-                    with pytest.raises(PoolTimeout):
-                        read(database)
-            assert caplog.messages == [full] * times
+def test_log_tells_once_that_the_pool_is_full_until_it_is_not(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = "connection pool is full: all 1 connections are in use"
+    for times in (1, 2):
+        with database.read():
+            for _ in range(3):
+                with pytest.raises(PoolTimeout):
+                    read(database)
+        assert caplog.messages == [full] * times
