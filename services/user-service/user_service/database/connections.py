@@ -97,7 +97,8 @@ class Connections:
         with self._lock:
             if self._clock() >= self._grow_at:
                 self._grow_at = self._clock() + GROW_SECONDS
-                self._set_limit(min(self._limit + 1, self.size))
+                self._limit = min(self._limit + 1, self.size)
+                self._hand_over()
             if self.lent < self._limit:  # then no caller waits
                 self.lent += 1
                 return
@@ -138,8 +139,8 @@ class Connections:
         with self._lock:
             self._opened.append(opened)
             self._existing += 1
-            self._grow_at = math.inf
-            self._set_limit(self.size)
+            self._limit, self._grow_at = self.size, math.inf
+            self._hand_over()
             return self._pool.getconn()
 
     def forget(self, *useless: connection) -> None:
@@ -214,11 +215,6 @@ class Connections:
                 self.lent += 1  # the caller ends the loan
             raise
         return self.idle() or self.open(timeout)
-
-    def _set_limit(self, limit: int) -> None:
-        if limit != self._limit:
-            self._limit = limit
-            self._hand_over()
 
     def _hand_over(self) -> None:
         """Begin loans for the callers that have waited longest."""
