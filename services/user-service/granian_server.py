@@ -17,7 +17,7 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
-from serve import CONNECTIONS, GRACEFUL_SECONDS, KEEPALIVE_SECONDS
+from serve import CONNECTIONS, GRACEFUL_SECONDS, KEEPALIVE_SECONDS, share_metrics
 from server_problems import PROBLEMS, server_problem
 from user_service.observability.logs import logging_config
 from user_service.settings import Launch, settings_or_exit
@@ -69,6 +69,8 @@ def main() -> None:
 
 def create_worker() -> "WSGIApplication":
     """Return the application of a worker process, with its pools open; granian calls this there."""
+    settings = settings_or_exit()
+    share_metrics(settings.prometheus_multiproc_dir)
     from app import create_app  # noqa: PLC0415 -- the main process needs none of it
     from user_service.web.services import services_of  # noqa: PLC0415
 
@@ -78,8 +80,7 @@ def create_worker() -> "WSGIApplication":
     services = services_of(app)
     services.begin(launch.is_draining)
     at_end_of_main_thread(services.close)
-    cors = settings_or_exit().cors_origins is not None
-    return GatewayedApp(app, launch.is_draining, cors=cors)
+    return GatewayedApp(app, launch.is_draining, cors=settings.cors_origins is not None)
 
 
 class GatewayedApp:

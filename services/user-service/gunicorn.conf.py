@@ -5,18 +5,24 @@ drain before it stops.
 """
 
 import signal
+import sys
 from typing import TYPE_CHECKING
 
+from gevent import monkey
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
 import gunicorn_worker
-from serve import CONNECTIONS, GRACEFUL_SECONDS, KEEPALIVE_SECONDS
+from serve import CONNECTIONS, GRACEFUL_SECONDS, KEEPALIVE_SECONDS, share_metrics
 from user_service.observability.logs import logging_config
 from user_service.settings import Launch, settings_or_exit
 
 if TYPE_CHECKING:
     from user_service.web.services import Services
+
+# A worker would do it after an application that is preloaded has made its locks.
+if "--preload" in sys.argv:
+    monkey.patch_all()
 
 settings = settings_or_exit()
 launch = Launch()
@@ -44,11 +50,12 @@ logger_class = gunicorn_worker.QuietLogger
 
 
 def post_fork(_server: Arbiter, _worker: Worker) -> None:
-    """Let SIGTERM end a worker that has not set its own handler yet.
+    """Let SIGTERM end a worker that has not set its own handler yet; allocate its metrics.
 
-    It inherits the master's, which would ignore the signal.
+    The handler that it inherits is the master's, which would ignore the signal.
     """
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    share_metrics(settings.prometheus_multiproc_dir)
 
 
 def post_worker_init(worker: Worker) -> None:
@@ -60,14 +67,6 @@ def worker_exit(_server: Arbiter, worker: Worker) -> None:
     """Close the pools, so that PostgreSQL and Redis see the connections end in good order."""
     if hasattr(worker, "wsgi"):  # or the application could not be loaded
         _services(worker).close()
-
-
-def child_exit(_server: Arbiter, worker: Worker) -> None:
-    """Remove the gauges of a worker that has ended; its counters stay."""
-    if settings.prometheus_multiproc_dir is not None:
-        from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415
-
-        mark_process_dead(worker.pid)
 
 
 def _services(worker: Worker) -> "Services":

@@ -5,6 +5,7 @@ directory that the workers share for their metrics, and it turns a stop into a d
 says no, then ``DRAIN_DELAY`` passes, then the server stops. It may be process 1 of a container.
 """
 
+import fcntl
 import logging
 import math
 import os
@@ -12,13 +13,16 @@ import resource
 import signal
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from tempfile import TemporaryDirectory, TemporaryFile
+from shutil import rmtree
+from tempfile import TemporaryDirectory, TemporaryFile, gettempdir
 
 from user_service.observability import logs
-from user_service.settings import Launch, Settings, settings_or_exit
+from user_service.observability.metric_files import files_in, reserve
+from user_service.settings import Launch, Settings, settings_or_exit, share_no_metrics
 
 log = logging.getLogger("user_service.serve")
 
@@ -32,6 +36,7 @@ CONNECTIONS = 1000  # of each worker
 HERE = Path(__file__).resolve().parent
 # In memory: every request writes to the metrics, and the root file system may be read-only.
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- the directory in it gets a random name
+PREFIX = "user-service-"
 
 
 def main() -> int:
@@ -42,13 +47,10 @@ def main() -> int:
     hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
     signals = received_signals()
-    parent = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
-    with TemporaryDirectory(
-        prefix="user-service-", dir=parent, ignore_cleanup_errors=True
-    ) as run_directory:
-        drain_file = Path(run_directory, "draining")
+    with run_directory() as directory:
+        drain_file = directory / "draining"
         launch = Launch(launcher_pid=os.getpid(), drain_file=drain_file)
-        metrics = emptied(settings.prometheus_multiproc_dir or Path(run_directory, "metrics"))
+        metrics = emptied(settings.prometheus_multiproc_dir or directory / "metrics")
         os.chdir(HERE)
         server = os.posix_spawn(
             sys.executable, command(settings), launch.environment(metrics), setpgroup=0
@@ -59,6 +61,26 @@ def main() -> int:
             # Workers whose master was killed would keep the port.
             with suppress(ProcessLookupError):
                 os.killpg(server, signal.SIGKILL)
+
+
+@contextmanager
+def run_directory() -> Iterator[Path]:
+    """Make a directory in memory, if possible, and remove those of killed launchers.
+
+    A launcher holds the lock of its directory while it runs.
+    """
+    parent = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else Path(gettempdir())
+    for other in parent.glob(f"{PREFIX}*"):
+        with suppress(OSError):
+            if other.stat().st_uid == os.geteuid():
+                with (other / "lock").open() as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    rmtree(other)
+    with TemporaryDirectory(prefix=PREFIX, dir=parent, ignore_cleanup_errors=True) as name:
+        directory = Path(name)
+        with (directory / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield directory
 
 
 def received_signals() -> "SimpleQueue[int]":
@@ -81,12 +103,17 @@ def emptied(directory: Path) -> Path:
         directory.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=directory):
             pass
-        for kind in ("counter", "gauge", "histogram", "summary"):
-            for file in directory.glob(f"{kind}_*.db"):
-                file.unlink()
+        for file in files_in(directory):
+            file.unlink()
     except OSError as error:
         sys.exit(f"user-service: PROMETHEUS_MULTIPROC_DIR: {error.strerror}")
     return directory
+
+
+def share_metrics(directory: Path | None) -> None:
+    """Let this worker share its metrics, before it imports prometheus_client."""
+    if directory is not None and not reserve(directory):
+        share_no_metrics()
 
 
 def command(settings: Settings) -> list[str]:

@@ -1,8 +1,12 @@
 """``/metrics`` under each server: one answer for all worker processes, whatever becomes of them."""
 
 import os
+import re
 import signal
+import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +14,7 @@ import httpx
 import pytest
 
 from tests import scrapes
-from tests.e2e.service import SERVERS, RunningService, running
+from tests.e2e.service import GUNICORN, SERVERS, RunningService, running
 from tests.waiting import eventually
 
 URL = "/api/v1/users"
@@ -102,3 +106,62 @@ def pools(service: RunningService) -> float:
         return scrapes.value(scraped(service), "pool_connections_max", pool="database")
     except (KeyError, httpx.TransportError):  # nobody is there yet to tell of, or to tell
         return 0
+
+
+@pytest.fixture
+def small_memory(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory with space for the metrics of one process."""
+    folder = tmp_path / "memory"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting needs root")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_full_memory_costs_metrics_and_no_worker(
+    tmp_path: Path, environment: dict[str, str], small_memory: Path
+) -> None:
+    own = environment | {"PROMETHEUS_MULTIPROC_DIR": str(small_memory)}
+    with running(tmp_path / "log", own) as service:
+        eventually(lambda: "shares no metrics: No space left on device" in service.log)
+        workers = service.workers
+        with suppress(OSError):
+            (small_memory / "fill").write_bytes(bytes(1 << 20))
+        for n in range(40):
+            for path in (f"{URL}?q=a", f"/nowhere/{n}", f"{URL}/0", "/metrics", "/docs"):
+                assert HTTP.get(service.url + path).status_code in (200, 404)
+            assert HTTP.patch(service.url + URL).status_code == 405
+        assert service.workers == workers
+
+
+def test_directory_of_a_killed_launcher_is_removed_by_the_next_start(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    own = environment | {"PROMETHEUS_MULTIPROC_DIR": ""}
+    with running(tmp_path / "a", own) as killed:
+        made = directory_of(killed.workers[0]).parent
+        killed.process.kill()
+    assert made.exists()
+    with running(tmp_path / "b", own) as service:
+        assert not made.exists()
+        beside = directory_of(service.workers[0]).parent
+        with running(tmp_path / "c", own):
+            assert beside.exists()
+
+
+@pytest.mark.parametrize("server", ["gunicorn"])
+def test_workers_of_a_preloaded_application_share_metrics(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    command = [*GUNICORN[:-1], "--preload", GUNICORN[-1]]
+    with running(tmp_path / "log", environment, command) as service:
+        with ThreadPoolExecutor(40) as threads:
+            answers = list(threads.map(HTTP.get, [f"{service.url}{URL}/1"] * 400))
+        assert {answer.status_code for answer in answers} == {404}
+        asked = {"route": f"{URL}/<user_id:user_id>", "method": "GET", "status": "404"}
+        counted = scrapes.value(scraped(service), "http_request_duration_seconds_count", **asked)
+        assert counted == 400
+        assert service.stop() == 0
+    assert not {"Traceback", "Warning"} & set(re.findall(r"[A-Z][a-z]+", service.log))

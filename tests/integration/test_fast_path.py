@@ -7,6 +7,7 @@ import pytest
 import redis as redis_py
 from flask import Flask, Response, request, request_started
 from flask.testing import FlaskClient
+from prometheus_client import generate_latest
 from pytest_mock import MockerFixture
 
 from tests.responses import Serve, json_of, problem_of
@@ -184,13 +185,13 @@ def test_request_is_counted_and_logged_as_by_the_view(  # noqa: PLR0913, PLR0917
     counter = "user_service_http_request_duration_seconds_count", labels
     for each in (client, by_view):
         metrics = services_of(each.application).metrics
-        before = samples(metrics.exposition().decode()).get(counter, 0)
+        before = samples(generate_latest(metrics.collector).decode()).get(counter, 0)
         lines_before = len(log.getvalue().splitlines())
         sent(each, path)
         (line,) = log.getvalue().splitlines()[lines_before:]
         assert f" - user_service.access - INFO - GET {route} {status} " in line
         assert line.endswith(" request_id=mine")
-        assert samples(metrics.exposition().decode())[counter] == before + 1
+        assert samples(generate_latest(metrics.collector).decode())[counter] == before + 1
 
 
 class TestRequestsForFlask:

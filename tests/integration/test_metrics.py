@@ -1,5 +1,6 @@
 """``/metrics``: the counts of the pool, the cache and the breakers on real servers."""
 
+import gzip
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ import pytest
 import redis as redis_py
 from flask import Flask
 from flask.testing import FlaskClient
+from prometheus_client.openmetrics import parser as openmetrics
 from psycopg2.extensions import cursor
 from pydantic import SecretStr
 
@@ -54,6 +56,20 @@ def test_is_text_for_prometheus(client: FlaskClient) -> None:
     assert value(client, "http_requests_in_flight") == 1  # the scrape itself
     asked = {"route": "/metrics", "method": "GET", "status": "200"}
     assert value(client, "http_request_duration_seconds_count", **asked) == 2
+
+
+@pytest.mark.parametrize("odd", ["text/plain;version=x", "application/openmetrics-text;version=x"])
+def test_scrape_may_be_openmetrics_and_compressed(client: FlaskClient, odd: str) -> None:
+    headers = {"Accept": "application/openmetrics-text;version=1.0.0,*/*;q=0.1"}
+    answer = client.get("/metrics", headers={**headers, "Accept-Encoding": "gzip"})
+    assert answer.headers["Content-Encoding"] == "gzip"
+    assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+    assert answer.headers["Vary"] == "Accept, Accept-Encoding"
+    families = openmetrics.text_string_to_metric_families(gzip.decompress(answer.data).decode())
+    assert "user_service_retries" in {family.name for family in families}
+    plain = client.get("/metrics", headers={"Accept": odd, "Accept-Encoding": "gzip;q=0"})
+    assert plain.status_code == 200
+    assert "Content-Encoding" not in plain.headers
 
 
 def test_build_info_says_what_health_says(settings: Settings) -> None:

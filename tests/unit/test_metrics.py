@@ -14,8 +14,7 @@ from pytest_mock import MockerFixture
 from tests import scrapes
 from tests.e2e.service import SERVICE
 from tests.scrapes import Sample
-from user_service.observability.metric_files import AllProcesses
-from user_service.observability.metrics import UNMATCHED, Metrics
+from user_service.observability.metrics import UNMATCHED, AllProcesses, Metrics
 from user_service.resilience.breaker import CircuitBreaker
 from user_service.resilience.retry import Outcome
 from user_service.web.middleware import UNANSWERED, RequestMiddleware
@@ -23,11 +22,11 @@ from user_service.web.middleware import UNANSWERED, RequestMiddleware
 
 def value(metrics: Metrics, name: str, **labels: str) -> float:
     """Return one value; fail if there is none."""
-    return scrapes.value(metrics.exposition().decode(), name, **labels)
+    return scrapes.value(generate_latest(metrics.collector).decode(), name, **labels)
 
 
 def samples(metrics: Metrics) -> dict[Sample, float]:
-    return scrapes.samples(metrics.exposition().decode())
+    return scrapes.samples(generate_latest(metrics.collector).decode())
 
 
 @pytest.fixture
@@ -306,7 +305,7 @@ class TestSeveralProcesses:
         self, directory: Path, start: Callable[[], Worker]
     ) -> None:
         start().do("metrics.cache.hit.inc()")
-        for name in ("sessions.db", "notes.txt"):
+        for name in ("sessions.db", "notes.txt", "counter_of_visits.db", "gauge_1.db"):
             (directory / name).write_text("of another program")
         assert self.scraped(directory, "page_cache_requests_total", result="hit") == 1
         assert (directory / "sessions.db").exists()

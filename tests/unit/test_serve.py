@@ -13,10 +13,11 @@ import serve
 def test_metrics_directory_is_made_and_loses_only_metrics(tmp_path: Path) -> None:
     directory = tmp_path / "a" / "b"
     assert serve.emptied(directory) == directory
-    for name in ("counter_1.db", "gauge_livesum_1.db", "histogram_1.db", "other.db", "notes.txt"):
+    foreign = ["counter_of_visits.db", "gauge_1.db", "histogram_1.db.old", "notes.txt", "other.db"]
+    for name in ("counter_1.db", "gauge_livesum_1.db", "histogram_1.db", *foreign):
         (directory / name).touch()
     serve.emptied(directory)
-    assert sorted(path.name for path in directory.iterdir()) == ["notes.txt", "other.db"]
+    assert sorted(path.name for path in directory.iterdir()) == foreign
 
 
 def test_unusable_metrics_directory_ends_the_start_with_one_line(tmp_path: Path) -> None:

@@ -324,6 +324,11 @@ def _complaints(error: ValidationError) -> Iterator[str]:
         yield f"{name.upper()}: {message} ({Settings.model_fields[name].description})"
 
 
+def share_no_metrics() -> None:
+    """Keep the metrics of this process to itself; prometheus_client reads this at its import."""
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+
+
 class Launch(BaseSettings):
     """What ``serve.py`` tells the server that it starts; nothing, if another program starts it.
 

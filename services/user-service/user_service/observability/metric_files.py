@@ -1,45 +1,56 @@
-"""The metrics of several processes, which prometheus_client keeps in files of one folder.
+"""The files in which processes keep their metrics, for a scrape that adds up those of all.
 
-Each process writes files named after its process id; a scrape adds up the files of all. This mode
-is on if PROMETHEUS_MULTIPROC_DIR names the folder before prometheus_client is imported.
+Each process has files named after its process id, in the folder PROMETHEUS_MULTIPROC_DIR.
+prometheus_client decides at its import whether it uses them, hence this module does not import it.
 """
 
+import logging
 import os
-from collections.abc import Iterable
-from contextlib import suppress
+import re
 from pathlib import Path
 
-from prometheus_client import Metric
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
-from prometheus_client.registry import Collector
+log = logging.getLogger(__name__)
 
-_KINDS = ("counter", "gauge", "histogram")
+_NAME = re.compile(r"(?P<kind>counter|gauge_[a-z]+|histogram|summary)_(?P<process>[0-9]+)\.db")
+# More bytes than the bounded number of series needs.
+_SIZES = {
+    "counter": 1 << 16,
+    "gauge_livemax": 1 << 16,
+    "gauge_livemostrecent": 1 << 16,
+    "gauge_livesum": 1 << 16,
+    "histogram": 1 << 19,
+}
 
 
-class AllProcesses(Collector):
-    """Adds up the metrics of all processes, without the live gauges of those that have ended."""
+def files_in(directory: Path) -> list[Path]:
+    """Return the files of all processes; those of other programs are left out."""
+    return [file for file in directory.iterdir() if _NAME.fullmatch(file.name)]
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
 
-    def collect(self) -> Iterable[Metric]:
-        """Return the sums; files of other programs in the folder are ignored."""
-        forget_dead_processes(self._directory)
-        files = [str(file) for kind in _KINDS for file in self._directory.glob(f"{kind}_*.db")]
-        metrics: Iterable[Metric] = MultiProcessCollector.merge(files)
-        return metrics
+def reserve(directory: Path) -> bool:
+    """Allocate the files of this process; return False if there is no space for them.
+
+    The kernel ends a process that writes to a mapped file for which there is no space (SIGBUS).
+    """
+    paths = {directory / f"{kind}_{os.getpid()}.db": size for kind, size in _SIZES.items()}
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for path, size in paths.items():
+            path.write_bytes(bytes(size))
+    except OSError as error:
+        log.warning("this process shares no metrics: %s", error.strerror)
+        for path in paths:
+            path.unlink(missing_ok=True)
+        return False
+    return True
 
 
 def forget_dead_processes(directory: Path) -> None:
-    """Remove the live gauges of processes that have ended; their counters remain.
-
-    granian has no hook for the end of a process.
-    """
-    for file in directory.glob("gauge_live*_[0-9]*.db"):
-        process_id = int(file.stem.rpartition("_")[2])
-        if not _is_running(process_id):
-            with suppress(FileNotFoundError):  # another process removed the file first
-                mark_process_dead(process_id, str(directory))
+    """Remove the live gauges of processes that have ended; their counters remain."""
+    for file in files_in(directory):
+        name = _NAME.fullmatch(file.name)
+        if name and name["kind"].startswith("gauge_live") and not _is_running(int(name["process"])):
+            file.unlink(missing_ok=True)  # another process may have removed it first
 
 
 def _is_running(process_id: int) -> bool:

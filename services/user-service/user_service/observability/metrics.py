@@ -6,16 +6,16 @@ requests), the highest (a breaker's state) or the latest (readiness).
 """
 
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
-from user_service.observability.metric_files import AllProcesses
-
-CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+from user_service.observability.metric_files import files_in, forget_dead_processes
 
 # From a cached page to REQUEST_TIMEOUT.
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -65,8 +65,7 @@ class HttpMetrics:
         self._rate_limited.labels(limit).inc()
 
 
-@dataclass(frozen=True, slots=True)
-class PoolMetrics:
+class PoolMetrics(NamedTuple):
     """The metrics of one connection pool."""
 
     size: Gauge
@@ -81,26 +80,16 @@ class PoolsMetrics:
     """The connection pools, labelled with the server: ``database`` or ``replica``."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._size = Gauge(
+        gauge = partial(Gauge, labelnames=["pool"], registry=registry, multiprocess_mode="livesum")
+        counter = partial(Counter, labelnames=["pool"], registry=registry)
+        self._size = gauge(
             "user_service_pool_connections_max",
             "Most database connections that the pools of all workers may open",
-            ["pool"],
-            registry=registry,
-            multiprocess_mode="livesum",
         )
-        self._in_use = Gauge(
-            "user_service_pool_connections_in_use",
-            "Database connections in use",
-            ["pool"],
-            registry=registry,
-            multiprocess_mode="livesum",
-        )
-        self._waiting = Gauge(
+        self._in_use = gauge("user_service_pool_connections_in_use", "Database connections in use")
+        self._waiting = gauge(
             "user_service_pool_requests_waiting",
             "Requests waiting for a database connection; requests that share one count once",
-            ["pool"],
-            registry=registry,
-            multiprocess_mode="livesum",
         )
         self._checkout = Histogram(
             "user_service_pool_checkout_duration_seconds",
@@ -109,17 +98,13 @@ class PoolsMetrics:
             buckets=SECONDS,
             registry=registry,
         )
-        self._timeouts = Counter(
+        self._timeouts = counter(
             "user_service_pool_checkout_timeouts",
             "Requests that did not get a database connection in time",
-            ["pool"],
-            registry=registry,
         )
-        self._replaced = Counter(
+        self._replaced = counter(
             "user_service_pool_connections_replaced",
             "Database connections replaced because they broke or may have broken",
-            ["pool"],
-            registry=registry,
         )
         self.of("database")
 
@@ -204,17 +189,30 @@ class ResilienceMetrics:
         return listen
 
 
+class AllProcesses(Collector):
+    """Adds up the metrics of all processes, without the live gauges of those that have ended."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the sums."""
+        forget_dead_processes(self._directory)
+        metrics: Iterable[Metric] = MultiProcessCollector.merge(map(str, files_in(self._directory)))
+        return metrics
+
+
 class Metrics:
     """All metrics of one application.
 
-    ``directory`` is PROMETHEUS_MULTIPROC_DIR; if given, the exposition covers all its processes.
+    ``directory`` is PROMETHEUS_MULTIPROC_DIR; if given, ``collector`` covers all its processes.
     """
 
     def __init__(self, directory: Path | None = None) -> None:
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
-        self._directory = directory
         self.registry = registry = CollectorRegistry()
+        self.collector: Collector = AllProcesses(directory) if directory else registry
         self.http = HttpMetrics(registry)
         self.pools = PoolsMetrics(registry)
         self.cache = CacheMetrics(registry)
@@ -236,9 +234,3 @@ class Metrics:
     def set_build_info(self, version: str, commit: str) -> None:
         """Expose the running version, the commit it was built from, and Python's version."""
         self._build.labels(version, commit, platform.python_version()).set(1)
-
-    def exposition(self) -> bytes:
-        """Return all metrics in Prometheus' text format."""
-        if self._directory is None:
-            return generate_latest(self.registry)
-        return generate_latest(AllProcesses(self._directory))

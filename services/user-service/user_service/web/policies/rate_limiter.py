@@ -12,6 +12,7 @@ the limit times the number of processes, which still keeps a flood away from the
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Self, cast
 
 import limits
@@ -91,11 +92,15 @@ class RateLimiter:
         self._shared = _SharedStorage(redis, f"{prefix}:limit")
         self._breaker = breaker
         self._database = database
-        self._local = MemoryStorage()
         self._max_local_windows = max_local_windows
         self._counting = Outage(
             "rate limits counted in each process alone", "rate limits counted in Redis again"
         )
+
+    @cached_property
+    def _local(self) -> MemoryStorage:
+        # Made in the worker process that needs it: its thread would not survive a fork.
+        return MemoryStorage()
 
     @property
     def local_windows(self) -> int:
