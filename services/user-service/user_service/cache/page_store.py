@@ -111,6 +111,7 @@ class PageStore:
         # The connections made and the history of the database when the stored history was last
         # confirmed, and that history.
         self._confirmed: tuple[int, str, bytes | None] = (0, "", None)
+        # With the process id, a child that was forked meanwhile has another name.
         self._name = uuid.uuid4().hex
         # An error that Redis answers is an answer; only silence counts as a failure.
         self.breaker = CircuitBreaker(
@@ -157,9 +158,9 @@ class PageStore:
         """
         entry = b"%b%0*d%b" % (generation, TIME_LENGTH, int(self._clock()), body)
         ttl = max(self._ttl, self._stale_ttl)
-        return bool(
-            self._run(self._store_if_current, [ttl, generation, self._process(), entry], [name])
-        )
+        process = f"{self._name}-{os.getpid()}"
+        arguments: list[Value] = [ttl, generation, process, entry]
+        return bool(self._run(self._store_if_current, arguments, [name]))
 
     def give_back(self, name: str) -> None:
         """End our claim on a page that was not stored."""
@@ -203,7 +204,12 @@ class PageStore:
                 database, history = self._identify()
                 stored, generation, lsn, *pages = self._look_up_or_claim(
                     self._keys(database, names),
-                    [int(self._clock()), self._ttl, CLAIM_MILLISECONDS, self._process()],
+                    [
+                        int(self._clock()),
+                        self._ttl,
+                        CLAIM_MILLISECONDS,
+                        f"{self._name}-{os.getpid()}",
+                    ],
                 )
                 is_confirmed = self._confirmed == (self._redis.connections_made, history, stored)
                 if generation is None or not is_confirmed:
@@ -238,10 +244,6 @@ class PageStore:
     def _run(self, script: Script, arguments: Sequence[Value], names: Iterable[str] = ()) -> Reply:
         with self._asking():
             return script(self._keys(self._identify()[0], names), arguments)
-
-    def _process(self) -> str:
-        """Return a name of this process that a forked child does not share."""
-        return f"{self._name}-{os.getpid()}"
 
     @contextmanager
     def _asking(self, *, despite_open_breaker: bool = False) -> Iterator[None]:
