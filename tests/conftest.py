@@ -23,10 +23,9 @@ from user_service.web.services import Services, services_of
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--servers",
-        choices=["embedded", "containers", "pgbouncer"],
+        choices=["embedded", "containers"],
         default="embedded",
-        help="run on PostgreSQL and Valkey from wheels, on postgres:17 and redis:8 containers,"
-        " or on those from wheels with the service behind PgBouncer",
+        help="run on PostgreSQL and Valkey from wheels, or on postgres:17 and redis:8 containers",
     )
 
 
@@ -38,15 +37,10 @@ def pytest_report_header(config: pytest.Config) -> str:
 def servers(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Servers]:
-    match request.config.getoption("--servers"):
-        case "containers":
-            started = server_kinds.containers()
-        case "pgbouncer":
-            started = server_kinds.behind_pgbouncer(tmp_path_factory.mktemp("servers"))
-        case _:
-            started = server_kinds.embedded(tmp_path_factory.mktemp("servers"))
-    with started as addresses:
-        migrate(addresses.pgbouncer_url or addresses.database_url)
+    in_containers = request.config.getoption("--servers") == "containers"
+    folder = tmp_path_factory.mktemp("servers")
+    with server_kinds.containers() if in_containers else server_kinds.embedded(folder) as addresses:
+        migrate(addresses.database_url)
         yield addresses
 
 
@@ -71,8 +65,7 @@ def settings(servers: Servers, database_url: str, redis: redis_py.Redis) -> Sett
     """Production's settings, but for patience with a busy machine: a test of X-Cache needs it."""
     return Settings.model_validate(
         {
-            "database_url": servers.pgbouncer_url or database_url,
-            "db_transaction_pooling": servers.pgbouncer_url is not None,
+            "database_url": database_url,
             "redis_url": servers.redis_url,
             "redis_timeout": 2,
         }

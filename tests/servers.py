@@ -3,20 +3,18 @@
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from dev.servers import PostgresServer, RedisServer
-from tests.pgbouncer import PgBouncer
 
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """Where PostgreSQL and Redis answer, and PgBouncer, if the service is to go through it."""
+    """Where PostgreSQL and Redis answer."""
 
     database_url: str
     redis_url: str
-    pgbouncer_url: str | None = None
 
 
 @contextmanager
@@ -27,16 +25,6 @@ def embedded(folder: Path) -> Iterator[Servers]:
         RedisServer(folder / "redis") as redis,
     ):
         yield Servers(postgres.url, redis.url)
-
-
-@contextmanager
-def behind_pgbouncer(folder: Path) -> Iterator[Servers]:
-    """Start the same, and a PgBouncer in transaction mode that shares two sessions."""
-    with (
-        embedded(folder) as servers,
-        PgBouncer(folder / "pgbouncer", servers.database_url) as pgbouncer,
-    ):
-        yield replace(servers, pgbouncer_url=pgbouncer.url)
 
 
 @contextmanager

@@ -31,7 +31,7 @@ write that is not acknowledged yet may be seen by one read and not by the next.
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
 from tests.faults.harness.operations import Kind, Operation, Outcome
@@ -75,14 +75,8 @@ class Verdict:
     @property
     def findings(self) -> list[str]:
         return [
-            f"{kind}: {line}"
-            for kind, lines in (
-                ("lost", self.lost),
-                ("twice", self.twice),
-                ("ghost", self.ghosts),
-                ("stale", self.stale),
-                ("stale page", self.stale_pages),
-            )
+            f"{kind.replace('_', ' ').removesuffix('s')}: {line}"
+            for kind, lines in asdict(self).items()
             for line in lines
         ]
 
