@@ -26,20 +26,22 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
-def complaint(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
+def complaint(**variables: str) -> str:
     """Return the one line that refuses ``variables``."""
     with pytest.raises(SystemExit) as raised:
-        read(monkeypatch, **variables)
+        read(**variables)
     program, _, message = str(raised.value).partition(": ")
     assert program == "user-service"
     assert len(message.splitlines()) == 1
     return message
 
 
-def read(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    return settings_or_exit()
+def read(**variables: str) -> Settings:
+    """Return the settings of an environment with ``variables``."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in variables.items():
+            environment.setenv(name, value)
+        return settings_or_exit()
 
 
 @pytest.mark.parametrize(
@@ -63,17 +65,16 @@ def read(monkeypatch: pytest.MonkeyPatch, **variables: str) -> Settings:
     ],
 )
 def test_variable_has_the_name_of_the_field_in_capitals(
-    monkeypatch: pytest.MonkeyPatch, name: str, text: str, value: object
+    name: str, text: str, value: object
 ) -> None:
-    settings = read(monkeypatch, **{name: text})
+    settings = read(**{name: text})
     assert getattr(settings, name.lower()) == value
     assert Settings.model_validate(settings.model_dump()) == settings
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
-def test_empty_variable_means_unset(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setenv(name.upper(), "")
-    assert getattr(settings_or_exit(), name) == Settings.model_fields[name].default
+def test_empty_variable_means_unset(name: str) -> None:
+    assert getattr(read(**{name.upper(): ""}), name) == Settings.model_fields[name].default
 
 
 class TestMalformed:
@@ -119,21 +120,19 @@ class TestMalformed:
         ],
     )
     def test_invalid_value_is_reported_in_one_line_with_its_name_and_description(
-        self, monkeypatch: pytest.MonkeyPatch, name: str, value: str, takes: str
+        self, name: str, value: str, takes: str
     ) -> None:
-        message = complaint(monkeypatch, **{name: value})
+        message = complaint(**{name: value})
         assert message.startswith(f"{name}: ")
         assert takes in message
 
-    def test_all_invalid_values_are_reported_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        message = complaint(monkeypatch, PORT="x", CACHE_TTL="y", LOG_LEVEL="z")
+    def test_all_invalid_values_are_reported_at_once(self) -> None:
+        message = complaint(PORT="x", CACHE_TTL="y", LOG_LEVEL="z")
         assert all(f"{name}: " in message for name in ("PORT", "CACHE_TTL", "LOG_LEVEL"))
 
-    def test_report_contains_no_secret_of_other_variables(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_report_contains_no_secret_of_other_variables(self) -> None:
         assert SECRET not in complaint(
-            monkeypatch, PORT="x", **dict.fromkeys(SECRETS, f"redis://:{SECRET}@host")
+            PORT="x", **dict.fromkeys(SECRETS, f"redis://:{SECRET}@host")
         )
 
     @pytest.mark.parametrize(
@@ -169,20 +168,16 @@ class TestMalformed:
             ("REDIS_URL", f"sentinel://:{SECRET}@host:26379/users"),
         ],
     )
-    def test_invalid_url_is_refused_without_repeating_it(
-        self, monkeypatch: pytest.MonkeyPatch, name: str, url: str
-    ) -> None:
-        message = complaint(monkeypatch, **{name: url})
+    def test_invalid_url_is_refused_without_repeating_it(self, name: str, url: str) -> None:
+        message = complaint(**{name: url})
         assert message.startswith(f"{name}: must be a URL like ")
         assert message.endswith(f" ({Settings.model_fields[name.lower()].description})")
         assert SECRET not in message
 
     @pytest.mark.parametrize("name", ["DATABASE_URL", "DATABASE_REPLICA_URL", "REDIS_URL"])
-    def test_invalid_url_in_a_file_is_not_repeated_either(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
-    ) -> None:
+    def test_invalid_url_in_a_file_is_not_repeated_either(self, tmp_path: Path, name: str) -> None:
         (tmp_path / "secret").write_text(f"http://{SECRET}")
-        message = complaint(monkeypatch, **{f"{name}_FILE": str(tmp_path / "secret")})
+        message = complaint(**{f"{name}_FILE": str(tmp_path / "secret")})
         assert message.startswith(f"{name}: must be a URL like ")
         assert SECRET not in message
 
@@ -208,10 +203,8 @@ class TestMalformed:
             ("REDIS_URL", "rediss+cluster://:p@h:6379,i:6380,[fe80::1]/0"),
         ],
     )
-    def test_valid_url_is_kept_unchanged(
-        self, monkeypatch: pytest.MonkeyPatch, name: str, url: str
-    ) -> None:
-        settings = read(monkeypatch, **{name: url, "DB_HOST": "other", "REDIS_HOST": "other"})
+    def test_valid_url_is_kept_unchanged(self, name: str, url: str) -> None:
+        settings = read(**{name: url, "DB_HOST": "other", "REDIS_HOST": "other"})
         assert url == (settings.database_dsn if name == "DATABASE_URL" else settings.redis_dsn)
 
 
@@ -219,7 +212,7 @@ class TestSecrets:
     @pytest.mark.parametrize("name", SECRETS)
     @pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
     def test_secret_may_be_in_a_file_with_or_without_a_final_line_break(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, ending: str
+        self, tmp_path: Path, name: str, ending: str
     ) -> None:
         secret = {
             "DATABASE_URL": f"postgresql://users:{SECRET}@db/users",
@@ -227,37 +220,31 @@ class TestSecrets:
             "REDIS_URL": f"redis://:{SECRET}@cache/0",
         }.get(name, f" {SECRET} ö")
         (tmp_path / "secret").write_bytes(secret.encode() + ending.encode())
-        settings = read(monkeypatch, **{f"{name}_FILE": str(tmp_path / "secret")})
+        settings = read(**{f"{name}_FILE": str(tmp_path / "secret")})
         assert getattr(settings, name.lower()).get_secret_value() == secret
 
     def test_variable_wins_over_the_file_and_a_warning_says_so(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         (tmp_path / "secret").write_text("from-the-file")
-        monkeypatch.setenv("DB_PASSWORD_FILE", str(tmp_path / "secret"))
-        assert "from-the-file" in read(monkeypatch, DB_PASSWORD="").database_dsn
-        assert (
-            "from-the-variable" in read(monkeypatch, DB_PASSWORD="from-the-variable").database_dsn
-        )
+        file = str(tmp_path / "secret")
+        assert "from-the-file" in read(DB_PASSWORD="", DB_PASSWORD_FILE=file).database_dsn
+        assert "given" in read(DB_PASSWORD="given", DB_PASSWORD_FILE=file).database_dsn
         assert caplog.messages == ["DB_PASSWORD_FILE is ignored, because DB_PASSWORD is set too"]
 
     @pytest.mark.parametrize("name", SECRETS)
     @pytest.mark.parametrize("content", ["", "\n", "\r\n"])
-    def test_empty_file_means_unset(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, content: str
-    ) -> None:
+    def test_empty_file_means_unset(self, tmp_path: Path, name: str, content: str) -> None:
         (tmp_path / "secret").write_bytes(content.encode())
-        settings = read(monkeypatch, **{f"{name}_FILE": str(tmp_path / "secret")})
+        settings = read(**{f"{name}_FILE": str(tmp_path / "secret")})
         assert getattr(settings, name.lower()) is None
 
-    def test_only_secrets_are_read_from_files_that_have_a_name(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        settings = read(monkeypatch, DB_HOST_FILE="/nowhere", DB_PASSWORD_FILE="")
+    def test_only_secrets_are_read_from_files_that_have_a_name(self) -> None:
+        settings = read(DB_HOST_FILE="/nowhere", DB_PASSWORD_FILE="")
         assert settings == Settings()
 
     def test_unreadable_file_is_reported_in_one_line_without_its_content(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+        self, tmp_path: Path
     ) -> None:
         (tmp_path / "binary").write_bytes(SECRET.encode() + b"\xff")
         for file, reason in (
@@ -265,14 +252,12 @@ class TestSecrets:
             (tmp_path, "Is a directory"),
             (tmp_path / "binary", "not UTF-8 text"),
         ):
-            message = complaint(monkeypatch, DB_PASSWORD_FILE=str(file))
+            message = complaint(DB_PASSWORD_FILE=str(file))
             assert message == f"DB_PASSWORD_FILE must name a readable file: {reason}"
 
-    def test_representation_shows_no_secret(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in SECRETS:
-            kind = "redis" if name == "REDIS_URL" else "postgresql"
-            monkeypatch.setenv(name, f"{kind}://user:{SECRET}@host")
-        settings = settings_or_exit()
+    def test_representation_shows_no_secret(self) -> None:
+        urls = dict.fromkeys(SECRETS, f"postgresql://user:{SECRET}@host")
+        settings = read(**urls | {"REDIS_URL": f"redis://:{SECRET}@host"})
         assert SECRET not in repr(settings)
         assert SECRET not in str(settings)
 
@@ -294,8 +279,8 @@ class TestTracing:
             {"OTEL_SDK_DISABLED": "perhaps"},
         ],
     )
-    def test_is_off(self, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
-        assert read(monkeypatch, **variables).traces_exporter is None
+    def test_is_off(self, variables: dict[str, str]) -> None:
+        assert read(**variables).traces_exporter is None
 
     @pytest.mark.parametrize(
         ("variables", "exporter"),
@@ -306,46 +291,38 @@ class TestTracing:
             ({"OTEL_TRACES_EXPORTER": "console", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "console"),
         ],
     )
-    def test_is_on(
-        self, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], exporter: str
-    ) -> None:
-        assert read(monkeypatch, **variables).traces_exporter == exporter
+    def test_is_on(self, variables: dict[str, str], exporter: str) -> None:
+        assert read(**variables).traces_exporter == exporter
 
-    def test_exporter_and_protocol_of_traces_that_are_wanted_must_be_known(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        assert complaint(monkeypatch, OTEL_TRACES_EXPORTER="zipkin") == (
+    def test_exporter_and_protocol_of_traces_that_are_wanted_must_be_known(self) -> None:
+        assert complaint(OTEL_TRACES_EXPORTER="zipkin") == (
             "OTEL_TRACES_EXPORTER: must be `otlp`, `console` or `none`"
         )
-        assert complaint(
-            monkeypatch, OTEL_TRACES_EXPORTER="otlp", OTEL_EXPORTER_OTLP_PROTOCOL="grpc"
-        ) == ("OTEL_EXPORTER_OTLP_PROTOCOL: must be `http/protobuf`")
+        assert complaint(OTEL_TRACES_EXPORTER="otlp", OTEL_EXPORTER_OTLP_PROTOCOL="grpc") == (
+            "OTEL_EXPORTER_OTLP_PROTOCOL: must be `http/protobuf`"
+        )
 
 
 class TestParts:
-    def test_urls_are_composed_of_the_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_urls_are_composed_of_the_parts(self) -> None:
         assert settings_or_exit().database_dsn == "postgresql://users@localhost:5432/users"
         parts = {f"DB_{name}": name.lower() for name in ("HOST", "NAME", "USER", "PASSWORD")}
-        settings = read(monkeypatch, **parts, DB_PORT="5433", REDIS_HOST="cache", REDIS_PORT="6380")
+        settings = read(**parts, DB_PORT="5433", REDIS_HOST="cache", REDIS_PORT="6380")
         assert settings.database_dsn == "postgresql://user:password@host:5433/name"
         assert settings.redis_dsn == "redis://cache:6380/0"
-        assert read(monkeypatch, REDIS_HOST="::1").redis_dsn == "redis://[::1]:6380/0"
+        assert read(REDIS_HOST="::1").redis_dsn == "redis://[::1]:6379/0"
 
     @pytest.mark.parametrize("part", ["user", "password", "name"])
     @pytest.mark.parametrize(
         "value", ["p@ss:w/rd", "100% #?&=+", "schlüssel ключ", "'\"\\ ", "%40", "[::1]"]
     )
-    def test_part_may_contain_any_character(
-        self, monkeypatch: pytest.MonkeyPatch, part: str, value: str
-    ) -> None:
-        dsn = read(monkeypatch, **{f"DB_{part.upper()}": value}).database_dsn
+    def test_part_may_contain_any_character(self, part: str, value: str) -> None:
+        dsn = read(**{f"DB_{part.upper()}": value}).database_dsn
         parsed = parse_dsn(dsn)
         assert parsed[{"name": "dbname"}.get(part, part)] == value
         assert (parsed["host"], parsed["port"]) == ("localhost", "5432")
 
     @pytest.mark.parametrize("host", ["db.internal", "10.0.0.1", "::1", "fe80::1%eth0", "/run/pg"])
-    def test_host_may_be_a_name_an_address_or_a_socket_folder(
-        self, monkeypatch: pytest.MonkeyPatch, host: str
-    ) -> None:
-        parsed = parse_dsn(read(monkeypatch, DB_HOST=host).database_dsn)
+    def test_host_may_be_a_name_an_address_or_a_socket_folder(self, host: str) -> None:
+        parsed = parse_dsn(read(DB_HOST=host).database_dsn)
         assert (parsed["host"], parsed["port"]) == (host, "5432")
