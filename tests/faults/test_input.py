@@ -67,7 +67,7 @@ def over_the_wire(attempt: Attempt) -> bytes:
         for name, value in attempt.environ.items()
         if name.startswith("HTTP_")
     ]
-    path = attempt.path.replace(" ", "%20")
+    path = attempt.environ.get("PATH_INFO", attempt.path).replace(" ", "%20")
     return head(attempt.method, path, headers) + data
 
 
