@@ -26,6 +26,7 @@ TRANSIENT = {
     "57P02": "crash_shutdown",
     "57P03": "cannot_connect_now",
 }
+CONTENTION = {"40001", "40P01"}
 UNAVAILABLE = {
     "53000": "insufficient_resources",
     "53100": "disk_full",
@@ -65,22 +66,20 @@ def failure(sqlstate: str | None) -> psycopg2.Error:
     return Failure(SQL)
 
 
-@pytest.mark.parametrize("sqlstate", TRANSIENT, ids=TRANSIENT.get)
-def test_is_transient(sqlstate: str) -> None:
-    contention = sqlstate in ("40001", "40P01")
-    kind = TransientFailure if contention else ConnectionLost
+@pytest.mark.parametrize(
+    ("sqlstate", "kind"),
+    [
+        *((code, ConnectionLost) for code in sorted(TRANSIENT.keys() - CONTENTION)),
+        *((code, TransientFailure) for code in sorted(CONTENTION)),
+        *((code, Unavailable) for code in sorted(UNAVAILABLE.keys() - {"55P03"})),
+        ("55P03", LockTimeout),
+        *((code, type(None)) for code in A_BUG),
+    ],
+)
+def test_meaning_of_what_a_living_server_answers(
+    sqlstate: str | None, kind: type[Exception] | None
+) -> None:
     assert type(translated(failure(sqlstate), connection_lost=False)) is kind
-
-
-@pytest.mark.parametrize("sqlstate", UNAVAILABLE, ids=UNAVAILABLE.get)
-def test_is_unavailable_and_not_to_be_retried(sqlstate: str) -> None:
-    kind = LockTimeout if sqlstate == "55P03" else Unavailable
-    assert type(translated(failure(sqlstate), connection_lost=False)) is kind
-
-
-@pytest.mark.parametrize("sqlstate", A_BUG, ids=A_BUG.get)
-def test_has_no_translation_as_a_fault_of_this_program(sqlstate: str | None) -> None:
-    assert translated(failure(sqlstate), connection_lost=False) is None
 
 
 @pytest.mark.parametrize("sqlstate", [*TRANSIENT, *UNAVAILABLE, *A_BUG])

@@ -571,6 +571,40 @@ class TestBreaker:
         read(database)
 
 
+class TestReadiness:
+    def test_cannot_open_the_breaker_and_closes_it(
+        self, server: Server, database: Database, clock: SimpleNamespace
+    ) -> None:
+        server.refuse()
+        for _ in range(9):
+            assert not database.is_ready()
+        assert database.breaker.state is State.CLOSED
+        open_breaker(database)
+        clock.now += OPEN_SECONDS
+        assert not database.is_ready()
+        server.on_connect = lambda: None
+        assert database.is_ready()
+        assert database.breaker.state is State.CLOSED
+
+    def test_of_a_pool_in_full_use_is_told_by_the_breaker(self, database: Database) -> None:
+        with database.read():
+            assert database.is_ready()
+            open_breaker(database)
+            assert not database.is_ready()
+
+    @pytest.mark.usefixtures("server")
+    def test_of_a_pool_that_waits_for_its_preparation_is_not_given(self) -> None:
+        prepared = threading.Event()
+        database = Database("dbname=fake", size=1, prepare=lambda: prepared.wait(LONG))
+        with ThreadPoolExecutor(1) as threads:
+            first = threads.submit(read, database)
+            eventually(lambda: database.stats().in_use == 1)
+            assert not database.is_ready()
+            prepared.set()
+            first.result(LONG)
+        assert database.is_ready()
+
+
 def test_log_tells_once_that_the_pool_is_full_until_it_is_not(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
