@@ -16,7 +16,7 @@ from user_service.cache.redis_client import redis_client
 from user_service.database.identity import DatabaseIdentity
 from user_service.database.migrate import migrate, require_migrated
 from user_service.database.pool import Database
-from user_service.database.replica import Replica
+from user_service.database.replica import Replica, replica_breaker
 from user_service.database.user_repository import BatchingUserRepository
 from user_service.observability import logs
 from user_service.observability.metrics import Metrics
@@ -104,17 +104,29 @@ def create_services(settings: Settings, current: Callable[[], Settings] | None =
     prepare = migrate if settings.migrate_on_start else require_migrated
     metrics = Metrics(settings.prometheus_multiproc_dir)
     metrics.set_build_info(__version__, settings.git_commit)
-    database = Database(
-        settings.database_dsn,
+    pool = partial(
+        Database,
         size=settings.db_pool_size,
         checkout_timeout=settings.db_pool_timeout,
         statement_timeout=settings.db_statement_timeout,
         transaction_pooling=settings.db_transaction_pooling,
-        prepare=lambda: prepare(current().database_dsn),
-        current_dsn=lambda: current().database_dsn,
         metrics=metrics,
     )
-    replica = create_replica(settings, current, metrics)
+    database = pool(
+        settings.database_dsn,
+        prepare=lambda: prepare(current().database_dsn),
+        current_dsn=lambda: current().database_dsn,
+    )
+    replica, replica_dsn = None, settings.replica_dsn
+    if replica_dsn is not None:
+        replica = Replica(
+            pool(
+                replica_dsn,
+                current_dsn=lambda: current().replica_dsn or replica_dsn,
+                breaker=replica_breaker(metrics),
+                name="replica",
+            )
+        )
     repository = BatchingUserRepository(database, replica)
     redis = redis_client(settings.redis_dsn, timeout=settings.redis_timeout)
     identity = DatabaseIdentity(database)
@@ -145,24 +157,6 @@ def create_services(settings: Settings, current: Callable[[], Settings] | None =
         commit=settings.git_commit,
         require_if_match=settings.require_if_match,
         replica=replica,
-    )
-
-
-def create_replica(
-    settings: Settings, current: Callable[[], Settings], metrics: Metrics
-) -> Replica | None:
-    """Return the replica that lists and gets are read from, or None."""
-    dsn = settings.replica_dsn
-    if dsn is None:
-        return None
-    return Replica(
-        dsn,
-        size=settings.db_pool_size,
-        checkout_timeout=settings.db_pool_timeout,
-        statement_timeout=settings.db_statement_timeout,
-        transaction_pooling=settings.db_transaction_pooling,
-        current_dsn=lambda: current().replica_dsn or dsn,
-        metrics=metrics,
     )
 
 

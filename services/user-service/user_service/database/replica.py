@@ -39,34 +39,9 @@ class Replica:
     regularly refused is not worth the round trip.
     """
 
-    def __init__(  # noqa: PLR0913 -- by name, as the pool takes them
-        self,
-        dsn: str,
-        *,
-        size: int,
-        checkout_timeout: float,
-        statement_timeout: float,
-        transaction_pooling: bool = False,
-        current_dsn: Callable[[], str] | None = None,
-        metrics: Metrics | None = None,
-    ) -> None:
-        """Take times in seconds. ``transaction_pooling`` is for a PgBouncer before one replica."""
-        metrics = metrics or Metrics()
-        self.database = Database(
-            dsn,
-            size=size,
-            checkout_timeout=checkout_timeout,
-            statement_timeout=statement_timeout,
-            transaction_pooling=transaction_pooling,
-            current_dsn=current_dsn,
-            breaker=CircuitBreaker(
-                "the replica",
-                failures=(ConnectionLost, DeadlineExceeded, _Behind),
-                on_change=metrics.resilience.breaker_listener("replica"),
-            ),
-            name="replica",
-            metrics=metrics,
-        )
+    def __init__(self, database: Database) -> None:
+        """``database`` has the breaker of ``replica_breaker``."""
+        self.database = database
         self._asked = 0
         self.fallbacks = 0
 
@@ -111,6 +86,15 @@ class Replica:
 
 class _Behind(Unavailable):
     """The replica has not replayed what the read must see."""
+
+
+def replica_breaker(metrics: Metrics) -> CircuitBreaker:
+    """Return the circuit breaker of a replica."""
+    return CircuitBreaker(
+        "the replica",
+        failures=(ConnectionLost, DeadlineExceeded, _Behind),
+        on_change=metrics.resilience.breaker_listener("replica"),
+    )
 
 
 def _require_replayed(lsn: int, cursor: Cursor) -> None:
