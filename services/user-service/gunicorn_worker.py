@@ -20,6 +20,7 @@ from gunicorn.http.message import Request
 from gunicorn.workers.ggevent import GeventWorker
 
 from server_problems import PROBLEMS, server_problem
+from user_service.observability.metric_files import is_running
 
 # In seconds. The first header of a connection has no reason to be late.
 HEADER_SECONDS = 10
@@ -74,17 +75,13 @@ class Connection:
 
     def __init__(self, client: socket.socket) -> None:
         self._client = client
-        self.has_served = self.is_serving = False
-        self.since = time.monotonic()
+        self.has_served = False
+        self.turn(is_serving=False)
 
-    def wait(self) -> None:
-        """Note that the connection waits for its next request."""
-        self.is_serving = False
-        self.since = time.monotonic()
-
-    def serve(self) -> None:
-        """Note that a request has begun."""
-        self.has_served = self.is_serving = True
+    def turn(self, *, is_serving: bool) -> None:
+        """Note that a request has begun, or that the connection waits for its next one."""
+        self.is_serving = is_serving
+        self.has_served |= is_serving
         self.since = time.monotonic()
 
     def end(self) -> None:
@@ -139,14 +136,14 @@ class Worker(GeventWorker):
 
     def timeout_ctx(self) -> AbstractContextManager[None]:
         """Begin the wait for a connection's next request, which ``notify`` bounds."""
-        self._connections[gevent.getcurrent()].wait()
+        self._connections[gevent.getcurrent()].turn(is_serving=False)
         return nullcontext()
 
     def handle_request(
         self, listener_name: object, req: Request, sock: socket.socket, addr: object
     ) -> None:
         """Serve one request, then let the other connections have their turn."""
-        self._connections[gevent.getcurrent()].serve()
+        self._connections[gevent.getcurrent()].turn(is_serving=True)
         # RFC 9112, section 3.2; gunicorn itself refuses a repeated Host only.
         if req.version >= (1, 1) and not dict(req.headers).get("HOST"):
             raise errors.InvalidHeader("HOST")
@@ -178,12 +175,3 @@ class Worker(GeventWorker):
             # Closing with unread input resets the connection, maybe before the client has read.
             while client.recv(65536):
                 pass
-
-
-def is_running(pid: int) -> bool:
-    """Tell whether there is a process ``pid``."""
-    try:
-        os.kill(pid, 0)
-    except OSError as error:
-        return error.errno != errno.ESRCH
-    return True

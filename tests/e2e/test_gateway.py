@@ -411,13 +411,6 @@ def test_only_modern_tls_is_spoken_and_no_session_tickets_are_given(direct: Gate
     assert "Cipher is (NONE)" in refused.stdout
 
 
-def test_http_2_is_spoken(direct: Gateway) -> None:
-    context = insecure()
-    context.set_alpn_protocols(["h2", "http/1.1"])
-    with tls(direct, context) as connection:
-        assert connection.selected_alpn_protocol() == "h2"
-
-
 @pytest.mark.parametrize(
     ("host", "policy"),
     [("users.example.com", "max-age=31536000"), ("localhost", None), ("127.0.0.1", None)],

@@ -6,7 +6,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -204,62 +203,3 @@ def test_all_replicas_together_fit_into_the_database(production: list[Resource])
     assert pods * int(settings["WEB_CONCURRENCY"]) * worker + 20 <= int(
         parameters["max_connections"]
     )
-
-
-# Of CloudNativePG's own definition what is used here: kubernetes-validate knows Kubernetes only.
-CLUSTER = {
-    "type": "object",
-    "required": ["instances", "imageName", "storage", "bootstrap", "postgresql"],
-    "additionalProperties": False,
-    "properties": {
-        "instances": {"type": "integer", "minimum": 3},
-        "imageName": {"type": "string", "pattern": r"^[a-z0-9./-]+:\d+(\.\d+)+$"},
-        "storage": {"type": "object", "required": ["size"]},
-        "resources": {"type": "object"},
-        "affinity": {
-            "additionalProperties": False,
-            "properties": {
-                "enablePodAntiAffinity": {"type": "boolean"},
-                "topologyKey": {"type": "string"},
-                "podAntiAffinityType": {"enum": ["preferred", "required"]},
-            },
-        },
-        "postgresql": {
-            "additionalProperties": False,
-            "properties": {
-                "synchronous": {
-                    "additionalProperties": False,
-                    "properties": {
-                        "method": {"enum": ["any", "first"]},
-                        "number": {"type": "integer", "minimum": 1},
-                        "dataDurability": {"enum": ["required", "preferred"]},
-                    },
-                },
-                "parameters": {"additionalProperties": {"type": "string"}},
-            },
-        },
-        "bootstrap": {
-            "additionalProperties": False,
-            "properties": {
-                "initdb": {
-                    "additionalProperties": False,
-                    "properties": {
-                        "database": {"type": "string"},
-                        "owner": {"type": "string"},
-                        "secret": {"type": "object", "required": ["name"]},
-                        "encoding": {"type": "string"},
-                        "localeProvider": {"enum": ["builtin"]},
-                        "builtinLocale": {"enum": ["C.UTF-8"]},
-                        "dataChecksums": {"type": "boolean"},
-                    },
-                }
-            },
-        },
-    },
-}
-
-
-def test_cluster_has_the_fields_that_cloudnativepg_knows(production: list[Resource]) -> None:
-    foreign = [each for each in production if each["apiVersion"].startswith(FOREIGN)]
-    assert [each["kind"] for each in foreign] == ["Cluster"]
-    jsonschema.validate(foreign[0]["spec"], CLUSTER)

@@ -49,11 +49,12 @@ def forget_dead_processes(directory: Path) -> None:
     """Remove the live gauges of processes that have ended; their counters remain."""
     for file in files_in(directory):
         name = _NAME.fullmatch(file.name)
-        if name and name["kind"].startswith("gauge_live") and not _is_running(int(name["process"])):
+        if name and name["kind"].startswith("gauge_live") and not is_running(int(name["process"])):
             file.unlink(missing_ok=True)  # another process may have removed it first
 
 
-def _is_running(process_id: int) -> bool:
+def is_running(process_id: int) -> bool:
+    """Tell whether there is a process of this user with that id."""
     try:
         os.kill(process_id, 0)
     except OSError:  # no such process, or one of another user with the same id
