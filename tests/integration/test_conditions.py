@@ -170,6 +170,12 @@ class TestIfModifiedSince:
         headers = {"If-Modified-Since": since, "If-None-Match": '"1-7"'}
         assert client.get(f"{URL}/1", headers=headers).status_code == 200
 
+    @pytest.mark.usefixtures("ada")
+    @pytest.mark.parametrize(("year", "status"), [(2016, 200), (2999, 304)])
+    def test_may_be_a_leap_second(self, client: FlaskClient, year: int, status: int) -> None:
+        headers = {"If-Modified-Since": f"Sat, 31 Dec {year} 23:59:60 GMT"}
+        assert client.get(f"{URL}/1", headers=headers).status_code == status
+
     def test_of_an_earlier_time_gets_the_user(self, client: FlaskClient, ada: TestResponse) -> None:
         since = http_date(parsed(ada.headers["Last-Modified"]) - timedelta(seconds=1))
         assert client.get(f"{URL}/1", headers={"If-Modified-Since": since}).status_code == 200

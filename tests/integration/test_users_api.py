@@ -239,8 +239,34 @@ class TestProblems:
         problem_of(refused, 405)
         assert refused.allow.as_set() == {"get", "put", "patch", "delete", "head", "options"}
 
-    def test_media_type(self, client: FlaskClient) -> None:
-        problem_of(client.post(URL, data="username=ada"), 415)
+    @pytest.mark.parametrize(
+        ("method", "header", "accepted"),
+        [
+            ("POST", "Accept", "application/json"),
+            ("PUT", "Accept", "application/json"),
+            ("PATCH", "Accept-Patch", "application/merge-patch+json, application/json"),
+        ],
+    )
+    def test_body_of_another_kind_is_told_which_is_read(
+        self, client: FlaskClient, method: str, header: str, accepted: str
+    ) -> None:
+        path = URL if method == "POST" else f"{URL}/1"
+        refused = client.open(path, method=method, data="username=ada")
+        assert accepted in problem_of(refused, 415)["detail"]
+        assert refused.headers[header] == accepted
+        for coding in ("gzip", "identity, gzip"):
+            refused = client.open(
+                path, method=method, json={}, headers={"Content-Encoding": coding}
+            )
+            problem_of(refused, 415)
+            assert refused.headers["Accept-Encoding"] == "identity"
+        headers = {"Content-Encoding": "Identity"}
+        assert client.open(path, method=method, json={}, headers=headers).status_code in (400, 404)
+
+    def test_options_of_a_user_name_the_media_types_of_patch(self, client: FlaskClient) -> None:
+        options = client.options(f"{URL}/1")
+        assert options.headers["Accept-Patch"] == "application/merge-patch+json, application/json"
+        assert options.allow.as_set() == {"get", "put", "patch", "delete", "head", "options"}
 
     def test_body_over_the_limit(self, client: FlaskClient) -> None:
         body = b'{"username": "' + b"a" * 70_000 + b'"}'

@@ -8,10 +8,10 @@ from urllib.parse import urlencode
 
 import pytest
 from flask import Flask, Response
-from werkzeug.exceptions import ClientDisconnected, UnsupportedMediaType
+from werkzeug.exceptions import ClientDisconnected
 from werkzeug.test import create_environ
 
-from user_service.errors import InvalidInput, MalformedBody
+from user_service.errors import InvalidInput, MalformedBody, UnsupportedBody
 from user_service.web.requests.schemas import ListQuery, UserPatch, UserWrite
 from user_service.web.requests.validation import json_object, parse_body, parse_query, validated
 from user_service.web.services import Services, attach
@@ -188,7 +188,7 @@ class TestParseBody:
         if taken:
             assert parse_body(UserWrite, environ).username == "ada"
         else:
-            with pytest.raises(UnsupportedMediaType):
+            with pytest.raises(UnsupportedBody):
                 parse_body(UserWrite, environ)
 
     def test_takes_methods_in_any_case(self) -> None:

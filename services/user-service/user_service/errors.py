@@ -21,6 +21,14 @@ class MalformedBody(Exception):
     """The request body is not one JSON object in UTF-8; the message names the fault."""
 
 
+class UnsupportedBody(Exception):
+    """The body is of a kind that is not read; ``headers`` name the kinds that are."""
+
+    def __init__(self, detail: str, headers: dict[str, str]) -> None:
+        super().__init__(detail)
+        self.headers = headers
+
+
 class UserNotFound(Exception):
     """No user has this id."""
 

@@ -26,6 +26,7 @@ from user_service.errors import (
     PreconditionRequired,
     RateLimited,
     Unavailable,
+    UnsupportedBody,
     UserExists,
     UserNotFound,
 )
@@ -122,6 +123,10 @@ def _malformed_body(error: MalformedBody) -> Problem:
     return Problem(400, "Malformed body", f"The body {error}", "malformed-body")
 
 
+def _unsupported_body(error: UnsupportedBody) -> Problem:
+    return Problem(415, "Unsupported Media Type", str(error), headers=error.headers)
+
+
 def _user_not_found(_error: UserNotFound) -> Problem:
     return Problem(404, "User not found", "User not found", "user-not-found")
 
@@ -206,6 +211,7 @@ def _http_exception(error: HTTPException) -> Problem:
 KNOWN: Mapping[type[Exception], Callable[[Any], Problem]] = {
     InvalidInput: _invalid_input,
     MalformedBody: _malformed_body,
+    UnsupportedBody: _unsupported_body,
     UserNotFound: _user_not_found,
     UserExists: _user_exists,
     IdempotencyKeyInFlight: _key_in_flight,

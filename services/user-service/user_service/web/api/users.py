@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, current_app, request
 
 from user_service.domain.idempotency import StoredResponse
 from user_service.domain.user import GIVEN_MEMBERS, User
@@ -19,7 +19,7 @@ from user_service.errors import (
     UserNotFound,
 )
 from user_service.web.openapi.examples import PAGE, USER
-from user_service.web.openapi.operations import Answer, Link, documented
+from user_service.web.openapi.operations import Answer, Link, documented, undocumented
 from user_service.web.reads import read_page, read_user
 from user_service.web.requests.conditions import client_has, client_has_user, precondition_of
 from user_service.web.requests.idempotency_key import keyed_request
@@ -30,7 +30,7 @@ from user_service.web.requests.schemas import (
     UserReplacement,
     UserWrite,
 )
-from user_service.web.requests.validation import validated
+from user_service.web.requests.validation import BODY_TYPES, validated
 from user_service.web.responses import bodies
 from user_service.web.responses.pages import USERS_PATH, page_reply
 from user_service.web.responses.reply import JSON, Reply, respond
@@ -127,6 +127,15 @@ def create_user(services: Services, body: UserWrite) -> Response:
     if stored.replayed:
         headers["Idempotent-Replay"] = "true"
     return respond(Reply(stored.status, headers, stored.body))
+
+
+@blueprint.route("/<user_id:user_id>", methods=["OPTIONS"])
+@undocumented("OPTIONS is there for every path")
+def get_options(user_id: int) -> Response:  # noqa: ARG001 -- there for every id
+    """Return the methods of a user, and the media types of its PATCH."""
+    response = current_app.make_default_options_response()
+    response.headers["Accept-Patch"] = ", ".join(BODY_TYPES["PATCH"])
+    return response
 
 
 @blueprint.get("/<user_id:user_id>")

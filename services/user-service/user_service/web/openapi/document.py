@@ -17,12 +17,11 @@ from werkzeug.exceptions import (
     RequestEntityTooLarge,
     RequestTimeout,
     RequestURITooLarge,
-    UnsupportedMediaType,
 )
 from werkzeug.routing import Rule
 
 from user_service import __version__
-from user_service.errors import MalformedBody
+from user_service.errors import MalformedBody, UnsupportedBody
 from user_service.web.openapi.examples import ProblemExample, problem_examples
 from user_service.web.openapi.models import (
     Object,
@@ -71,7 +70,7 @@ RAISED_BY_BODIES = (
     MalformedBody,
     RequestEntityTooLarge,
     RequestTimeout,
-    UnsupportedMediaType,
+    UnsupportedBody,
 )
 
 

@@ -13,7 +13,6 @@ from werkzeug.exceptions import (
     RequestHeaderFieldsTooLarge,
     RequestTimeout,
     RequestURITooLarge,
-    UnsupportedMediaType,
 )
 
 from user_service import __version__
@@ -28,6 +27,7 @@ from user_service.errors import (
     PreconditionRequired,
     RateLimited,
     Unavailable,
+    UnsupportedBody,
     UserExists,
     UserNotFound,
 )
@@ -81,7 +81,7 @@ ERRORS: tuple[Exception, ...] = (
     RequestEntityTooLarge(),
     RequestURITooLarge(),
     RequestHeaderFieldsTooLarge(),
-    UnsupportedMediaType(),
+    UnsupportedBody("The Content-Type must be one of: application/json", {}),
     RateLimited("default", 42),
     InternalServerError(),
 )

@@ -100,9 +100,10 @@ SOMETIMES_IF_DEPRECATED: tuple[str, ...] = ("Deprecation", "Sunset", "Link")
 # The errors that every route raises, and every route of a tag.
 RAISED_ALWAYS: tuple[type[Exception], ...] = (InternalServerError, RequestHeaderFieldsTooLarge)
 RAISED_BY_TAG: Mapping[str, tuple[type[Exception], ...]] = {"users": (RateLimited,)}
-# Headers that the document leaves out: those of HTTP itself, of browsers, of OPTIONS and of 405.
+# Headers that the document leaves out: those of HTTP itself, of browsers, of OPTIONS, 405 and 415.
 OUTSIDE: frozenset[str] = frozenset(
-    {"Allow", "Connection", "Content-Length", "Content-Type", "Date", "Server", "Vary"}
+    {"Accept", "Accept-Encoding", "Accept-Patch", "Allow", "Connection", "Content-Length"}
+    | {"Content-Type", "Date", "Server", "Vary"}
     | {name for name, _ in SECURITY_HEADERS}
     | {f"Access-Control-{name}" for name in ("Allow-Origin", "Allow-Methods", "Allow-Headers")}
     | {f"Access-Control-{name}" for name in ("Expose-Headers", "Max-Age")}

@@ -60,10 +60,11 @@ def precondition_of(headers: Headers, *, is_required: bool) -> Precondition:
 def _http_date(text: str | None) -> datetime | None:
     """Return a time in UTC, or None for a header that is absent or no HTTP date.
 
-    Werkzeug accepts more: numbers beyond any date, and offsets that PostgreSQL refuses.
+    Werkzeug accepts more: numbers beyond any date, and offsets that PostgreSQL refuses. It knows no
+    leap seconds, which count as the second before.
     """
     try:
-        date = parse_date(text)
+        date = parse_date(text and text.replace(":60 ", ":59 "))
         return None if date is None else date.astimezone(UTC)
     except OverflowError:
         return None

@@ -16,11 +16,10 @@ from werkzeug.exceptions import (
     ClientDisconnected,
     RequestEntityTooLarge,
     RequestTimeout,
-    UnsupportedMediaType,
 )
 from werkzeug.wsgi import get_content_length, get_input_stream
 
-from user_service.errors import InvalidInput, MalformedBody
+from user_service.errors import InvalidInput, MalformedBody, UnsupportedBody
 from user_service.resilience import deadline
 from user_service.web.responses.reply import JSON
 from user_service.web.services import services
@@ -55,7 +54,7 @@ def validated(view: View) -> View:
     """Call ``view`` with the arguments that it names: services, query, body and path parameters.
 
     ``query`` and ``body`` are of the pydantic models in the view's annotations. Raise
-    InvalidInput, MalformedBody or UnsupportedMediaType before the view is called. A view without
+    InvalidInput, MalformedBody or UnsupportedBody before the view is called. A view without
     ``query`` accepts no query parameters.
     """
     annotations = {
@@ -109,12 +108,17 @@ def _joined(pairs: list[tuple[str, str]], lists: Set[str]) -> dict[str, str]:
 def parse_body(model: type[M], environ: "WSGIEnvironment") -> M:
     """Return the body of the request as ``model``.
 
-    Raise UnsupportedMediaType, RequestEntityTooLarge, MalformedBody, or InvalidInput naming the
+    Raise UnsupportedBody, RequestEntityTooLarge, MalformedBody, or InvalidInput naming the
     fields at fault.
     """
+    method = environ["REQUEST_METHOD"].upper()
     media_type, _, _ = environ.get("CONTENT_TYPE", "").partition(";")
-    if media_type.strip().lower() not in BODY_TYPES[environ["REQUEST_METHOD"].upper()]:
-        raise UnsupportedMediaType
+    if media_type.strip().lower() not in BODY_TYPES[method]:
+        accepted = ", ".join(BODY_TYPES[method])
+        name = "Accept-Patch" if method == "PATCH" else "Accept"
+        raise UnsupportedBody(f"The Content-Type must be one of: {accepted}", {name: accepted})
+    if environ.get("HTTP_CONTENT_ENCODING", "").strip().lower() not in ("", "identity"):
+        raise UnsupportedBody("The body must not be compressed", {"Accept-Encoding": "identity"})
     return _valid(model, json_object(limited_body(environ)))
 
 
