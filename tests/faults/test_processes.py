@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.e2e.service import GUNICORN, SERVERS, RunningService
-from tests.faults.harness.clients import READS, SLACK, URL, Client, Mix
+from tests.faults.harness.clients import READS, URL, Client, Mix, slack
 from tests.faults.harness.figures import Row
 from tests.faults.harness.liveness import Liveness
 from tests.faults.harness.operations import Operation, Outcome
@@ -270,7 +270,7 @@ def test_slow_clients_delay_no_other(stage: Stage, row: Row, server: str) -> Non
                 scene.wait(0.1)
         row.note(f"/health/live answered within {live.longest:.3f} s")
     assert live.statuses == {200}
-    assert live.longest < 1 + SLACK
+    assert live.longest < 1 + slack()
     assert [str(each) for each in scene.during() if each.outcome in BAD] == []
 
 

@@ -20,7 +20,7 @@ from dev.processes import wait_until
 from dev.servers import PostgresServer, RedisServer
 from tests.e2e.service import RunningService, running
 from tests.faults import history
-from tests.faults.harness.clients import SLACK, Client, Load, Mix
+from tests.faults.harness.clients import Client, Load, Mix, slack
 from tests.faults.harness.figures import Row
 from tests.faults.harness.operations import Operation, Outcome
 from tests.faults.harness.processes import Footprint, footprint
@@ -224,7 +224,7 @@ class Scene:
             default=self.ended,
         )
         self.row.recovery = max(0.0, last - self.ended)
-        if self.row.recovery > RECOVERY + SLACK:
+        if self.row.recovery > RECOVERY + slack():
             return [f"still not back {self.row.recovery:.1f} s after the fault"]
         later = [each for each in self.load.operations if each.started > last]
         return [] if later else ["nothing was answered after the fault"]
