@@ -109,10 +109,10 @@ class RateLimiter:
 
     def hit(self, limit: Limit, client: str) -> Window:
         """Count a request of ``client`` and return its window. Refused requests do not count."""
-        key = f"{self._database()}:{limit.name}:{limit.amount}/{limit.seconds}:{client}"
+        key = f"{limit.name}:{limit.amount}/{limit.seconds}:{client}"
         try:
             with self._breaker.calling():
-                shared = _hit(self._shared, limit, key)
+                shared = _hit(self._shared, limit, f"{self._database()}:{key}")
         except (RedisError, CircuitOpen) as error:
             self._counting.meet(error)
         else:
