@@ -29,8 +29,8 @@ class Clock:
 class Call:
     """A call that ends when a test says so."""
 
-    def __init__(self, breaker: CircuitBreaker) -> None:
-        self._calling = breaker.calling()
+    def __init__(self, breaker: CircuitBreaker, *, blaming: bool = True) -> None:
+        self._calling = breaker.calling(blaming=blaming)
         self._calling.__enter__()
 
     def end(self, error: BaseException | None = None) -> None:
@@ -214,11 +214,12 @@ class TestHalfOpen:
         fail(half_open, THRESHOLD - 1)
         assert state_of(half_open) is State.CLOSED
 
+    @pytest.mark.parametrize("blaming", [True, False])
     def test_opens_for_its_whole_time_when_that_call_fails(
-        self, half_open: CircuitBreaker, clock: Clock
+        self, half_open: CircuitBreaker, clock: Clock, blaming: bool
     ) -> None:
         for _ in range(3):
-            trial = Call(half_open)
+            trial = Call(half_open, blaming=blaming)
             clock.now += 5  # from when it failed, not from when it began
             trial.end(ConnectionError())
             clock.now += OPEN_SECONDS - 0.001

@@ -582,6 +582,9 @@ class TestReadiness:
         open_breaker(database)
         clock.now += OPEN_SECONDS
         assert not database.is_ready()
+        with pytest.raises(CircuitOpen):
+            read(database)
+        clock.now += OPEN_SECONDS
         server.on_connect = lambda: None
         assert database.is_ready()
         assert database.breaker.state is State.CLOSED

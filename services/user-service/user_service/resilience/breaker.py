@@ -85,7 +85,7 @@ class CircuitBreaker:
     def calling(self, *, blaming: bool = True) -> Iterator[None]:
         """Count the end of the call in the block, or raise CircuitOpen instead of entering it.
 
-        Without ``blaming``, a failure is not counted: the call had too little time.
+        Without ``blaming``, a failure opens no closed breaker: the call had too little time.
         """
         # The period is read before the state: if the breaker opens now, this call is an old one.
         period, is_try = self._period, False
@@ -95,7 +95,7 @@ class CircuitBreaker:
             yield
         except BaseException as error:
             end = self._end_by(error)
-            if end is _End.FAILED and not blaming:
+            if end is _End.FAILED and not (blaming or is_try):
                 end = _End.INCONCLUSIVE
             self._count(end, period, is_try=is_try)
             raise
