@@ -309,7 +309,7 @@ def test_readiness_leaves_a_server_that_became_read_only(database_url: str) -> N
 
 
 def test_exhausted_pool_is_a_problem_that_says_when_to_try_again(settings: Settings) -> None:
-    app = create_app(settings.model_copy(update={"db_pool_timeout": 0.05}))
+    app = create_app(settings.model_copy(update={"db_pool_timeout": 0.5}))
     client = app.test_client()
     with closing(services_of(app)) as services:
         with every_connection_held(services.database):
