@@ -139,6 +139,16 @@ class TestFilters:
     ) -> None:
         assert names(client, q=q) == expected
 
+    @pytest.mark.parametrize(
+        "q",
+        ["idn@bücher.example", "IDN@BÜCHER.ex", "idn@bücher", "idn@xn--bcher", "idn@bücher."],
+    )
+    def test_q_finds_a_domain_in_both_spellings(self, client: FlaskClient, q: str) -> None:
+        create(client, "international", "idn@Bücher.example")
+        create(client, "us@ßtreet", "us@example.com")
+        assert names(client, q=q) == ["international"]
+        assert names(client, q="US@ßTR") == ["us@ßtreet"]
+
     def test_times_are_since_and_before(self, client: FlaskClient) -> None:
         third = json_of(client.get(f"{URL}/3"))["created_at"]
         assert names(client, created_since=third) == ["Grace", "straße", "ａｄａ１"]

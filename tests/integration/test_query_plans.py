@@ -18,7 +18,7 @@ from user_service.database.user_lists import (
     estimate_statement,
     list_statement,
 )
-from user_service.domain.positions import Filters, Order, Position, Side, SortColumn
+from user_service.domain.positions import Filters, NamePrefix, Order, Position, Side, SortColumn
 
 USERS = 100_000
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
@@ -33,7 +33,7 @@ WIDE = {
     "ids": list(range(1, 101)),
     "username": "user5",
     "email": "user5@example.com",
-    "prefix": "u",
+    "prefix": NamePrefix("u", "u"),
     "created_since": BEGINNING,
     "created_before": BEGINNING + timedelta(days=900),
     "updated_since": BEGINNING,
@@ -42,7 +42,7 @@ NARROW = {
     "ids": [7],
     "username": "user5",
     "email": "user5@example.com",
-    "prefix": "user77",
+    "prefix": NamePrefix("user77", "user77"),
     "created_since": BEGINNING + timedelta(seconds=USERS - 50),
     "created_before": BEGINNING + timedelta(seconds=50),
     "updated_since": BEGINNING + timedelta(seconds=USERS - 50),
@@ -164,7 +164,7 @@ def test_page_far_down_passes_over_the_others_in_the_index(planner: cursor) -> N
 
 def test_page_of_a_prefix_in_order_of_usernames_reads_no_other_users(planner: cursor) -> None:
     """They are neighbours in that order, behind tens of thousands, which no plan foresees."""
-    filters = Filters(prefix="user77")
+    filters = Filters(prefix=NamePrefix("user77", "user77"))
     for descending, side in product((False, True), (None, *Side)):
         shape = Shape(filters.names, Order("username", descending), side, counted=True)
         position = 0 if side is None else Position(side, "user7750", 7750)

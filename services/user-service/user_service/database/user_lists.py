@@ -43,7 +43,7 @@ _FILTERS = {
     "ids": "id = ANY(%(ids)s::bigint[])",
     "username": "username_canonical = %(username)s",
     "email": "email_canonical = %(email)s",
-    "prefix": "(username_canonical ^@ %(prefix)s OR email_canonical ^@ %(prefix)s)",
+    "prefix": "(username_canonical ^@ %(prefix)s OR email_canonical ^@ %(email_prefix)s)",
     "created_since": "created_at >= %(created_since)s",
     "created_before": "created_at < %(created_before)s",
     "updated_since": "updated_at >= %(updated_since)s",
@@ -135,6 +135,8 @@ def estimate_statement(names: tuple[str, ...]) -> str:
 def binds(filters: Filters, position: Position | int, limit: int) -> dict[str, Any]:
     """Return the values that both statements bind."""
     bound = {name: getattr(filters, name) for name in filters.names} | {"one_more": limit + 1}
+    if filters.prefix is not None:
+        bound["prefix"], bound["email_prefix"] = filters.prefix
     if isinstance(position, int):
         return bound | {"offset": position}
     return bound | {"offset": 0, "value": position.value, "id": position.id}

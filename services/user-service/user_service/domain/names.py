@@ -78,8 +78,27 @@ def canonical_email(email: str) -> str:
 
 
 def canonical_prefix(prefix: str) -> str:
-    """Return the form in which beginnings are compared with canonical names and addresses."""
+    """Return the form in which beginnings are compared with canonical names."""
     return _caseless(prefix)
+
+
+def canonical_email_prefix(prefix: str) -> str:
+    """Return the form in which beginnings are compared with canonical addresses.
+
+    Complete labels of a domain are in ASCII (IDNA), as in canonical addresses.
+    """
+    local_part, at, domain = prefix.rpartition("@")
+    if not at or domain.isascii():
+        return _caseless(prefix)
+    labels = ".".join(map(_ascii_label, domain.split(".")))
+    return f"{_caseless(local_part)}@{labels}"
+
+
+def _ascii_label(label: str) -> str:
+    try:
+        return _parsed(f"a@{label}.example")[1].removesuffix(".example").lower()
+    except EmailNotValidError:
+        return _caseless(label)
 
 
 # A write needs the parts twice: for validation and for the canonical form.

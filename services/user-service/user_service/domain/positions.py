@@ -23,6 +23,13 @@ class Order(NamedTuple):
     descending: bool = False
 
 
+class NamePrefix(NamedTuple):
+    """The beginning of a username or of an address, in the canonical form of each."""
+
+    username: str
+    email: str
+
+
 @dataclass(frozen=True)
 class Filters:
     """The filters of a list: users match all that are not None. Names are in canonical form."""
@@ -30,7 +37,7 @@ class Filters:
     ids: list[int] | None = None
     username: str | None = None
     email: str | None = None
-    prefix: str | None = None
+    prefix: NamePrefix | None = None
     created_since: datetime | None = None
     created_before: datetime | None = None
     updated_since: datetime | None = None

@@ -21,10 +21,11 @@ from user_service.domain.names import (
     USERNAME_MAX_LENGTH,
     USERNAME_MIN_LENGTH,
     canonical_email,
+    canonical_email_prefix,
     canonical_prefix,
     canonical_username,
 )
-from user_service.domain.positions import Filters, Order, SortColumn
+from user_service.domain.positions import Filters, NamePrefix, Order, SortColumn
 from user_service.domain.user import USER_MEMBERS
 from user_service.errors import InvalidInput
 from user_service.web.requests.fields import (
@@ -200,7 +201,9 @@ class ListQuery(_Schema):
             ids=None if self.id is None else list(self.id),
             username=None if self.username is None else canonical_username(self.username),
             email=None if self.email is None else canonical_email(self.email),
-            prefix=None if self.q is None else canonical_prefix(self.q),
+            prefix=None
+            if self.q is None
+            else NamePrefix(canonical_prefix(self.q), canonical_email_prefix(self.q)),
             created_since=self.created_since,
             created_before=self.created_before,
             updated_since=self.updated_since,
