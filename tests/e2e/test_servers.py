@@ -175,7 +175,7 @@ def test_sigterm_fails_no_new_connection_of_a_balancer(
     ):
         coming = [threads.submit(come_again_and_again, number) for number in range(8)]
         coming.append(threads.submit(probe))
-        eventually(lambda: min(answered) > 20)
+        eventually(lambda: min(answered) > 20, timeout=60)
         assert service.stop(timeout=15) == 0
         for each in coming:
             each.result()
