@@ -104,7 +104,7 @@ class TestRefusal:
         client = serving(rate_limit="1/minute")
         assert client.get("/nowhere").status_code == 404
         database = services_of(client.application).database
-        for name in ("read", "transaction", "_cursor"):
+        for name in ("read", "write", "transaction"):
             mocker.patch.object(database, name, side_effect=AssertionError("SQL"))
         body = mocker.Mock(read=mocker.Mock(side_effect=AssertionError("read")))
         for method, path in (("POST", URL), ("PATCH", f"{URL}/x"), ("GET", f"{URL}?page=x")):
