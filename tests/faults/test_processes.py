@@ -21,13 +21,11 @@ from tests.faults.harness.operations import Operation, Outcome
 from tests.faults.harness.processes import footprint
 from tests.faults.harness.raw import head
 from tests.faults.harness.scraper import Scraper, uncounted
-from tests.faults.harness.stage import DEADLINE, Scene, Stage
+from tests.faults.harness.stage import DEADLINE, STARTED, Scene, Stage
 from tests.faults.history import PageRule
 from tests.waiting import eventually
 
 TTL = 2
-# What a worker writes to the log when it serves.
-STARTED = {"gunicorn": "connection pool opened", "granian": "Started worker-"}
 
 under_each_server = pytest.mark.parametrize("server", SERVERS)
 

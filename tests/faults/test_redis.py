@@ -244,7 +244,7 @@ def test_page_read_before_a_write_is_not_served_after_it(stage: Stage, row: Row)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.row("late store: 100,000 reads")
 def test_of_100_000_pages_read_before_a_write_none_is_served_after_it(
     stage: Stage, row: Row

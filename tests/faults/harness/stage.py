@@ -32,6 +32,8 @@ STALE_TTL = 300.0  # CACHE_STALE_TTL's default
 RECOVERY = 5.0  # "back within 5 s without a restart"
 REDIS_CONNECTIONS = 32
 POOL_SIZE = 10
+# What a worker writes to the log when it serves.
+STARTED = {"gunicorn": "connection pool opened", "granian": "Started worker-"}
 
 # For a busy machine: the default of 0.05 s is missed now and then, which the cache survives, but
 # tests of what it answers would not.
@@ -126,13 +128,17 @@ class Stage:
         command: list[str] | None = None,
     ) -> Iterator["Scene"]:
         """Play a fault under load, for ``after`` seconds beyond its end; then check it all."""
+        settings = environment or {}
         with self.service(environment, command=command) as service:
-            deadline = float((environment or {}).get("REQUEST_TIMEOUT", DEADLINE))
+            # One worker answers before the others, whose files are to be counted too.
+            line, number = STARTED[settings.get("SERVER", "gunicorn")], len(service.workers)
+            eventually(lambda: service.log.count(line) >= number)
+            deadline = float(settings.get("REQUEST_TIMEOUT", DEADLINE))
             scene = Scene(
                 self, row, service, Load(service.url, deadline=deadline, mix=mix or Mix())
             )
             # What is marked STALE may be as old as that; all else is fresh unless a test says so.
-            stale_bound = float((environment or {}).get("CACHE_STALE_TTL", STALE_TTL))
+            stale_bound = float(settings.get("CACHE_STALE_TTL", STALE_TTL))
             scene.pages = history.PageRule(stale_bound=stale_bound)
             with scene.at_work():
                 scene.wait(1)
