@@ -8,22 +8,14 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.unit.conftest import Clock
 from user_service.errors import CircuitOpen, Unavailable
 from user_service.resilience.breaker import CircuitBreaker, State
 
 LONG = 30.0  # seconds
-THRESHOLD = 3
-OPEN_SECONDS = 10.0
-
-
-class Clock:
-    """Stands still until a test moves it on."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+THRESHOLD = 5  # the default
+OPEN_SECONDS = 1.0  # the default
+ANSWERS = pytest.mark.parametrize("answer", [None, KeyError()], ids=repr)
 
 
 class Call:
@@ -38,32 +30,15 @@ class Call:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def breaker(clock: Clock) -> CircuitBreaker:
-    return CircuitBreaker(
-        "the server",
-        failures=(ConnectionError,),
-        threshold=THRESHOLD,
-        open_seconds=OPEN_SECONDS,
-        clock=clock,
-    )
+    return CircuitBreaker("the server", failures=(ConnectionError,), clock=clock)
 
 
 @pytest.fixture
-def opened(breaker: CircuitBreaker) -> CircuitBreaker:
-    """The breaker, opened at this moment."""
+def half_open(breaker: CircuitBreaker, clock: Clock) -> CircuitBreaker:
     fail(breaker, THRESHOLD)
-    return breaker
-
-
-@pytest.fixture
-def half_open(opened: CircuitBreaker, clock: Clock) -> CircuitBreaker:
     clock.now += OPEN_SECONDS
-    return opened
+    return breaker
 
 
 def state_of(breaker: CircuitBreaker) -> State:
@@ -75,20 +50,10 @@ def succeed(breaker: CircuitBreaker) -> None:
     Call(breaker).end()
 
 
-def fail(breaker: CircuitBreaker, times: int = 1) -> None:
+def fail(breaker: CircuitBreaker, times: int = 1, *, blaming: bool = True) -> None:
     for _ in range(times):
-        with pytest.raises(ConnectionError), breaker.calling():
+        with pytest.raises(ConnectionError), breaker.calling(blaming=blaming):
             raise ConnectionError
-
-
-def begin_together(what: tuple[CircuitBreaker, threading.Barrier]) -> Call | None:
-    """Begin a call at the same moment as the others; return None if it is refused."""
-    breaker, together = what
-    together.wait()
-    try:
-        return Call(breaker)
-    except CircuitOpen:
-        return None
 
 
 @contextmanager
@@ -102,7 +67,6 @@ class TestClosed:
         self, breaker: CircuitBreaker, caplog: pytest.LogCaptureFixture
     ) -> None:
         late = Call(breaker)
-        assert state_of(breaker) is State.CLOSED
         fail(breaker, THRESHOLD - 1)
         breaker.refuse_if_open()
         assert state_of(breaker) is State.CLOSED
@@ -111,7 +75,7 @@ class TestClosed:
         late.end(ConnectionError())
         assert caplog.messages == ["circuit breaker of the server opens"]
 
-    @pytest.mark.parametrize("answer", [None, KeyError()], ids=repr)
+    @ANSWERS
     def test_answer_ends_the_row(self, breaker: CircuitBreaker, answer: Exception | None) -> None:
         fail(breaker, THRESHOLD - 1)
         Call(breaker).end(answer)
@@ -121,12 +85,9 @@ class TestClosed:
     def test_failure_that_is_not_blamed_neither_opens_it_nor_ends_the_row(
         self, breaker: CircuitBreaker
     ) -> None:
-        for _ in range(9):
-            with pytest.raises(ConnectionError), breaker.calling(blaming=False):
-                raise ConnectionError
+        fail(breaker, 9, blaming=False)
         fail(breaker, THRESHOLD - 1)
-        with pytest.raises(ConnectionError), breaker.calling(blaming=False):
-            raise ConnectionError
+        fail(breaker, blaming=False)
         assert state_of(breaker) is State.CLOSED
         fail(breaker)
         assert state_of(breaker) is State.OPEN
@@ -141,38 +102,22 @@ class TestClosed:
         with ThreadPoolExecutor(8) as threads:
             list(threads.map(call, range(8)))
 
-    def test_failures_in_many_threads_are_all_counted(self, clock: Clock) -> None:
-        breaker = CircuitBreaker("it", failures=(ConnectionError,), threshold=801, clock=clock)
-        with ThreadPoolExecutor(8) as threads:
-            list(threads.map(lambda _: fail(breaker, 100), range(8)))
-        assert state_of(breaker) is State.CLOSED
-        fail(breaker)
-        assert state_of(breaker) is State.OPEN
 
-
-class TestOpen:
-    def test_refuses_calls_and_tells_when_to_try_again(
-        self, opened: CircuitBreaker, clock: Clock
-    ) -> None:
-        clock.now += 4
-        for ask in (opened.refuse_if_open, lambda: succeed(opened)):
+def test_open_one_refuses_calls_for_its_time_whatever_ends_meanwhile(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    late = [Call(breaker) for _ in range(THRESHOLD)]
+    fail(breaker, THRESHOLD)
+    clock.now += OPEN_SECONDS - 0.125
+    for each in late:
+        each.end(ConnectionError())
+        for ask in (breaker.refuse_if_open, lambda: succeed(breaker)):
             with pytest.raises(CircuitOpen, match="the server did not answer lately") as raised:
                 ask()
-            assert raised.value.retry_after == OPEN_SECONDS - 4
-
-    def test_lasts_for_its_time_whatever_is_refused_or_ends_meanwhile(
-        self, breaker: CircuitBreaker, clock: Clock
-    ) -> None:
-        late = [Call(breaker) for _ in range(THRESHOLD)]
-        fail(breaker, THRESHOLD)
-        clock.now += OPEN_SECONDS - 0.001
-        for each in late:
-            each.end(ConnectionError())
-            with refused():
-                succeed(breaker)
-        assert state_of(breaker) is State.OPEN
-        clock.now += 0.001
-        assert state_of(breaker) is State.HALF_OPEN
+            assert raised.value.retry_after == 0.125
+    assert state_of(breaker) is State.OPEN
+    clock.now += 0.125
+    assert state_of(breaker) is State.HALF_OPEN
 
 
 class TestHalfOpen:
@@ -192,15 +137,22 @@ class TestHalfOpen:
         self, half_open: CircuitBreaker, clock: Clock
     ) -> None:
         number = 20
+
+        def begin(together: threading.Barrier) -> Call | None:
+            together.wait()
+            try:
+                return Call(half_open)
+            except CircuitOpen:
+                return None
+
         for _ in range(25):
-            together = threading.Barrier(number, timeout=LONG)
             with ThreadPoolExecutor(number) as threads:
-                begun = list(threads.map(begin_together, [(half_open, together)] * number))
-            (trial,) = filter(None, begun)
+                barrier = threading.Barrier(number, timeout=LONG)
+                (trial,) = filter(None, threads.map(begin, [barrier] * number))
             trial.end(ConnectionError())
             clock.now += OPEN_SECONDS
 
-    @pytest.mark.parametrize("answer", [None, KeyError()], ids=repr)
+    @ANSWERS
     def test_closes_when_that_call_is_answered(
         self,
         half_open: CircuitBreaker,
@@ -222,9 +174,9 @@ class TestHalfOpen:
             trial = Call(half_open, blaming=blaming)
             clock.now += 5  # from when it failed, not from when it began
             trial.end(ConnectionError())
-            clock.now += OPEN_SECONDS - 0.001
+            clock.now += OPEN_SECONDS - 0.125
             assert state_of(half_open) is State.OPEN
-            clock.now += 0.001
+            clock.now += 0.125
             assert state_of(half_open) is State.HALF_OPEN
 
     @pytest.mark.parametrize("error", [None, KeyError(), ConnectionError()], ids=repr)
@@ -244,16 +196,6 @@ class TestHalfOpen:
         for each in late:
             each.end(error)
         assert state_of(breaker) is State.CLOSED
-
-
-def test_defaults_are_five_failures_and_one_second(clock: Clock) -> None:
-    breaker = CircuitBreaker("it", failures=(ConnectionError,), clock=clock)
-    fail(breaker, 4)
-    assert state_of(breaker) is State.CLOSED
-    fail(breaker)
-    assert state_of(breaker) is State.OPEN
-    clock.now += 1
-    assert state_of(breaker) is State.HALF_OPEN
 
 
 @pytest.mark.parametrize(

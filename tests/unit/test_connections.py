@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
+from tests.unit.conftest import Clock
 from tests.waiting import eventually
 from user_service.database.connections import GROW_SECONDS, SHRINK_SECONDS, Connections
 from user_service.errors import ConnectionLost, PoolTimeout
@@ -29,11 +30,10 @@ class FakeConnection:
 
 
 class Server:
-    """Has room for ``room`` connections, for clients that know ``password``."""
+    """Has room for ``room`` connections."""
 
     def __init__(self) -> None:
-        self.room = 100
-        self.password = "old"
+        self.room = 1
         self.connections: list[FakeConnection] = []
         self.refused = 0
 
@@ -41,8 +41,8 @@ class Server:
     def open(self) -> int:
         return sum(not each.closed for each in self.connections)
 
-    def connect(self, password: str) -> FakeConnection:
-        if self.open >= self.room or password != self.password:
+    def connect(self, _dsn: str) -> FakeConnection:
+        if self.open >= self.room:
             self.refused += 1
             raise ConnectionLost("too many connections")
         self.connections.append(FakeConnection())
@@ -57,24 +57,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 @pytest.fixture
-def clock() -> SimpleNamespace:
-    return SimpleNamespace(now=0.0)
-
-
-Make = Callable[..., Connections]
-
-
-@pytest.fixture
-def make(server: Server, clock: SimpleNamespace) -> Make:
-    def make(size: int, *, lent: int = 0) -> Connections:
-        connections = Connections(
-            "old", size, current_dsn=lambda: server.password, clock=lambda: clock.now
-        )
-        for _ in range(lent):
-            borrow(connections)
-        return connections
-
-    return make
+def connections(server: Server, clock: Clock) -> Connections:
+    return Connections("dsn", 5, current_dsn=lambda: "dsn", clock=clock)
 
 
 def borrow(connections: Connections, timeout: float = 0) -> Any:
@@ -86,40 +70,43 @@ def borrow(connections: Connections, timeout: float = 0) -> Any:
         raise
 
 
-def waiting(
-    connections: Connections, threads: ThreadPoolExecutor, number: int
-) -> list[Future[Any]]:
-    """Return ``number`` callers that wait for a loan, in the order of their arrival."""
-    waits = []
-    for _ in range(number):
-        waits.append(threads.submit(borrow, connections, LONG))
-        eventually(lambda: connections.waiting == len(waits))
-    return waits
+Wait = Callable[[int], list[Future[Any]]]
 
 
+@pytest.fixture
+def waiting(connections: Connections) -> Iterator[Wait]:
+    """Return a function that returns callers which wait for a loan, in order of their arrival."""
+    with ThreadPoolExecutor(4) as threads:
+
+        def wait(number: int) -> list[Future[Any]]:
+            waits = []
+            for _ in range(number):
+                waits.append(threads.submit(borrow, connections, LONG))
+                eventually(lambda: connections.waiting == len(waits))
+            return waits
+
+        yield wait
+
+
+@pytest.mark.usefixtures("server")
 class TestQueue:
-    def test_longest_waiting_caller_is_next_and_gets_the_connection(self, make: Make) -> None:
-        connections = make(1)
-        lent = borrow(connections)
-        with ThreadPoolExecutor(3) as threads:
-            waits = waiting(connections, threads, 3)
-            for number, each in enumerate(waits):
-                connections.end(lent)
-                assert each.result(LONG) is lent
-                assert not any(later.done() for later in waits[number + 1 :])
+    @pytest.fixture
+    def connections(self) -> Connections:
+        return Connections("dsn", 1, current_dsn=lambda: "dsn")
 
-    def test_new_caller_does_not_overtake_a_waiting_one(self, make: Make) -> None:
-        connections = make(1)
+    def test_longest_waiting_caller_is_next_and_gets_the_connection(
+        self, connections: Connections, waiting: Wait
+    ) -> None:
         lent = borrow(connections)
-        with ThreadPoolExecutor(1) as threads:
-            (first,) = waiting(connections, threads, 1)
+        waits = waiting(3)
+        for number, each in enumerate(waits, 1):
             connections.end(lent)
-            with pytest.raises(PoolTimeout):  # whether or not the other thread runs by now
+            with pytest.raises(PoolTimeout):  # a new caller does not overtake, whoever runs by now
                 connections.begin()
-            assert first.result(LONG) is lent
+            assert each.result(LONG) is lent
+            assert not any(later.done() for later in waits[number:])
 
-    def test_caller_that_gave_up_leaves_its_turn(self, make: Make) -> None:
-        connections = make(1)
+    def test_caller_that_gave_up_leaves_its_turn(self, connections: Connections) -> None:
         lent = borrow(connections)
         with pytest.raises(PoolTimeout, match="no connection came free, all 1 are in use"):
             connections.begin(0.01)
@@ -127,9 +114,8 @@ class TestQueue:
         assert borrow(connections) is lent
 
     def test_loan_that_begins_with_the_time_out_is_taken(
-        self, make: Make, monkeypatch: pytest.MonkeyPatch
+        self, connections: Connections, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        connections = make(1)
         lent = borrow(connections)
 
         class LateTurn:
@@ -172,37 +158,34 @@ assert (connections.lent, connections.waiting) == (1, 0)
 
 
 class TestServerWithoutRoom:
-    def test_refuses_the_first_connection(self, make: Make, server: Server) -> None:
+    def test_refuses_the_first_connection(self, connections: Connections, server: Server) -> None:
         server.room = 0
-        connections = make(2)
         for _ in range(3):
             with pytest.raises(ConnectionLost):
                 borrow(connections, LONG)
         assert connections.lent == 0
 
     def test_connections_that_exist_are_shared(
-        self, make: Make, server: Server, caplog: pytest.LogCaptureFixture
+        self,
+        connections: Connections,
+        server: Server,
+        waiting: Wait,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         server.room = 2
-        connections = make(9)
         lent = [borrow(connections), borrow(connections)]
-        with ThreadPoolExecutor(4) as threads:
-            waits = waiting(connections, threads, 4)
-            for _ in range(2):
-                for each in lent:
-                    connections.end(each)
-                lent = [each.result(LONG) for each in waits[:2]]
-                del waits[:2]
+        waits = waiting(4)
+        for _ in range(2):
+            for each in lent:
+                connections.end(each)
+            lent = [each.result(LONG) for each in waits[:2]]
+            del waits[:2]
         assert server.refused == 1  # the others waited without asking
         assert caplog.messages == [
-            "connection pool continues with 2 of 9 connections: too many connections"
+            "connection pool continues with 2 of 5 connections: too many connections"
         ]
 
-    def test_wait_for_another_is_bounded_and_loses_no_loan(
-        self, make: Make, server: Server
-    ) -> None:
-        server.room = 1
-        connections = make(9)
+    def test_wait_for_another_is_bounded_and_loses_no_loan(self, connections: Connections) -> None:
         lent = borrow(connections)
         for timeout in (0, 0.01):
             with pytest.raises(PoolTimeout):
@@ -211,54 +194,44 @@ class TestServerWithoutRoom:
         connections.end(lent)
         assert borrow(connections) is lent
 
-    def test_lost_connection_is_opened_again(self, make: Make, server: Server) -> None:
-        server.room = 1
-        connections = make(9)
+    def test_lost_connection_is_opened_again(self, connections: Connections, waiting: Wait) -> None:
         lent = borrow(connections)
-        with ThreadPoolExecutor(1) as threads:
-            (late,) = waiting(connections, threads, 1)
-            lent.close()
-            connections.end(lent)
-            assert late.result(LONG) is not lent
+        (late,) = waiting(1)
+        lent.close()
+        connections.end(lent)
+        assert late.result(LONG) is not lent
 
     def test_is_asked_again_after_a_while(
-        self, make: Make, server: Server, clock: SimpleNamespace
+        self, connections: Connections, server: Server, clock: Clock
     ) -> None:
-        server.room = 1
-        connections = make(3, lent=1)
-        for _ in range(3):
-            with pytest.raises(PoolTimeout):
-                borrow(connections)
-        assert server.refused == 1
-        clock.now += GROW_SECONDS
-        for _ in range(3):
-            with pytest.raises(PoolTimeout):
-                borrow(connections)
-        assert server.refused == 2
+        borrow(connections)
+        for refused in (1, 2):
+            for _ in range(3):
+                with pytest.raises(PoolTimeout):
+                    borrow(connections)
+            assert server.refused == refused
+            clock.now += GROW_SECONDS
         server.room = 3
-        clock.now += GROW_SECONDS
         borrow(connections)
         borrow(connections)
         assert (server.open, connections.lent) == (3, 3)
 
     def test_longest_waiting_caller_asks_again(
-        self, make: Make, server: Server, clock: SimpleNamespace
+        self, connections: Connections, server: Server, clock: Clock, waiting: Wait
     ) -> None:
-        server.room = 1
-        connections = make(2, lent=1)
-        with ThreadPoolExecutor(1) as threads:
-            (late,) = waiting(connections, threads, 1)
-            server.room = 2
-            clock.now += GROW_SECONDS
-            with pytest.raises(PoolTimeout):
-                connections.begin()
-            assert late.result(LONG) is server.connections[1]
+        borrow(connections)
+        (late,) = waiting(1)
+        server.room = 2
+        clock.now += GROW_SECONDS
+        with pytest.raises(PoolTimeout):
+            connections.begin()
+        assert late.result(LONG) is server.connections[1]
 
 
 def test_idle_connections_that_were_not_needed_for_a_while_are_closed(
-    make: Make, server: Server, clock: SimpleNamespace
+    connections: Connections, server: Server, clock: Clock
 ) -> None:
-    connections = make(5)
+    server.room = 5
     for lent in [borrow(connections) for _ in range(5)]:
         connections.end(lent)
     for _ in range(2):  # the busiest moment of the first period is its beginning
@@ -268,10 +241,3 @@ def test_idle_connections_that_were_not_needed_for_a_while_are_closed(
     for _ in range(5):
         connections.end(borrow(connections))
     assert server.open == 1
-
-
-def test_password_that_has_changed_is_used_after_a_refusal(make: Make, server: Server) -> None:
-    connections = make(2, lent=1)
-    server.password = "new"
-    borrow(connections)
-    assert (server.open, server.refused) == (2, 1)

@@ -12,48 +12,16 @@ from user_service.errors import (
     Unavailable,
 )
 
-TRANSIENT = {
-    "08000": "connection_exception",
-    "08001": "sqlclient_unable_to_establish_sqlconnection",
-    "08003": "connection_does_not_exist",
-    "08006": "connection_failure",
-    "08P01": "protocol_violation",
-    "25006": "read_only_sql_transaction",
-    "40001": "serialization_failure",
-    "40P01": "deadlock_detected",
-    "53300": "too_many_connections",
-    "57P01": "admin_shutdown",
-    "57P02": "crash_shutdown",
-    "57P03": "cannot_connect_now",
-}
-CONTENTION = {"40001", "40P01"}
-UNAVAILABLE = {
-    "53000": "insufficient_resources",
-    "53100": "disk_full",
-    "53200": "out_of_memory",
-    "53400": "configuration_limit_exceeded",
-    "55P03": "lock_not_available",
-    "57014": "query_canceled",
-    "57P04": "database_dropped",
-    "58000": "system_error",
-    "58030": "io_error",
-    "58P01": "undefined_file",
-}
-A_BUG = {
-    None: "no SQLSTATE",
-    "22001": "string_data_right_truncation",
-    "22021": "character_not_in_repertoire",
-    "23502": "not_null_violation",
-    "23505": "unique_violation",
-    "23514": "check_violation",
-    "25P02": "in_failed_sql_transaction",
-    "28P01": "invalid_password",
-    "42601": "syntax_error",
-    "42P01": "undefined_table",
-    "42501": "insufficient_privilege",
-    "54000": "program_limit_exceeded",
-    "XX000": "internal_error",
-}
+# Connections, a read-only server, too many clients, a server that stops, crashed or starts.
+LOST = ["08000", "08001", "08003", "08006", "08P01", "25006", "53300", "57P01", "57P02", "57P03"]
+CONTENTION = ["40001", "40P01"]  # serialization failure, deadlock
+# Resources, a full disk, a limit of the configuration, a cancelled statement, errors of the system.
+UNAVAILABLE = ["53000", "53100", "53200", "53400", "57014", "57P04", "58000", "58030", "58P01"]
+# Invalid data, constraints, authentication, syntax, privileges, limits, an internal error.
+BUGS = [
+    *("22001", "22021", "23502", "23505", "23514", "25P02", "28P01", "42601", "42P01", "42501"),
+    *("54000", "XX000"),
+]
 SQL = "duplicate key value violates constraint of INSERT INTO users"
 
 
@@ -67,31 +35,28 @@ def failure(sqlstate: str | None) -> psycopg2.Error:
 
 
 @pytest.mark.parametrize(
-    ("sqlstate", "kind"),
+    ("kind", "sqlstates"),
     [
-        *((code, ConnectionLost) for code in sorted(TRANSIENT.keys() - CONTENTION)),
-        *((code, TransientFailure) for code in sorted(CONTENTION)),
-        *((code, Unavailable) for code in sorted(UNAVAILABLE.keys() - {"55P03"})),
-        ("55P03", LockTimeout),
-        *((code, type(None)) for code in A_BUG),
+        (ConnectionLost, LOST),
+        (TransientFailure, CONTENTION),
+        (Unavailable, UNAVAILABLE),
+        (LockTimeout, ["55P03"]),
+        (OutcomeUnknown, ["08007", "40003"]),
+        (type(None), [None, *BUGS]),
     ],
 )
 def test_meaning_of_what_a_living_server_answers(
-    sqlstate: str | None, kind: type[Exception] | None
+    kind: type[Exception] | None, sqlstates: list[str | None]
 ) -> None:
-    assert type(translated(failure(sqlstate), connection_lost=False)) is kind
+    found = {code: type(translated(failure(code), connection_lost=False)) for code in sqlstates}
+    assert found == dict.fromkeys(sqlstates, kind)
 
 
-@pytest.mark.parametrize("sqlstate", [*TRANSIENT, *UNAVAILABLE, *A_BUG])
-def test_with_the_connection_lost_everything_is_transient(sqlstate: str | None) -> None:
-    assert isinstance(translated(failure(sqlstate), connection_lost=True), TransientFailure)
-
-
-@pytest.mark.parametrize("sqlstate", ["08007", "40003"])
-def test_outcome_that_the_server_does_not_know_is_unknown(sqlstate: str) -> None:
-    for connection_lost in (False, True):
-        error = translated(failure(sqlstate), connection_lost=connection_lost)
-        assert type(error) is OutcomeUnknown
+def test_with_the_connection_lost_everything_is_transient_but_an_unknown_outcome() -> None:
+    for sqlstate in (None, "55P03", *LOST, *CONTENTION, *UNAVAILABLE, *BUGS):
+        assert isinstance(translated(failure(sqlstate), connection_lost=True), TransientFailure)
+    for sqlstate in ("08007", "40003"):
+        assert type(translated(failure(sqlstate), connection_lost=True)) is OutcomeUnknown
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any, Self
@@ -15,13 +15,13 @@ from psycopg2.extensions import (
     TRANSACTION_STATUS_UNKNOWN,
 )
 
+from tests.unit.conftest import Clock
 from tests.waiting import eventually
 from user_service.database.pool import OPEN_SECONDS, Database, PoolStats
 from user_service.errors import (
     CircuitOpen,
     ConnectionLost,
     DeadlineExceeded,
-    NotPrepared,
     OutcomeUnknown,
     PoolTimeout,
     TransientFailure,
@@ -52,10 +52,6 @@ class FakeConnection:
         self.answers: dict[str, str] = {}
         self.loses: set[str] = set()
 
-    @property
-    def statements(self) -> list[str]:
-        return [statement for sent in self.sent for statement in sent.split("; ")]
-
     def cursor(self) -> "FakeCursor":
         return FakeCursor(self)
 
@@ -70,14 +66,8 @@ class FakeConnection:
             self.info.transaction_status = TRANSACTION_STATUS_IDLE
         return self.answers.get(statement, statement)
 
-    def fail(self, statement: str, error: BaseException, *, lost: bool = False) -> None:
-        self.failures[statement] = error
-        if lost:
-            self.loses.add(statement)
-
     def poll(self) -> None:
-        if "poll" in self.failures:
-            raise self.failures["poll"]
+        pass
 
     def rollback(self) -> None:
         raise AssertionError("a connection in a transaction must not be put back")
@@ -117,7 +107,8 @@ class Server:
 
     def __init__(self) -> None:
         self.connections: list[FakeConnection] = []
-        self.on_connect: Callable[[], None] = lambda: None
+        self.refusal: BaseException | None = None
+        self.on_connect: Callable[[], object] = lambda: None
         self.faults: dict[str, BaseException] = {}  # statements that lose their connection
 
     def connect(
@@ -125,42 +116,30 @@ class Server:
     ) -> Any:
         if connection_factory is not None:
             return connection_factory(dsn)
+        if self.refusal:
+            raise self.refusal
         self.on_connect()
         connection = FakeConnection()
-        for statement, error in self.faults.items():
-            connection.fail(statement, error, lost=True)
+        connection.failures, connection.loses = dict(self.faults), set(self.faults)
         self.connections.append(connection)
         return connection
 
-    def refuse(self) -> None:
-        def fail() -> None:
-            raise psycopg2.OperationalError("refused")
 
-        self.on_connect = fail
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+@pytest.fixture(autouse=True)
+def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     server = Server()
     monkeypatch.setattr("psycopg2.connect", server.connect)
-    yield server
-    deadline.clear()
+    return server
 
 
 @pytest.fixture
-def clock() -> SimpleNamespace:
-    """The breaker's clock, which stands still until a test moves it on."""
-    return SimpleNamespace(now=0.0)
-
-
-@pytest.fixture
-def database(server: Server, clock: SimpleNamespace) -> Database:
+def database(clock: Clock) -> Database:
     """A database with a single slot, so that the next checkout notices a lost one."""
     breaker = CircuitBreaker(
         "the database",
         failures=(ConnectionLost, DeadlineExceeded, OutcomeUnknown),
         open_seconds=OPEN_SECONDS,
-        clock=lambda: clock.now,
+        clock=clock,
     )
     return Database("dbname=fake", size=1, checkout_timeout=0.01, breaker=breaker)
 
@@ -179,6 +158,7 @@ def error_with(sqlstate: str) -> psycopg2.Error:
     return Failure("the server said no")
 
 
+REFUSED = psycopg2.OperationalError("refused")
 CLOSED = psycopg2.OperationalError("server closed the connection")
 TOO_SLOW = DeadlineExceeded("too slow")
 
@@ -198,6 +178,7 @@ def transact(database: Database, statement: str = "INSERT") -> None:
         cursor.execute(statement)
 
 
+Use = Callable[..., None]
 USES = pytest.mark.parametrize("use", [read, write, transact])
 
 
@@ -208,7 +189,6 @@ def open_breaker(database: Database) -> None:
 
 
 class TestCheckout:
-    @pytest.mark.usefixtures("server")
     def test_times_out_at_the_deadline_if_that_is_sooner(self) -> None:
         database = Database("dbname=fake", size=1, checkout_timeout=LONG)
         with database.read(), deadline.within(0.01), pytest.raises(PoolTimeout):
@@ -221,41 +201,31 @@ class TestCheckout:
         assert server.connections == []
         assert database.breaker.state is State.CLOSED
 
-    def test_connections_are_opened_in_parallel(self, server: Server) -> None:
-        database = Database("dbname=fake", size=2, checkout_timeout=LONG)
-        both_connect = threading.Barrier(2, timeout=LONG)
-        server.on_connect = lambda: (both_connect.wait(), None)[1]
+    def test_connections_are_opened_in_parallel_and_idle_ones_lent_meanwhile(
+        self, server: Server
+    ) -> None:
+        database = Database("dbname=fake", size=3, checkout_timeout=LONG)
+        connecting = threading.Barrier(3, timeout=LONG)
+        go_on = threading.Event()
         with ThreadPoolExecutor(2) as threads:
-            for each in [threads.submit(read, database) for _ in range(2)]:
-                each.result(LONG)
-        assert len(server.connections) == 2
-
-    def test_idle_connection_is_lent_while_another_is_being_opened(self, server: Server) -> None:
-        database = Database("dbname=fake", size=2, checkout_timeout=LONG)
-        connects, go_on = threading.Event(), threading.Event()
-
-        def slow() -> None:
-            connects.set()
-            assert go_on.wait(LONG)
-
-        with ThreadPoolExecutor(1) as threads:
             with database.read():
-                server.on_connect = slow
-                slowly = threads.submit(read, database)
-                assert connects.wait(LONG)
+                server.on_connect = lambda: (connecting.wait(), go_on.wait(LONG))
+                slowly = [threads.submit(read, database) for _ in range(2)]
+                connecting.wait()
             read(database)
-            assert not slowly.done()
+            assert not any(each.done() for each in slowly)
             go_on.set()
-            slowly.result(LONG)
-        # The one that was opened meanwhile is idle, and lent when both are needed.
-        with database.read(), database.read():
-            assert database.stats().in_use == 2
-        assert len(server.connections) == 2
+            for each in slowly:
+                each.result(LONG)
+        # Those that were opened meanwhile are idle, and lent when all are needed.
+        with database.read(), database.read(), database.read():
+            assert database.stats().in_use == 3
+        assert len(server.connections) == 3
 
     @pytest.mark.parametrize(
         ("failure", "raised"),
         [
-            (psycopg2.OperationalError("refused"), TransientFailure),
+            (REFUSED, TransientFailure),
             (TOO_SLOW, TransientFailure),
             (KeyboardInterrupt(), KeyboardInterrupt),
         ],
@@ -267,30 +237,25 @@ class TestCheckout:
         database: Database,
         failure: BaseException,
         raised: type[Exception],
-        use: Callable[[Database], None],
+        use: Use,
     ) -> None:
-        def fail() -> None:
-            raise failure
-
-        server.on_connect = fail
+        server.refusal = failure
         with pytest.raises(raised):
             use(database)
-        server.on_connect = lambda: None
+        server.refusal = None
         use(database)
         assert database.stats().in_use == 0
 
 
 class TestRead:
     def test_lost_connection_takes_the_idle_ones_with_it(self, server: Server) -> None:
+        server.faults = {"SELECT 1": CLOSED}
         database = Database("dbname=fake", size=3)
         with database.read(), database.read():
-            read(database)
-        assert len(server.connections) == 3
-        for each in server.connections:
-            each.fail("SELECT 1", CLOSED, lost=True)
+            read(database, "SELECT 2")
         with pytest.raises(ConnectionLost):
             read(database)
-        assert all(each.closed for each in server.connections)
+        assert [each.closed for each in server.connections] == [1, 1, 1]
 
     def test_connection_left_in_a_transaction_is_not_kept(
         self, server: Server, database: Database, connection: FakeConnection
@@ -306,13 +271,9 @@ class TestAnswerOfALivingServer:
 
     @USES
     def test_read_only_server_is_transient_and_its_connection_not_kept(
-        self,
-        server: Server,
-        database: Database,
-        connection: FakeConnection,
-        use: Callable[[Database, str], None],
+        self, server: Server, database: Database, connection: FakeConnection, use: Use
     ) -> None:
-        connection.fail("INSERT", error_with("25006"))
+        connection.failures["INSERT"] = error_with("25006")
         with pytest.raises(TransientFailure):
             use(database, "INSERT")
         assert connection.closed
@@ -337,9 +298,9 @@ class TestAnswerOfALivingServer:
         connection: FakeConnection,
         sqlstate: str,
         raised: type[Exception],
-        use: Callable[[Database, str], None],
+        use: Use,
     ) -> None:
-        connection.fail("INSERT", error_with(sqlstate))
+        connection.failures["INSERT"] = error_with(sqlstate)
         for _ in range(9):
             with pytest.raises(raised) as caught:
                 use(database, "INSERT")
@@ -349,29 +310,11 @@ class TestAnswerOfALivingServer:
 
 
 class TestTransaction:
-    @pytest.mark.parametrize("error", [UserNotFound, KeyboardInterrupt])
-    def test_is_rolled_back_when_its_block_raises(
-        self, database: Database, connection: FakeConnection, error: type[BaseException]
-    ) -> None:
-        with pytest.raises(error), database.transaction() as cursor:
-            cursor.execute("INSERT")
-            raise error
-        assert connection.statements == [BEGIN, "INSERT", "ROLLBACK"]
-        assert not connection.closed
-
-    def test_that_has_not_begun_needs_no_end(
-        self, database: Database, connection: FakeConnection
-    ) -> None:
-        with pytest.raises(UserNotFound), database.transaction():
-            raise UserNotFound
-        assert connection.sent == []
-        assert not connection.closed
-
     @pytest.mark.parametrize("failure", [CLOSED, TOO_SLOW])
     def test_rollback_that_fails_hides_nothing_and_loses_no_slot(
         self, server: Server, database: Database, connection: FakeConnection, failure: Exception
     ) -> None:
-        connection.fail("ROLLBACK", failure)
+        connection.failures["ROLLBACK"] = failure
         with pytest.raises(UserNotFound), database.transaction() as cursor:
             cursor.execute("INSERT")
             raise UserNotFound
@@ -387,30 +330,6 @@ class TestTransaction:
         with pytest.raises(TransientFailure, match="rolled back instead of committing"):
             transact(database)
         assert database.stats().in_use == 0
-
-
-class TestTransactionPooling:
-    """The settings of a session go along with each transaction, since PgBouncer shares sessions."""
-
-    SETTINGS = (
-        "SET LOCAL statement_timeout = '2500'; "
-        "SET LOCAL idle_in_transaction_session_timeout = '2500'; SET LOCAL timezone = 'UTC'; "
-    )
-
-    @pytest.mark.parametrize(
-        ("use", "sent"),
-        [
-            (read, [SETTINGS + "SELECT 1"]),
-            (write, [SETTINGS + "INSERT"]),
-            (transact, [f"{BEGIN}; {SETTINGS}INSERT", "COMMIT"]),
-        ],
-    )
-    def test_settings_go_along(
-        self, server: Server, use: Callable[[Database], None], sent: list[str]
-    ) -> None:
-        database = Database("dbname=f", size=1, statement_timeout=2.5, transaction_pooling=True)
-        use(database)
-        assert server.connections[0].sent == sent
 
 
 class TestOpenAndClose:
@@ -443,7 +362,7 @@ class TestOpenAndClose:
             database.close()
             cursor.execute("INSERT")
             assert [each.closed for each in server.connections] == [0, 1]
-        assert server.connections[0].statements == [BEGIN, "INSERT", "COMMIT"]
+        assert server.connections[0].sent == [f"{BEGIN}; INSERT", "COMMIT"]
         assert all(each.closed for each in server.connections)
         assert database.stats().in_use == 0
 
@@ -462,7 +381,7 @@ class TestPrepare:
         def prepare() -> None:
             seen.append(len(server.connections))
             if len(seen) < 3:
-                raise psycopg2.OperationalError("refused")
+                raise REFUSED
 
         database = Database("dbname=fake", size=1, prepare=prepare)
         for _ in range(2):  # and without a loss of the one slot
@@ -472,47 +391,21 @@ class TestPrepare:
         read(database)
         assert seen == [0, 0, 0]
 
-    @pytest.mark.parametrize(
-        ("failure", "raised"),
-        [
-            (psycopg2.OperationalError("lost"), ConnectionLost),
-            (psycopg2.InterfaceError("closed"), ConnectionLost),
-            (error_with("53100"), Unavailable),
-            (psycopg2.ProgrammingError("no such column"), NotPrepared),
-        ],
-        ids=repr,
-    )
-    def test_failure_is_classified(self, failure: Exception, raised: type[Exception]) -> None:
-        def prepare() -> None:
-            raise failure
-
-        with pytest.raises(raised) as caught:
-            Database("dbname=fake", prepare=prepare).open()
-        assert type(caught.value) is raised
-
 
 class TestBreaker:
-    def fail(self, database: Database, times: int) -> None:
-        for _ in range(times):
-            with pytest.raises(ConnectionLost):
-                read(database)
-
     @USES
     def test_opens_when_the_server_cannot_be_reached_and_closes_when_it_can(
-        self,
-        server: Server,
-        database: Database,
-        clock: SimpleNamespace,
-        use: Callable[[Database], None],
+        self, server: Server, database: Database, clock: Clock, use: Use
     ) -> None:
-        server.refuse()
-        self.fail(database, 5)
-        clock.now += OPEN_SECONDS
-        self.fail(database, 1)  # the call that tries
-        with pytest.raises(CircuitOpen, match="the database did not answer lately"):
-            use(database)
-        clock.now += OPEN_SECONDS
-        server.on_connect = lambda: None
+        server.refusal = REFUSED
+        for calls in (5, 1):  # and then the call that tries
+            for _ in range(calls):
+                with pytest.raises(ConnectionLost):
+                    read(database)
+            with pytest.raises(CircuitOpen, match="the database did not answer lately"):
+                use(database)
+            clock.now += OPEN_SECONDS
+        server.refusal = None
         use(database)
         assert database.breaker.state is State.CLOSED
 
@@ -535,7 +428,7 @@ class TestBreaker:
         self,
         server: Server,
         database: Database,
-        use: Callable[[Database], None],
+        use: Use,
         lost_at: str,
         failure: Exception,
         raised: type[Exception],
@@ -549,15 +442,12 @@ class TestBreaker:
         assert len(server.connections) == 5  # each lost one is replaced
         assert database.stats().in_use == 0
 
-    @pytest.mark.usefixtures("server")
-    def test_no_request_waits_for_a_connection_while_it_is_open(self) -> None:
-        database = Database("dbname=fake", size=1, checkout_timeout=0.01)
+    def test_no_request_waits_for_a_connection_while_it_is_open(self, database: Database) -> None:
         with database.read():
             open_breaker(database)
             with pytest.raises(CircuitOpen):  # and no PoolTimeout
                 read(database)
 
-    @pytest.mark.usefixtures("server")
     def test_request_that_waited_while_it_opened_gives_its_slot_back(self) -> None:
         database = Database("dbname=fake", size=1, checkout_timeout=LONG)
         with ThreadPoolExecutor(1) as threads:
@@ -573,9 +463,9 @@ class TestBreaker:
 
 class TestReadiness:
     def test_cannot_open_the_breaker_and_closes_it(
-        self, server: Server, database: Database, clock: SimpleNamespace
+        self, server: Server, database: Database, clock: Clock
     ) -> None:
-        server.refuse()
+        server.refusal = REFUSED
         for _ in range(9):
             assert not database.is_ready()
         assert database.breaker.state is State.CLOSED
@@ -585,7 +475,7 @@ class TestReadiness:
         with pytest.raises(CircuitOpen):
             read(database)
         clock.now += OPEN_SECONDS
-        server.on_connect = lambda: None
+        server.refusal = None
         assert database.is_ready()
         assert database.breaker.state is State.CLOSED
 
@@ -595,7 +485,6 @@ class TestReadiness:
             open_breaker(database)
             assert not database.is_ready()
 
-    @pytest.mark.usefixtures("server")
     def test_of_a_pool_that_waits_for_its_preparation_is_not_given(self) -> None:
         prepared = threading.Event()
         database = Database("dbname=fake", size=1, prepare=lambda: prepared.wait(LONG))

@@ -2,7 +2,6 @@
 
 import socket
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from select import select
@@ -17,28 +16,11 @@ from user_service.errors import Unavailable
 from user_service.resilience import resolver
 
 SECRET = "1oak-of-the-2nd-grove"
-FORMS = {
-    "one server": "redis://{}/0",
-    "Sentinel": "redis+sentinel://{}/users",
-    "Cluster": "redis+cluster://{}",
-}
+SENTINEL = "redis+sentinel://{}/users"
+FORMS = ["redis://{}/0", SENTINEL, "redis+cluster://{}"]
 
 
-@pytest.fixture(params=list(FORMS.values()), ids=list(FORMS))
-def form(request: pytest.FixtureRequest) -> str:
-    """The form of a URL, with a place for the host."""
-    url: str = request.param
-    return url
-
-
-@pytest.fixture
-def silent_servers() -> Iterator[list[socket.socket]]:
-    """Two servers that accept connections and never answer."""
-    address = ("127.0.0.1", 0)
-    with socket.create_server(address) as one, socket.create_server(address) as other:
-        yield [one, other]
-
-
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ["127.0.0.1", "[::1]", "localhost"])
 def test_server_that_is_away_is_an_error_of_redis(form: str, name: str) -> None:
     with closing(redis_client(form.format(f"{name}:{free_port()}"), timeout=5)) as client:
@@ -49,24 +31,25 @@ def test_server_that_is_away_is_an_error_of_redis(form: str, name: str) -> None:
         assert client.connections_made == 0
 
 
-def test_command_without_a_free_connection_says_nothing_about_redis(
-    form: str, silent_servers: list[socket.socket]
-) -> None:
-    hosts = [f"127.0.0.1:{each.getsockname()[1]}" for each in silent_servers]
-    url = form.format(hosts[0] if form == FORMS["one server"] else ",".join(hosts))
-    # A Cluster's second command waits for the Redis time-out, while the first asks both nodes.
-    url += "?max_connections=1&timeout=0.05"
-    with closing(redis_client(url, timeout=0.5)) as client, ThreadPoolExecutor(1) as thread:
-        first = thread.submit(client.execute, "GET", "key")
-        readable, _, _ = select(silent_servers, [], [], 30)
-        assert readable  # the first command is on its way
-        with pytest.raises(NoConnectionFree) as raised:
-            client.execute("GET", "key")
-        assert isinstance(raised.value, Unavailable)
-        assert not isinstance(first.exception(), Unavailable)
+@pytest.mark.parametrize("form", FORMS)
+def test_command_without_a_free_connection_says_nothing_about_redis(form: str) -> None:
+    address = ("127.0.0.1", 0)
+    with socket.create_server(address) as one, socket.create_server(address) as other:
+        silent = [one] if form == FORMS[0] else [one, other]
+        hosts = ",".join(f"127.0.0.1:{each.getsockname()[1]}" for each in silent)
+        # A Cluster's second command waits for the Redis time-out, while the first asks both nodes.
+        url = f"{form.format(hosts)}?max_connections=1&timeout=0.05"
+        with closing(redis_client(url, timeout=0.5)) as client, ThreadPoolExecutor(1) as thread:
+            first = thread.submit(client.execute, "GET", "key")
+            readable, _, _ = select(silent, [], [], 30)
+            assert readable  # the first command is on its way
+            with pytest.raises(NoConnectionFree) as raised:
+                client.execute("GET", "key")
+            assert isinstance(raised.value, Unavailable)
+            assert not isinstance(first.exception(), Unavailable)
 
 
-@pytest.mark.parametrize("form", ["redis://{}", "redis+sentinel://{}/users"])
+@pytest.mark.parametrize("form", [FORMS[0], SENTINEL])
 def test_name_that_is_not_resolved_in_time_is_a_server_that_is_away(
     form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,30 +87,26 @@ def test_cluster_is_waited_for_no_longer_than_the_time_out_whatever_hangs(
             release.set()
 
 
+OPTIONS = {"host": "host", "port": 1, "username": "ada", "password": "pw", "db": 2}
+SENTINELS, NODES = (("a", 26379), ("::1", 7)), (("a", 1), ("b", 6379))
+
+
 @pytest.mark.parametrize(
-    ("url", "topology", "hosts", "service", "options"),
+    ("url", "topology", "hosts", "options"),
     [
-        ("redis://host", Topology.SERVER, (), "", {"host": "host"}),
-        (
-            "redis://ada:pw@host:1/2",
-            Topology.SERVER,
-            (),
-            "",
-            {"host": "host", "port": 1, "username": "ada", "password": "pw", "db": 2},
-        ),
-        ("unix:///run/r.sock?db=1", Topology.SERVER, (), "", {"path": "/run/r.sock", "db": 1}),
+        ("redis://host", Topology.SERVER, (), {"host": "host"}),
+        ("redis://ada:pw@host:1/2", Topology.SERVER, (), OPTIONS),
+        ("unix:///run/r.sock?db=1", Topology.SERVER, (), {"path": "/run/r.sock", "db": 1}),
         (
             "redis+sentinel://:p%40w@a,[::1]:7/my%2Fusers/3",
             Topology.SENTINEL,
-            (("a", 26379), ("::1", 7)),
-            "my/users",
+            SENTINELS,
             {"password": "p@w", "db": 3},
         ),
         (
             "rediss+cluster://a:1,b?ssl_ca_certs=/ca",
             Topology.CLUSTER,
-            (("a", 1), ("b", 6379)),
-            "",
+            NODES,
             {"ssl_ca_certs": "/ca"},
         ),
     ],
@@ -136,31 +115,17 @@ def test_url_is_taken_apart(
     url: str,
     topology: Topology,
     hosts: tuple[tuple[str, int], ...],
-    service: str,
     options: dict[str, object],
 ) -> None:
     parts = parse_redis_url(url)
-    assert (parts.topology, parts.hosts, parts.service) == (topology, hosts, service)
-    assert parts.options == options
-    uses_tls = issubclass(parts.connection_class, redis.SSLConnection)
-    assert uses_tls == url.startswith("rediss")
+    assert (parts.topology, parts.hosts, parts.options) == (topology, hosts, options)
+    assert parts.service == ("my/users" if topology is Topology.SENTINEL else "")
+    assert issubclass(parts.connection_class, redis.SSLConnection) == url.startswith("rediss")
 
 
-@pytest.mark.parametrize("scheme", ["redis://", "redis+sentinel://", "redis+cluster://"])
-def test_option_that_redis_py_does_not_know_is_refused_at_once(scheme: str) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_option_that_redis_py_does_not_know_is_refused_at_once(form: str) -> None:
     with pytest.raises(ValueError, match="has an option that redis-py does not know") as refused:
-        redis_client(f"{scheme}:{SECRET}@host/0?ssl=true", timeout=0.5)
+        redis_client(form.format(f":{SECRET}@host") + "?ssl=true", timeout=0.5)
     assert SECRET not in str(refused.value)
     assert refused.value.__suppress_context__
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "redis://host/0?health_check_interval=5&max_connections=3&timeout=1",
-        "rediss://host/0?ssl_cert_reqs=none",
-        "redis+sentinel://host/users?sentinel_username=ada&sentinel_password=x",
-    ],
-)
-def test_options_that_it_knows_are_taken(url: str) -> None:
-    redis_client(url, timeout=0.5).close()

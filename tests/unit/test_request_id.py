@@ -1,60 +1,27 @@
-"""The request id: the client's if it can stand in a log line, or else a fresh one."""
+"""The request id: the client's if it can stand in a log line, or else a fresh one.
+
+``tests/integration/test_malformed.py`` sends others that are refused.
+"""
 
 import re
-import threading
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from user_service.observability import request_id
 
-FRESH = re.compile(r"[0-9a-f]{32}")
 
-
-@pytest.fixture(autouse=True)
-def outside_of_a_request() -> Iterator[None]:
-    yield
+@pytest.mark.parametrize("offered", ["a", "-", "_", "a" * 64, "Trace_1-2"])
+def test_plain_one_is_kept_in_its_own_thread(offered: str) -> None:
+    assert request_id.begin(offered) == request_id.current() == offered
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(request_id.current).result() == "-"
     request_id.clear()
+    assert request_id.current() == "-"
 
 
-@pytest.mark.parametrize(
-    "offered", ["a", "0", "-", "_", "a" * 64, "0af7651916cd43dd8448eb211c80319c", "Trace_1-2"]
-)
-def test_plain_one_is_kept(offered: str) -> None:
-    assert request_id.begin(offered) == offered
-    assert request_id.current() == offered
-
-
-@pytest.mark.parametrize(
-    "offered",
-    [
-        pytest.param(None, id="none"),
-        pytest.param("", id="empty"),
-        pytest.param("abc\r\nlevel=ERROR forged", id="CR LF"),
-        pytest.param("\x1b[31mred\x1b[0m", id="ANSI"),
-        pytest.param("a" * 65, id="65 characters"),
-        pytest.param("١٢٣", id="Arabic digits"),
-        pytest.param("a b", id="space"),
-        pytest.param("a\x00b", id="NUL"),
-    ],
-)
+@pytest.mark.parametrize("offered", [None, "", "a" * 65, "a b"])
 def test_any_other_is_replaced_by_a_fresh_one(offered: str | None) -> None:
     made = request_id.begin(offered)
-    assert FRESH.fullmatch(made)
+    assert re.fullmatch("[0-9a-f]{32}", made)
     assert request_id.current() == made
-
-
-def test_outside_of_a_request_it_is_a_dash() -> None:
-    assert request_id.current() == "-"
-    request_id.begin("abc")
-    request_id.clear()
-    assert request_id.current() == "-"
-
-
-def test_another_thread_has_its_own() -> None:
-    request_id.begin("abc")
-    seen: list[str] = []
-    thread = threading.Thread(target=lambda: seen.append(request_id.current()))
-    thread.start()
-    thread.join()
-    assert seen == ["-"]
