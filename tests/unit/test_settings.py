@@ -11,10 +11,6 @@ from user_service.settings import Settings, settings_or_exit
 
 SECRETS = ["DATABASE_URL", "DATABASE_REPLICA_URL", "DB_PASSWORD", "REDIS_URL", "CURSOR_KEY"]
 SECRET = "hunter2"
-NO_URL = [
-    *(SECRET, f"http://users:{SECRET}@host/", f"//users:{SECRET}@host/", f":{SECRET}@host"),
-    *(f"users:{SECRET}@host:5432/users", f"{SECRET}://users@host/"),
-]
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +40,15 @@ def read(**variables: str) -> Settings:
         return settings_or_exit()
 
 
+@pytest.fixture
+def secret_file(tmp_path: Path) -> Path:
+    return tmp_path / "secret"
+
+
+ORIGINS = "https://a.example, http://[::1]:80"
+NETWORKS = "10.0.0.0/8, 192.0.2.1,2001:db8::/32"
+
+
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [
@@ -52,16 +57,8 @@ def read(**variables: str) -> Settings:
         ("SERVER_TIMING", "false", False),
         ("LOG_LEVEL", "Info", "INFO"),
         ("CORS_ORIGINS", "*", {"*"}),
-        (
-            "CORS_ORIGINS",
-            "https://a.example, http://[::1]:80",
-            {"https://a.example", "http://[::1]:80"},
-        ),
-        (
-            "TRUSTED_PROXIES",
-            "10.0.0.0/8, 192.0.2.1,2001:db8::/32",
-            tuple(map(ip_network, ("10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32"))),
-        ),
+        ("CORS_ORIGINS", ORIGINS, set(ORIGINS.split(", "))),
+        ("TRUSTED_PROXIES", NETWORKS, tuple(map(ip_network, NETWORKS.replace(" ", "").split(",")))),
     ],
 )
 def test_variable_has_the_name_of_the_field_in_capitals(
@@ -77,180 +74,165 @@ def test_empty_variable_means_unset(name: str) -> None:
     assert getattr(read(**{name.upper(): ""}), name) == Settings.model_fields[name].default
 
 
+# Values that are refused, with a part of the message, by variable.
+MALFORMED: dict[str, dict[str, list[str]]] = {
+    "PORT": {
+        "TCP port to listen on": ["http", "50\n00"],
+        "greater than or equal to 1": ["0"],
+        "less than or equal to 65535": ["65536"],
+    },
+    "WEB_CONCURRENCY": {"worker processes": ["-1"]},
+    "FLASK_ENV": {"'production' or 'development'": ["staging"]},
+    "LOG_LEVEL": {"`DEBUG`, `INFO`, `WARNING` or `ERROR`": ["LOUD"]},
+    "LOG_FORMAT": {"`text` or `json`": ["xml"]},
+    "SERVER": {"`gunicorn` or `granian`": ["uvicorn"]},
+    "DB_POOL_TIMEOUT": {"greater than 0": ["0"], "Seconds": ["nan"]},
+    "DB_STATEMENT_TIMEOUT": {"Seconds after which PostgreSQL cancels a statement": ["3s"]},
+    "MIGRATE_ON_START": {"boolean": ["maybe"]},
+    "CACHE_TTL": {"Seconds": ["0.5"]},
+    "CACHE_STALE_TTL": {"0 for never": ["-1"]},
+    "CORS_ORIGINS": {
+        "such as `https://app.example.com": ["app.example.com"],
+        "scheme, host and port": [
+            *("https://app.example.com/", "https://a.example,", "https://*.example.com"),
+        ],
+    },
+    "RATE_LIMIT": {
+        "such as `600/minute`": [
+            *("600", "0/minute", "600/fortnight", "1/minute;5/hour", "600/minute\n", "١/day"),
+        ],
+    },
+    "RATE_LIMIT_WRITES": {"POST, PUT, PATCH and DELETE": ["many"]},
+    "RATE_LIMIT_SUBJECT_HEADER": {"`X-Authenticated-Subject`": ["X Subject", "X-Subject\n"]},
+    "TRUSTED_PROXIES": {
+        "such as `10.0.0.0/8": ["gateway"],
+        "without host bits": ["10.0.0.1/8"],
+        "addresses, or networks": ["10.0.0.1,"],
+    },
+    "SECURITY_CONTACT": {
+        "mailto:security@example.com": ["security@example.com", "mailto:a@example.com\nExpires: x"],
+    },
+    "REQUEST_TIMEOUT": {"Seconds": ["0"]},
+    "RETRY_ATTEMPTS": {"retries": ["11"]},
+    "GIT_COMMIT": {"built from": ["a b"]},
+}
+NO_URLS = {
+    "DATABASE_URL": [
+        *("redis://:{}@host:6379/0", "mysql://users:{}@host/users", "host=db password={}"),
+        *("postgresql+psycopg2://users:{}@host/users", "postgresql://users:%zz{}@host/users"),
+        *("postgresql://users:{}%@host/users", "postgresql://users:p@{}@host/users"),
+        *("postgresql://users:[{}@host/users", "postgresql://users:1/{}@host/users"),
+        "postgresql://users:1#{}@host/users",
+    ],
+    "DATABASE_REPLICA_URL": ["host=db user=users password={}"],
+    "REDIS_URL": [
+        *("postgresql://users:{}@host/users", "redis://:p@{}@host:6379/0"),
+        *("redis://:{}]@host:6379/0", "redis+cluster://:[{}@host:6379", "unix://run?password={}"),
+        *("redis+sentinel://:{}@host:26379,other:26379", "redis+sentinel://:{}@host:26379/"),
+        *("redis+sentinel://:{}@host:26379/users/first", "redis+sentinel://:{}@host:26379,/users"),
+        *("redis+sentinel://:{}@host:65536/users", "redis+cluster://:{}@host:6379,other:0"),
+        *("redis+cluster://:{}@host:6379/1", "redis+cluster://:{}@"),
+        *("redis+proxy://:{}@host:6379", "sentinel://:{}@host:26379/users"),
+    ],
+}
+NOT_EVEN_A_URL = [
+    *("{}", "http://users:{}@host/", "//users:{}@host/", ":{}@host"),
+    *("users:{}@host:5432/users", "{}://users@host/"),
+]
+URLS = {
+    "DATABASE_URL": [
+        *("postgres://users:p%40@db/users", "postgresql://users:p w!@db/users?sslmode=require"),
+        "postgresql://users:x@a:5432,b:5433/users?sslmode=verify-full",
+        "postgresql://users:x@[::1]:5432,[fe80::1%25eth0]:5433,db/users",
+        "postgresql://users:x@/users?host=::1,db&port=5432,5433",
+        *("postgresql:///users?hostaddr=::1&user=ada", "postgresql://db/users?user=ada@example"),
+        "postgresql://users:x@%2Frun%2Fpostgresql/users",
+    ],
+    "REDIS_URL": [
+        *("rediss://users:p%40@cache:6380/2", "redis://[::1]:6379", "redis+sentinel://h/users"),
+        *("rediss://:p@h:6380/1?ssl_ca_certs=/ca.pem", "unix:///run/redis.sock?db=1"),
+        "redis+sentinel://u:p%2F@h,i:26380,[::1]:65535/my-master/15?a=q",
+        *("rediss+sentinel://h:1/users", "redis+cluster://h"),
+        "rediss+cluster://:p@h:6379,i:6380,[fe80::1]/0",
+    ],
+}
+
+
 class TestMalformed:
-    @pytest.mark.parametrize(
-        ("name", "value", "takes"),
-        [
-            ("PORT", "http", "TCP port to listen on"),
-            ("PORT", "0", "greater than or equal to 1"),
-            ("PORT", "65536", "less than or equal to 65535"),
-            ("PORT", "50\n00", "TCP port to listen on"),
-            ("WEB_CONCURRENCY", "-1", "worker processes"),
-            ("FLASK_ENV", "staging", "'production' or 'development'"),
-            ("LOG_LEVEL", "LOUD", "`DEBUG`, `INFO`, `WARNING` or `ERROR`"),
-            ("LOG_FORMAT", "xml", "`text` or `json`"),
-            ("SERVER", "uvicorn", "`gunicorn` or `granian`"),
-            ("DB_POOL_TIMEOUT", "0", "greater than 0"),
-            ("DB_POOL_TIMEOUT", "nan", "Seconds"),
-            ("DB_STATEMENT_TIMEOUT", "3s", "Seconds after which PostgreSQL cancels a statement"),
-            ("MIGRATE_ON_START", "maybe", "boolean"),
-            ("CACHE_TTL", "0.5", "Seconds"),
-            ("CACHE_STALE_TTL", "-1", "0 for never"),
-            ("CORS_ORIGINS", "app.example.com", "such as `https://app.example.com"),
-            ("CORS_ORIGINS", "https://app.example.com/", "scheme, host and port"),
-            ("CORS_ORIGINS", "https://a.example,", "scheme, host and port"),
-            ("CORS_ORIGINS", "https://*.example.com", "scheme, host and port"),
-            ("RATE_LIMIT", "600", "such as `600/minute`"),
-            ("RATE_LIMIT", "0/minute", "such as `600/minute`"),
-            ("RATE_LIMIT", "600/fortnight", "such as `600/minute`"),
-            ("RATE_LIMIT", "1/minute;5/hour", "such as `600/minute`"),
-            ("RATE_LIMIT", "600/minute\n", "such as `600/minute`"),
-            ("RATE_LIMIT", "١/day", "such as `600/minute`"),
-            ("RATE_LIMIT_WRITES", "many", "POST, PUT, PATCH and DELETE"),
-            ("RATE_LIMIT_SUBJECT_HEADER", "X Subject", "such as `X-Authenticated-Subject`"),
-            ("RATE_LIMIT_SUBJECT_HEADER", "X-Subject\n", "such as `X-Authenticated-Subject`"),
-            ("TRUSTED_PROXIES", "gateway", "such as `10.0.0.0/8"),
-            ("TRUSTED_PROXIES", "10.0.0.1/8", "without host bits"),
-            ("TRUSTED_PROXIES", "10.0.0.1,", "addresses, or networks"),
-            ("SECURITY_CONTACT", "security@example.com", "mailto:security@example.com"),
-            ("SECURITY_CONTACT", "mailto:a@example.com\nExpires: x", "mailto:security@example.com"),
-            ("REQUEST_TIMEOUT", "0", "Seconds"),
-            ("RETRY_ATTEMPTS", "11", "retries"),
-            ("GIT_COMMIT", "a b", "built from"),
-        ],
-    )
+    @pytest.mark.parametrize("name", MALFORMED)
     def test_invalid_value_is_reported_in_one_line_with_its_name_and_description(
-        self, name: str, value: str, takes: str
+        self, name: str
     ) -> None:
-        message = complaint(**{name: value})
-        assert message.startswith(f"{name}: ")
-        assert takes in message
+        for takes, values in MALFORMED[name].items():
+            for value in values:
+                message = complaint(**{name: value})
+                assert message.startswith(f"{name}: ")
+                assert takes in message
 
-    def test_all_invalid_values_are_reported_at_once(self) -> None:
-        message = complaint(PORT="x", CACHE_TTL="y", LOG_LEVEL="z")
+    def test_all_invalid_values_are_reported_at_once_without_the_secret_of_another(self) -> None:
+        secrets = dict.fromkeys(SECRETS, f"redis://:{SECRET}@host")
+        message = complaint(PORT="x", CACHE_TTL="y", LOG_LEVEL="z", **secrets)
         assert all(f"{name}: " in message for name in ("PORT", "CACHE_TTL", "LOG_LEVEL"))
-
-    def test_report_contains_no_secret_of_other_variables(self) -> None:
-        assert SECRET not in complaint(
-            PORT="x", **dict.fromkeys(SECRETS, f"redis://:{SECRET}@host")
-        )
-
-    @pytest.mark.parametrize(
-        ("name", "url"),
-        [
-            *(("DATABASE_URL", url) for url in NO_URL),
-            *(("REDIS_URL", url) for url in NO_URL),
-            ("DATABASE_URL", f"redis://:{SECRET}@host:6379/0"),
-            ("DATABASE_URL", f"mysql://users:{SECRET}@host/users"),
-            ("DATABASE_URL", f"postgresql+psycopg2://users:{SECRET}@host/users"),
-            ("DATABASE_URL", f"postgresql://users:%zz{SECRET}@host/users"),
-            ("DATABASE_URL", f"postgresql://users:{SECRET}%@host/users"),
-            ("DATABASE_URL", f"postgresql://users:p@{SECRET}@host/users"),
-            ("DATABASE_URL", f"postgresql://users:[{SECRET}@host/users"),
-            ("DATABASE_URL", f"postgresql://users:1/{SECRET}@host/users"),
-            ("DATABASE_URL", f"postgresql://users:1#{SECRET}@host/users"),
-            ("DATABASE_URL", f"host=db user=users password={SECRET}"),
-            ("DATABASE_REPLICA_URL", f"host=db user=users password={SECRET}"),
-            ("REDIS_URL", f"postgresql://users:{SECRET}@host/users"),
-            ("REDIS_URL", f"redis://:p@{SECRET}@host:6379/0"),
-            ("REDIS_URL", f"redis://:{SECRET}]@host:6379/0"),
-            ("REDIS_URL", f"redis+cluster://:[{SECRET}@host:6379"),
-            ("REDIS_URL", f"unix://run?password={SECRET}"),
-            ("REDIS_URL", f"redis+sentinel://:{SECRET}@host:26379,other:26379"),
-            ("REDIS_URL", f"redis+sentinel://:{SECRET}@host:26379/"),
-            ("REDIS_URL", f"redis+sentinel://:{SECRET}@host:26379/users/first"),
-            ("REDIS_URL", f"redis+sentinel://:{SECRET}@host:26379,/users"),
-            ("REDIS_URL", f"redis+sentinel://:{SECRET}@host:65536/users"),
-            ("REDIS_URL", f"redis+cluster://:{SECRET}@host:6379,other:0"),
-            ("REDIS_URL", f"redis+cluster://:{SECRET}@host:6379/1"),
-            ("REDIS_URL", f"redis+cluster://:{SECRET}@"),
-            ("REDIS_URL", f"redis+proxy://:{SECRET}@host:6379"),
-            ("REDIS_URL", f"sentinel://:{SECRET}@host:26379/users"),
-        ],
-    )
-    def test_invalid_url_is_refused_without_repeating_it(self, name: str, url: str) -> None:
-        message = complaint(**{name: url})
-        assert message.startswith(f"{name}: must be a URL like ")
-        assert message.endswith(f" ({Settings.model_fields[name.lower()].description})")
         assert SECRET not in message
 
-    @pytest.mark.parametrize("name", ["DATABASE_URL", "DATABASE_REPLICA_URL", "REDIS_URL"])
-    def test_invalid_url_in_a_file_is_not_repeated_either(self, tmp_path: Path, name: str) -> None:
-        (tmp_path / "secret").write_text(f"http://{SECRET}")
-        message = complaint(**{f"{name}_FILE": str(tmp_path / "secret")})
-        assert message.startswith(f"{name}: must be a URL like ")
-        assert SECRET not in message
+    @pytest.mark.parametrize("name", NO_URLS)
+    def test_invalid_url_is_refused_without_repeating_it(
+        self, secret_file: Path, name: str
+    ) -> None:
+        secret_file.write_text(f"http://{SECRET}")
+        urls = [url.format(SECRET) for url in NO_URLS[name] + NOT_EVEN_A_URL]
+        for given in ({f"{name}_FILE": str(secret_file)}, *({name: url} for url in urls)):
+            message = complaint(**given)
+            assert message.startswith(f"{name}: must be a URL like ")
+            assert message.endswith(f" ({Settings.model_fields[name.lower()].description})")
+            assert SECRET not in message
 
-    @pytest.mark.parametrize(
-        ("name", "url"),
-        [
-            ("DATABASE_URL", "postgres://users:p%40@db/users"),
-            ("DATABASE_URL", "postgresql://users:x@a:5432,b:5433/users?sslmode=verify-full"),
-            ("DATABASE_URL", "postgresql://users:x@[::1]:5432,[fe80::1%25eth0]:5433,db/users"),
-            ("DATABASE_URL", "postgresql://users:x@/users?host=::1,db&port=5432,5433"),
-            ("DATABASE_URL", "postgresql:///users?hostaddr=::1&user=ada"),
-            ("DATABASE_URL", "postgresql://users:x@%2Frun%2Fpostgresql/users"),
-            ("DATABASE_URL", "postgresql://db/users?user=ada@example"),
-            ("DATABASE_URL", "postgresql://users:p w!@db/users?sslmode=require"),
-            ("REDIS_URL", "rediss://users:p%40@cache:6380/2"),
-            ("REDIS_URL", "redis://[::1]:6379"),
-            ("REDIS_URL", "rediss://:p@h:6380/1?ssl_ca_certs=/ca.pem"),
-            ("REDIS_URL", "unix:///run/redis.sock?db=1"),
-            ("REDIS_URL", "redis+sentinel://h/users"),
-            ("REDIS_URL", "redis+sentinel://u:p%2F@h,i:26380,[::1]:65535/my-master/15?a=q"),
-            ("REDIS_URL", "rediss+sentinel://h:1/users"),
-            ("REDIS_URL", "redis+cluster://h"),
-            ("REDIS_URL", "rediss+cluster://:p@h:6379,i:6380,[fe80::1]/0"),
-        ],
-    )
-    def test_valid_url_is_kept_unchanged(self, name: str, url: str) -> None:
-        settings = read(**{name: url, "DB_HOST": "other", "REDIS_HOST": "other"})
-        assert url == (settings.database_dsn if name == "DATABASE_URL" else settings.redis_dsn)
+    @pytest.mark.parametrize("url", URLS["DATABASE_URL"] + URLS["REDIS_URL"])
+    def test_valid_url_is_kept_unchanged(self, url: str) -> None:
+        if url in URLS["DATABASE_URL"]:
+            assert read(DATABASE_URL=url, DB_HOST="other").database_dsn == url
+        else:
+            assert read(REDIS_URL=url, REDIS_HOST="other").redis_dsn == url
 
 
 class TestSecrets:
     @pytest.mark.parametrize("name", SECRETS)
     @pytest.mark.parametrize("ending", ["", "\n", "\r\n"])
     def test_secret_may_be_in_a_file_with_or_without_a_final_line_break(
-        self, tmp_path: Path, name: str, ending: str
+        self, secret_file: Path, name: str, ending: str
     ) -> None:
         secret = {
             "DATABASE_URL": f"postgresql://users:{SECRET}@db/users",
             "DATABASE_REPLICA_URL": f"postgresql://users:{SECRET}@standby/users",
             "REDIS_URL": f"redis://:{SECRET}@cache/0",
         }.get(name, f" {SECRET} ö")
-        (tmp_path / "secret").write_bytes(secret.encode() + ending.encode())
-        settings = read(**{f"{name}_FILE": str(tmp_path / "secret")})
+        secret_file.write_bytes(secret.encode() + ending.encode())
+        settings = read(**{f"{name}_FILE": str(secret_file)})
         assert getattr(settings, name.lower()).get_secret_value() == secret
+        secret_file.write_bytes(ending.encode())  # an empty file means unset
+        assert getattr(read(**{f"{name}_FILE": str(secret_file)}), name.lower()) is None
 
     def test_variable_wins_over_the_file_and_a_warning_says_so(
-        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+        self, secret_file: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
-        (tmp_path / "secret").write_text("from-the-file")
-        file = str(tmp_path / "secret")
+        secret_file.write_text("from-the-file")
+        file = str(secret_file)
         assert "from-the-file" in read(DB_PASSWORD="", DB_PASSWORD_FILE=file).database_dsn
         assert "given" in read(DB_PASSWORD="given", DB_PASSWORD_FILE=file).database_dsn
         assert caplog.messages == ["DB_PASSWORD_FILE is ignored, because DB_PASSWORD is set too"]
-
-    @pytest.mark.parametrize("name", SECRETS)
-    @pytest.mark.parametrize("content", ["", "\n", "\r\n"])
-    def test_empty_file_means_unset(self, tmp_path: Path, name: str, content: str) -> None:
-        (tmp_path / "secret").write_bytes(content.encode())
-        settings = read(**{f"{name}_FILE": str(tmp_path / "secret")})
-        assert getattr(settings, name.lower()) is None
 
     def test_only_secrets_are_read_from_files_that_have_a_name(self) -> None:
         settings = read(DB_HOST_FILE="/nowhere", DB_PASSWORD_FILE="")
         assert settings == Settings()
 
     def test_unreadable_file_is_reported_in_one_line_without_its_content(
-        self, tmp_path: Path
+        self, secret_file: Path
     ) -> None:
-        (tmp_path / "binary").write_bytes(SECRET.encode() + b"\xff")
+        secret_file.write_bytes(SECRET.encode() + b"\xff")
         for file, reason in (
-            (tmp_path / "missing", "No such file or directory"),
-            (tmp_path, "Is a directory"),
-            (tmp_path / "binary", "not UTF-8 text"),
+            (secret_file.with_name("missing"), "No such file or directory"),
+            (secret_file.parent, "Is a directory"),
+            (secret_file, "not UTF-8 text"),
         ):
             message = complaint(DB_PASSWORD_FILE=str(file))
             assert message == f"DB_PASSWORD_FILE must name a readable file: {reason}"
@@ -262,45 +244,38 @@ class TestSecrets:
         assert SECRET not in str(settings)
 
 
-class TestTracing:
-    """An ``OTEL_*`` environment for a whole cluster prevents no start that needs no traces."""
+PROTOCOL, ENDPOINT = "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_ENDPOINT"
+EXPORTER, DISABLED = "OTEL_TRACES_EXPORTER", "OTEL_SDK_DISABLED"
 
-    @pytest.mark.parametrize(
-        "variables",
-        [
-            {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
-            {"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
-            {
-                "OTEL_SDK_DISABLED": "true",
-                "OTEL_TRACES_EXPORTER": "zipkin",
-                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-                "OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4317",
-            },
-            {"OTEL_SDK_DISABLED": "perhaps"},
-        ],
+
+@pytest.mark.parametrize(
+    ("exporter", "variables"),
+    [
+        # The environment of a whole cluster prevents no start that needs no traces.
+        (None, {PROTOCOL: "grpc"}),
+        (None, {EXPORTER: "none", PROTOCOL: "grpc"}),
+        (
+            None,
+            {DISABLED: "true", EXPORTER: "zipkin", PROTOCOL: "grpc", ENDPOINT: "collector:4317"},
+        ),
+        (None, {DISABLED: "perhaps"}),
+        ("otlp", {EXPORTER: "otlp"}),
+        ("otlp", {ENDPOINT: "http://collector:4318"}),
+        ("otlp", {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://collector:4318/v1/traces"}),
+        ("console", {EXPORTER: "console", PROTOCOL: "grpc"}),
+    ],
+)
+def test_tracing_is_on_where_an_exporter_or_an_endpoint_is_named(
+    exporter: str | None, variables: dict[str, str]
+) -> None:
+    assert read(**variables).traces_exporter == exporter
+
+
+def test_exporter_and_protocol_of_traces_that_are_wanted_must_be_known() -> None:
+    assert complaint(**{EXPORTER: "zipkin"}) == f"{EXPORTER}: must be `otlp`, `console` or `none`"
+    assert (
+        complaint(**{EXPORTER: "otlp", PROTOCOL: "grpc"}) == f"{PROTOCOL}: must be `http/protobuf`"
     )
-    def test_is_off(self, variables: dict[str, str]) -> None:
-        assert read(**variables).traces_exporter is None
-
-    @pytest.mark.parametrize(
-        ("variables", "exporter"),
-        [
-            ({"OTEL_TRACES_EXPORTER": "otlp"}, "otlp"),
-            ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}, "otlp"),
-            ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://collector:4318/v1/traces"}, "otlp"),
-            ({"OTEL_TRACES_EXPORTER": "console", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "console"),
-        ],
-    )
-    def test_is_on(self, variables: dict[str, str], exporter: str) -> None:
-        assert read(**variables).traces_exporter == exporter
-
-    def test_exporter_and_protocol_of_traces_that_are_wanted_must_be_known(self) -> None:
-        assert complaint(OTEL_TRACES_EXPORTER="zipkin") == (
-            "OTEL_TRACES_EXPORTER: must be `otlp`, `console` or `none`"
-        )
-        assert complaint(OTEL_TRACES_EXPORTER="otlp", OTEL_EXPORTER_OTLP_PROTOCOL="grpc") == (
-            "OTEL_EXPORTER_OTLP_PROTOCOL: must be `http/protobuf`"
-        )
 
 
 class TestParts:
@@ -317,8 +292,7 @@ class TestParts:
         "value", ["p@ss:w/rd", "100% #?&=+", "schlüssel ключ", "'\"\\ ", "%40", "[::1]"]
     )
     def test_part_may_contain_any_character(self, part: str, value: str) -> None:
-        dsn = read(**{f"DB_{part.upper()}": value}).database_dsn
-        parsed = parse_dsn(dsn)
+        parsed = parse_dsn(read(**{f"DB_{part.upper()}": value}).database_dsn)
         assert parsed[{"name": "dbname"}.get(part, part)] == value
         assert (parsed["host"], parsed["port"]) == ("localhost", "5432")
 
