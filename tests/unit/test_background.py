@@ -13,12 +13,19 @@ from user_service.resilience.background import Preparation
 LONG = 30.0  # seconds
 
 
-def test_preparation_runs_once() -> None:
-    runs: list[int] = []
-    preparation = Preparation("the database", lambda: runs.append(1))
-    preparation.ensure(LONG)
-    preparation.ensure(LONG)
-    assert runs == [1]
+class Work:
+    """Notes each run with its deadline, waits until it may go on, and raises its failures."""
+
+    def __init__(self, *failures: Exception) -> None:
+        self.deadlines: list[float] = []
+        self.go_on = threading.Event()
+        self._failures = list(failures)
+
+    def __call__(self) -> None:
+        self.deadlines.append(deadline.remaining())
+        assert self.go_on.wait(LONG)
+        if self._failures:
+            raise self._failures.pop()
 
 
 @pytest.mark.parametrize(
@@ -31,46 +38,34 @@ def test_preparation_runs_once() -> None:
     ],
     ids=repr,
 )
-def test_failure_is_raised_and_the_next_caller_begins_again(
+def test_failure_is_raised_and_the_next_caller_begins_again_until_it_has_succeeded(
     failure: Exception, raised: type[Exception]
 ) -> None:
-    failures = [failure, failure]
-
-    def work() -> None:
-        if failures:
-            raise failures.pop()
-
+    work = Work(failure, failure)
+    work.go_on.set()
     preparation = Preparation("the database", work)
     for _ in range(2):
         with pytest.raises(raised):
             preparation.ensure(LONG)
-    preparation.ensure(LONG)
+    for _ in range(2):
+        preparation.ensure(LONG)
+    assert len(work.deadlines) == 3
 
 
 @pytest.mark.parametrize(("timeout", "left"), [(0.01, LONG), (LONG, 0.01)])
 def test_wait_is_bounded_and_the_work_goes_on(timeout: float, left: float) -> None:
-    go_on, deadlines = threading.Event(), []
-
-    def work() -> None:
-        deadlines.append(deadline.remaining())
-        assert go_on.wait(LONG)
-
+    work = Work()
     preparation = Preparation("the database", work)
     for _ in range(3):
         with deadline.within(left), pytest.raises(Unavailable, match="still being prepared"):
             preparation.ensure(timeout)
-    go_on.set()
+    work.go_on.set()
     preparation.ensure(LONG)
-    assert deadlines == [math.inf]  # once, and without the deadline of a caller
+    assert work.deadlines == [math.inf]  # once, and without the deadline of a caller
 
 
 def test_concurrent_callers_share_one_run() -> None:
-    go_on, runs, number = threading.Event(), [], 8
-
-    def work() -> None:
-        runs.append(1)
-        assert go_on.wait(LONG)
-
+    work, number = Work(), 8
     preparation = Preparation("the database", work)
     together = threading.Barrier(number + 1, timeout=LONG)
 
@@ -81,6 +76,6 @@ def test_concurrent_callers_share_one_run() -> None:
     with ThreadPoolExecutor(number) as threads:
         asking = threads.map(ask, range(number))
         together.wait()
-        go_on.set()
+        work.go_on.set()
         list(asking)
-    assert runs == [1]
+    assert len(work.deadlines) == 1

@@ -18,13 +18,11 @@ from user_service.cache.page_cache import (
 from user_service.cache.page_store import Found, PageStore, RedisFailure
 from user_service.errors import Unavailable
 from user_service.resilience import deadline
-from user_service.resilience.breaker import CircuitBreaker, State
 
 LONG = 30.0  # seconds; only a test that fails waits so long
 HIT, MISS, BYPASS = CacheStatus.HIT, CacheStatus.MISS, CacheStatus.BYPASS
 PAGE = "page=1"
 INVALIDATIONS = {"replace_generation", "repair"}
-Result = tuple[bytes, CacheStatus]
 Position = Callable[[], int | None]
 
 
@@ -35,23 +33,20 @@ class FakeStore(PageStore):
     """
 
     def __init__(self) -> None:
-        self.breaker = CircuitBreaker("Redis", failures=(KeyError,), threshold=1)
         self.generation = 0
         self.lsn: int | None = None
         self.pages: dict[str, tuple[bytes, bytes]] = {}
         self.our_claims: set[tuple[str, bytes]] = set()
         self.claimed_by_others: set[str] = set()
         self.failing: set[str] = set()
-        self.before: dict[str, Callable[[], None]] = {}
+        self.before: dict[str, Callable[[], object]] = {}
         self.calls: list[str] = []
-        self.now = 0.0
         self.slept: list[float] = []
-        self.during_sleep: Callable[[], None] = lambda: None
+        self.during_sleep: Callable[[], object] = lambda: None
 
     def sleep(self, seconds: float) -> None:
         """Move the clock on."""
         self.slept.append(seconds)
-        self.now += seconds
         self.during_sleep()
 
     def _called(self, method: str) -> bytes:
@@ -79,10 +74,6 @@ class FakeStore(PageStore):
             self.lsn = lsn
         return self.current()
 
-    def look_up_stale(self, name: str) -> bytes | None:
-        self._called("look_up_stale")
-        return self.pages[name][1] if name in self.pages else None
-
     def store(self, name: str, generation: bytes, body: bytes) -> bool:
         is_current = generation == self._called("store")
         self.our_claims.discard((name, generation))
@@ -101,9 +92,6 @@ class FakeStore(PageStore):
         self.generation, self.lsn = self.generation + 1, lsn
         self.claimed_by_others.clear()
 
-    def check(self) -> None:
-        self._called("check")
-
     def close(self) -> None:
         self._called("close")
 
@@ -114,13 +102,32 @@ def store() -> FakeStore:
 
 
 @pytest.fixture
-def pages(store: FakeStore) -> Iterator[PageCache]:
-    pages = PageCache(store, sleep=store.sleep, clock=lambda: store.now)
+def primary() -> list[int]:
+    """The log position of the primary; empty while the primary is away."""
+    return [10]
+
+
+@pytest.fixture
+def pages(
+    request: pytest.FixtureRequest, store: FakeStore, primary: list[int]
+) -> Iterator[PageCache]:
+    def current_lsn() -> int:
+        if not primary:
+            raise Unavailable
+        return primary[0]
+
+    has_replica = request.cls is TestPosition
+    pages = PageCache(
+        store,
+        current_lsn=current_lsn if has_replica else None,
+        sleep=store.sleep,
+        clock=lambda: sum(store.slept),
+    )
     yield pages
     pages.close()
 
 
-def get(pages: PageCache, body: bytes = b"fresh") -> Result:
+def get(pages: PageCache, body: bytes = b"fresh") -> tuple[bytes, CacheStatus]:
     return pages.get_or_produce(PAGE, lambda _: body)
 
 
@@ -133,15 +140,6 @@ def fail(_lsn: int | None) -> bytes:
 
 
 class TestReading:
-    @pytest.mark.parametrize("body", [b"page", b""])
-    def test_miss_is_stored_and_found_by_the_next_reader(
-        self, pages: PageCache, store: FakeStore, body: bytes
-    ) -> None:
-        assert get(pages, body) == (body, MISS)
-        assert (store.calls, store.our_claims) == (["look_up", "store"], set())
-        assert pages.get_or_produce(PAGE, never) == (body, HIT)
-        assert store.calls[2:] == ["look_up"]
-
     def test_page_read_before_a_write_is_not_stored_after_it(
         self, pages: PageCache, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -164,7 +162,7 @@ class TestReading:
         assert store.pages == {}
 
     @pytest.mark.parametrize(
-        ("method", "status", "message"),
+        ("method", "status", "begins"),
         [
             ("look_up", BYPASS, "page cache bypassed: away"),
             ("store", MISS, "pages not stored in the cache: away"),
@@ -177,7 +175,7 @@ class TestReading:
         caplog: pytest.LogCaptureFixture,
         method: str,
         status: CacheStatus,
-        message: str,
+        begins: str,
     ) -> None:
         caplog.set_level(logging.INFO, "user_service")
         store.failing = {method}
@@ -186,18 +184,8 @@ class TestReading:
         assert store.calls.count(method) == 3
         store.failing = set()
         get(pages)
-        begins, ends = caplog.messages
-        assert begins == message
-        assert ends.endswith(" again")
-
-    def test_health_and_breaker_are_those_of_the_store(
-        self, pages: PageCache, store: FakeStore
-    ) -> None:
-        assert (pages.health(), pages.breaker_state) == ((True, True), State.CLOSED)
-        store.failing = {"check"}
-        with pytest.raises(KeyError), store.breaker.calling():
-            raise KeyError
-        assert (pages.health(), pages.breaker_state) == ((False, False), State.OPEN)
+        assert caplog.messages[0] == begins
+        assert [message.endswith(" again") for message in caplog.messages] == [False, True]
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -208,12 +196,12 @@ def test_reader_after_a_write_does_not_join_a_read_from_before(
 
     def read_slowly(_lsn: int | None) -> bytes:
         begun.set()
-        wait_for(go_on)
+        assert go_on.wait(LONG)
         return b"old"
 
     with ThreadPoolExecutor(1) as thread:
         first = thread.submit(pages.get_or_produce, PAGE, read_slowly)
-        wait_for(begun)
+        assert begun.wait(LONG)
         store.failing = INVALIDATIONS if fails else set()
         pages.invalidate()
         assert get(pages, b"new") == (b"new", BYPASS if fails else MISS)
@@ -295,24 +283,6 @@ def told_to_a_miss(pages: PageCache) -> int | None:
 class TestPosition:
     """With a replica of the database, reads need the position that it must have replayed."""
 
-    @pytest.fixture
-    def primary(self) -> list[int]:
-        """The log position of the primary; empty while the primary is away."""
-        return [10]
-
-    @pytest.fixture
-    def pages(self, store: FakeStore, primary: list[int]) -> Iterator[PageCache]:
-        def current_lsn() -> int:
-            if not primary:
-                raise Unavailable
-            return primary[0]
-
-        pages = PageCache(
-            store, current_lsn=current_lsn, sleep=store.sleep, clock=lambda: store.now
-        )
-        yield pages
-        pages.close()
-
     @pytest.fixture(params=[PageCache.required_lsn, told_to_a_miss])
     def position(self, request: pytest.FixtureRequest, pages: PageCache) -> Position:
         return partial(request.param, pages)
@@ -353,17 +323,13 @@ class TestPosition:
         store.before["settle"] = lambda: store.replace_generation(20)
         assert position() == 20
 
-    def test_is_unknown_while_the_primary_is_away(
-        self, position: Position, primary: list[int]
-    ) -> None:
-        primary.clear()
-        assert position() is None
-
-    @pytest.mark.parametrize("failing", [{"look_up", "current"}, {"settle"}])
-    def test_is_unknown_without_redis(
-        self, position: Position, store: FakeStore, failing: set[str]
+    @pytest.mark.parametrize("failing", [{"look_up", "current"}, {"settle"}, {"primary"}])
+    def test_is_unknown_without_redis_or_the_primary(
+        self, position: Position, store: FakeStore, primary: list[int], failing: set[str]
     ) -> None:
         store.failing = failing
+        if "primary" in failing:
+            primary.clear()
         assert position() is None
 
     def test_is_unknown_after_a_failed_invalidation(
@@ -373,13 +339,6 @@ class TestPosition:
         store.failing = INVALIDATIONS
         pages.invalidate()
         assert position() is None
-
-
-def test_position_without_a_replica_is_unknown_and_not_asked_for(
-    pages: PageCache, store: FakeStore
-) -> None:
-    assert pages.required_lsn() is None
-    assert store.calls == []
 
 
 class TestFailedInvalidation:
@@ -420,7 +379,7 @@ class TestFailedInvalidation:
         second_repair = threading.Event()
 
         def fail_again() -> None:
-            store.before["repair"] = lambda: wait_for(second_repair)
+            store.before["repair"] = lambda: second_repair.wait(LONG)
             pages.invalidate()
             store.failing = set()
 
@@ -437,7 +396,3 @@ class TestFailedInvalidation:
         pages.close()
         assert "close" in store.calls
         eventually(lambda: "page-cache-repair" not in {each.name for each in threading.enumerate()})
-
-
-def wait_for(event: threading.Event) -> None:
-    assert event.wait(LONG)

@@ -1,7 +1,7 @@
 """Retries: which failures are tried again, how often, after which pauses, and when no more."""
 
 import logging
-from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -33,7 +33,7 @@ class Work:
 
 
 class Recorder:
-    """Makes policies whose pauses take no time and are the longest that they may be."""
+    """Makes policies whose pauses take no time. They are random: half of the longest."""
 
     def __init__(self) -> None:
         self.pauses: list[float] = []
@@ -47,15 +47,14 @@ class Recorder:
             delay,
             budget or RetryBudget(),
             sleep=self.pauses.append,
-            uniform=lambda _low, high: high,
+            uniform=lambda low, high: (low + high) / 2,
             on_end=self.outcomes.append,
         )
 
 
 @pytest.fixture
-def recorder() -> Iterator[Recorder]:
-    yield Recorder()
-    deadline.clear()
+def recorder() -> Recorder:
+    return Recorder()
 
 
 def transient(number: int) -> list[TransientFailure]:
@@ -74,22 +73,9 @@ def test_pauses_double_and_each_retry_is_logged_with_its_cause(
     deadline.start(600)
     with caplog.at_level(logging.WARNING, "user_service"):
         recorder.policy(retries=4).call(Work(*transient(4)))
-    assert recorder.pauses == [0.5, 1, 2, 4]
-    assert caplog.messages[0] == "retry 1 of 4 in 0.500 s after: failure 1"
+    assert recorder.pauses == [0.25, 0.5, 1, 2]  # halves, since the shortest is zero
+    assert caplog.messages[0] == "retry 1 of 4 in 0.250 s after: failure 1"
     assert len(caplog.messages) == 4
-
-
-def test_pause_is_random_from_zero() -> None:
-    bounds: list[tuple[float, float]] = []
-    pauses: list[float] = []
-
-    def uniform(low: float, high: float) -> float:
-        bounds.append((low, high))
-        return 0.125
-
-    RetryPolicy(sleep=pauses.append, uniform=uniform).call(Work(*transient(2)))
-    assert bounds == [(0, 0.5), (0, 1.0)]
-    assert pauses == [0.125, 0.125]
 
 
 @pytest.mark.parametrize("retries", [0, 2])
@@ -107,15 +93,11 @@ def test_last_failure_is_raised_when_the_retries_are_used_up(
 @pytest.mark.parametrize(
     "failure",
     [
-        Unavailable("statement cancelled"),
-        PoolTimeout("pool is full"),
-        DeadlineExceeded("too late"),
-        CircuitOpen("refused", 1),
-        OutcomeUnknown("lost during COMMIT"),
-        UserExists("email"),
+        *(Unavailable("cancelled"), PoolTimeout("full"), DeadlineExceeded("too late")),
+        *(CircuitOpen("refused", 1), OutcomeUnknown("lost during COMMIT"), UserExists("email")),
         ValueError("a bug"),
     ],
-    ids=lambda failure: type(failure).__name__,
+    ids=repr,
 )
 @pytest.mark.parametrize("earlier", [0, 1])
 def test_only_transient_failures_are_retried(
@@ -125,8 +107,7 @@ def test_only_transient_failures_are_retried(
     with pytest.raises(type(failure)) as raised:
         recorder.policy().call(work)
     assert raised.value is failure
-    assert work.calls == earlier + 1
-    assert len(recorder.outcomes) == earlier
+    assert (work.calls, len(recorder.outcomes)) == (earlier + 1, earlier)
 
 
 @pytest.mark.parametrize("delay", [0, 1])
@@ -146,20 +127,19 @@ def test_does_not_begin_a_pause_that_would_outlast_the_deadline(
     ("results", "outcome"),
     [
         ([], Outcome.RECOVERED),
-        ([*transient(1)], Outcome.RECOVERED),
+        (transient(1), Outcome.RECOVERED),
         ([UserExists("email")], Outcome.RECOVERED),
         ([Unavailable("other")], Outcome.FAILED),
-        ([*transient(2)], Outcome.FAILED),
+        (transient(2), Outcome.FAILED),
     ],
 )
 def test_outcome_of_a_retried_call_is_reported_once(
     recorder: Recorder, results: list[Exception], outcome: Outcome
 ) -> None:
     work = Work(TransientFailure("first"), *results)
-    try:
+    with suppress(Unavailable, UserExists):
         recorder.policy().call(work)
-    except (Unavailable, UserExists):
-        assert work.failures == []
+    assert work.failures == []
     assert recorder.outcomes == [outcome]
 
 
@@ -176,21 +156,17 @@ class TestBudget:
     def test_failure_is_raised_when_the_budget_is_used_up(
         self, recorder: Recorder, caplog: pytest.LogCaptureFixture
     ) -> None:
-        failures = transient(3)
-        work = Work(*failures)
-        with pytest.raises(TransientFailure) as raised:
+        work = Work(*transient(3))
+        with pytest.raises(TransientFailure, match="failure 2"):
             recorder.policy(budget=RetryBudget(share=0, reserve=1)).call(work)
-        assert raised.value is failures[1]
-        assert (work.calls, len(recorder.pauses)) == (2, 1)
+        assert len(recorder.pauses) == 1
         assert recorder.outcomes == [Outcome.NO_BUDGET]
         assert "retry budget is used up" in caplog.messages[-1]
 
     def test_keeps_an_outage_to_a_tenth_more_calls(self, recorder: Recorder) -> None:
+        works = [Work(*transient(9)) for _ in range(1000)]
         policy = recorder.policy()
-        attempts = 0
-        for _ in range(1000):
-            work = Work(*transient(9))
+        for work in works:
             with pytest.raises(TransientFailure):
                 policy.call(work)
-            attempts += work.calls
-        assert attempts == pytest.approx(1000 + 100 + 10, abs=2)
+        assert sum(work.calls for work in works) == pytest.approx(1000 + 100 + 10, abs=2)

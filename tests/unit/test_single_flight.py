@@ -26,13 +26,16 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         yield threads
 
 
-def wait_for(semaphore: threading.Semaphore, times: int) -> None:
-    for _ in range(times):
-        assert semaphore.acquire(timeout=LONG)
+def all_join(semaphore: threading.Semaphore, times: int) -> bool:
+    return all(semaphore.acquire(timeout=LONG) for _ in range(times))
 
 
 def never() -> object:
     pytest.fail("did the work although another caller does it")
+
+
+def fail() -> object:
+    raise KeyError("of a follower")
 
 
 def lead(
@@ -50,22 +53,12 @@ def lead(
     return leader
 
 
-def test_one_of_many_concurrent_callers_does_the_work(
+def test_one_of_many_concurrent_callers_does_the_work_and_the_next_caller_again(
     flights: Flights, joined: threading.Semaphore, threads: ThreadPoolExecutor
 ) -> None:
-    value = object()
-
-    def end_when_all_wait() -> object:
-        wait_for(joined, 19)
-        return value
-
-    leader = lead(flights, threads, end_when_all_wait)
+    leader = lead(flights, threads, lambda: all_join(joined, 19))
     followers = [threads.submit(flights.run, "key", never) for _ in range(19)]
-    assert all(each.result(LONG) is value for each in [leader, *followers])
-
-
-def test_caller_after_the_end_does_the_work_again(flights: Flights) -> None:
-    assert flights.run("key", lambda: 1) == 1
+    assert [each.result(LONG) for each in [leader, *followers]] == [True] * 20
     assert flights.run("key", lambda: 2) == 2
 
 
@@ -84,11 +77,8 @@ def test_followers_do_the_work_themselves_if_the_leader_fails(
     flights: Flights, joined: threading.Semaphore, threads: ThreadPoolExecutor
 ) -> None:
     def fail_when_all_wait() -> object:
-        wait_for(joined, 3)
+        assert all_join(joined, 3)
         raise KeyError("of the leader")
-
-    def fail() -> object:
-        raise KeyError("of a follower")
 
     leader = lead(flights, threads, fail_when_all_wait)
     followers = [threads.submit(flights.run, "key", work) for work in (lambda: 1, lambda: 2, fail)]
@@ -109,17 +99,14 @@ def test_flight_that_failed_is_over(flights: Flights, error: type[BaseException]
     assert flights.run("key", lambda: "value") == "value"
 
 
-def test_follower_gives_up_at_its_deadline_while_the_work_goes_on(
+def test_deadline_ends_the_wait_of_a_follower_and_not_the_work(
     flights: Flights, threads: ThreadPoolExecutor
 ) -> None:
     go_on = threading.Event()
     leader = lead(flights, threads, lambda: go_on.wait(LONG))
-    with deadline.within(0), pytest.raises(DeadlineExceeded, match="took too long"):
-        flights.run("key", never)
+    with deadline.within(0):
+        with pytest.raises(DeadlineExceeded, match="took too long"):
+            flights.run("key", never)
+        assert flights.run("another", lambda: "value") == "value"
     go_on.set()
     assert leader.result(LONG) is True
-
-
-def test_deadline_of_the_leader_is_left_to_its_work(flights: Flights) -> None:
-    with deadline.within(0):
-        assert flights.run("key", lambda: "value") == "value"
