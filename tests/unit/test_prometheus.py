@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +14,18 @@ from user_service.observability.metrics import Metrics
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"
-RULES = sorted((PROMETHEUS / "rules").glob("*.yml"))
+ALERT_TESTS = PROMETHEUS / "tests" / "alerts.yml"
+RULE_FILES = sorted((PROMETHEUS / "rules").glob("*.yml"))
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 METRIC = re.compile(r"\buser_service[a-z0-9_:]*")
 
 
-def rules() -> list[dict[str, Any]]:
-    groups = [yaml.safe_load(file.read_text("utf-8"))["groups"] for file in RULES]
-    return [rule for several in groups for group in several for rule in group["rules"]]
+def loaded(file: Path) -> Any:
+    return yaml.safe_load(file.read_text("utf-8"))
 
 
-def alerts() -> dict[str, dict[str, Any]]:
-    return {rule["alert"]: rule for rule in rules() if "alert" in rule}
-
-
-def alert_tests() -> Iterator[dict[str, Any]]:
-    tests = yaml.safe_load((PROMETHEUS / "tests" / "alerts.yml").read_text("utf-8"))
-    for test in tests["tests"]:
-        yield from test.get("alert_rule_test", ())
+RULES = [rule for file in RULE_FILES for group in loaded(file)["groups"] for rule in group["rules"]]
+ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
 
 
 def promtool(*arguments: str) -> str:
@@ -43,72 +36,62 @@ def promtool(*arguments: str) -> str:
     return ended.stdout
 
 
-def available() -> set[str]:
-    """Return the names of all series that the service exposes or the rules record."""
-    metrics = Metrics()
-    metrics.set_build_info("1", "unknown")
-    metrics.http.observe("/", "GET", 200, 0.1)
-    exposed = {s.name for family in metrics.registry.collect() for s in family.samples}
-    return exposed | {rule["record"] for rule in rules() if "record" in rule}
-
-
-def test_configuration_is_valid(tmp_path: Path) -> None:
+def test_configuration_rules_and_tests_are_valid_and_alerts_fire_as_their_tests_say(
+    tmp_path: Path,
+) -> None:
     config = (PROMETHEUS / "prometheus.yml").read_text("utf-8")
     here = config.replace("/etc/prometheus/", f"{PROMETHEUS}/")
     assert here != config
     (tmp_path / "prometheus.yml").write_text(here)
     told = promtool("check", "config", str(tmp_path / "prometheus.yml"))
-    assert f"{len(RULES)} rule files found" in told
-
-
-def test_rules_are_valid() -> None:
-    told = promtool("check", "rules", *map(str, RULES))
-    assert sum(int(n) for n in re.findall(r"(\d+) rules found", told)) == len(rules())
-
-
-def test_alerts_fire_as_their_tests_say() -> None:
-    promtool("test", "rules", str(PROMETHEUS / "tests" / "alerts.yml"))
+    assert f"{len(RULE_FILES)} rule files found" in told
+    told = promtool("check", "rules", *map(str, RULE_FILES))
+    assert sum(int(n) for n in re.findall(r"(\d+) rules found", told)) == len(RULES)
+    promtool("test", "rules", str(ALERT_TESTS))
 
 
 def test_every_alert_is_tested_firing_and_not_firing() -> None:
-    firing = {test["alertname"] for test in alert_tests() if test.get("exp_alerts")}
-    assert firing == alerts().keys()
+    groups = loaded(ALERT_TESTS)["tests"]
+    tests = [each for group in groups for each in group.get("alert_rule_test", ())]
+    firing = {test["alertname"] for test in tests if test.get("exp_alerts")}
+    assert firing == ALERTS.keys()
     # In these tests only some series fire, and promtool compares the exact set.
-    quiet = {test["alertname"] for test in alert_tests() if not test.get("exp_alerts")}
     among_others = {
-        "UserServiceReplicaDown",
-        "UserServicePoolSaturated",
-        "UserServiceBreakerOpen",
+        f"UserService{name}" for name in ("ReplicaDown", "PoolSaturated", "BreakerOpen")
     }
-    assert quiet | among_others == alerts().keys()
+    quiet = {test["alertname"] for test in tests if not test.get("exp_alerts")}
+    assert quiet | among_others == ALERTS.keys()
 
 
-@pytest.mark.parametrize("file", [*RULES, *DASHBOARDS], ids=lambda path: path.name)
-def test_every_queried_metric_exists(file: Path) -> None:
-    text = file.read_text("utf-8")
-    named = set(METRIC.findall(text))
+@pytest.mark.parametrize("file", [*RULE_FILES, *DASHBOARDS], ids=lambda path: path.name)
+def test_every_queried_metric_is_exposed_or_recorded(file: Path) -> None:
+    metrics = Metrics()
+    metrics.set_build_info("1", "unknown")
+    metrics.http.observe("/", "GET", 200, 0.1)
+    exposed = {s.name for family in metrics.registry.collect() for s in family.samples}
+    named = set(METRIC.findall(file.read_text("utf-8")))
     assert named
-    assert named <= available(), named - available()
+    assert named - exposed - {rule.get("record") for rule in RULES} == set()
 
 
-@pytest.mark.parametrize("name", alerts())
+@pytest.mark.parametrize("name", ALERTS)
 def test_alert_has_a_severity_a_description_and_a_runbook(name: str) -> None:
-    alert = alerts()[name]
-    assert alert["labels"]["severity"] in ("page", "ticket")
-    assert alert["annotations"].keys() == {"summary", "description", "runbook"}
-    file, heading = alert["annotations"]["runbook"].split("#")
+    labels, annotations = ALERTS[name]["labels"], ALERTS[name]["annotations"]
+    assert labels["severity"] in ("page", "ticket")
+    assert annotations.keys() == {"summary", "description", "runbook"}
+    file, heading = annotations["runbook"].split("#")
     runbook = (DEPLOY.parent / file).read_text("utf-8")
     assert heading == name.lower()
     section = runbook.split(f"\n## {name}\n", 1)[1].strip()
-    assert section.startswith(f"*{alert['labels']['severity'].capitalize()}.*")
+    assert section.startswith(f"*{labels['severity'].capitalize()}.*")
 
 
 @pytest.mark.parametrize("file", DASHBOARDS, ids=lambda path: path.name)
 def test_dashboard_has_a_query_in_every_panel_and_its_own_data_source(file: Path) -> None:
-    dashboard = json.loads(file.read_text("utf-8"))
-    sources = DEPLOY / "grafana" / "provisioning" / "datasources" / "prometheus.yml"
-    (source,) = yaml.safe_load(sources.read_text("utf-8"))["datasources"]
-    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    sources = loaded(DEPLOY / "grafana" / "provisioning" / "datasources" / "prometheus.yml")
+    (source,) = sources["datasources"]
+    panels = json.loads(file.read_text("utf-8"))["panels"]
+    panels = [panel for panel in panels if panel["type"] != "row"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     for panel in panels:
         assert panel["targets"], panel["title"]

@@ -18,12 +18,8 @@ def test_metrics_directory_is_made_and_loses_only_metrics(tmp_path: Path) -> Non
         (directory / name).touch()
     serve.emptied(directory)
     assert sorted(path.name for path in directory.iterdir()) == foreign
-
-
-def test_unusable_metrics_directory_ends_the_start_with_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as ended:
-        serve.emptied(tmp_path / "file")
+        serve.emptied(directory / "notes.txt")
     assert ended.value.code == "user-service: PROMETHEUS_MULTIPROC_DIR: File exists"
 
 
@@ -42,12 +38,7 @@ except ChildProcessError:
 
 def test_every_child_that_has_ended_is_reaped() -> None:
     # In a process of its own: this one has children of other tests.
-    said = subprocess.run(
-        [sys.executable, "-c", ORPHANS],
-        cwd=Path(serve.__file__).parent,
-        env={"PATH": os.environ["PATH"]},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert said.stdout == "7 None\nnone left\n"
+    command, folder = [sys.executable, "-c", ORPHANS], Path(serve.__file__).parent
+    environment = {"PATH": os.environ["PATH"]}
+    said = subprocess.check_output(command, cwd=folder, env=environment, text=True)
+    assert said == "7 None\nnone left\n"
