@@ -37,6 +37,8 @@ HERE = Path(__file__).resolve().parent
 # In memory: every request writes to the metrics, and the root file system may be read-only.
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- the directory in it gets a random name
 PREFIX = "user-service-"
+# Seconds within which a launcher locks the directory that it has made.
+LOCK_SECONDS = 5.0
 
 
 def main() -> int:
@@ -45,7 +47,8 @@ def main() -> int:
     logs.configure(settings.log_level, settings.log_format)
     # A connection is an open file; 1,024, a usual soft limit, are fewer than CONNECTIONS need.
     hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
+    with suppress(ValueError, OSError):  # macOS does not let the soft limit be infinite
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
     signals = received_signals()
     with run_directory() as directory:
         drain_file = directory / "draining"
@@ -72,7 +75,9 @@ def run_directory() -> Iterator[Path]:
     parent = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else Path(gettempdir())
     for other in parent.glob(f"{PREFIX}*"):
         with suppress(OSError):
-            if other.stat().st_uid == os.geteuid():
+            status = other.stat()
+            # A young one may not have been locked yet.
+            if status.st_uid == os.geteuid() and time.time() - status.st_mtime > LOCK_SECONDS:
                 with (other / "lock").open() as lock:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     rmtree(other)

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 # Seconds from a refused connection until a loan tries again to open one more.
 GROW_SECONDS = 1.0
-# Seconds after which the pool keeps no more connections than were in use at once in this time.
+# Seconds after which a connection that was not needed in this time is closed as a loan ends.
 SHRINK_SECONDS = 60.0
 
 
@@ -47,8 +47,8 @@ class Connections:
     with ``end``. The order is kept here because threading's semaphores and queues are not FIFO: a
     thread that has just put a connection back takes it again before the waiting threads run.
 
-    While the server has no room for more connections, those that exist are shared. Connections
-    that were not needed for a minute are closed, which makes room for other processes.
+    While the server has no room for more connections, those that exist are shared. The pool keeps
+    as many as were lent at once in the last minute, which makes room for other processes.
 
     SimpleConnectionPool is not thread-safe, and its ``getconn`` connects if no connection is idle,
     which can take as long as the network likes. Here each of its methods is called under a lock,
@@ -68,6 +68,8 @@ class Connections:
         self.size = size
         self.lent = 0
         self.closed = False
+        # Without a new connection, the same server answers as before.
+        self.made = 0
         self._dsn = dsn
         self._current_dsn = current_dsn
         self._clock = clock
@@ -77,7 +79,7 @@ class Connections:
         self._pool = SimpleConnectionPool(
             0, size, "", connection_factory=lambda _dsn: self._opened.pop(), cursor_factory=Cursor
         )
-        # The number that putconn keeps. As an argument, so many would be opened at once.
+        # So many idle connections putconn keeps. As an argument, so many would be opened at once.
         self._pool.minconn = size
         self._idle = self._existing = self._most_lent = 0
         self._limit = size  # of the loans; lower while the server refuses more connections
@@ -127,17 +129,19 @@ class Connections:
     def open(self, timeout: float = 0.0) -> connection:
         """Return a new connection, or one that has come back since.
 
-        If the server refuses it, wait for another one to come back, for ``timeout`` seconds at
-        most: raise PoolTimeout then, or ConnectionLost if there is no other one.
+        If the server refuses it, wait for another one to come back, until ``timeout`` seconds from
+        now: raise PoolTimeout then, or ConnectionLost if there is no other one.
         """
         if self.closed:
             raise Unavailable("the connection pool is closed")
+        until = self._clock() + timeout
         try:
             opened = self._connect()
         except ConnectionLost as refusal:
-            return self._wait_for_another(timeout, refusal)
+            return self._wait_for_another(until, refusal)
         with self._lock:
             self._opened.append(opened)
+            self.made += 1
             self._existing += 1
             self._limit, self._grow_at = self.size, math.inf
             self._hand_over()
@@ -155,6 +159,7 @@ class Connections:
         """End a loan, and keep its connection if that is open."""
         with self._lock:
             self._most_lent = max(self._most_lent, self.lent)
+            self._pool.minconn = max(self._pool.minconn, self.lent)
             if self._clock() >= self._shrink_at:
                 self._shrink_at = self._clock() + SHRINK_SECONDS
                 self._pool.minconn, self._most_lent = self._most_lent, 0
@@ -194,7 +199,7 @@ class Connections:
             self._dsn = current
             return connect(current)
 
-    def _wait_for_another(self, timeout: float, refusal: ConnectionLost) -> connection:
+    def _wait_for_another(self, until: float, refusal: ConnectionLost) -> connection:
         with self._lock:
             if not self._existing:
                 raise refusal
@@ -209,12 +214,12 @@ class Connections:
             self._grow_at = self._clock() + GROW_SECONDS
             self.lent -= 1
         try:
-            self.begin(timeout, first=True)
+            self.begin(until - self._clock(), first=True)
         except BaseException:
             with self._lock:
                 self.lent += 1  # the caller ends the loan
             raise
-        return self.idle() or self.open(timeout)
+        return self.idle() or self.open(until - self._clock())
 
     def _hand_over(self) -> None:
         """Begin loans for the callers that have waited longest."""

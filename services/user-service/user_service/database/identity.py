@@ -1,5 +1,8 @@
 """The identity of a database, by which its keys in Redis differ from those of another one."""
 
+import math
+import time
+from collections.abc import Callable
 from typing import cast
 
 import psycopg2
@@ -8,7 +11,7 @@ from user_service.database.pool import Database
 from user_service.errors import Unavailable
 from user_service.resilience import deadline
 
-# Seconds that the question may take.
+# Seconds that the question may take, and after which it is asked again if it was not answered.
 TIMEOUT = 1.0
 
 # A copy of the database has another name: a restored dump, also within one server. The history
@@ -25,25 +28,30 @@ WHERE datname = current_database() AND pg_class.oid = 'users'::regclass
 class DatabaseIdentity:
     """The names of a database and of its history, asked for again after each new connection."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._database = database
+        self._clock = clock
         self._connections = 0
         self._known: tuple[str, str] | None = None
+        self._unanswered_until = -math.inf
 
     def __call__(self, *, again: bool = False) -> tuple[str, str]:
-        """Return both names. Raise Unavailable if they were never known.
+        """Return both names, those that were known last while the primary does not tell them.
 
-        They stay the same while the primary is away.
+        Raise Unavailable if they were never known.
         """
         connections = self._database.connections_made
-        if self._known is None or again or connections != self._connections:
+        is_current = connections == self._connections and not again
+        if self._known is None or not (is_current or self._clock() < self._unanswered_until):
             try:
-                with deadline.within(TIMEOUT):
-                    self._known = self._ask()
+                with deadline.within(TIMEOUT), self._database.read(waits=False) as cursor:
+                    cursor.execute(_IDENTITY)
+                    self._known = cast("tuple[str, str]", cursor.fetchone())
                 self._connections = connections
-            except Unavailable:
+            except (Unavailable, psycopg2.Error) as error:  # the latter from a standby, for example
+                self._unanswered_until = self._clock() + TIMEOUT
                 if self._known is None:
-                    raise
+                    raise Unavailable(f"the primary does not tell its identity: {error}") from error
         return self._known
 
     def name(self) -> str:
@@ -52,11 +60,3 @@ class DatabaseIdentity:
             return (self._known or self())[0]
         except Unavailable:
             return ""
-
-    def _ask(self) -> tuple[str, str]:
-        try:
-            with self._database.read() as cursor:
-                cursor.execute(_IDENTITY)
-                return cast("tuple[str, str]", cursor.fetchone())
-        except psycopg2.Error as error:  # a standby, for example
-            raise Unavailable("the primary does not tell its identity") from error

@@ -5,6 +5,7 @@ whatever happens, and a circuit breaker refuses calls while the server does not 
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -119,8 +120,6 @@ class Database:
             current_dsn=lambda: with_session_defaults(current_dsn(), session_timeout),
         )
         self._was_full = False
-        # Without a new connection, the same server answers.
-        self.connections_made = 0
 
     def open(self) -> None:
         """Open a connection. Raise Unavailable if the server is away; later checkouts try again."""
@@ -148,6 +147,11 @@ class Database:
             return False
         return True
 
+    @property
+    def connections_made(self) -> int:
+        """The number of connections opened so far. Without a new one, the same server answers."""
+        return self._connections.made
+
     def stats(self) -> PoolStats:
         """Return the size of the pool, the connections in use and the waiting requests."""
         pool = self._connections
@@ -163,6 +167,7 @@ class Database:
         time_left = deadline.remaining()
         if not time_left:  # it would count as a failure of the database
             raise DeadlineExceeded("no time was left to ask the database")
+        until = time.monotonic() + (min(self._checkout_timeout, time_left) if waits else 0)
         is_full = False
         try:
             self._connections.begin()
@@ -170,7 +175,7 @@ class Database:
             is_full = True
             if not waits:
                 raise
-            self._wait_for_loan(min(self._checkout_timeout, time_left))
+            self._wait_for_loan(until)
         self._was_full = is_full
         # A time-out soon after a long wait tells nothing about the database.
         blaming = waits and (not is_full or deadline.remaining() >= time_left / 2)
@@ -178,7 +183,7 @@ class Database:
         try:
             with self.breaker.calling(blaming=blaming):
                 with stage("pool"):
-                    lent = self._connection(self._checkout_timeout if waits else 0)
+                    lent = self._connection(until)
                     self._metrics.in_use.inc()
                     if not is_full:
                         self._metrics.checkout.observe(0)
@@ -232,7 +237,7 @@ class Database:
                 raise
             _commit(cursor)
 
-    def _wait_for_loan(self, timeout: float) -> None:
+    def _wait_for_loan(self, until: float) -> None:
         self.breaker.refuse_if_open()  # before waiting in vain
         if not self._was_full:
             self._was_full = True
@@ -241,14 +246,14 @@ class Database:
         self._metrics.waiting.inc()
         try:
             with stage("pool", self._metrics.checkout):
-                self._connections.begin(timeout)
+                self._connections.begin(until - time.monotonic())
         except PoolTimeout:
             self._metrics.timeouts.inc()
             raise
         finally:
             self._metrics.waiting.dec()
 
-    def _connection(self, timeout: float) -> connection:
+    def _connection(self, until: float) -> connection:
         """Return a connection that works for a loan that has begun."""
         if not self._preparation.is_done:
             self._preparation.ensure(self._checkout_timeout)
@@ -257,9 +262,7 @@ class Database:
                 return idle
             self._connections.forget(idle)
             self._count_replaced(1)
-        lent = self._connections.open(min(timeout, deadline.remaining()))
-        self.connections_made += 1
-        return lent
+        return self._connections.open(until - time.monotonic())
 
     def _retire_after(self, error: psycopg2.Error, lent: connection) -> None:
         """Close what ``error`` has made useless."""

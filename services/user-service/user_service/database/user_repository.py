@@ -258,7 +258,8 @@ class UserRepository:
         with self._database.write(_DELETE, {"id": user_id, **precondition.binds}) as cursor:
             is_deleted = cursor.rowcount == 1
         if not is_deleted:
-            raise PreconditionFailed(self._current(user_id, precondition))
+            self._current(user_id, precondition)
+            raise TransientFailure("another write of the user came between")
 
     def add_many(self, users: Sequence[NewUser]) -> int:
         """Store those of ``users`` whose names are free, and return their number."""

@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import TypeVar
 
 from user_service.errors import NotPrepared, Unavailable
@@ -53,10 +53,11 @@ class Preparation:
             if self._under_way is None:
                 self._under_way = in_background(self._work)
             under_way = self._under_way
+        ended, _ = wait([under_way], min(timeout, deadline.remaining()))
+        if not ended:
+            raise Unavailable(f"{self._dependency} is still being prepared")
         try:
-            under_way.result(min(timeout, deadline.remaining()))
-        except TimeoutError:
-            raise Unavailable(f"{self._dependency} is still being prepared") from None
+            under_way.result()
         except Exception as error:
             self._forget(under_way)
             if isinstance(error, Unavailable):
