@@ -37,8 +37,6 @@ HERE = Path(__file__).resolve().parent
 # In memory: every request writes to the metrics, and the root file system may be read-only.
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 -- the directory in it gets a random name
 PREFIX = "user-service-"
-# Seconds within which a launcher locks the directory that it has made.
-LOCK_SECONDS = 5.0
 
 
 def main() -> int:
@@ -54,10 +52,11 @@ def main() -> int:
         drain_file = directory / "draining"
         launch = Launch(launcher_pid=os.getpid(), drain_file=drain_file)
         metrics = emptied(settings.prometheus_multiproc_dir or directory / "metrics")
+        environment = launch.environment(metrics)
         os.chdir(HERE)
-        server = os.posix_spawn(
-            sys.executable, command(settings), launch.environment(metrics), setpgroup=0
-        )
+        environment = launch.environment(metrics)
+        os.chdir(HERE)
+        server = os.posix_spawn(sys.executable, command(settings), environment, setpgroup=0)
         try:
             return supervise(server, signals, drain_file, settings.drain_delay)
         finally:
@@ -75,9 +74,7 @@ def run_directory() -> Iterator[Path]:
     parent = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else Path(gettempdir())
     for other in parent.glob(f"{PREFIX}*"):
         with suppress(OSError):
-            status = other.stat()
-            # A young one may not have been locked yet.
-            if status.st_uid == os.geteuid() and time.time() - status.st_mtime > LOCK_SECONDS:
+            if other.stat().st_uid == os.geteuid():
                 with (other / "lock").open() as lock:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     rmtree(other)

@@ -346,6 +346,14 @@ class Launch(BaseSettings):
         return self.drain_file is not None and self.drain_file.exists()
 
     def environment(self, metrics: Path) -> dict[str, str]:
-        """Return the environment of the server, whose processes share ``metrics``."""
+        """Return the environment of the server, whose processes share ``metrics``.
+
+        It runs in another folder, so the paths of secrets become absolute.
+        """
         told = {f"USER_SERVICE_{name.upper()}": str(value) for name, value in self if value}
-        return {**os.environ, **told, "PROMETHEUS_MULTIPROC_DIR": str(metrics)}
+        files = {
+            name: str(Path(value).absolute())
+            for name, value in os.environ.items()
+            if name.endswith("_FILE") and value
+        }
+        return {**os.environ, **files, **told, "PROMETHEUS_MULTIPROC_DIR": str(metrics)}
