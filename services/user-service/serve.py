@@ -54,8 +54,6 @@ def main() -> int:
         metrics = emptied(settings.prometheus_multiproc_dir or directory / "metrics")
         environment = launch.environment(metrics)
         os.chdir(HERE)
-        environment = launch.environment(metrics)
-        os.chdir(HERE)
         server = os.posix_spawn(sys.executable, command(settings), environment, setpgroup=0)
         try:
             return supervise(server, signals, drain_file, settings.drain_delay)
