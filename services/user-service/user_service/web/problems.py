@@ -14,22 +14,7 @@ import orjson
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
-from user_service.errors import (
-    CircuitOpen,
-    DeadlineExceeded,
-    IdempotencyKeyInFlight,
-    IdempotencyKeyReused,
-    InvalidInput,
-    MalformedBody,
-    OutcomeUnknown,
-    PreconditionFailed,
-    PreconditionRequired,
-    RateLimited,
-    Unavailable,
-    UnsupportedBody,
-    UserExists,
-    UserNotFound,
-)
+from user_service import errors
 from user_service.observability import request_id
 from user_service.web.responses.reply import Reply, respond
 from user_service.web.responses.user_body import entity_headers, user_body
@@ -98,9 +83,9 @@ def problem_response(error: Exception) -> Response:
 
 def problem_reply(error: Exception) -> Reply:
     """Return the response for ``error``, and log what operators should see."""
-    if isinstance(error, OutcomeUnknown):
+    if isinstance(error, errors.OutcomeUnknown):
         log.error("outcome unknown: %s", error)
-    elif isinstance(error, Unavailable):
+    elif isinstance(error, errors.Unavailable):
         log.error("unavailable: %s", error)
     elif not isinstance(error, tuple(KNOWN)):
         log.error("unexpected error", exc_info=error)
@@ -115,88 +100,13 @@ def problem_of(error: Exception) -> Problem:
     return Problem(500, "Internal Server Error", "An unexpected error occurred")
 
 
-def _invalid_input(error: InvalidInput) -> Problem:
-    return Problem(400, "Invalid input", str(error), "invalid-input", errors=error.errors)
-
-
-def _malformed_body(error: MalformedBody) -> Problem:
-    return Problem(400, "Malformed body", f"The body {error}", "malformed-body")
-
-
-def _unsupported_body(error: UnsupportedBody) -> Problem:
-    return Problem(415, "Unsupported Media Type", str(error), headers=error.headers)
-
-
-def _user_not_found(_error: UserNotFound) -> Problem:
-    return Problem(404, "User not found", "User not found", "user-not-found")
-
-
-def _user_exists(error: UserExists) -> Problem:
-    detail = "Username or email already exists"
-    errors = {error.field: "already exists"}
-    return Problem(409, "User exists", detail, "user-exists", errors=errors)
-
-
-def _key_in_flight(_error: IdempotencyKeyInFlight) -> Problem:
-    return Problem(
-        409,
-        "Idempotency key in flight",
-        "A request with this Idempotency-Key is in progress; repeat it to get its answer",
-        "idempotency-key-in-flight",
-        headers=RETRY_SOON,
-    )
-
-
-def _key_reused(_error: IdempotencyKeyReused) -> Problem:
-    detail = "This Idempotency-Key was used for another request"
-    return Problem(422, "Idempotency key reused", detail, "idempotency-key-reused")
-
-
-def _precondition_failed(error: PreconditionFailed) -> Problem:
-    return Problem(
-        412,
-        "Precondition failed",
-        "The user is not in the state that the request asks for; nothing was changed",
-        "precondition-failed",
-        members={"user": user_body(error.current)},
-        headers=entity_headers(error.current),
-    )
-
-
-def _precondition_required(_error: PreconditionRequired) -> Problem:
-    detail = "Send If-Match with the ETag of the user that you have read"
-    return Problem(428, "Precondition required", detail, "precondition-required")
-
-
-def _rate_limited(error: RateLimited) -> Problem:
-    # The member is the IETF draft's (draft-ietf-httpapi-ratelimit-headers-11, section 5.1).
-    return Problem(
-        429,
-        "Rate limited",
-        f"Too many requests; the next one is answered in {error.retry_after} s",
-        "rate-limited",
-        members={"violated-policies": [error.policy]},
-        headers={"Retry-After": str(error.retry_after)},
-    )
-
-
-def _unavailable(error: Unavailable) -> Problem:
+def _unavailable(error: errors.Unavailable) -> Problem:
     detail = "The service cannot answer at the moment; nothing was changed, try again"
-    if isinstance(error, DeadlineExceeded):
+    if isinstance(error, errors.DeadlineExceeded):
         detail = "The service could not answer in time; nothing was changed, try again"
-    seconds = math.ceil(error.retry_after) if isinstance(error, CircuitOpen) else 1
+    seconds = math.ceil(error.retry_after) if isinstance(error, errors.CircuitOpen) else 1
     headers = {"Retry-After": str(max(1, seconds))}
     return Problem(503, "Service unavailable", detail, "unavailable", headers=headers)
-
-
-def _outcome_unknown(_error: OutcomeUnknown) -> Problem:
-    return Problem(
-        503,
-        "Outcome of the write unknown",
-        "The database was lost while it stored the change; read before you try again",
-        "outcome-unknown",
-        headers=RETRY_SOON,
-    )
 
 
 def _http_exception(error: HTTPException) -> Problem:
@@ -209,17 +119,68 @@ def _http_exception(error: HTTPException) -> Problem:
 
 # Each kind of error that clients may cause or meet, and the problem that it is.
 KNOWN: Mapping[type[Exception], Callable[[Any], Problem]] = {
-    InvalidInput: _invalid_input,
-    MalformedBody: _malformed_body,
-    UnsupportedBody: _unsupported_body,
-    UserNotFound: _user_not_found,
-    UserExists: _user_exists,
-    IdempotencyKeyInFlight: _key_in_flight,
-    IdempotencyKeyReused: _key_reused,
-    PreconditionFailed: _precondition_failed,
-    PreconditionRequired: _precondition_required,
-    RateLimited: _rate_limited,
-    Unavailable: _unavailable,
-    OutcomeUnknown: _outcome_unknown,
+    errors.InvalidInput: lambda error: Problem(
+        400, "Invalid input", str(error), "invalid-input", errors=error.errors
+    ),
+    errors.MalformedBody: lambda error: Problem(
+        400, "Malformed body", f"The body {error}", "malformed-body"
+    ),
+    errors.UnsupportedBody: lambda error: Problem(
+        415, "Unsupported Media Type", str(error), headers=error.headers
+    ),
+    errors.UserNotFound: lambda _: Problem(
+        404, "User not found", "User not found", "user-not-found"
+    ),
+    errors.UserExists: lambda error: Problem(
+        409,
+        "User exists",
+        "Username or email already exists",
+        "user-exists",
+        errors={error.field: "already exists"},
+    ),
+    errors.IdempotencyKeyInFlight: lambda _: Problem(
+        409,
+        "Idempotency key in flight",
+        "A request with this Idempotency-Key is in progress; repeat it to get its answer",
+        "idempotency-key-in-flight",
+        headers=RETRY_SOON,
+    ),
+    errors.IdempotencyKeyReused: lambda _: Problem(
+        422,
+        "Idempotency key reused",
+        "This Idempotency-Key was used for another request",
+        "idempotency-key-reused",
+    ),
+    errors.PreconditionFailed: lambda error: Problem(
+        412,
+        "Precondition failed",
+        "The user is not in the state that the request asks for; nothing was changed",
+        "precondition-failed",
+        members={"user": user_body(error.current)},
+        headers=entity_headers(error.current),
+    ),
+    errors.PreconditionRequired: lambda _: Problem(
+        428,
+        "Precondition required",
+        "Send If-Match with the ETag of the user that you have read",
+        "precondition-required",
+    ),
+    # The member is the IETF draft's (draft-ietf-httpapi-ratelimit-headers-11, section 5.1).
+    errors.RateLimited: lambda error: Problem(
+        429,
+        "Rate limited",
+        f"Too many requests; the next one is answered in {error.retry_after} s",
+        "rate-limited",
+        members={"violated-policies": [error.policy]},
+        headers={"Retry-After": str(error.retry_after)},
+    ),
+    errors.Unavailable: _unavailable,
+    errors.OutcomeUnknown: lambda _: Problem(
+        503,
+        "Outcome of the write unknown",
+        "The database was lost while it stored the change; read before you try again",
+        "outcome-unknown",
+        headers=RETRY_SOON,
+    ),
     HTTPException: _http_exception,
 }
