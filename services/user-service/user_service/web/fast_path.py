@@ -7,16 +7,16 @@ error handlers take part in the responses of these routes.
 
 import re
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from flask import Flask
 
 from user_service.web.policies.deprecation import deprecation_of
 from user_service.web.problems import problem_reply, problem_response
 from user_service.web.reads import read_page, read_user
-from user_service.web.requests.fields import BIGINT_MAX
 from user_service.web.requests.schemas import ListQuery
 from user_service.web.requests.validation import parse_query
+from user_service.web.requests.values import BIGINT_MAX
 from user_service.web.responses.pages import USERS_PATH, page_reply
 from user_service.web.responses.reply import Reply
 from user_service.web.responses.user_body import user_reply
@@ -25,18 +25,10 @@ from user_service.web.services import Services
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
-# As the URL map spells them: the labels of metrics and of the access log.
-LIST_ROUTE = USERS_PATH
+# As the URL map spells it: the label of metrics and of the access log.
 USER_ROUTE = f"{USERS_PATH}/<user_id:user_id>"
 # Ids with fewer digits than the largest one are bigints.
 USER_PATH = re.compile(rf"{USERS_PATH}/([0-9]{{1,{len(str(BIGINT_MAX)) - 1}}})")
-
-
-class Answer(NamedTuple):
-    """A response and the route that it belongs to."""
-
-    route: str
-    reply: Reply
 
 
 class FastPath:
@@ -69,8 +61,8 @@ class FastPath:
         # In debug mode the developer gets the traceback.
         return not (app.debug or has_hooks or is_deprecated or handlers - {problem_response})
 
-    def __call__(self, environ: "WSGIEnvironment") -> Answer | None:
-        """Return the answer, or None if the request is Flask's."""
+    def __call__(self, environ: "WSGIEnvironment") -> tuple[str, Reply] | None:
+        """Return route and response, or None if the request is Flask's."""
         if (
             not self._is_open
             or environ["REQUEST_METHOD"] != "GET"
@@ -91,4 +83,4 @@ class FastPath:
                 reply = user_reply(read_user(self._services, int(user[1])))
         except Exception as error:  # noqa: BLE001 -- as Flask's error handlers do
             reply = problem_reply(error)
-        return Answer(LIST_ROUTE if user is None else USER_ROUTE, reply)
+        return USERS_PATH if user is None else USER_ROUTE, reply

@@ -6,7 +6,6 @@ from http.client import responses
 from typing import TYPE_CHECKING
 
 from flask import Flask
-from werkzeug.routing import Rule
 
 from user_service.observability import request_id
 from user_service.observability.logs import log_request
@@ -14,7 +13,6 @@ from user_service.observability.metrics import UNMATCHED, HttpMetrics
 from user_service.resilience import deadline
 from user_service.web.fast_path import FastPath
 from user_service.web.policies import security_headers
-from user_service.web.responses.reply import Reply
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
@@ -56,9 +54,7 @@ class RequestMiddleware:
         is_answered, route = False, None
 
         def start(
-            status: str,
-            headers: list[tuple[str, str]],
-            exc_info: "OptExcInfo | None" = None,
+            status: str, headers: list[tuple[str, str]], exc_info: "OptExcInfo | None" = None
         ) -> Callable[[bytes], object]:
             nonlocal is_answered
             is_answered = True
@@ -71,13 +67,18 @@ class RequestMiddleware:
             answer = self._fast_path(environ) if self._fast_path is not None else None
             if answer is None:
                 return self._wsgi_app(environ, start)
-            route = answer.route
-            return _send(answer.reply, start)
+            route, (code, headers, body) = answer
+            start(
+                f"{code} {responses[code].upper()}",  # as Werkzeug writes it
+                [*headers.items(), ("Content-Length", str(len(body)))],
+            )
         except BaseException as error:
             if not is_answered:
                 status = 500 if isinstance(error, Exception) else UNANSWERED
                 self._record(environ, route, status, started)
             raise
+        else:
+            return [body]
         finally:
             self._metrics.in_flight.dec()
             deadline.clear()
@@ -88,24 +89,11 @@ class RequestMiddleware:
     ) -> None:
         """Count and log the request. Without ``route``, Flask knows which one has matched."""
         method, seconds = environ["REQUEST_METHOD"], time.perf_counter() - started
-        route = route or _matched_route(environ) or UNMATCHED
+        if route is None:  # Werkzeug puts Flask's request into the environment
+            rule = getattr(environ.get("werkzeug.request"), "url_rule", None)
+            route = UNMATCHED if rule is None else rule.rule
         self._metrics.observe(route, method, status, seconds)
         log_request(method, route, status, seconds)
-
-
-def _send(reply: Reply, start_response: "StartResponse") -> Iterable[bytes]:
-    status, headers, body = reply
-    start_response(
-        f"{status} {responses[status].upper()}",  # as Werkzeug writes it
-        [*headers.items(), ("Content-Length", str(len(body)))],
-    )
-    return [body]
-
-
-def _matched_route(environ: "WSGIEnvironment") -> str | None:
-    """Return the route of Flask's request, which Werkzeug puts into the environment."""
-    rule: Rule | None = getattr(environ.get("werkzeug.request"), "url_rule", None)
-    return rule.rule if rule is not None else None
 
 
 def expect_failures(app: Flask, metrics: HttpMetrics) -> None:

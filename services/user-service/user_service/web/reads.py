@@ -1,7 +1,6 @@
 """The two reads that views and the fast path share."""
 
-import functools
-from collections.abc import Callable
+from functools import partial
 
 from user_service.cache.page_cache import CacheStatus
 from user_service.domain.user import User
@@ -10,30 +9,24 @@ from user_service.web.requests.schemas import ListQuery
 from user_service.web.responses.pages import produce_page
 from user_service.web.services import Services, retry_on_failure
 
-PageRead = Callable[[Services, ListQuery], tuple[bytes, CacheStatus]]
 
-
-def stale_if_unavailable(read: PageRead) -> PageRead:
-    """Return the last stored page while the database is unavailable, if there is one."""
-
-    @functools.wraps(read)
-    def call(services: Services, query: ListQuery) -> tuple[bytes, CacheStatus]:
-        try:
-            return read(services, query)
-        except Unavailable:
-            page = services.pages.stale(query.page_name)
-            if page is None:
-                raise
-            return page, CacheStatus.STALE
-
-    return call
-
-
-@stale_if_unavailable
-@retry_on_failure
 def read_page(services: Services, query: ListQuery) -> tuple[bytes, CacheStatus]:
-    """Return the page of a list, as it is cached, and what the cache did."""
-    produce = functools.partial(produce_page, services.users, services.cursors, query)
+    """Return the page of a list, as it is cached, and what the cache did.
+
+    While the database is unavailable, it is the last stored page, if there is one.
+    """
+    try:
+        return _current_page(services, query)
+    except Unavailable:
+        page = services.pages.stale(query.page_name)
+        if page is None:
+            raise
+        return page, CacheStatus.STALE
+
+
+@retry_on_failure
+def _current_page(services: Services, query: ListQuery) -> tuple[bytes, CacheStatus]:
+    produce = partial(produce_page, services.users, services.cursors, query)
     return services.pages.get_or_produce(query.page_name, produce)
 
 

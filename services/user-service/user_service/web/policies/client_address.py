@@ -38,7 +38,8 @@ class Clients:
             return _key_of_address(address)
         subject = headers.get(self._subject_header) if self._subject_header else None
         if subject:
-            return _key_of_subject(subject)
+            # A digest has a bounded length, and hides the subject where keys are shown.
+            return "subject:" + hashlib.blake2b(subject.encode(), digest_size=16).hexdigest()
         return _key_of_address(self._client_of(address, headers.get("X-Forwarded-For", "")))
 
     def _client_of(self, proxy: Address, forwarded: str) -> Address:
@@ -80,8 +81,3 @@ def _key_of_address(address: Address) -> str:
     if isinstance(address, IPv4Address):
         return str(address)
     return f"{IPv6Address(int(address) & _NETWORK_64)}/64"
-
-
-def _key_of_subject(subject: str) -> str:
-    # A digest has a bounded length, and hides the subject where keys are shown.
-    return "subject:" + hashlib.blake2b(subject.encode(), digest_size=16).hexdigest()

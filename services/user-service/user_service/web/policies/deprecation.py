@@ -54,29 +54,22 @@ def deprecated(
     def mark(target: Deprecated) -> Deprecated:
         if isinstance(target, Blueprint):
             target.after_request(deprecation.announce)
-            marked: object = target
-        else:
-            marked = _announcing(target, deprecation)
-        vars(marked)["deprecation"] = deprecation
-        return cast("Deprecated", marked)
+            vars(target)["deprecation"] = deprecation
+            return target
+
+        @functools.wraps(target)
+        def call(**arguments: object) -> object:
+            after_this_request(deprecation.announce)
+            return target(**arguments)
+
+        vars(call)["deprecation"] = deprecation
+        return cast("Deprecated", call)
 
     return mark
 
 
 def deprecation_of(app: Flask, endpoint: str) -> Deprecation | None:
     """Return the deprecation of a route's view or blueprint; None if neither is deprecated."""
+    found: Deprecation | None = getattr(app.view_functions[endpoint], "deprecation", None)
     blueprint = app.blueprints.get(endpoint.rpartition(".")[0])
-    for marked in (app.view_functions[endpoint], blueprint):
-        deprecation = getattr(marked, "deprecation", None)
-        if deprecation is not None:
-            return cast("Deprecation", deprecation)
-    return None
-
-
-def _announcing(view: Callable[..., object], deprecation: Deprecation) -> Callable[..., object]:
-    @functools.wraps(view)
-    def call(**arguments: object) -> object:
-        after_this_request(deprecation.announce)
-        return view(**arguments)
-
-    return call
+    return found or getattr(blueprint, "deprecation", None)

@@ -22,10 +22,7 @@ def user_body(user: User) -> bodies.User:
 
 def listed_users(users: Iterable[User], members: tuple[str, ...]) -> list[bodies.ListedUser]:
     """Return only these ``members`` of each user."""
-    if members == USER_MEMBERS:
-        listed = [dict(zip(USER_MEMBERS, user, strict=False)) for user in users]
-    else:
-        listed = [{name: getattr(user, name) for name in members} for user in users]
+    listed = [{name: getattr(user, name) for name in members} for user in users]
     return cast("list[bodies.ListedUser]", listed)
 
 
