@@ -33,7 +33,7 @@ from user_service.web.policies.rate_limiter import RateLimiter
 from user_service.web.policies.rate_limits import register_limits
 from user_service.web.policies.timing_header import register_server_timing
 from user_service.web.problems import register_problems
-from user_service.web.requests.converters import UserIdConverter
+from user_service.web.requests.values import UserIdConverter
 from user_service.web.responses.cursors import Cursors
 from user_service.web.services import Services, attach
 

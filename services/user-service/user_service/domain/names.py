@@ -64,8 +64,10 @@ def valid_prefix(text: str) -> str:
 
 
 def canonical_username(username: str) -> str:
-    """Return the form in which usernames are compared."""
-    return _caseless(username)
+    """Return the form in which usernames, local parts and beginnings of both are compared."""
+    folded = unicodedata.normalize("NFD", username).casefold()
+    folded = unicodedata.normalize("NFKC", folded).casefold()
+    return unicodedata.normalize("NFKC", folded)
 
 
 def canonical_email(email: str) -> str:
@@ -74,12 +76,7 @@ def canonical_email(email: str) -> str:
     Raise EmailNotValidError if ``email`` is no address.
     """
     local_part, ascii_domain = _parsed(email)
-    return f"{_caseless(local_part)}@{ascii_domain.lower()}"
-
-
-def canonical_prefix(prefix: str) -> str:
-    """Return the form in which beginnings are compared with canonical names."""
-    return _caseless(prefix)
+    return f"{canonical_username(local_part)}@{ascii_domain.lower()}"
 
 
 def canonical_email_prefix(prefix: str) -> str:
@@ -89,16 +86,16 @@ def canonical_email_prefix(prefix: str) -> str:
     """
     local_part, at, domain = prefix.rpartition("@")
     if not at or domain.isascii():
-        return _caseless(prefix)
+        return canonical_username(prefix)
     labels = ".".join(map(_ascii_label, domain.split(".")))
-    return f"{_caseless(local_part)}@{labels}"
+    return f"{canonical_username(local_part)}@{labels}"
 
 
 def _ascii_label(label: str) -> str:
     try:
         return _parsed(f"a@{label}.example")[1].removesuffix(".example").lower()
     except EmailNotValidError:
-        return _caseless(label)
+        return canonical_username(label)
 
 
 # A write needs the parts twice: for validation and for the canonical form.
@@ -122,12 +119,6 @@ def _is_address(text: str) -> bool:
     local_parts = text.rpartition("@")[0], canonical.rpartition("@")[0]
     before, after = ([c for c in part if c in string.punctuation] for part in local_parts)
     return is_stable and before == after
-
-
-def _caseless(text: str) -> str:
-    folded = unicodedata.normalize("NFD", text).casefold()
-    folded = unicodedata.normalize("NFKC", folded).casefold()
-    return unicodedata.normalize("NFKC", folded)
 
 
 def _refuse_invisible(text: str) -> None:

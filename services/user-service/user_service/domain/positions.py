@@ -4,7 +4,7 @@ In an order, every user has exactly one place: the value of the sort column, the
 values are equal. A page begins at an offset, or at a position beside a place (keyset pagination).
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
@@ -45,10 +45,7 @@ class Filters:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The names of the filters in use."""
-        return tuple([name for name in _FILTER_NAMES if getattr(self, name) is not None])
-
-
-_FILTER_NAMES = tuple(field.name for field in fields(Filters))
+        return tuple([name for name, value in vars(self).items() if value is not None])
 
 
 class Side(StrEnum):

@@ -1,21 +1,12 @@
 """``/openapi.json``, the OpenAPI document, and ``/docs``, Swagger UI to try it with."""
 
 import hashlib
-import importlib.util
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import distribution, version
 from pathlib import Path
 
 import orjson
-from flask import (
-    Blueprint,
-    Response,
-    current_app,
-    redirect,
-    render_template_string,
-    request,
-    url_for,
-)
+from flask import Blueprint, Response, current_app, redirect, render_template, request, url_for
 from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as WerkzeugResponse
 
@@ -24,7 +15,7 @@ from user_service.web.openapi.operations import Answer, documented, undocumented
 from user_service.web.requests.conditions import client_has
 from user_service.web.responses.reply import JSON
 
-blueprint = Blueprint("docs", __name__)
+blueprint = Blueprint("docs", __name__, template_folder=".")
 
 _BUILT = "openapi_document"
 HEADERS = ("ETag", "Cache-Control")
@@ -36,18 +27,6 @@ CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
     " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>User service</title>
-<link rel="icon" href="{{ url_for('docs.get_asset', version=version, name='swagger.svg') }}">
-<link rel="stylesheet" href="{{ url_for('docs.get_asset', version=version, name='swagger-ui.css') }}">
-<script defer src="{{ url_for('docs.get_asset', version=version, name='swagger-ui-bundle.js') }}"></script>
-<script defer src="{{ url_for('docs.get_asset', version=version, name='start.js') }}"></script>
-<div id="swagger-ui" data-document="{{ url_for('docs.get_openapi') }}"></div>
-</html>
-"""  # noqa: E501 -- HTML
 
 
 @blueprint.get("/openapi.json")
@@ -76,10 +55,8 @@ def get_root() -> WerkzeugResponse:
 @undocumented("for people")
 def get_docs() -> Response:
     """Return the page of Swagger UI."""
-    page = Response(render_template_string(PAGE, version=assets_version()), mimetype="text/html")
-    page.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
-    page.headers["Cache-Control"] = "no-cache"
-    return page
+    headers = {"Content-Security-Policy": CONTENT_SECURITY_POLICY, "Cache-Control": "no-cache"}
+    return Response(render_template("swagger.html", version=assets_version()), headers=headers)
 
 
 @blueprint.get("/docs/assets/<version>/<name>")
@@ -97,11 +74,11 @@ def get_asset(version: str, name: str) -> Response:
 
 def _built_document() -> tuple[str, bytes]:
     """Return the ETag and the bytes of the document, built by the first request for it."""
-    if _BUILT not in current_app.extensions:
+    extensions = current_app.extensions
+    if _BUILT not in extensions:
         body = orjson.dumps(document(current_app))
-        etag = hashlib.blake2b(body, digest_size=16).hexdigest()
-        current_app.extensions[_BUILT] = (etag, body)
-    built: tuple[str, bytes] = current_app.extensions[_BUILT]
+        extensions[_BUILT] = (hashlib.blake2b(body, digest_size=16).hexdigest(), body)
+    built: tuple[str, bytes] = extensions[_BUILT]
     return built
 
 
@@ -115,9 +92,8 @@ def assets_version() -> str:
 @cache
 def _assets() -> dict[str, Path]:
     """Return the files by name. Their package is located, never imported."""
-    spec = importlib.util.find_spec("flask_openapi_swagger")
-    assert spec is not None, "flask-openapi-swagger is not installed"  # noqa: S101
-    folder = Path(*(spec.submodule_search_locations or ()), "templates", "swagger")
+    package = distribution("flask-openapi-swagger")
+    folder = Path(str(package.locate_file("flask_openapi_swagger/templates/swagger")))
     return {
         "swagger-ui.css": folder / "css" / "swagger-ui.css",
         "swagger-ui-bundle.js": folder / "js" / "swagger-ui-bundle.js",

@@ -7,7 +7,6 @@ import orjson
 from flask import Blueprint, Response
 
 from user_service import __version__
-from user_service.database.replica import Replica
 from user_service.resilience.breaker import State
 from user_service.web.openapi.examples import HEALTH
 from user_service.web.openapi.operations import Answer, documented
@@ -17,19 +16,15 @@ from user_service.web.services import Services, services
 
 blueprint = Blueprint("health", __name__, url_prefix="/health")
 
-NO_STORE = ("Cache-Control",)
+# The headers of each status, for the OpenAPI document.
+ON_200 = ("Cache-Control",)
+ON_503 = (*ON_200, "Retry-After")
 
 
 @blueprint.get("")
 @documented(
-    Answer(200, "Healthy, or degraded: without its cache", bodies.Health, HEALTH, headers=NO_STORE),
-    Answer(
-        503,
-        "Unhealthy: without the database",
-        bodies.Health,
-        HEALTH,
-        headers=(*NO_STORE, "Retry-After"),
-    ),
+    Answer(200, "Healthy, or degraded: without its cache", bodies.Health, HEALTH, ON_200),
+    Answer(503, "Unhealthy: without the database", bodies.Health, HEALTH, ON_503),
 )
 def get_health() -> Response:
     """Return the state of the service and of its dependencies; 503 without the database."""
@@ -38,9 +33,7 @@ def get_health() -> Response:
 
 
 @blueprint.get("/live")
-@documented(
-    Answer(200, "The process serves", bodies.Liveness, {"status": "alive"}, headers=NO_STORE)
-)
+@documented(Answer(200, "The process serves", bodies.Liveness, {"status": "alive"}, ON_200))
 def get_liveness() -> Response:
     """Answer: the process serves. Touches nothing outside of it."""
     return _respond(200, bodies.Liveness(status="alive"))
@@ -48,14 +41,8 @@ def get_liveness() -> Response:
 
 @blueprint.get("/ready")
 @documented(
-    Answer(200, "Send requests here", bodies.Readiness, {"status": "ready"}, headers=NO_STORE),
-    Answer(
-        503,
-        "Send no requests here",
-        bodies.Readiness,
-        {"status": "not ready"},
-        headers=(*NO_STORE, "Retry-After"),
-    ),
+    Answer(200, "Send requests here", bodies.Readiness, {"status": "ready"}, ON_200),
+    Answer(503, "Send no requests here", bodies.Readiness, {"status": "not ready"}, ON_503),
 )
 def get_readiness() -> Response:
     """Tell whether to send requests here: the database can be used, and no stop has begun."""
@@ -66,7 +53,7 @@ def get_readiness() -> Response:
 
 def _health(services: Services) -> bodies.Health:
     has_database, cache = services.database.is_ready(), services.pages.health()
-    replica, stats = _replica_state(services.replica), services.database.stats()
+    replica, stats = services.replica, services.database.stats()
     breakers: bodies.Breakers = {
         "database": services.database.breaker.state,
         "redis": services.pages.breaker_state,
@@ -82,8 +69,14 @@ def _health(services: Services) -> bodies.Health:
         "commit": services.commit,
     }
     if replica is not None:
-        health["replica"] = replica
-        if replica["status"] == "disconnected" or replica["breaker"] is State.OPEN:
+        state: bodies.ReplicaState = {
+            "status": "connected" if replica.database.is_ready() else "disconnected",
+            "breaker": replica.database.breaker.state,
+            "reads": replica.reads,
+            "fallbacks": replica.fallbacks,
+        }
+        health["replica"] = state
+        if state["status"] == "disconnected" or state["breaker"] is State.OPEN:
             health["status"] = "degraded"
     if not cache.works or breakers["redis"] is State.OPEN:
         health["status"] = "degraded"
@@ -96,17 +89,6 @@ def _readiness(services: Services) -> bodies.Readiness:
     if services.is_draining():
         return {"status": "draining"}
     return {"status": "ready" if services.database.is_ready() else "not ready"}
-
-
-def _replica_state(replica: Replica | None) -> bodies.ReplicaState | None:
-    if replica is None:
-        return None
-    return {
-        "status": "connected" if replica.database.is_ready() else "disconnected",
-        "breaker": replica.database.breaker.state,
-        "reads": replica.reads,
-        "fallbacks": replica.fallbacks,
-    }
 
 
 def _respond(status: int, body: bodies.Health | bodies.Liveness | bodies.Readiness) -> Response:

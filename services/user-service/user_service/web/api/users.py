@@ -4,32 +4,15 @@ from typing import Any
 
 from flask import Blueprint, Response, current_app, request
 
+from user_service import errors
 from user_service.domain.idempotency import StoredResponse
 from user_service.domain.user import GIVEN_MEMBERS, User
-from user_service.errors import (
-    IdempotencyKeyInFlight,
-    IdempotencyKeyReused,
-    InvalidInput,
-    NothingChanged,
-    OutcomeUnknown,
-    PreconditionFailed,
-    PreconditionRequired,
-    Unavailable,
-    UserExists,
-    UserNotFound,
-)
 from user_service.web.openapi.examples import PAGE, USER
-from user_service.web.openapi.operations import Answer, Link, documented, undocumented
+from user_service.web.openapi.operations import Answer, documented, link, undocumented
 from user_service.web.reads import read_page, read_user
 from user_service.web.requests.conditions import client_has, client_has_user, precondition_of
 from user_service.web.requests.idempotency_key import keyed_request
-from user_service.web.requests.schemas import (
-    PAGE_PARAMETERS,
-    ListQuery,
-    UserPatch,
-    UserReplacement,
-    UserWrite,
-)
+from user_service.web.requests.schemas import ListQuery, UserPatch, UserReplacement, UserWrite
 from user_service.web.requests.validation import BODY_TYPES, validated
 from user_service.web.responses import bodies
 from user_service.web.responses.pages import USERS_PATH, page_reply
@@ -44,19 +27,21 @@ _GIVEN = set(GIVEN_MEMBERS)
 # For the OpenAPI document.
 ENTITY = ("ETag", "Last-Modified", "Cache-Control")
 OF_PAGE = ("ETag", "Cache-Control", "X-Cache")
-READS = (InvalidInput, Unavailable)
-WRITES = (*READS, OutcomeUnknown)
-CHANGES = (*WRITES, UserNotFound, PreconditionFailed, PreconditionRequired)
+READS = (errors.InvalidInput, errors.Unavailable)
+WRITES = (*READS, errors.OutcomeUnknown)
+CHANGES = (*WRITES, errors.UserNotFound, errors.PreconditionFailed, errors.PreconditionRequired)
 CONDITIONS = ("If-Match", "If-None-Match", "If-Unmodified-Since")
 NEW_ID = {"user_id": "$response.body#/id"}
 THIS_VERSION = {"user_id": "$request.path.user_id", "If-Match": "$response.header.ETag"}
 SAME_LIST = {
-    name: f"$request.query.{name}" for name in ListQuery.model_fields if name not in PAGE_PARAMETERS
+    name: f"$request.query.{name}"
+    for name in ListQuery.model_fields
+    if name not in ListQuery.page_parameters
 }
 
 answers_with_the_changed_user = documented(
-    Answer(200, "The user as it is now", bodies.User, USER, headers=ENTITY),
-    raises=(*CHANGES, UserExists),
+    Answer(200, "The user as it is now", bodies.User, USER, ENTITY),
+    raises=(*CHANGES, errors.UserExists),
     reads=CONDITIONS,
 )
 
@@ -68,13 +53,13 @@ answers_with_the_changed_user = documented(
         "A page of users",
         bodies.UserPage,
         PAGE,
-        headers=OF_PAGE,
+        OF_PAGE,
         may_have=("Link",),
         links={
-            "first_user": Link(
+            "first_user": link(
                 "get_user", {"user_id": "$response.body#/users/0/id"}, "The first user on it"
             ),
-            "next_page": Link(
+            "next_page": link(
                 "list_users",
                 {"cursor": "$response.body#/pagination/next_cursor", **SAME_LIST},
                 "The page after it, if there is one",
@@ -101,16 +86,16 @@ def list_users(services: Services, query: ListQuery) -> Response:
         "The new user",
         bodies.User,
         USER,
-        headers=(*ENTITY, "Location"),
+        (*ENTITY, "Location"),
         may_have=("Idempotent-Replay",),
         links={
-            "get": Link("get_user", NEW_ID, "Read the user"),
-            "replace": Link("replace_user", NEW_ID, "Replace its members"),
-            "change": Link("change_user", NEW_ID, "Change some members"),
-            "delete": Link("delete_user", NEW_ID, "Delete the user"),
+            "get": link("get_user", NEW_ID, "Read the user"),
+            "replace": link("replace_user", NEW_ID, "Replace its members"),
+            "change": link("change_user", NEW_ID, "Change some members"),
+            "delete": link("delete_user", NEW_ID, "Delete the user"),
         },
     ),
-    raises=(*WRITES, UserExists, IdempotencyKeyInFlight, IdempotencyKeyReused),
+    raises=(*WRITES, errors.UserExists, errors.IdempotencyKeyInFlight, errors.IdempotencyKeyReused),
     reads=("Idempotency-Key",),
 )
 @validated
@@ -145,14 +130,14 @@ def get_options(user_id: int) -> Response:  # noqa: ARG001 -- there for every id
         "The user",
         bodies.User,
         USER,
-        headers=ENTITY,
+        ENTITY,
         links={
-            "change_this_version": Link("change_user", THIS_VERSION, "Change what was read"),
-            "delete_this_version": Link("delete_user", THIS_VERSION, "Delete what was read"),
+            "change_this_version": link("change_user", THIS_VERSION, "Change what was read"),
+            "delete_this_version": link("delete_user", THIS_VERSION, "Delete what was read"),
         },
     ),
     Answer(304, "The client has this version", headers=("ETag", "Cache-Control")),
-    raises=(*READS, UserNotFound),
+    raises=(*READS, errors.UserNotFound),
     reads=("If-None-Match", "If-Modified-Since"),
 )
 @validated
@@ -196,7 +181,7 @@ def delete_user(services: Services, user_id: int) -> Response:
 def _change(services: Services, user_id: int, body: UserWrite, changes: dict[str, Any]) -> Response:
     try:
         user = _changed(services, user_id, body, changes)
-    except NothingChanged as unchanged:  # the cached pages are still right
+    except errors.NothingChanged as unchanged:  # the cached pages are still right
         user = unchanged.current
     return respond(user_reply(user))
 

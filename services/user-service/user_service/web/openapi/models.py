@@ -1,20 +1,17 @@
 """The objects of the OpenAPI document: parameters, responses, headers and schemas."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import orjson
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from user_service.web.openapi.examples import ProblemExample
-from user_service.web.openapi.operations import ALWAYS, RESPONSE_HEADERS, Answer, Header
-from user_service.web.problems import PROBLEM_JSON
-from user_service.web.responses.bodies import Problem
+from user_service.web.openapi.examples import example_name
+from user_service.web.openapi.operations import RESPONSE_HEADERS, Answer, Object
+from user_service.web.problems import PROBLEM_JSON, Problem
+from user_service.web.responses import bodies
 from user_service.web.responses.reply import JSON
-
-Object = dict[str, Any]
 
 _REFERENCE = "#/components/schemas/{model}"
 
@@ -35,56 +32,38 @@ def query_parameters(model: type[BaseModel]) -> list[Object]:
     return parameters
 
 
-def answer_response(answer: Answer, sometimes: tuple[str, ...]) -> Object:
+def answer_response(answer: Answer, sometimes: Iterable[str]) -> Object:
     """Return the response object of an answer; ``sometimes`` are headers that it may have."""
     headers = _headers(answer.headers, (*answer.may_have, *sometimes))
     response: Object = {"description": answer.description, "headers": headers}
-    match answer.body:
-        case None:
-            pass
-        case type():
-            example = orjson.loads(orjson.dumps(answer.example))  # times become text
-            content = {"schema": reference(answer.body), "example": example}
-            response["content"] = {JSON: content}
-        case schema:
-            response["content"] = {JSON: {"schema": schema}}
+    if isinstance(answer.body, type):
+        example = orjson.loads(orjson.dumps(answer.example))  # times become text
+        response["content"] = {JSON: {"schema": reference(answer.body), "example": example}}
+    elif answer.body is not None:
+        response["content"] = {JSON: {"schema": answer.body}}
     if answer.links:
-        response["links"] = {
-            name: {
-                "operationId": link.operation,
-                "parameters": link.parameters,
-                "description": link.description,
-            }
-            for name, link in answer.links.items()
-        }
+        response["links"] = answer.links
     return response
 
 
-def problem_response(kinds: list[ProblemExample], sometimes: tuple[str, ...]) -> Object:
-    """Return the response of one status, which may be of several kinds."""
-    always = frozenset.intersection(*(kind.headers for kind in kinds))
-    others = frozenset.union(*(kind.headers for kind in kinds)) - always
-    examples = {kind.name: {"$ref": f"#/components/examples/{kind.name}"} for kind in kinds}
-    content = {"schema": reference(Problem), "examples": examples}
+def problem_response(problems: list[Problem], sometimes: Iterable[str]) -> Object:
+    """Return the response of one status, which may be one of several problems."""
+    sent = [problem.reply().headers.keys() - {"Content-Type"} for problem in problems]
+    always = set.intersection(*sent)
+    others = set.union(*sent) - always
+    names = map(example_name, problems)
+    examples = {name: {"$ref": f"#/components/examples/{name}"} for name in names}
     return {
-        "description": "; ".join(dict.fromkeys(kind.title for kind in kinds)),
+        "description": "; ".join(dict.fromkeys(problem.title for problem in problems)),
         "headers": _headers(sorted(always), (*sorted(others), *sometimes)),
-        "content": {PROBLEM_JSON: content},
+        "content": {PROBLEM_JSON: {"schema": reference(bodies.Problem), "examples": examples}},
     }
 
 
 def _headers(always: Iterable[str], sometimes: Iterable[str]) -> Object:
-    headers: Object = {name: header_object(RESPONSE_HEADERS[name]) for name in sometimes}
-    return headers | {name: {"$ref": f"#/components/headers/{name}"} for name in (*ALWAYS, *always)}
-
-
-def header_object(header: Header) -> Object:
-    """Return the header object, whose example is in its schema.
-
-    Swagger UI would send an example beside the schema, and a condition would not be met.
-    """
-    schema = {**header.schema, "examples": [header.example]}
-    return {"description": header.description, "schema": schema}
+    headers = {name: RESPONSE_HEADERS[name] for name in sometimes}
+    names = ("X-Request-ID", *always)
+    return headers | {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def reference(model: type) -> Object:

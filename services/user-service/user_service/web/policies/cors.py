@@ -6,23 +6,16 @@ cookies, which this API does not need; the methods come from the routes.
 
 from flask import Flask, Response, request
 
+from user_service.web.openapi.operations import REQUEST_HEADERS, RESPONSE_HEADERS
+
 # The response headers that scripts may read, besides the few that they always may.
-EXPOSED = (
-    "Deprecation, ETag, Idempotent-Replay, Link, Location, RateLimit, RateLimit-Policy, "
-    "Retry-After, Server-Timing, Sunset, X-Cache, X-Request-ID"
-)
+EXPOSED = ", ".join(sorted(RESPONSE_HEADERS.keys() - {"Cache-Control", "Last-Modified"}))
 # The request headers that scripts may send, besides the few that they always may.
-ALLOWED = (
-    "Content-Type, Idempotency-Key, If-Match, If-Modified-Since, If-None-Match, "
-    "If-Unmodified-Since, X-Request-ID"
-)
+ALLOWED = ", ".join(sorted({"Content-Type", *REQUEST_HEADERS}))
 # Firefox caches a preflight for as long as this; Chromium for 7200 s at most.
 MAX_AGE_SECONDS = 86400
 # For problems of a server, which may not have read the origin. They contain nothing private.
-ANY_ORIGIN = (
-    ("Access-Control-Allow-Origin", "*"),
-    ("Access-Control-Expose-Headers", EXPOSED),
-)
+ANY_ORIGIN = (("Access-Control-Allow-Origin", "*"), ("Access-Control-Expose-Headers", EXPOSED))
 
 
 def register_cors(app: Flask, origins: frozenset[str]) -> None:
@@ -32,16 +25,20 @@ def register_cors(app: Flask, origins: frozenset[str]) -> None:
 
     @app.after_request
     def allow(response: Response) -> Response:
-        origin = request.headers.get("Origin")
-        if "*" in origins:
-            allowed: str | None = "*"
-        else:
+        origin, headers = request.headers.get("Origin"), response.headers
+        if "*" not in origins:
             # Also without an origin: a cache must not reuse that response for a request with one.
             response.vary.add("Origin")
-            allowed = origin if origin in origins else None
-        if origin is not None and allowed is not None:
-            response.headers["Access-Control-Allow-Origin"] = allowed
-            _grant(response)
+        if origin is None or not origins & {"*", origin}:
+            return response
+        headers["Access-Control-Allow-Origin"] = "*" if "*" in origins else origin
+        if is_preflight():
+            # Flask has answered OPTIONS with the methods that the route takes.
+            headers["Access-Control-Allow-Methods"] = headers.get("Allow", "")
+            headers["Access-Control-Allow-Headers"] = ALLOWED
+            headers["Access-Control-Max-Age"] = str(MAX_AGE_SECONDS)
+        else:
+            headers["Access-Control-Expose-Headers"] = EXPOSED
         return response
 
 
@@ -53,13 +50,3 @@ def is_preflight() -> bool:
         and "Origin" in headers
         and "Access-Control-Request-Method" in headers
     )
-
-
-def _grant(response: Response) -> None:
-    if not is_preflight():
-        response.headers["Access-Control-Expose-Headers"] = EXPOSED
-        return
-    # Flask has answered OPTIONS with the methods that the route takes.
-    response.headers["Access-Control-Allow-Methods"] = response.headers.get("Allow", "")
-    response.headers["Access-Control-Allow-Headers"] = ALLOWED
-    response.headers["Access-Control-Max-Age"] = str(MAX_AGE_SECONDS)

@@ -3,53 +3,22 @@
 import hashlib
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, cast
 from urllib.parse import urlencode
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    create_model,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, create_model, model_validator
 
-from user_service.domain.names import (
-    EMAIL_MAX_LENGTH,
-    USERNAME_MAX_LENGTH,
-    USERNAME_MIN_LENGTH,
-    canonical_email,
-    canonical_email_prefix,
-    canonical_prefix,
-    canonical_username,
-)
+from user_service.domain import names
 from user_service.domain.positions import Filters, NamePrefix, Order, SortColumn
 from user_service.domain.user import USER_MEMBERS
 from user_service.errors import InvalidInput
-from user_service.web.requests.fields import (
-    BIGINT_MAX,
-    Cursor,
-    Email,
-    Ids,
-    Members,
-    Page,
-    PositiveWholeNumber,
-    Precision,
-    Prefix,
-    Sort,
-    Time,
-    Username,
-)
+from user_service.web.requests import values
+from user_service.web.requests.values import MAX_PER_PAGE
 
-MAX_PER_PAGE = 100
+T = TypeVar("T")
+
 # Characters. A longer name of a page is replaced by its hash, which keeps keys in Redis short.
 LONGEST_PAGE_NAME = 200
-# The parameters that tell where in a list a page lies.
-POSITION_PARAMETERS = frozenset({"page", "cursor"})
-# The parameters that may differ between the pages of one list.
-PAGE_PARAMETERS = POSITION_PARAMETERS | {"per_page", "count", "fields"}
 
 
 class _Schema(BaseModel):
@@ -59,51 +28,53 @@ class _Schema(BaseModel):
 class UserWrite(_Schema):
     """A new user."""
 
-    username: Username = Field(
-        description=f"{USERNAME_MIN_LENGTH} to {USERNAME_MAX_LENGTH} visible characters after"
-        " trimming; unique by canonical form, so `Ada` and `ada` are the same",
+    username: values.Username = Field(
+        description=f"{names.USERNAME_MIN_LENGTH} to {names.USERNAME_MAX_LENGTH} visible characters"
+        " after trimming; unique by canonical form, so `Ada` and `ada` are the same",
         examples=["ada"],
     )
-    email: Email = Field(
-        description=f"at most {EMAIL_MAX_LENGTH} characters; unique by canonical form",
+    email: values.Email = Field(
+        description=f"at most {names.EMAIL_MAX_LENGTH} characters; unique by canonical form",
         examples=["ada@example.com"],
     )
 
 
-def _optional(model: type[BaseModel]) -> dict[str, Any]:
-    """Return the fields of ``model`` with None for those that are absent."""
+def _optional(model: type[BaseModel], base: type[BaseModel] = _Schema) -> type[BaseModel]:
+    """Return ``base`` with the fields of ``model``, and None for those that are absent."""
     fields: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         parts = field.asdict()
         annotation = parts["annotation"], *parts["metadata"], Field(**parts["attributes"])
         fields[name] = (Annotated[annotation], None)
-    return fields
+    return create_model(base.__name__, __base__=base, **fields)
 
 
 class _GivenMembers(_Schema):
     """The members that the database sets: who has read a user may send them back unchanged."""
 
-    id: int = Field(ge=1, le=BIGINT_MAX, description="the user's own")
-    created_at: Time = Field(description="the user's own")
-    updated_at: Time = Field(description="the user's own; if it has changed, the answer is a 400")
+    id: int = Field(ge=1, le=values.BIGINT_MAX, description="the user's own")
+    created_at: values.Time = Field(description="the user's own")
+    updated_at: values.Time = Field(
+        description="the user's own; if it has changed, the answer is a 400"
+    )
 
 
 if TYPE_CHECKING:
     UserReplacement = UserWrite
     UserPatch = UserWrite
 else:
-    UserReplacement = create_model(
-        "UserReplacement",
-        __base__=UserWrite,
-        __doc__="A whole user, as it is to be. Optional members that are absent are reset.",
-        **_optional(_GivenMembers),
-    )
-    UserPatch = create_model(
-        "UserPatch",
-        __base__=_Schema,
-        __doc__="A JSON merge patch (RFC 7396) of a user. Absent members stay as they are.",
-        **_optional(UserReplacement),
-    )
+
+    class UserReplacement(_optional(_GivenMembers, UserWrite)):
+        """A whole user, as it is to be. Optional members that are absent are reset."""
+
+    class UserPatch(_optional(UserReplacement)):
+        """A JSON merge patch (RFC 7396) of a user. Absent members stay as they are."""
+
+
+def _parameter(default: T, description: str, example: object) -> T:
+    """Return the field of a parameter that may be absent."""
+    field: T = Field(default=default, description=description, examples=[example])
+    return field
 
 
 def _without_default(schema: dict[str, JsonValue]) -> None:
@@ -116,69 +87,55 @@ class ListQuery(_Schema):
 
     # These may also be sent as repeated parameters.
     lists: ClassVar[frozenset[str]] = frozenset({"id", "fields"})
+    # These tell where in a list a page lies.
+    position_parameters: ClassVar = frozenset({"page", "cursor"})
+    # These may differ between the pages of one list.
+    page_parameters: ClassVar = position_parameters | {"per_page", "count", "fields"}
 
-    page: Page = Field(
+    page: values.Page = Field(
         default=1,
         description="number of the page, the first by default; excludes `cursor`",
         examples=[3],
         json_schema_extra=_without_default,
     )
-    per_page: Annotated[PositiveWholeNumber, AfterValidator(lambda n: min(n, MAX_PER_PAGE))] = (
-        Field(
-            default=50,
-            description=f"users on a page; a number above {MAX_PER_PAGE} counts as {MAX_PER_PAGE}",
-            examples=[100],
-        )
+    per_page: values.PerPage = _parameter(
+        50, f"users on a page; a number above {MAX_PER_PAGE} counts as {MAX_PER_PAGE}", 100
     )
-    cursor: Cursor | None = Field(
-        default=None,
-        description="`next_cursor` or `prev_cursor` of a page with the same `sort` and filters;"
+    cursor: values.Cursor | None = _parameter(
+        None,
+        "`next_cursor` or `prev_cursor` of a page with the same `sort` and filters;"
         " excludes `page`",
-        examples=["YdHFuP7sxBdatjd1ikxvFFsiPiIsMSwxXQ"],
+        "YdHFuP7sxBdatjd1ikxvFFsiPiIsMSwxXQ",
     )
-    count: Precision | None = Field(
-        default=None,
-        description="precision of `total`; by default `exact` with `page` and `none` with `cursor`",
-        examples=["estimated"],
+    count: values.Precision | None = _parameter(
+        None,
+        "precision of `total`; by default `exact` with `page` and `none` with `cursor`",
+        "estimated",
     )
-    sort: Sort = Field(
-        default="id",
-        description="order, with a `-` descending; equal values are ordered by id",
-        examples=["-updated_at"],
+    sort: values.Sort = _parameter(
+        "id", "order, with a `-` descending; equal values are ordered by id", "-updated_at"
     )
-    fields: Members = Field(
-        default=USER_MEMBERS, description="the members of each user", examples=[["id", "username"]]
+    fields: values.Members = _parameter(
+        USER_MEMBERS, "the members of each user", ["id", "username"]
     )
-    id: Ids | None = Field(
-        default=None,
-        description="only users with these ids; unknown ids are left out",
-        examples=[[1, 2, 3]],
+    id: values.Ids | None = _parameter(
+        None, "only users with these ids; unknown ids are left out", [1, 2, 3]
     )
-    username: Username | None = Field(
-        default=None, description="only the user with this name", examples=["ada"]
+    username: values.Username | None = _parameter(None, "only the user with this name", "ada")
+    email: values.Email | None = _parameter(
+        None, "only the user with this address", "ada@example.com"
     )
-    email: Email | None = Field(
-        default=None, description="only the user with this address", examples=["ada@example.com"]
+    q: values.Prefix | None = _parameter(
+        None, "only users whose username or address begins like this, in canonical form", "ada"
     )
-    q: Prefix | None = Field(
-        default=None,
-        description="only users whose username or address begins like this, in canonical form",
-        examples=["ada"],
+    created_since: values.Time | None = _parameter(
+        None, "only users created at this time or later", "2026-11-01T00:00:00Z"
     )
-    created_since: Time | None = Field(
-        default=None,
-        description="only users created at this time or later",
-        examples=["2026-11-01T00:00:00Z"],
+    created_before: values.Time | None = _parameter(
+        None, "only users created before this time", "2026-12-01T00:00:00Z"
     )
-    created_before: Time | None = Field(
-        default=None,
-        description="only users created before this time",
-        examples=["2026-12-01T00:00:00Z"],
-    )
-    updated_since: Time | None = Field(
-        default=None,
-        description="only users changed at this time or later",
-        examples=["2026-11-22T19:41:06Z"],
+    updated_since: values.Time | None = _parameter(
+        None, "only users changed at this time or later", "2026-11-22T19:41:06Z"
     )
 
     @model_validator(mode="after")
@@ -199,11 +156,11 @@ class ListQuery(_Schema):
         """The filters of the list, with names in canonical form."""
         return Filters(
             ids=None if self.id is None else list(self.id),
-            username=None if self.username is None else canonical_username(self.username),
-            email=None if self.email is None else canonical_email(self.email),
+            username=None if self.username is None else names.canonical_username(self.username),
+            email=None if self.email is None else names.canonical_email(self.email),
             prefix=None
             if self.q is None
-            else NamePrefix(canonical_prefix(self.q), canonical_email_prefix(self.q)),
+            else NamePrefix(names.canonical_username(self.q), names.canonical_email_prefix(self.q)),
             created_since=self.created_since,
             created_before=self.created_before,
             updated_since=self.updated_since,
@@ -231,15 +188,15 @@ class ListQuery(_Schema):
     @cached_property
     def list_name(self) -> str:
         """The name of the list and its order, the same on all its pages."""
-        return self._parameters_without(PAGE_PARAMETERS)
+        return self._parameters_without(self.page_parameters)
 
     @cached_property
     def link_parameters(self) -> str:
         """The part of the query string that links to other pages of the list repeat."""
-        return self._parameters_without(POSITION_PARAMETERS)
+        return self._parameters_without(self.position_parameters)
 
-    def _parameters_without(self, names: frozenset[str]) -> str:
-        return urlencode({n: text for n, text in self.parameters.items() if n not in names})
+    def _parameters_without(self, excluded: frozenset[str]) -> str:
+        return urlencode({n: text for n, text in self.parameters.items() if n not in excluded})
 
 
 def _text(value: object) -> str:

@@ -12,11 +12,7 @@ import orjson
 from flask import Response, request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
-from werkzeug.exceptions import (
-    ClientDisconnected,
-    RequestEntityTooLarge,
-    RequestTimeout,
-)
+from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge, RequestTimeout
 from werkzeug.wsgi import get_content_length, get_input_stream
 
 from user_service.errors import InvalidInput, MalformedBody, UnsupportedBody
@@ -57,10 +53,7 @@ def validated(view: View) -> View:
     InvalidInput, MalformedBody or UnsupportedBody before the view is called. A view without
     ``query`` accepts no query parameters.
     """
-    annotations = {
-        name: parameter.annotation
-        for name, parameter in inspect.signature(view, eval_str=True).parameters.items()
-    }
+    annotations = inspect.get_annotations(view, eval_str=True)
     query_model = annotations.get("query", NoQuery)
     body_model = annotations.get("body")
 
@@ -81,8 +74,6 @@ def parse_query(model: type[M], query_string: str) -> M:
 
     ``lists`` of the model are the names whose values may also be repeated parameters.
     """
-    if not query_string:
-        return _valid(model, {})
     try:
         text = query_string.encode("latin-1").decode()  # WSGI's strings hold bytes (PEP 3333)
         pairs = parse_qsl(text, keep_blank_values=True, errors="strict")
@@ -158,21 +149,16 @@ def json_object(body: bytes) -> dict[str, Any]:
         raise MalformedBody("must be JSON in UTF-8") from None
     if not isinstance(document, dict):
         raise MalformedBody("must be a JSON object")
-    _refuse_repeated_members(body)
-    return document
-
-
-def _refuse_repeated_members(body: bytes) -> None:
-    """Refuse ``{"a": 1, "a": 2}``: parsers differ in the value they take."""
     try:
         _DISTINCT_MEMBERS.decode(body.decode())
     except RecursionError:
         raise MalformedBody("is nested too deeply") from None
+    return document
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> None:
-    names = {name for name, _ in pairs}
-    if len(names) < len(pairs):
+    """Refuse ``{"a": 1, "a": 2}``: parsers differ in the value they take."""
+    if len(dict(pairs)) < len(pairs):
         raise MalformedBody("must not name a member twice")
 
 

@@ -15,8 +15,8 @@ from user_service.cache.page_cache import CacheStatus
 from user_service.database.user_repository import UserRepository
 from user_service.domain.positions import Page, Position, Side
 from user_service.observability.server_timing import stage
-from user_service.web.requests.fields import BIGINT_MAX
 from user_service.web.requests.schemas import ListQuery
+from user_service.web.requests.values import BIGINT_MAX
 from user_service.web.responses import bodies
 from user_service.web.responses.cursors import Cursors
 from user_service.web.responses.reply import JSON, Reply

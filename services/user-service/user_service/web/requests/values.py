@@ -5,61 +5,39 @@ The OpenAPI document is made of these schemas, so it shows the rules that hold.
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, WithJsonSchema
 from typing_extensions import TypeAliasType
+from werkzeug.exceptions import NotFound
+from werkzeug.routing import BaseConverter
 
-from user_service.domain.names import (
-    EMAIL_MAX_LENGTH,
-    USERNAME_MAX_LENGTH,
-    USERNAME_MIN_LENGTH,
-    valid_email,
-    valid_prefix,
-    valid_username,
-)
+from user_service.domain import names
 from user_service.domain.positions import Count
 from user_service.domain.user import USER_MEMBERS
 
 MAX_IDS = 100
-CURSOR_FORM = "[A-Za-z0-9_-]{24,6000}"
+MAX_PER_PAGE = 100
 BIGINT_MAX = 2**63 - 1
+_BIGINT = {"type": "integer", "format": "int64", "minimum": 1, "maximum": BIGINT_MAX}
+
+
+def _text(**rules: object) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", **rules})
+
 
 # The lengths count after trimming, which only a pattern can express. No pattern can tell visible
 # characters, or the form of an address: `format` stands for these rules.
+_USERNAME = rf"^\s*\S.{{{names.USERNAME_MIN_LENGTH - 2},{names.USERNAME_MAX_LENGTH - 2}}}\S\s*$"
+_EMAIL = rf"^\s*\S{{3,{names.EMAIL_MAX_LENGTH}}}\s*$"
 Username = Annotated[
-    str,
-    AfterValidator(valid_username),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "format": "username",
-            "pattern": rf"^\s*\S.{{{USERNAME_MIN_LENGTH - 2},{USERNAME_MAX_LENGTH - 2}}}\S\s*$",
-        }
-    ),
+    str, AfterValidator(names.valid_username), _text(format="username", pattern=_USERNAME)
 ]
-Email = Annotated[
-    str,
-    AfterValidator(valid_email),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "format": "idn-email",
-            "pattern": rf"^\s*\S{{3,{EMAIL_MAX_LENGTH}}}\s*$",
-        }
-    ),
-]
+Email = Annotated[str, AfterValidator(names.valid_email), _text(format="idn-email", pattern=_EMAIL)]
 Prefix = Annotated[
     str,
-    AfterValidator(valid_prefix),
-    WithJsonSchema(
-        {
-            "type": "string",
-            "format": "visible-text",
-            "minLength": 1,
-            "maxLength": EMAIL_MAX_LENGTH,
-        }
-    ),
+    AfterValidator(names.valid_prefix),
+    _text(format="visible-text", minLength=1, maxLength=names.EMAIL_MAX_LENGTH),
 ]
 # Enumerations with a name of their own in the document.
 _Sort = Literal[
@@ -71,10 +49,7 @@ Sort = TypeAliasType(
     "Sort", Annotated[_Sort, Field(json_schema_extra={"x-enum-varnames": _SORT_NAMES})]
 )
 Precision = TypeAliasType("Precision", Count)
-UserMember = TypeAliasType(
-    "UserMember",
-    Annotated[str, WithJsonSchema({"type": "string", "enum": list(USER_MEMBERS)})],
-)
+UserMember = TypeAliasType("UserMember", Annotated[str, _text(enum=list(USER_MEMBERS))])
 
 
 def _positive_whole_number(text: object) -> int:
@@ -139,34 +114,41 @@ def _time(text: object) -> datetime:
         return _EARLIEST if time.year == 1 else _LATEST
 
 
-Time = Annotated[
-    datetime,
-    BeforeValidator(_time),
-    WithJsonSchema({"type": "string", "format": "date-time"}),
-]
+Time = Annotated[datetime, BeforeValidator(_time), _text(format="date-time")]
 PositiveWholeNumber = Annotated[
-    int,
-    BeforeValidator(_positive_whole_number),
-    WithJsonSchema({"type": "integer", "minimum": 1}),
+    int, BeforeValidator(_positive_whole_number), WithJsonSchema({"type": "integer", "minimum": 1})
 ]
-Page = Annotated[
-    PositiveWholeNumber,
-    AfterValidator(_page),
-    WithJsonSchema({"type": "integer", "format": "int64", "minimum": 1, "maximum": BIGINT_MAX}),
-]
-Cursor = Annotated[
-    str, WithJsonSchema({"type": "string", "format": "cursor", "pattern": f"^{CURSOR_FORM}$"})
-]
+PerPage = Annotated[PositiveWholeNumber, AfterValidator(lambda n: min(n, MAX_PER_PAGE))]
+Page = Annotated[PositiveWholeNumber, AfterValidator(_page), WithJsonSchema(_BIGINT)]
+Cursor = Annotated[str, _text(format="cursor", pattern="^[A-Za-z0-9_-]{24,6000}$")]
 Ids = Annotated[
     tuple[int, ...],
     BeforeValidator(_ids),
     WithJsonSchema(
-        {
-            "type": "array",
-            "items": {"type": "integer", "format": "int64", "minimum": 0, "maximum": BIGINT_MAX},
-            "minItems": 1,
-            "maxItems": MAX_IDS,
-        }
+        {"type": "array", "items": {**_BIGINT, "minimum": 0}, "minItems": 1, "maxItems": MAX_IDS}
     ),
 ]
 Members = Annotated[tuple[UserMember, ...], Field(min_length=1), BeforeValidator(_members)]
+
+
+class UserIdConverter(BaseConverter):
+    """A user's id: a whole number that fits into a bigint column. Any other path is a 404."""
+
+    regex = "[0-9]{1,19}"
+    # For the OpenAPI document.
+    parameter: ClassVar = {
+        "in": "path",
+        "required": True,
+        "description": "id of the user",
+        "schema": {**_BIGINT, "examples": [1]},
+    }
+
+    def to_python(self, value: str) -> int:
+        """Return the id, or raise NotFound.
+
+        A converter that does not match would lead to a 405 for most methods.
+        """
+        number = int(value)
+        if number > BIGINT_MAX:
+            raise NotFound
+        return number
