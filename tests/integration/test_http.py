@@ -130,7 +130,7 @@ class TestValidatorsOfAPage:
         cursor = json_of(client.get(f"{URL}?per_page=1"))["pagination"]["next_cursor"]
         address = URL + query.format(cursor)
         page = client.get(address)
-        for method in ("read", "transaction", "_cursor"):
+        for method in ("read", "write", "transaction"):
             mocker.patch.object(services.database, method, side_effect=AssertionError("SQL"))
         hit = client.get(address)
         assert (hit.headers["X-Cache"], hit.data) == ("HIT", page.data)
