@@ -55,9 +55,8 @@ class FastPath:
             for by_error in app.error_handler_spec.get(scope, {}).values()
             for handler in by_error.values()
         }
-        is_deprecated = any(
-            deprecation_of(app, f"users.{view}") for view in ("list_users", "get_user")
-        )
+        views = ("users.list_users", "users.get_user")
+        is_deprecated = any(deprecation_of(app, view) for view in views)
         # In debug mode the developer gets the traceback.
         return not (app.debug or has_hooks or is_deprecated or handlers - {problem_response})
 

@@ -68,10 +68,8 @@ class RequestMiddleware:
             if answer is None:
                 return self._wsgi_app(environ, start)
             route, (code, headers, body) = answer
-            start(
-                f"{code} {responses[code].upper()}",  # as Werkzeug writes it
-                [*headers.items(), ("Content-Length", str(len(body)))],
-            )
+            status_line = f"{code} {responses[code].upper()}"  # as Werkzeug writes it
+            start(status_line, [*headers.items(), ("Content-Length", str(len(body)))])
         except BaseException as error:
             if not is_answered:
                 status = 500 if isinstance(error, Exception) else UNANSWERED

@@ -51,11 +51,9 @@ class Clients:
         nearest = proxy
         for entry in reversed(forwarded.split(",")):
             address = address_of(entry)
-            if address is None:
-                return nearest
-            nearest = address
-            if not self._is_proxy(nearest):
+            if address is None or not self._is_proxy(nearest):
                 break
+            nearest = address
         return nearest
 
     def _is_proxy(self, address: Address) -> bool:

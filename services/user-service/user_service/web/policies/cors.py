@@ -44,9 +44,5 @@ def register_cors(app: Flask, origins: frozenset[str]) -> None:
 
 def is_preflight() -> bool:
     """Tell whether a browser asks if it may send the request of a script."""
-    headers = request.headers
-    return (
-        request.method == "OPTIONS"
-        and "Origin" in headers
-        and "Access-Control-Request-Method" in headers
-    )
+    asks = "Access-Control-Request-Method" in request.headers
+    return request.method == "OPTIONS" and "Origin" in request.headers and asks

@@ -200,10 +200,6 @@ class ListQuery(_Schema):
 
 
 def _text(value: object) -> str:
-    match value:
-        case tuple():
-            return ",".join(map(str, value))
-        case datetime():
-            return value.isoformat()
-        case _:
-            return str(value)
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return value.isoformat() if isinstance(value, datetime) else str(value)
