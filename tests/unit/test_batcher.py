@@ -84,9 +84,7 @@ def test_failed_shared_read_is_repeated_individually(gathered: Gather, server: S
     assert sorted(server.asked[2:]) == [[3], [4]]
 
 
-def test_caller_waits_for_others_no_longer_than_its_deadline(
-    gathered: Gather, reads: Batcher[int, str]
-) -> None:
+def test_caller_waits_until_its_deadline(gathered: Gather, reads: Batcher[int, str]) -> None:
     def hurry() -> None:
         with deadline.within(0.01), pytest.raises(DeadlineExceeded):
             reads.get(3)

@@ -82,9 +82,7 @@ class TestClosed:
         fail(breaker, THRESHOLD - 1)
         assert state_of(breaker) is State.CLOSED
 
-    def test_failure_that_is_not_blamed_neither_opens_it_nor_ends_the_row(
-        self, breaker: CircuitBreaker
-    ) -> None:
+    def test_failure_without_blame_counts_for_nothing(self, breaker: CircuitBreaker) -> None:
         fail(breaker, 9, blaming=False)
         fail(breaker, THRESHOLD - 1)
         fail(breaker, blaming=False)
@@ -133,9 +131,7 @@ class TestHalfOpen:
         trial.end()
         succeed(half_open)
 
-    def test_of_many_threads_at_once_one_gets_through(
-        self, half_open: CircuitBreaker, clock: Clock
-    ) -> None:
+    def test_admits_one_of_many_threads(self, half_open: CircuitBreaker, clock: Clock) -> None:
         number = 20
 
         def begin(together: threading.Barrier) -> Call | None:

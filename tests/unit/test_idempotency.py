@@ -51,9 +51,7 @@ class TestKey:
             ('"a"; p; q=?0; *r="x;\\""; s=tok/en; t=:YQ==:; u=-1.5; v=@1; w=%"%c3"', "a"),
         ],
     )
-    def test_is_a_string_with_escapes_and_parameters_that_mean_nothing(
-        self, header: str, key: str
-    ) -> None:
+    def test_is_a_string_with_escapes_and_ignored_parameters(self, header: str, key: str) -> None:
         assert read(header).key == key
 
     @pytest.mark.parametrize(

@@ -161,9 +161,7 @@ def test_network_is_closed_but_for_what_is_listed(production: list[Resource]) ->
     assert ingress["ports"] == [{"protocol": "TCP", "port": "http"}]
 
 
-def test_autoscaler_alone_says_how_many_and_all_fit_into_the_database(
-    production: list[Resource],
-) -> None:
+def test_autoscaler_alone_scales_and_all_fit_into_the_database(production: list[Resource]) -> None:
     settings, deployment = one(production, "ConfigMap")["data"], one(production, "Deployment")
     autoscaler = one(production, "HorizontalPodAutoscaler")["spec"]
     assert "replicas" not in deployment["spec"]

@@ -136,9 +136,7 @@ def test_links_lead_to_operations_and_their_parameters(
         assert link["parameters"].keys() <= parameters[link["operationId"]]
 
 
-def test_parameters_of_lists_are_those_of_the_model_and_of_its_page(
-    built: dict[str, Any],
-) -> None:
+def test_parameters_of_lists_are_those_of_the_model_and_of_its_page(built: dict[str, Any]) -> None:
     listed = built["paths"]["/api/v1/users"]["get"]["parameters"]
     named = {parameter["name"] for parameter in listed if parameter.get("in") == "query"}
     assert named == ListQuery.model_fields.keys()

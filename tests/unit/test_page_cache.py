@@ -152,9 +152,7 @@ class TestReading:
         assert caplog.messages == ["page cache refused a page that was read before a write"]
         assert get(pages, b"new") == (b"new", MISS)
 
-    def test_failing_producer_raises_and_gives_its_claim_back(
-        self, pages: PageCache, store: FakeStore
-    ) -> None:
+    def test_failed_producer_gives_its_claim_back(self, pages: PageCache, store: FakeStore) -> None:
         for store.failing in (set(), {"give_back"}):
             with pytest.raises(KeyError):
                 pages.get_or_produce(PAGE, fail)
@@ -215,9 +213,7 @@ class TestClaimOfAnotherProcess:
     def claimed(self, store: FakeStore) -> None:
         store.claimed_by_others.add(PAGE)
 
-    def test_is_waited_for_until_the_page_is_stored(
-        self, pages: PageCache, store: FakeStore
-    ) -> None:
+    def test_is_awaited_until_the_page_is_stored(self, pages: PageCache, store: FakeStore) -> None:
         def stored_the_third_time() -> None:
             if len(store.slept) == 3:
                 store.pages[PAGE] = (b"0", b"theirs")
@@ -303,23 +299,17 @@ class TestPosition:
             assert position() == store.lsn == primary[0]
             assert "settle" not in store.calls
 
-    def test_is_not_asked_for_where_the_page_is_found(
-        self, pages: PageCache, store: FakeStore
-    ) -> None:
+    def test_is_not_asked_for_to_serve_a_hit(self, pages: PageCache, store: FakeStore) -> None:
         store.pages[PAGE] = (b"0", b"page")
         assert pages.get_or_produce(PAGE, never) == (b"page", HIT)
         assert store.calls == ["look_up"]
 
-    def test_makes_no_difference_to_the_claim_of_another_process(
-        self, pages: PageCache, store: FakeStore
-    ) -> None:
+    def test_leaves_claims_of_others_alone(self, pages: PageCache, store: FakeStore) -> None:
         store.claimed_by_others.add(PAGE)
         get(pages)
         assert store.slept
 
-    def test_is_that_of_a_write_that_overtakes_the_question(
-        self, position: Position, store: FakeStore
-    ) -> None:
+    def test_is_that_of_a_write_in_between(self, position: Position, store: FakeStore) -> None:
         store.before["settle"] = lambda: store.replace_generation(20)
         assert position() == 20
 

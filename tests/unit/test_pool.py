@@ -201,9 +201,7 @@ class TestCheckout:
         assert server.connections == []
         assert database.breaker.state is State.CLOSED
 
-    def test_connections_are_opened_in_parallel_and_idle_ones_lent_meanwhile(
-        self, server: Server
-    ) -> None:
+    def test_connections_are_opened_in_parallel_and_idle_ones_lent(self, server: Server) -> None:
         database = Database("dbname=fake", size=3, checkout_timeout=LONG)
         connecting = threading.Barrier(3, timeout=LONG)
         go_on = threading.Event()
@@ -353,9 +351,7 @@ class TestOpenAndClose:
             read(database)
         assert len(server.connections) == 1
 
-    def test_close_closes_idle_connections_now_and_lent_ones_when_they_come_back(
-        self, server: Server
-    ) -> None:
+    def test_closes_idle_connections_now_and_lent_ones_on_return(self, server: Server) -> None:
         database = Database("dbname=fake", size=2)
         with database.transaction() as cursor:
             read(database)

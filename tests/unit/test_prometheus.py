@@ -36,9 +36,7 @@ def promtool(*arguments: str) -> str:
     return ended.stdout
 
 
-def test_configuration_rules_and_tests_are_valid_and_alerts_fire_as_their_tests_say(
-    tmp_path: Path,
-) -> None:
+def test_configuration_is_valid_and_alerts_fire_as_their_tests_say(tmp_path: Path) -> None:
     config = (PROMETHEUS / "prometheus.yml").read_text("utf-8")
     here = config.replace("/etc/prometheus/", f"{PROMETHEUS}/")
     assert here != config

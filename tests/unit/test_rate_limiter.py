@@ -48,7 +48,7 @@ def situations(draw: st.DrawFn, *, full: bool) -> tuple[Limit, Counts]:
 
 
 @given(situations(full=True))
-def test_request_after_the_stated_wait_passes_and_the_wait_is_not_too_long(
+def test_request_passes_after_the_stated_wait_and_no_earlier(
     situation: tuple[Limit, Counts],
 ) -> None:
     limit, counts = situation

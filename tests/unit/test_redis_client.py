@@ -66,9 +66,7 @@ def test_name_that_is_not_resolved_in_time_is_a_server_that_is_away(
     assert asked == [("cache.internal", 0.25)]
 
 
-def test_cluster_is_waited_for_no_longer_than_the_time_out_whatever_hangs(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_cluster_is_waited_for_no_longer_than_the_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
     looked_up = []
 

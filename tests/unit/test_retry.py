@@ -79,9 +79,7 @@ def test_pauses_double_and_each_retry_is_logged_with_its_cause(
 
 
 @pytest.mark.parametrize("retries", [0, 2])
-def test_last_failure_is_raised_when_the_retries_are_used_up(
-    recorder: Recorder, retries: int
-) -> None:
+def test_last_failure_is_raised_when_retries_are_used_up(recorder: Recorder, retries: int) -> None:
     failures = transient(retries + 1)
     work = Work(*failures)
     with pytest.raises(TransientFailure) as raised:

@@ -61,9 +61,7 @@ NETWORKS = "10.0.0.0/8, 192.0.2.1,2001:db8::/32"
         ("TRUSTED_PROXIES", NETWORKS, tuple(map(ip_network, NETWORKS.replace(" ", "").split(",")))),
     ],
 )
-def test_variable_has_the_name_of_the_field_in_capitals(
-    name: str, text: str, value: object
-) -> None:
+def test_variable_is_the_name_of_the_field_in_capitals(name: str, text: str, value: object) -> None:
     settings = read(**{name: text})
     assert getattr(settings, name.lower()) == value
     assert Settings.model_validate(settings.model_dump()) == settings
@@ -160,9 +158,7 @@ URLS = {
 
 class TestMalformed:
     @pytest.mark.parametrize("name", MALFORMED)
-    def test_invalid_value_is_reported_in_one_line_with_its_name_and_description(
-        self, name: str
-    ) -> None:
+    def test_invalid_value_is_reported_in_a_line_with_name_and_description(self, name: str) -> None:
         for takes, values in MALFORMED[name].items():
             for value in values:
                 message = complaint(**{name: value})
@@ -176,9 +172,7 @@ class TestMalformed:
         assert SECRET not in message
 
     @pytest.mark.parametrize("name", NO_URLS)
-    def test_invalid_url_is_refused_without_repeating_it(
-        self, secret_file: Path, name: str
-    ) -> None:
+    def test_invalid_url_is_refused_and_not_repeated(self, secret_file: Path, name: str) -> None:
         secret_file.write_text(f"http://{SECRET}")
         urls = [url.format(SECRET) for url in NO_URLS[name] + NOT_EVEN_A_URL]
         for given in ({f"{name}_FILE": str(secret_file)}, *({name: url} for url in urls)):
@@ -225,9 +219,7 @@ class TestSecrets:
         settings = read(DB_HOST_FILE="/nowhere", DB_PASSWORD_FILE="")
         assert settings == Settings()
 
-    def test_unreadable_file_is_reported_in_one_line_without_its_content(
-        self, secret_file: Path
-    ) -> None:
+    def test_unreadable_file_is_reported_in_a_line_without_content(self, secret_file: Path) -> None:
         secret_file.write_bytes(SECRET.encode() + b"\xff")
         for file, reason in (
             (secret_file.with_name("missing"), "No such file or directory"),

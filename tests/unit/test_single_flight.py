@@ -62,9 +62,7 @@ def test_one_of_many_concurrent_callers_does_the_work_and_the_next_caller_again(
     assert flights.run("key", lambda: 2) == 2
 
 
-def test_calls_for_other_keys_run_in_parallel(
-    flights: Flights, threads: ThreadPoolExecutor
-) -> None:
+def test_calls_for_other_keys_are_parallel(flights: Flights, threads: ThreadPoolExecutor) -> None:
     together = threading.Barrier(5, timeout=LONG)
 
     def run(number: int) -> object:

@@ -228,9 +228,7 @@ class TestCanonicalEmail:
             ["example.com", "BÜCHER.example", "ｅxample。com", "xn--bcher-kva.example"]
         ),
     )
-    def test_is_a_valid_address_with_itself_as_canonical_form(
-        self, local_part: str, domain: str
-    ) -> None:
+    def test_is_valid_and_its_own_canonical_form(self, local_part: str, domain: str) -> None:
         address = f"{local_part}@{domain}"
         assume(broken_rule(address) is None)
         canonical = canonical_email(address)

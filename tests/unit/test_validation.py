@@ -140,9 +140,7 @@ class TestParseBody:
             parse_body(UserWrite, sent(ADA) | gone)
 
     @pytest.mark.parametrize("terminated", [{}, {"wsgi.input_terminated": True}])
-    def test_body_that_is_shorter_than_announced_is_not_taken(
-        self, terminated: dict[str, bool]
-    ) -> None:
+    def test_body_shorter_than_announced_is_not_taken(self, terminated: dict[str, bool]) -> None:
         with pytest.raises(ClientDisconnected):
             parse_body(UserWrite, sent(ADA) | terminated | {"CONTENT_LENGTH": "200"})
 
@@ -185,18 +183,14 @@ class TestParseQuery:
             ("9999-12-31T23:59:59-00:01", datetime(9999, 12, 31, 23, 59, 59, 999999, UTC)),
         ],
     )
-    def test_takes_times_beyond_the_calendars_ends_as_its_ends(
-        self, text: str, time: datetime
-    ) -> None:
+    def test_takes_times_beyond_the_calendar_as_its_ends(self, text: str, time: datetime) -> None:
         assert query(created_since=text).created_since == time
 
     @pytest.mark.parametrize(
         ("digits", "microsecond"),
         [("123456", 123456), ("1234560", 123456), ("1234561", 123457), ("123456001", 123457)],
     )
-    def test_time_between_two_microseconds_is_the_later_one(
-        self, digits: str, microsecond: int
-    ) -> None:
+    def test_time_between_microseconds_is_the_later(self, digits: str, microsecond: int) -> None:
         """No user is between the two, so that since and before hold for the same users."""
         parsed = query(created_before=f"2026-11-22T19:41:06.{digits}Z")
         assert parsed.created_before == datetime(2026, 11, 22, 19, 41, 6, microsecond, UTC)
