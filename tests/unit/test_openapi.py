@@ -31,35 +31,23 @@ PATHS = {
 }
 
 
-@pytest.fixture
-def app() -> Flask:
-    """An application whose servers are never asked for anything."""
+def new_app() -> Flask:
+    """Return an application whose servers are never asked for anything."""
     url = "postgresql://nobody@localhost/nothing"
     return create_app(Settings.model_validate({"database_url": url}))
 
 
 @pytest.fixture
-def built(app: Flask) -> dict[str, Any]:
-    return document(app)
+def app() -> Flask:
+    return new_app()
 
 
-@pytest.fixture
-def operations(built: dict[str, Any]) -> list[dict[str, Any]]:
-    return [operation for methods in built["paths"].values() for operation in methods.values()]
-
-
-@pytest.fixture
-def responses(operations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [each for operation in operations for each in operation["responses"].values()]
-
-
-@pytest.fixture
-def contents(
-    operations: list[dict[str, Any]], responses: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Each media type of each body of a request or response."""
-    bodies = [*(operation.get("requestBody", {}) for operation in operations), *responses]
-    return [media for body in bodies for media in body.get("content", {}).values()]
+BUILT = document(new_app())
+COMPONENTS = BUILT["components"]
+OPERATIONS = [operation for methods in BUILT["paths"].values() for operation in methods.values()]
+RESPONSES = [each for operation in OPERATIONS for each in operation["responses"].values()]
+BODIES = [*(operation.get("requestBody", {}) for operation in OPERATIONS), *RESPONSES]
+MEDIA = [media for body in BODIES for media in body.get("content", {}).values()]
 
 
 def objects(part: Any) -> Iterator[dict[str, Any]]:
@@ -72,40 +60,36 @@ def objects(part: Any) -> Iterator[dict[str, Any]]:
             yield from objects(each)
 
 
-def check(schema: dict[str, Any], built: dict[str, Any], instance: object) -> None:
-    whole = {**schema, "components": built["components"]}
+def check(schema: dict[str, Any], instance: object) -> None:
+    whole = {**schema, "components": COMPONENTS}
     jsonschema_rs.Draft202012Validator(whole, validate_formats=True).validate(instance)
 
 
-def test_is_valid_and_names_every_route_and_method(built: dict[str, Any]) -> None:
-    validate(built)
-    named = {path: set(methods) for path, methods in built["paths"].items()}
+def test_is_valid_and_names_every_route_and_method() -> None:
+    validate(BUILT)
+    named = {path: set(methods) for path, methods in BUILT["paths"].items()}
     assert named.items() >= PATHS.items()
 
 
-def test_operations_have_names_words_and_examples(
-    built: dict[str, Any], operations: list[dict[str, Any]], contents: list[dict[str, Any]]
-) -> None:
-    names = [operation["operationId"] for operation in operations]
+def test_operations_have_names_words_and_examples() -> None:
+    names = [operation["operationId"] for operation in OPERATIONS]
     assert len(names) == len(set(names))
     assert {"list_users", "create_user", "get_user", "replace_user"} <= set(names)
-    for operation in operations:
+    for operation in OPERATIONS:
         assert operation["summary"]
-        assert set(operation["tags"]) <= {tag["name"] for tag in built["tags"]}
-    for media in contents:
+        assert set(operation["tags"]) <= {tag["name"] for tag in BUILT["tags"]}
+    for media in MEDIA:
         assert {"example", "examples"} & media.keys() or "title" in media["schema"]
 
 
-def test_examples_are_what_the_schemas_say_and_all_are_used(
-    built: dict[str, Any], contents: list[dict[str, Any]]
-) -> None:
-    components, used = built["components"]["examples"], set()
-    for media in contents:
+def test_examples_are_what_the_schemas_say_and_all_are_used() -> None:
+    components, used = COMPONENTS["examples"], set()
+    for media in MEDIA:
         for name in media.get("examples", {}):
-            check(media["schema"], built, components[name]["value"])
+            check(media["schema"], components[name]["value"])
             used.add(name)
         if "example" in media:
-            check(media["schema"], built, media["example"])
+            check(media["schema"], media["example"])
     assert used == components.keys()
     assert len(used) > 10
 
@@ -120,24 +104,22 @@ def test_every_error_that_is_handled_has_an_example_which_logs_nothing(
     assert not caplog.records
 
 
-def test_links_lead_to_operations_and_their_parameters(
-    operations: list[dict[str, Any]], responses: list[dict[str, Any]]
-) -> None:
+def test_links_lead_to_operations_and_their_parameters() -> None:
     parameters = {
         operation["operationId"]: {
             parameter.get("name") or parameter["$ref"].rpartition("/")[2]
             for parameter in operation["parameters"]
         }
-        for operation in operations
+        for operation in OPERATIONS
     }
-    links = [link for response in responses for link in response.get("links", {}).values()]
+    links = [link for response in RESPONSES for link in response.get("links", {}).values()]
     assert len(links) >= 8
     for link in links:
         assert link["parameters"].keys() <= parameters[link["operationId"]]
 
 
-def test_parameters_of_lists_are_those_of_the_model_and_of_its_page(built: dict[str, Any]) -> None:
-    listed = built["paths"]["/api/v1/users"]["get"]["parameters"]
+def test_parameters_of_lists_are_those_of_the_model_and_of_its_page() -> None:
+    listed = BUILT["paths"]["/api/v1/users"]["get"]["parameters"]
     named = {parameter["name"] for parameter in listed if parameter.get("in") == "query"}
     assert named == ListQuery.model_fields.keys()
     table = PAGE.read_text("utf-8").split("## Lists\n", 1)[1].split("\n\n")[1]
@@ -145,35 +127,32 @@ def test_parameters_of_lists_are_those_of_the_model_and_of_its_page(built: dict[
         assert f"`{name}`" in table
 
 
-def test_every_parameter_and_header_has_a_valid_example(
-    built: dict[str, Any], operations: list[dict[str, Any]]
-) -> None:
-    components = built["components"]
-    described = [*components["parameters"].values(), *components["headers"].values()]
-    for operation in operations:
+def test_every_parameter_and_header_has_a_valid_example() -> None:
+    described = [*COMPONENTS["parameters"].values(), *COMPONENTS["headers"].values()]
+    for operation in OPERATIONS:
         described += [each for each in operation["parameters"] if "$ref" not in each]
     for each in described:
         (example,) = each["schema"]["examples"]
-        check(each["schema"], built, example)
+        check(each["schema"], example)
 
 
-def test_enumerations_have_names_and_components_are_used(built: dict[str, Any]) -> None:
-    text = json.dumps(built)
-    for kind, components in built["components"].items():
+def test_enumerations_have_names_and_components_are_used() -> None:
+    text = json.dumps(BUILT)
+    for kind, components in COMPONENTS.items():
         for name in components:
             assert kind == "schemas" or f'"#/components/{kind}/{name}"' in text
-    names = {name for name, schema in built["components"]["schemas"].items() if "enum" in schema}
+    names = {name for name, schema in COMPONENTS["schemas"].items() if "enum" in schema}
     assert names >= {"Sort", "Precision", "UserMember", "HealthStatus", "ReadinessStatus", "State"}
-    assert '"enum": ' not in json.dumps(built["paths"])
-    assert built["components"]["schemas"]["ReadinessStatus"] == {
+    assert '"enum": ' not in json.dumps(BUILT["paths"])
+    assert COMPONENTS["schemas"]["ReadinessStatus"] == {
         "type": "string",
         "enum": ["ready", "not ready", "draining"],
         "x-enum-varnames": ["ready", "not_ready", "draining"],
     }
 
 
-def test_numbers_that_32_bits_may_not_hold_say_so(built: dict[str, Any]) -> None:
-    parts = objects([built["paths"], built["components"]["schemas"]])
+def test_numbers_that_32_bits_may_not_hold_say_so() -> None:
+    parts = objects([BUILT["paths"], COMPONENTS["schemas"]])
     found = [each for each in parts if each.get("type") == "integer"]
     assert len(found) > 10
     found.remove({"type": "integer", "minimum": 1, "default": 50, "examples": [100]})  # per_page
