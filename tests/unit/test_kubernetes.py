@@ -17,6 +17,7 @@ from user_service.web.api import health
 
 ROOT = Path(__file__).resolve().parents[2]
 OVERLAYS = ROOT / "deploy" / "kubernetes" / "overlays"
+PRODUCTION = render(OVERLAYS / "production")
 OURS = [("Deployment", "user-service"), ("Job", "user-service-migrate")]
 
 
@@ -28,11 +29,6 @@ def folder(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture
 def overlay(folder: Path) -> list[Resource]:
     return render(folder)
-
-
-@pytest.fixture
-def production() -> list[Resource]:
-    return render(OVERLAYS / "production")
 
 
 def by_name(resources: Any) -> dict[tuple[str, str], Any]:
@@ -137,38 +133,38 @@ def test_secrets_are_named_and_never_in_the_manifests(overlay: list[Resource]) -
         assert volumes["tmp"]["emptyDir"]["medium"] == "Memory"
 
 
-def test_selectors_find_the_pods_that_they_mean(production: list[Resource]) -> None:
-    deployment, job = one(production, "Deployment"), one(production, "Job", "user-service-migrate")
+def test_selectors_find_the_pods_that_they_mean() -> None:
+    deployment, job = one(PRODUCTION, "Deployment"), one(PRODUCTION, "Job", "user-service-migrate")
     labels, others = (each["spec"]["template"]["metadata"]["labels"] for each in (deployment, job))
     spreads = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
     assert len(spreads) == 2
     for selector in (
-        one(production, "Service")["spec"]["selector"],
+        one(PRODUCTION, "Service")["spec"]["selector"],
         deployment["spec"]["selector"]["matchLabels"],
-        one(production, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
-        one(production, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
+        one(PRODUCTION, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"],
+        one(PRODUCTION, "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
         *(spread["labelSelector"]["matchLabels"] for spread in spreads),
     ):
         assert selector.items() <= labels.items()
         assert not selector.items() <= others.items()
 
 
-def test_network_is_closed_but_for_what_is_listed(production: list[Resource]) -> None:
-    closed = one(production, "NetworkPolicy", "default-deny")["spec"]
+def test_network_is_closed_but_for_what_is_listed() -> None:
+    closed = one(PRODUCTION, "NetworkPolicy", "default-deny")["spec"]
     assert closed == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    (ingress,) = one(production, "NetworkPolicy")["spec"]["ingress"]
+    (ingress,) = one(PRODUCTION, "NetworkPolicy")["spec"]["ingress"]
     assert len(ingress["from"]) == 2
     assert ingress["ports"] == [{"protocol": "TCP", "port": "http"}]
 
 
-def test_autoscaler_alone_scales_and_all_fit_into_the_database(production: list[Resource]) -> None:
-    settings, deployment = one(production, "ConfigMap")["data"], one(production, "Deployment")
-    autoscaler = one(production, "HorizontalPodAutoscaler")["spec"]
+def test_autoscaler_alone_scales_and_all_fit_into_the_database() -> None:
+    settings, deployment = one(PRODUCTION, "ConfigMap")["data"], one(PRODUCTION, "Deployment")
+    autoscaler = one(PRODUCTION, "HorizontalPodAutoscaler")["spec"]
     assert "replicas" not in deployment["spec"]
     assert autoscaler["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
     assert autoscaler["minReplicas"] >= 2
     most = autoscaler["maxReplicas"] + deployment["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
     connections = most * int(settings["WEB_CONCURRENCY"]) * int(settings["DB_POOL_SIZE"])
-    parameters = one(production, "Cluster", "users-db")["spec"]["postgresql"]["parameters"]
+    parameters = one(PRODUCTION, "Cluster", "users-db")["spec"]["postgresql"]["parameters"]
     # 20 for the operator, the standbys, the migrations and a person who looks.
     assert connections + 20 <= int(parameters["max_connections"])
