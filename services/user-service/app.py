@@ -75,11 +75,11 @@ def create_app(settings: Settings | None = None) -> Flask:
     )
     register_problems(app)
     register_cors(app, settings.cors_origins)
-    expect_failures(app, services.metrics.http)
+    expect_failures(app, services.metrics)
     app.wsgi_app = RequestMiddleware(  # type: ignore[method-assign]  # as Flask documents it
         app.wsgi_app,
         request_timeout=settings.request_timeout,
-        metrics=services.metrics.http,
+        metrics=services.metrics,
         fast_path=FastPath(app, services),
     )
     app.cli.add_command(cli.users)
@@ -150,9 +150,7 @@ def create_services(settings: Settings, current: Callable[[], Settings] | None =
         cursors=Cursors(lambda: settings.cursor_key_bytes or repository.cursor_key()),
         metrics=metrics,
         retry_policy=RetryPolicy(
-            settings.retry_attempts,
-            settings.retry_delay,
-            on_end=metrics.resilience.count_retry,
+            settings.retry_attempts, settings.retry_delay, on_end=metrics.count_retry
         ),
         commit=settings.git_commit,
         require_if_match=settings.require_if_match,

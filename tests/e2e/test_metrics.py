@@ -163,5 +163,6 @@ def test_workers_of_a_preloaded_application_share_metrics(
         asked = {"route": f"{URL}/<user_id:user_id>", "method": "GET", "status": "404"}
         counted = scrapes.value(scraped(service), "http_request_duration_seconds_count", **asked)
         assert counted == 400
+        assert pools(service) == 20
         assert service.stop() == 0
     assert not {"Traceback", "Warning"} & set(re.findall(r"[A-Z][a-z]+", service.log))

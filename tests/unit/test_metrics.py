@@ -48,7 +48,7 @@ def surrounded(app: Flask, metrics: Metrics) -> Flask:
     app.wsgi_app = RequestMiddleware(  # type: ignore[method-assign]
         app.wsgi_app,
         request_timeout=1,
-        metrics=metrics.http,
+        metrics=metrics,
     )
     return app
 
@@ -99,7 +99,7 @@ def test_breaker_shows_its_state_and_counts_its_openings(metrics: Metrics, clock
         failures=(ConnectionError,),
         threshold=1,
         clock=clock,
-        on_change=metrics.resilience.breaker_listener("redis"),
+        on_change=metrics.breaker_listener("redis"),
     )
 
     def shown() -> tuple[float, float]:

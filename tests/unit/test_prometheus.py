@@ -65,7 +65,7 @@ def test_every_alert_is_tested_firing_and_not_firing() -> None:
 def test_every_queried_metric_is_exposed_or_recorded(file: Path) -> None:
     metrics = Metrics()
     metrics.set_build_info("1", "unknown")
-    metrics.http.observe("/", "GET", 200, 0.1)
+    metrics.observe("/", "GET", 200, 0.1)
     exposed = {s.name for family in metrics.registry.collect() for s in family.samples}
     named = set(METRIC.findall(file.read_text("utf-8")))
     assert named

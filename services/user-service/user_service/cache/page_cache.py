@@ -68,7 +68,7 @@ class PageCache:
     ) -> None:
         """``current_lsn`` returns the primary's log position; None if there is no replica."""
         self._store = store
-        self._metrics = (metrics or Metrics()).cache
+        self._metrics = metrics or Metrics()
         self._current_lsn = current_lsn
         self._sleep = sleep
         self._clock = clock
@@ -102,12 +102,12 @@ class PageCache:
         """
         found = self._look_up(name)
         if found is None:
-            self._metrics.bypass.inc()
+            self._metrics.pages_bypassed.inc()
             return produce(None), CacheStatus.BYPASS
         if found.body is not None:
-            self._metrics.hit.inc()
+            self._metrics.pages_hit.inc()
             return found.body, CacheStatus.HIT
-        self._metrics.miss.inc()
+        self._metrics.pages_missed.inc()
         body = self._refills.run(
             (name, found.generation), lambda: self._refill(name, found, produce)
         )
@@ -132,7 +132,7 @@ class PageCache:
         except RedisFailure:
             return None
         if body is not None:
-            self._metrics.stale.inc()
+            self._metrics.pages_stale.inc()
         return body
 
     def invalidate(self) -> None:
@@ -232,7 +232,7 @@ class PageCache:
             return
         self._storing.end()
         if not is_stored:
-            self._metrics.refused.inc()
+            self._metrics.stores_refused.inc()
             log.info("page cache refused a page that was read before a write")
 
     def _repair(self) -> None:

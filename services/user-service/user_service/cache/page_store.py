@@ -118,7 +118,7 @@ class PageStore:
             "Redis",
             failures=(redis_errors.ConnectionError, redis_errors.TimeoutError),
             threshold=3,
-            on_change=(metrics or Metrics()).resilience.breaker_listener("redis"),
+            on_change=(metrics or Metrics()).breaker_listener("redis"),
         )
 
     def look_up(self, name: str) -> Found:
@@ -202,14 +202,9 @@ class PageStore:
         with self._asking():
             for _ in range(3):  # again where a generation had to be begun
                 database, history = self._identify()
+                now, process = int(self._clock()), f"{self._name}-{os.getpid()}"
                 stored, generation, lsn, *pages = self._look_up_or_claim(
-                    self._keys(database, names),
-                    [
-                        int(self._clock()),
-                        self._ttl,
-                        CLAIM_MILLISECONDS,
-                        f"{self._name}-{os.getpid()}",
-                    ],
+                    self._keys(database, names), [now, self._ttl, CLAIM_MILLISECONDS, process]
                 )
                 is_confirmed = self._confirmed == (self._redis.connections_made, history, stored)
                 if generation is None or not is_confirmed:

@@ -8,8 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import psycopg2
 from psycopg2.extensions import (
@@ -19,17 +18,8 @@ from psycopg2.extensions import (
     connection,
 )
 
-from user_service.database.connect import (
-    must_be_writable,
-    session_settings,
-    with_session_defaults,
-)
-from user_service.database.connections import (
-    Connections,
-    Cursor,
-    has_become_read_only,
-    is_alive,
-)
+from user_service.database.connect import must_be_writable, session_settings, with_session_defaults
+from user_service.database.connections import Connections, Cursor, has_become_read_only, is_alive
 from user_service.database.failures import CONNECTION_IS_USELESS, translated
 from user_service.errors import (
     ConnectionLost,
@@ -54,8 +44,7 @@ OPEN_SECONDS = 0.25
 READY_SECONDS = 0.9
 
 
-@dataclass(frozen=True, slots=True)
-class PoolStats:
+class PoolStats(NamedTuple):
     """The pool of this process at one moment: connections, and requests that wait for one."""
 
     size: int
@@ -96,21 +85,16 @@ class Database:
         """
         metrics = metrics or Metrics()
         session_timeout = None if transaction_pooling else statement_timeout
-        self._local_settings = ""
-        if transaction_pooling:
-            self._local_settings = "".join(
-                f"SET LOCAL {setting} = '{value}'; "
-                for setting, value in session_settings(statement_timeout).items()
-            )
+        local = session_settings(statement_timeout).items() if transaction_pooling else ()
+        self._local_settings = "".join(f"SET LOCAL {key} = '{value}'; " for key, value in local)
         self.breaker = breaker or CircuitBreaker(
             "the database",
             failures=(ConnectionLost, DeadlineExceeded, OutcomeUnknown),
             open_seconds=OPEN_SECONDS,
-            on_change=metrics.resilience.breaker_listener(name),
+            on_change=metrics.breaker_listener(name),
         )
         self._must_be_writable = must_be_writable(dsn)
-        self._metrics = metrics.pools.of(name)
-        self._metrics.size.set(size)
+        self._metrics = metrics.pool(name)
         self._checkout_timeout = checkout_timeout
         self._preparation = Preparation("the database", lambda: _with_errors_translated(prepare))
         current_dsn = current_dsn or (lambda: dsn)
@@ -245,7 +229,7 @@ class Database:
             log.warning("connection pool is full: all %d connections are in use", in_use)
         self._metrics.waiting.inc()
         try:
-            with stage("pool", self._metrics.checkout):
+            with stage("pool", self._metrics.checkout.observe):
                 self._connections.begin(until - time.monotonic())
         except PoolTimeout:
             self._metrics.timeouts.inc()
@@ -256,6 +240,8 @@ class Database:
     def _connection(self, until: float) -> connection:
         """Return a connection that works for a loan that has begun."""
         if not self._preparation.is_done:
+            # Here, after a fork: each process has a gauge of its own.
+            self._metrics.size.set(self._connections.size)
             self._preparation.ensure(self._checkout_timeout)
         while (idle := self._connections.idle()) is not None:
             if is_alive(idle):

@@ -13,12 +13,7 @@ import psycopg2
 
 from user_service.database.connections import Cursor
 from user_service.database.pool import Database
-from user_service.errors import (
-    ConnectionLost,
-    DeadlineExceeded,
-    ReplicaUnusable,
-    Unavailable,
-)
+from user_service.errors import ConnectionLost, DeadlineExceeded, ReplicaUnusable, Unavailable
 from user_service.observability.metrics import Metrics
 from user_service.resilience import deadline
 from user_service.resilience.breaker import CircuitBreaker
@@ -93,7 +88,7 @@ def replica_breaker(metrics: Metrics) -> CircuitBreaker:
     return CircuitBreaker(
         "the replica",
         failures=(ConnectionLost, DeadlineExceeded, _Behind),
-        on_change=metrics.resilience.breaker_listener("replica"),
+        on_change=metrics.breaker_listener("replica"),
     )
 
 

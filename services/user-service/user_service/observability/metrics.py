@@ -25,46 +25,6 @@ UNMATCHED = "unmatched"
 STATES = ("closed", "half-open", "open")
 
 
-class HttpMetrics:
-    """Requests. The number of series is bounded: routes are templates, odd methods ``other``."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._duration = Histogram(
-            "user_service_http_request_duration_seconds",
-            "Time from the arrival of a request to its response; the count is the requests",
-            ["route", "method", "status"],
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.in_flight = Gauge(
-            "user_service_http_requests_in_flight",
-            "Requests in progress",
-            registry=registry,
-            multiprocess_mode="livesum",
-        )
-        self._rate_limited = Counter(
-            "user_service_rate_limited_requests",
-            "Requests refused because the client exceeded a rate limit",
-            ["limit"],
-            registry=registry,
-        )
-        for limit in ("default", "writes"):
-            self._rate_limited.labels(limit)
-
-    def observe(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count a request and its duration; ``route`` may be UNMATCHED."""
-        known = method if method in METHODS else OTHER_METHOD
-        self._duration.labels(route, known, status).observe(seconds)
-
-    def expect(self, route: str, method: str, status: int) -> None:
-        """Expose the series of such requests with 0 from now on."""
-        self._duration.labels(route, method, status)
-
-    def count_rate_limited(self, limit: str) -> None:
-        """Count a request that was refused with 429."""
-        self._rate_limited.labels(limit).inc()
-
-
 class PoolMetrics(NamedTuple):
     """The metrics of one connection pool."""
 
@@ -76,110 +36,125 @@ class PoolMetrics(NamedTuple):
     replaced: Counter
 
 
-class PoolsMetrics:
-    """The connection pools, labelled with the server: ``database`` or ``replica``."""
+class Metrics:
+    """All metrics of one application.
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        gauge = partial(Gauge, labelnames=["pool"], registry=registry, multiprocess_mode="livesum")
-        counter = partial(Counter, labelnames=["pool"], registry=registry)
-        self._size = gauge(
-            "user_service_pool_connections_max",
-            "Most database connections that the pools of all workers may open",
-        )
-        self._in_use = gauge("user_service_pool_connections_in_use", "Database connections in use")
-        self._waiting = gauge(
-            "user_service_pool_requests_waiting",
-            "Requests waiting for a database connection; requests that share one count once",
-        )
-        self._checkout = Histogram(
-            "user_service_pool_checkout_duration_seconds",
-            "Time that requests waited for a database connection",
-            ["pool"],
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self._timeouts = counter(
-            "user_service_pool_checkout_timeouts",
-            "Requests that did not get a database connection in time",
-        )
-        self._replaced = counter(
-            "user_service_pool_connections_replaced",
-            "Database connections replaced because they broke or may have broken",
-        )
-        self.of("database")
+    ``directory`` is PROMETHEUS_MULTIPROC_DIR; if given, ``collector`` covers all its processes.
+    The number of series is bounded: routes are templates, and odd methods are ``other``.
+    """
 
-    def of(self, pool: str) -> PoolMetrics:
-        """Return the metrics of one pool, which begin with 0."""
-        return PoolMetrics(
-            size=self._size.labels(pool),
-            in_use=self._in_use.labels(pool),
-            waiting=self._waiting.labels(pool),
-            checkout=self._checkout.labels(pool),
-            timeouts=self._timeouts.labels(pool),
-            replaced=self._replaced.labels(pool),
+    def __init__(self, directory: Path | None = None) -> None:
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+        self.registry = registry = CollectorRegistry()
+        self.collector: Collector = AllProcesses(directory) if directory else registry
+        counter = partial(Counter, registry=registry)
+        histogram = partial(Histogram, registry=registry, buckets=SECONDS)
+        total = partial(Gauge, registry=registry, multiprocess_mode="livesum")
+        highest = partial(Gauge, registry=registry, multiprocess_mode="livemax")
+        latest = partial(Gauge, registry=registry, multiprocess_mode="livemostrecent")
+
+        self._duration = histogram(
+            "user_service_http_request_duration_seconds",
+            "Time from the arrival of a request to its response; the count is the requests",
+            ["route", "method", "status"],
         )
-
-
-class CacheMetrics:
-    """The page cache."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        pages = Counter(
+        self.in_flight = total("user_service_http_requests_in_flight", "Requests in progress")
+        self.rate_limited = counter(
+            "user_service_rate_limited_requests",
+            "Requests refused because the client exceeded a rate limit",
+            ["limit"],
+        )
+        self._pools = PoolMetrics(
+            total(
+                "user_service_pool_connections_max",
+                "Most database connections that the pools of all workers may open",
+                ["pool"],
+            ),
+            total("user_service_pool_connections_in_use", "Database connections in use", ["pool"]),
+            total(
+                "user_service_pool_requests_waiting",
+                "Requests waiting for a database connection; requests that share one count once",
+                ["pool"],
+            ),
+            histogram(
+                "user_service_pool_checkout_duration_seconds",
+                "Time that requests waited for a database connection",
+                ["pool"],
+            ),
+            counter(
+                "user_service_pool_checkout_timeouts",
+                "Requests that did not get a database connection in time",
+                ["pool"],
+            ),
+            counter(
+                "user_service_pool_connections_replaced",
+                "Database connections replaced because they broke or may have broken",
+                ["pool"],
+            ),
+        )
+        pages = counter(
             "user_service_page_cache_requests",
             "Page requests: hit, miss, bypass (Redis was not used), stale (the database was away)",
             ["result"],
-            registry=registry,
         )
-        self.hit, self.miss = pages.labels("hit"), pages.labels("miss")
-        self.bypass, self.stale = pages.labels("bypass"), pages.labels("stale")
-        self.refused = Counter(
+        self.pages_hit, self.pages_missed = pages.labels("hit"), pages.labels("miss")
+        self.pages_bypassed, self.pages_stale = pages.labels("bypass"), pages.labels("stale")
+        self.stores_refused = counter(
             "user_service_page_cache_stores_refused",
             "Pages not stored because a write happened while they were read",
-            registry=registry,
         )
-        self.failed_invalidations = Counter(
+        self.failed_invalidations = counter(
             "user_service_page_cache_invalidation_failures",
             "Writes after which the cached pages could not be invalidated at once",
-            registry=registry,
         )
-
-
-class ResilienceMetrics:
-    """Retries and circuit breakers, which ``resilience`` reports to callbacks."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._retries = Counter(
+        self._retries = counter(
             "user_service_retries",
             "Calls with a transient failure, by outcome: recovered, failed, no_time or no_budget"
             " left for a retry",
             ["outcome"],
-            registry=registry,
         )
-        for outcome in ("recovered", "failed", "no_time", "no_budget"):
-            self._retries.labels(outcome)
-        self._state = Gauge(
+        self._breaker_state = highest(
             "user_service_circuit_breaker_state",
             "0 closed, 1 half-open (one call is tried), 2 open; the highest of all workers",
             ["dependency"],
-            registry=registry,
-            multiprocess_mode="livemax",
         )
-        self._openings = Counter(
+        self._breaker_openings = counter(
             "user_service_circuit_breaker_openings",
             "Times a breaker opened, including after a failed trial call",
             ["dependency"],
-            registry=registry,
         )
-        for dependency in ("database", "redis"):
-            self.breaker_listener(dependency)
+        self.ready = latest(
+            "user_service_ready", "Result of the last readiness check: 1 ready, 0 not ready"
+        )
+        self._build = highest(
+            "user_service_build_info",
+            "Always 1; the labels identify the build",
+            ["version", "commit", "python"],
+        )
+        self._begin_with_zero()
+
+    def observe(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count a request and its duration; ``route`` may be UNMATCHED."""
+        known = method if method in METHODS else OTHER_METHOD
+        self._duration.labels(route, known, status).observe(seconds)
+
+    def expect(self, route: str, method: str, status: int) -> None:
+        """Expose the series of such requests with 0 from now on."""
+        self._duration.labels(route, method, status)
+
+    def pool(self, name: str) -> PoolMetrics:
+        """Return the metrics of one pool: ``database`` or ``replica``."""
+        return PoolMetrics._make(metric.labels(name) for metric in self._pools)
 
     def count_retry(self, outcome: str) -> None:
-        """Count a call with a transient failure; ``outcome`` is one of the four above."""
+        """Count a call with a transient failure by its ``outcome``."""
         self._retries.labels(outcome).inc()
 
     def breaker_listener(self, dependency: str) -> Callable[[str], None]:
         """Return the callback for each new state of the breaker of ``dependency``."""
-        state, openings = self._state.labels(dependency), self._openings.labels(dependency)
+        state = self._breaker_state.labels(dependency)
+        openings = self._breaker_openings.labels(dependency)
 
         def listen(new: str) -> None:
             state.set(STATES.index(new))
@@ -187,6 +162,20 @@ class ResilienceMetrics:
                 openings.inc()
 
         return listen
+
+    def set_build_info(self, version: str, commit: str) -> None:
+        """Expose the running version, the commit it was built from, and Python's version."""
+        self._build.labels(version, commit, platform.python_version()).set(1)
+
+    def _begin_with_zero(self) -> None:
+        """Expose series before their first event: Prometheus sees no increase in a new one."""
+        for limit in ("default", "writes"):
+            self.rate_limited.labels(limit)
+        for outcome in ("recovered", "failed", "no_time", "no_budget"):
+            self._retries.labels(outcome)
+        for dependency in ("database", "redis"):
+            self.breaker_listener(dependency)
+        self.pool("database")
 
 
 class AllProcesses(Collector):
@@ -200,37 +189,3 @@ class AllProcesses(Collector):
         forget_dead_processes(self._directory)
         metrics: Iterable[Metric] = MultiProcessCollector.merge(map(str, files_in(self._directory)))
         return metrics
-
-
-class Metrics:
-    """All metrics of one application.
-
-    ``directory`` is PROMETHEUS_MULTIPROC_DIR; if given, ``collector`` covers all its processes.
-    """
-
-    def __init__(self, directory: Path | None = None) -> None:
-        if directory is not None:
-            directory.mkdir(parents=True, exist_ok=True)
-        self.registry = registry = CollectorRegistry()
-        self.collector: Collector = AllProcesses(directory) if directory else registry
-        self.http = HttpMetrics(registry)
-        self.pools = PoolsMetrics(registry)
-        self.cache = CacheMetrics(registry)
-        self.resilience = ResilienceMetrics(registry)
-        self.ready = Gauge(
-            "user_service_ready",
-            "Result of the last readiness check: 1 ready, 0 not ready",
-            registry=registry,
-            multiprocess_mode="livemostrecent",
-        )
-        self._build = Gauge(
-            "user_service_build_info",
-            "Always 1; the labels identify the build",
-            ["version", "commit", "python"],
-            registry=registry,
-            multiprocess_mode="livemax",
-        )
-
-    def set_build_info(self, version: str, commit: str) -> None:
-        """Expose the running version, the commit it was built from, and Python's version."""
-        self._build.labels(version, commit, platform.python_version()).set(1)

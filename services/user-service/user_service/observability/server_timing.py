@@ -5,17 +5,12 @@ A ContextVar collects them, because the pool and the cache, which time them, kno
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import Protocol
 
-
-class Histogram(Protocol):
-    """Counts the stages of one name by their seconds."""
-
-    def observe(self, amount: float, /) -> None:
-        """Count one stage that took ``amount`` seconds."""
+# Receives the seconds of a stage.
+Observe = Callable[[float], object]
 
 
 class Stages:
@@ -42,23 +37,23 @@ def end() -> dict[str, float]:
     return stages.seconds
 
 
-def stage(name: str, histogram: Histogram | None = None) -> AbstractContextManager[None]:
-    """Time a block for the current request, and for ``histogram`` with the stages inside it."""
+def stage(name: str, observe: Observe | None = None) -> AbstractContextManager[None]:
+    """Time a block for the current request; ``observe`` gets its time with the stages inside it."""
     stages = _of_request.get()
-    if stages is None and histogram is None:
+    if stages is None and observe is None:
         return _UNTIMED
-    return _timed(name, stages or Stages(), histogram)
+    return _timed(name, stages or Stages(), observe)
 
 
 @contextmanager
-def _timed(name: str, stages: Stages, histogram: Histogram | None) -> Iterator[None]:
+def _timed(name: str, stages: Stages, observe: Observe | None) -> Iterator[None]:
     before, stages.inner = stages.inner, 0.0
     began = time.perf_counter()
     try:
         yield
     finally:
         seconds = time.perf_counter() - began
-        if histogram is not None:
-            histogram.observe(seconds)
+        if observe is not None:
+            observe(seconds)
         stages.seconds[name] = stages.seconds.get(name, 0.0) + seconds - stages.inner
         stages.inner = before + seconds

@@ -9,7 +9,7 @@ from flask import Flask
 
 from user_service.observability import request_id
 from user_service.observability.logs import log_request
-from user_service.observability.metrics import UNMATCHED, HttpMetrics
+from user_service.observability.metrics import UNMATCHED, Metrics
 from user_service.resilience import deadline
 from user_service.web.fast_path import FastPath
 from user_service.web.policies import security_headers
@@ -36,7 +36,7 @@ class RequestMiddleware:
         wsgi_app: "WSGIApplication",
         *,
         request_timeout: float,
-        metrics: HttpMetrics,
+        metrics: Metrics,
         fast_path: FastPath | None = None,
     ) -> None:
         self._wsgi_app = wsgi_app
@@ -94,7 +94,7 @@ class RequestMiddleware:
         log_request(method, route, status, seconds)
 
 
-def expect_failures(app: Flask, metrics: HttpMetrics) -> None:
+def expect_failures(app: Flask, metrics: Metrics) -> None:
     """Begin the series of 500 and 503 at 0: Prometheus sees no increase in a series that is new."""
     for rule in app.url_map.iter_rules():
         for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}:

@@ -45,7 +45,7 @@ def register_limits(
         g.rate_limit = limit, window
         if not window.passes:
             log.info("rate limit %s used up by %s", limit.name, client)
-            services().metrics.http.count_rate_limited(limit.name)
+            services().metrics.rate_limited.labels(limit.name).inc()
             raise RateLimited(limit.name, window.seconds)
 
     app.after_request(_announce)
