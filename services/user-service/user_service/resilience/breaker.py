@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import Enum, StrEnum, auto
+from enum import StrEnum
 
 from user_service.errors import CircuitOpen, Unavailable
 
@@ -22,14 +22,6 @@ class State(StrEnum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half-open"
-
-
-class _End(Enum):
-    """The end of a call, as far as it tells about the dependency."""
-
-    ANSWERED = auto()
-    FAILED = auto()
-    INCONCLUSIVE = auto()
 
 
 class CircuitBreaker:
@@ -91,16 +83,19 @@ class CircuitBreaker:
         period, is_try = self._period, False
         if self._opened_at is not None:
             period, is_try = self._begin()
+        has_failed = None  # until the end of the call tells about the dependency
         try:
             yield
-        except BaseException as error:
-            end = self._end_by(error)
-            if end is _End.FAILED and not (blaming or is_try):
-                end = _End.INCONCLUSIVE
-            self._count(end, period, is_try=is_try)
+            has_failed = False
+        except self._failures:
+            has_failed = True if blaming or is_try else None
             raise
-        if is_try or self._failed_in_a_row:
-            self._count(_End.ANSWERED, period, is_try=is_try)
+        except Exception as error:
+            has_failed = None if isinstance(error, Unavailable) else False
+            raise
+        finally:
+            if is_try or has_failed or self._failed_in_a_row:
+                self._count(period, has_failed=has_failed, is_try=is_try)
 
     def _begin(self) -> tuple[int, bool]:
         """Return the period, and whether this call tries if the dependency is back."""
@@ -111,39 +106,27 @@ class CircuitBreaker:
                 self._on_change(State.HALF_OPEN)
             return self._period, self._is_trying
 
-    def _end_by(self, error: BaseException) -> _End:
-        if isinstance(error, self._failures):
-            return _End.FAILED
-        if isinstance(error, Unavailable) or not isinstance(error, Exception):
-            return _End.INCONCLUSIVE
-        return _End.ANSWERED
-
-    def _count(self, end: _End, period: int, *, is_try: bool) -> None:
+    def _count(self, period: int, *, has_failed: bool | None, is_try: bool) -> None:
         with self._lock:
             if period != self._period:
                 return
             if is_try:
                 self._is_trying = False
-            if end is _End.ANSWERED:
-                self._failed_in_a_row = 0
-                if is_try:
-                    self._close()
-            elif end is _End.FAILED:
+            if has_failed:
                 self._failed_in_a_row += 1
                 if self._failed_in_a_row >= self._threshold:
-                    self._open()
+                    log.warning("circuit breaker of %s opens", self.name)
+                    self._change(State.OPEN, self._clock())
+            elif has_failed is not None:
+                self._failed_in_a_row = 0
+                if is_try:
+                    log.info("circuit breaker of %s closes", self.name)
+                    self._change(State.CLOSED, None)
 
-    def _open(self) -> None:
-        log.warning("circuit breaker of %s opens", self.name)
-        self._opened_at = self._clock()
+    def _change(self, state: State, opened_at: float | None) -> None:
+        self._opened_at = opened_at
         self._period += 1
-        self._on_change(State.OPEN)
-
-    def _close(self) -> None:
-        log.info("circuit breaker of %s closes", self.name)
-        self._opened_at = None
-        self._period += 1
-        self._on_change(State.CLOSED)
+        self._on_change(state)
 
     def _seconds_left(self) -> float:
         opened_at = self._opened_at
