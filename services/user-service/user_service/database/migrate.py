@@ -9,10 +9,9 @@ yoyo, the library for plain SQL, keeps a lock row that a killed process leaves b
 tables at every start, and parses the URL itself.
 """
 
-import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -59,15 +58,16 @@ def migrate(
     psycopg2.Error if it refuses a migration.
     """
     dsn = with_session_defaults(make_dsn(dsn, application_name="user-service migrations"), None)
-    for attempt, pause in enumerate(_pauses()):
+    pause = FIRST_PAUSE
+    while True:
         try:
             return _apply_pending(dsn, folder)
         except LockNotAvailable as error:
-            if not attempt:
+            if pause == FIRST_PAUSE:
                 reason = error.diag.message_primary
                 log.warning("migrations wait for a lock of another session: %s", reason)
-            sleep(pause)
-    raise AssertionError("unreachable: the pauses do not end")
+        sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def require_migrated(dsn: str, folder: Path = MIGRATIONS) -> None:
@@ -118,8 +118,3 @@ def _apply(cursor: cursor, file: Path) -> str:
     cursor.execute(file.read_text(encoding="utf-8"))
     cursor.execute("INSERT INTO schema_migrations (name) VALUES (%s)", (file.stem,))
     return file.stem
-
-
-def _pauses() -> Iterator[float]:
-    for doublings in itertools.count():
-        yield min(FIRST_PAUSE * 2**doublings, LONGEST_PAUSE)
