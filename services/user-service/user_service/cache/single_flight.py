@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Hashable
+from concurrent.futures import CancelledError, Future
 from typing import Generic, TypeVar
 
 from user_service.errors import DeadlineExceeded
@@ -15,7 +16,7 @@ class SingleFlight(Generic[K, V]):
     """The work under way in this process, by key."""
 
     def __init__(self) -> None:
-        self._flights: dict[K, _Flight[V]] = {}
+        self._flights: dict[K, Future[V]] = {}
         self._lock = threading.Lock()
 
     def run(self, key: K, work: Callable[[], V]) -> V:
@@ -27,27 +28,22 @@ class SingleFlight(Generic[K, V]):
         with self._lock:
             flight = self._flights.get(key)
             if leads := flight is None:
-                flight = self._flights[key] = _Flight()
+                flight = self._flights[key] = Future()
         if leads:
             return self._lead(key, flight, work)
-        if not flight.ended.wait(min(deadline.remaining(), threading.TIMEOUT_MAX)):
-            raise DeadlineExceeded("another request's read of the page took too long")
-        return flight.values[0] if flight.values else work()
+        try:
+            return flight.result(min(deadline.remaining(), threading.TIMEOUT_MAX))
+        except TimeoutError:
+            raise DeadlineExceeded("another request's read of the page took too long") from None
+        except CancelledError:
+            return work()
 
-    def _lead(self, key: K, flight: "_Flight[V]", work: Callable[[], V]) -> V:
+    def _lead(self, key: K, flight: Future[V], work: Callable[[], V]) -> V:
         try:
             value = work()
-            flight.values.append(value)
+            flight.set_result(value)
             return value
         finally:
             with self._lock:
                 del self._flights[key]
-            flight.ended.set()
-
-
-class _Flight(Generic[V]):
-    """``values`` holds the value once the work has succeeded, and stays empty if it failed."""
-
-    def __init__(self) -> None:
-        self.ended = threading.Event()
-        self.values: list[V] = []
+            flight.cancel()  # without effect after a success
