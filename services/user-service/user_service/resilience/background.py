@@ -59,15 +59,11 @@ class Preparation:
         try:
             under_way.result()
         except Exception as error:
-            self._forget(under_way)
+            with self._lock:
+                if self._under_way is under_way:  # the next caller begins again
+                    self._under_way = None
             if isinstance(error, Unavailable):
                 raise
             log.exception("%s cannot be prepared", self._dependency)
             raise NotPrepared(f"{self._dependency} cannot be prepared") from error
         self.is_done = True
-
-    def _forget(self, failed: Future[object]) -> None:
-        """Let the next caller begin again."""
-        with self._lock:
-            if self._under_way is failed:
-                self._under_way = None

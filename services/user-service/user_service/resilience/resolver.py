@@ -20,19 +20,14 @@ def addresses(host: str, timeout: float) -> list[str]:
         return [str(ipaddress.ip_address(host))]
     except ValueError:
         pass
-    try:
-        return _lookup_of(host).result(min(timeout, threading.TIMEOUT_MAX))
-    except TimeoutError:
-        raise OSError(f"the name {host!r} was not resolved within {timeout:.2f} s") from None
-
-
-def _lookup_of(host: str) -> Future[list[str]]:
-    """Return the lookup of ``host`` that is under way, or begin one."""
     with _lock:
         lookup = _lookups.get(host)
         if lookup is None or lookup.done():
             lookup = _lookups[host] = in_background(partial(_look_up, host))
-        return lookup
+    try:
+        return lookup.result(min(timeout, threading.TIMEOUT_MAX))
+    except TimeoutError:
+        raise OSError(f"the name {host!r} was not resolved within {timeout:.2f} s") from None
 
 
 def _look_up(host: str) -> list[str]:

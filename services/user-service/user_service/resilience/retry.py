@@ -4,7 +4,6 @@ tenacity would add its own stop and wait objects around the same rules: the dead
 and the outcomes that are counted here.
 """
 
-import itertools
 import logging
 import random
 import time
@@ -79,7 +78,9 @@ class RetryPolicy:
         committed.
         """
         self.budget.pay_in()
-        for retry in itertools.count(1):
+        retry = 0
+        while True:
+            retry += 1
             try:
                 result = function(*args, **kwargs)
             except TransientFailure as failure:
@@ -93,7 +94,6 @@ class RetryPolicy:
                 if retry > 1:
                     self.on_end(Outcome.RECOVERED)
                 return result
-        raise AssertionError("unreachable: count() does not end")
 
     def _pause_before(self, retry: int, failure: TransientFailure) -> None:
         """Sleep, or raise ``failure`` if there is to be no retry."""
