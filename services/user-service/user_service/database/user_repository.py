@@ -5,7 +5,6 @@ Columns are named, values are bound, and no input becomes SQL.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -59,6 +58,11 @@ _CANONICAL_FORMS: dict[str, Callable[[str], str]] = {
 }
 _MEMBER_OF_CONSTRAINT = {f"users_{name}_key": name for name in _CANONICAL_FORMS}
 
+
+def _placeholders(columns: tuple[str, ...]) -> str:
+    return ", ".join(f"%({column})s" for column in columns)
+
+
 _GET = composed("SELECT {columns} FROM users WHERE id = %(id)s", columns=USER_COLUMNS)
 _GET_MANY = composed(
     "SELECT {columns} FROM users WHERE id = ANY(%(ids)s::bigint[])", columns=USER_COLUMNS
@@ -89,9 +93,6 @@ _GET_WITH_PRECONDITION = composed(
     precondition=_PRECONDITION,
     columns=USER_COLUMNS,
 )
-_INSERT_MANY = """
-    INSERT INTO users ({columns}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING
-"""
 
 _RECOUNT = """
     INSERT INTO users_count
@@ -101,8 +102,7 @@ _RECOUNT = """
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Precondition:
+class Precondition(NamedTuple):
     """The stored state in which a write takes place; None sets no condition.
 
     ``one_of`` and ``other_than`` are revisions.
@@ -111,15 +111,6 @@ class Precondition:
     one_of: list[str] | None = None
     other_than: list[str] | None = None
     unmodified_since: datetime | None = None
-
-    @property
-    def binds(self) -> dict[str, object]:
-        """The values that the condition of a write binds."""
-        return {
-            "one_of": self.one_of,
-            "other_than": self.other_than,
-            "unmodified_since": self.unmodified_since,
-        }
 
 
 UNCONDITIONAL = Precondition()
@@ -134,6 +125,13 @@ class NewUser(NamedTuple):
     email_canonical: str
     created_at: datetime
     updated_at: datetime
+
+
+_INSERT_MANY = composed(
+    "INSERT INTO users ({columns}) SELECT * FROM unnest({arrays}) ON CONFLICT DO NOTHING",
+    columns=", ".join(NewUser._fields),
+    arrays=_placeholders(NewUser._fields),
+)
 
 
 class UserRepository:
@@ -240,7 +238,7 @@ class UserRepository:
             columns = _columns(changes)
             statement = _update_statement(tuple(columns), tuple(changes), tuple(given))
             known = {f"known_{name}": value for name, value in given.items()}
-            bound = {**columns, **known, "id": user_id, **precondition.binds}
+            bound = {**columns, **known, "id": user_id, **precondition._asdict()}
             with _conflicts_named(), self._database.write(statement, bound) as cursor:
                 user = _user_or_none(cursor)
             if user is not None:
@@ -255,7 +253,7 @@ class UserRepository:
 
     def delete(self, user_id: int, precondition: Precondition = UNCONDITIONAL) -> None:
         """Remove the user, or raise UserNotFound or PreconditionFailed."""
-        with self._database.write(_DELETE, {"id": user_id, **precondition.binds}) as cursor:
+        with self._database.write(_DELETE, {"id": user_id, **precondition._asdict()}) as cursor:
             is_deleted = cursor.rowcount == 1
         if not is_deleted:
             self._current(user_id, precondition)
@@ -265,7 +263,7 @@ class UserRepository:
         """Store those of ``users`` whose names are free, and return their number."""
         columns = zip(NewUser._fields, zip(*users, strict=True), strict=True)
         arrays = {name: list(values) for name, values in columns}
-        with self._database.write(_insert_many_statement(), arrays) as cursor:
+        with self._database.write(_INSERT_MANY, arrays) as cursor:
             return cursor.rowcount
 
     def analyze(self) -> None:
@@ -314,7 +312,7 @@ class UserRepository:
     def _current(self, user_id: int, precondition: Precondition) -> User:
         """Return the user that a write left unchanged; raise UserNotFound or PreconditionFailed."""
         with self._database.read() as cursor:
-            cursor.execute(_GET_WITH_PRECONDITION, {"id": user_id, **precondition.binds})
+            cursor.execute(_GET_WITH_PRECONDITION, {"id": user_id, **precondition._asdict()})
             row = cursor.fetchone()
         if row is None:
             raise UserNotFound
@@ -372,16 +370,6 @@ def _update_statement(
         unchanged=" AND ".join(unchanged) or "true",
         user=USER_COLUMNS,
     )
-
-
-@lru_cache
-def _insert_many_statement() -> str:
-    columns = NewUser._fields
-    return composed(_INSERT_MANY, columns=", ".join(columns), arrays=_placeholders(columns))
-
-
-def _placeholders(columns: tuple[str, ...]) -> str:
-    return ", ".join(f"%({column})s" for column in columns)
 
 
 def _columns(members: Mapping[str, Any]) -> dict[str, Any]:
