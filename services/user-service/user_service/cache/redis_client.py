@@ -87,10 +87,14 @@ class MasterClient(RedisClient):
 
     def __init__(self, url: RedisUrl, timeout: float) -> None:
         super().__init__()
-        connect = _master_by_sentinel if url.topology is Topology.SENTINEL else _one_server
-        size = url.max_connections or MAX_CONNECTIONS
-        options = {"max_connections": size, "redis_connect_func": self._on_connect}
-        self._redis = connect(url, timeout, options)
+        options = _one_attempt(timeout) | {
+            "max_connections": url.max_connections or MAX_CONNECTIONS,
+            "redis_connect_func": self._on_connect,
+        }
+        if url.topology is Topology.SENTINEL:
+            self._redis = _master_by_sentinel(url, timeout, options)
+        else:
+            self._redis = _redis(url.connection_class, options | url.options)
 
     def execute(self, *command: Value) -> Reply:
         """Send one command and return the answer."""
@@ -164,7 +168,7 @@ class ClusterClient(RedisClient):
     def _connected(self) -> redis.RedisCluster:
         with self._connecting:
             if self._cluster is None:
-                url, options = self._url, self._url.options
+                url = self._url
                 self._cluster = Cluster(
                     startup_nodes=[ClusterNode(host, port) for host, port in url.hosts],
                     # The hosts may be names, which stay right wherever the nodes move.
@@ -172,7 +176,7 @@ class ClusterClient(RedisClient):
                     require_full_coverage=False,
                     ssl=issubclass(url.connection_class, redis.SSLConnection),
                     redis_connect_func=self._count_connection,
-                    **(_one_attempt(self._timeout) | options),
+                    **(_one_attempt(self._timeout) | url.options),
                 )
             return self._cluster
 
@@ -199,7 +203,11 @@ class BoundedLookup(redis.Connection):
         """Connect to the first address that answers; raise ConnectionError or TimeoutError."""
         if self.is_connected:
             return
-        name, addresses = self.host, _addresses(self)
+        name, timeout = self.host, self.socket_connect_timeout
+        try:
+            addresses = resolver.addresses(name, math.inf if timeout is None else timeout)
+        except OSError as error:
+            raise redis.ConnectionError(str(error)) from error
         failure: redis.RedisError = redis.ConnectionError(f"{name!r} has no address")
         try:
             for host in [name] if isinstance(self, redis.SSLConnection) else addresses:
@@ -247,25 +255,19 @@ def redis_client(url: str, *, timeout: float) -> RedisClient:
     return ClusterClient(parts, timeout) if is_cluster else MasterClient(parts, timeout)
 
 
-def _one_server(url: RedisUrl, timeout: float, pool: dict[str, Any]) -> redis.Redis:
-    return _redis(url.connection_class, pool | _one_attempt(timeout) | url.options)
-
-
-def _master_by_sentinel(url: RedisUrl, timeout: float, pool: dict[str, Any]) -> redis.Redis:
+def _master_by_sentinel(url: RedisUrl, timeout: float, options: dict[str, Any]) -> redis.Redis:
     tls_options = {name: url.options[name] for name in url.options if name.startswith("ssl_")}
-    limits = _one_attempt(timeout)
+    asking = _one_attempt(timeout) | url.sentinel_login | tls_options
     sentinels = [
-        _redis(
-            url.connection_class,
-            limits | url.sentinel_login | tls_options | {"host": host, "port": port},
-        )
+        _redis(url.connection_class, {**asking, "host": host, "port": port})
         for host, port in url.hosts
     ]
     uses_tls = issubclass(url.connection_class, redis.SSLConnection)
     kind = SentinelManagedSSLConnection if uses_tls else SentinelManagedConnection
     sentinel: Sentinel = Sentinels(sentinels, timeout)
-    options = pool | limits | url.options
-    master = sentinel.master_for(url.service, connection_class=_bounded(kind), **options)
+    master = sentinel.master_for(
+        url.service, connection_class=_bounded(kind), **(options | url.options)
+    )
     return cast("redis.Redis", master)
 
 
@@ -294,14 +296,6 @@ def _one_attempt(timeout: float) -> dict[str, Any]:
         "protocol": 2,
         "driver_info": None,
     }
-
-
-def _addresses(connection: redis.Connection) -> list[str]:
-    timeout = connection.socket_connect_timeout
-    try:
-        return resolver.addresses(connection.host, math.inf if timeout is None else timeout)
-    except OSError as error:
-        raise redis.ConnectionError(str(error)) from error
 
 
 def _is_not_of_the_master(error: redis.RedisError) -> bool:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from redis import Connection
 from redis.connection import AbstractConnection, parse_url
@@ -15,7 +15,6 @@ _SEVERAL_HOSTS = re.compile(
     r"(?P<scheme>rediss?)\+(?P<topology>sentinel|cluster)://(?P<login>[^@/?]*@)?(?P<hosts>[^/?]*)"
     r"(?:/(?P<service>[^/?]*))?(?:/(?P<database>\d+))?(?:\?(?P<query>.*))?"
 )
-_HOST = re.compile(r"(?P<name>\[.*\]|[^:]*)(?::(?P<port>\d+))?")
 
 
 class Topology(StrEnum):
@@ -82,7 +81,5 @@ def _parsed(
 
 
 def _host(text: str, default_port: int) -> Host:
-    parts = _HOST.fullmatch(text)
-    if parts is None:
-        raise ValueError("the URL of Redis has a host that is neither a name nor an address")
-    return parts["name"].strip("[]"), int(parts["port"] or default_port)
+    parts = urlsplit(f"//{text}")
+    return unquote(parts.hostname or ""), parts.port or default_port
