@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.util import find_spec
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -16,7 +16,6 @@ from pydantic import (
     BeforeValidator,
     Field,
     IPvAnyAddress,
-    RedisDsn,
     SecretStr,
     ValidationError,
 )
@@ -29,25 +28,26 @@ Network = IPv4Network | IPv6Network
 # As browsers send it (RFC 6454, section 6.1): lower case, without a path or a default port.
 _ORIGIN = re.compile(r"\*|https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 
-_REDIS_HOST = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])"
 _PORT = r"(?:[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
-_REDIS_HOSTS = rf"{_REDIS_HOST}(?::{_PORT})?(?:,{_REDIS_HOST}(?::{_PORT})?)*"
-# The schemes are those of `limits`; RedisDsn accepts a single server only.
-_LOGIN = r"(?:[^@/?#\s]*@)?"
-_REDIS_FORMS = re.compile(
-    rf"(?:rediss?\+sentinel://{_LOGIN}{_REDIS_HOSTS}/[^/?#\s]+(?:/\d{{1,3}})?"
-    rf"|rediss?\+cluster://{_LOGIN}{_REDIS_HOSTS}(?:/0?)?|unix://{_LOGIN}/[^?#\s]+)(?:\?[^#\s]*)?"
+_HOST = r"(?:[^@/?#\[\]:,\s]+|\[[0-9A-Fa-f:.]+(?:%25[\w.-]+)?\])"
+_SERVERS = rf"{_HOST}(?::{_PORT})?(?:,{_HOST}(?::{_PORT})?)*"
+_SERVER_OR_DEFAULT = rf"{_HOST}?(?::{_PORT})?"
+_LOGIN = r"(?:[^@/?#]*@)?"
+# The schemes of several servers are those of `limits`.
+_REDIS_URL = re.compile(
+    rf"(?:rediss?://{_LOGIN}{_SERVER_OR_DEFAULT}(?:/[^?#\s]*)?"
+    rf"|rediss?\+sentinel://{_LOGIN}{_SERVERS}/[^/?#\s]+(?:/\d{{1,3}})?"
+    rf"|rediss?\+cluster://{_LOGIN}{_SERVERS}(?:/0?)?|unix://{_LOGIN}/[^?#\s]+)(?:\?[^#\s]*)?"
+)
+# What libpq accepts. PostgresDsn refuses a URL whose host is a parameter, and IPv6 addresses with a
+# zone. SQLAlchemy's schemes are not libpq's, which also repeats a password with a stray "%".
+_POSTGRES_URL = re.compile(
+    rf"(?!.*%(?![0-9A-Fa-f]{{2}}))postgres(?:ql)?://{_LOGIN}"
+    rf"{_SERVER_OR_DEFAULT}(?:,{_SERVER_OR_DEFAULT})*(?:/[^?#]*)?(?:\?[^#]*)?"
 )
 # One "@" before the path, behind a user and a password without special characters; or none before
 # the query. At others libpq and redis-py split a password, and their messages repeat a part of it.
 _ENCODED = re.compile(r"[a-z+]+://(?:[^@/?#\[\]]*@[^@/?#]*(?:[/?].*)?|[^@?#]*(?:\?.*)?)")
-# What libpq accepts. PostgresDsn refuses a URL whose host is a parameter, and IPv6 addresses with a
-# zone. SQLAlchemy's schemes are not libpq's, which also repeats a password with a stray "%".
-_POSTGRES_SERVER = rf"(?:[^@/?#\[\]:,\s]*|\[[0-9A-Fa-f:.]+(?:%25[\w.-]+)?\])(?::{_PORT})?"
-_POSTGRES_URL = re.compile(
-    r"(?!.*%(?![0-9A-Fa-f]{2}))postgres(?:ql)?://(?:[^@/?#]*@)?"
-    rf"{_POSTGRES_SERVER}(?:,{_POSTGRES_SERVER})*(?:/[^?#]*)?(?:\?[^#]*)?"
-)
 
 
 def _origins(value: str | frozenset[str]) -> frozenset[str]:
@@ -66,16 +66,13 @@ def _networks(value: str | tuple[Network, ...]) -> tuple[Network, ...]:
         raise ValueError("must be addresses, or networks without host bits") from None
 
 
-def _url(example: str, is_valid: Callable[[str], object]) -> AfterValidator:
+def _url(example: str, form: re.Pattern[str]) -> AfterValidator:
     """Return the check of a URL, whose message repeats nothing: it may contain a password."""
 
     def check(url: SecretStr | None) -> SecretStr | None:
-        text = None if url is None else url.get_secret_value()
-        try:
-            is_accepted = text is None or (_ENCODED.fullmatch(text) and is_valid(text))
-        except ValidationError:
-            is_accepted = False
-        if not is_accepted:
+        text = "" if url is None else url.get_secret_value()
+        is_valid = _ENCODED.fullmatch(text) and form.fullmatch(text)
+        if url is not None and not is_valid:
             raise ValueError(f"must be a URL like {example}, with a percent-encoded password")
         return url
 
@@ -84,15 +81,14 @@ def _url(example: str, is_valid: Callable[[str], object]) -> AfterValidator:
 
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)]
 PostgresUrl = Annotated[
-    SecretStr | None,
-    _url("postgresql://user:password@host:5432/database", _POSTGRES_URL.fullmatch),
+    SecretStr | None, _url("postgresql://user:password@host:5432/database", _POSTGRES_URL)
 ]
 RedisUrl = Annotated[
     SecretStr | None,
     _url(
         "redis://:password@host:6379/0, redis+sentinel://host:26379,host:26379/service/0"
         " or redis+cluster://host:6379,host:6379",
-        lambda text: _REDIS_FORMS.fullmatch(text) or RedisDsn(text),
+        _REDIS_URL,
     ),
 ]
 # Lists with commas; NoDecode: pydantic would expect JSON.
