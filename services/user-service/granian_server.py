@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from granian import Granian
@@ -41,7 +42,8 @@ def main() -> None:
     """Serve until told to stop."""
     settings = settings_or_exit()
     end_with_parent(Launch().launcher_pid or os.getppid())
-    os.register_at_fork(after_in_child=stop_by_default)
+    # A worker inherits this process's handler of SIGTERM, which would ignore the signal there.
+    os.register_at_fork(after_in_child=partial(signal.signal, signal.SIGTERM, signal.SIG_DFL))
     server = Granian(
         "granian_server:create_worker",
         factory=True,
@@ -135,14 +137,6 @@ def discard_rest(environ: "WSGIEnvironment") -> None:
     # A client that waits for 100 Continue has sent nothing yet.
     if 0 < length <= MAX_DISCARDED_BYTES and "HTTP_EXPECT" not in environ:
         environ["wsgi.input"].read()
-
-
-def stop_by_default() -> None:
-    """Let SIGTERM end a worker that has not set its own handler yet.
-
-    It inherits the main process's, which would ignore the signal.
-    """
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def end_with_parent(parent: int) -> None:

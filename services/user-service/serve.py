@@ -7,7 +7,6 @@ says no, then ``DRAIN_DELAY`` passes, then the server stops. It may be process 1
 
 import fcntl
 import logging
-import math
 import os
 import resource
 import signal
@@ -22,7 +21,7 @@ from tempfile import TemporaryDirectory, TemporaryFile, gettempdir
 
 from user_service.observability import logs
 from user_service.observability.metric_files import files_in, reserve
-from user_service.settings import Launch, Settings, settings_or_exit, share_no_metrics
+from user_service.settings import Launch, settings_or_exit, share_no_metrics
 
 log = logging.getLogger("user_service.serve")
 
@@ -32,6 +31,11 @@ KEEPALIVE_SECONDS = 75
 # Shorter than the time between SIGTERM and SIGKILL in docker-compose.yml and in Kubernetes.
 GRACEFUL_SECONDS = 20
 CONNECTIONS = 1000  # of each worker
+# The arguments with which Python runs each server.
+COMMANDS = {
+    "gunicorn": ("-m", "gunicorn", "-c", "gunicorn.conf.py", "app:create_app()"),
+    "granian": ("granian_server.py",),
+}
 
 HERE = Path(__file__).resolve().parent
 # In memory: every request writes to the metrics, and the root file system may be read-only.
@@ -54,7 +58,8 @@ def main() -> int:
         metrics = emptied(settings.prometheus_multiproc_dir or directory / "metrics")
         environment = launch.environment(metrics)
         os.chdir(HERE)
-        server = os.posix_spawn(sys.executable, command(settings), environment, setpgroup=0)
+        command = [sys.executable, *COMMANDS[settings.server]]
+        server = os.posix_spawn(command[0], command, environment, setpgroup=0)
         try:
             return supervise(server, signals, drain_file, settings.drain_delay)
         finally:
@@ -116,24 +121,19 @@ def share_metrics(directory: Path | None) -> None:
         share_no_metrics()
 
 
-def command(settings: Settings) -> list[str]:
-    """Return the command line of the server that the settings name."""
-    if settings.server == "granian":
-        return [sys.executable, "granian_server.py"]
-    return [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:create_app()"]
-
-
 def supervise(
     server: int, signals: "SimpleQueue[int]", drain_file: Path, drain_delay: float
 ) -> int:
     """Pass signals on to ``server``, drain it before it stops, and return its exit code."""
-    is_draining, stop_at = False, math.inf
+    is_draining = False
+    stop_at: float | None = None
     while True:
+        timeout = None if stop_at is None else max(0.0, stop_at - time.monotonic())
         try:
-            received = signals.get(timeout=seconds_until(stop_at))
+            received = signals.get(timeout=timeout)
         except Empty:
             os.kill(server, signal.SIGTERM)
-            stop_at = math.inf
+            stop_at = None
             continue
         if received == signal.SIGHUP:
             os.kill(server, signal.SIGHUP)
@@ -148,11 +148,6 @@ def supervise(
             with suppress(OSError):  # a full disk does not keep the server from stopping
                 drain_file.touch()
             is_draining, stop_at = True, time.monotonic() + drain_delay
-
-
-def seconds_until(moment: float) -> float | None:
-    """Return the time until ``moment``, as ``SimpleQueue.get`` takes it."""
-    return None if moment == math.inf else max(0.0, moment - time.monotonic())
 
 
 def reaped(server: int) -> int | None:
