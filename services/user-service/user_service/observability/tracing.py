@@ -87,10 +87,6 @@ class WithoutPersonalData(SpanExporter):
         """Shut the exporter down."""
         self._exporter.shutdown()
 
-    def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Wait for unfinished exports."""
-        return self._exporter.force_flush(timeout_millis)
-
 
 def _without_personal_data(span: ReadableSpan) -> ReadableSpan:
     attributes = _safe(span.attributes or {})
