@@ -109,9 +109,9 @@ def list_statement(shape: Shape) -> str:
     scan = ", ".join(f"{column} {direction}" for column in key)
     if shape.far:
         at_offset = composed(_PLACE_AT_OFFSET, key=", ".join(key), scan=scan)
-        begin, offset = [_beside(shape.order, Side.FROM, at_offset)], "0"
+        begin, offset = _beside(shape.order, Side.FROM, at_offset), "0"
     else:
-        begin, offset = _beside_place(shape.order, shape.side), "%(offset)s"
+        begin, offset = _beside(shape.order, shape.side), "%(offset)s"
     return composed(
         _LIST,
         total=_total(shape.names) if shape.counted else "NULL::bigint",
@@ -210,21 +210,21 @@ def _behind(shape: Shape) -> str:
     users, filters = _users(shape)
     if shape.side is None:
         return "%(offset)s > 0 AND " + composed(_ANY_USER, users=users, where=_all_of(filters))
-    beyond = _beside_place(shape.order, OTHER_SIDE[shape.side])
+    beyond = _beside(shape.order, OTHER_SIDE[shape.side])
     return composed(_ANY_USER, users=users, where=_all_of([*filters, *beyond]))
 
 
-def _beside_place(order: Order, side: Side | None) -> list[str]:
-    """Return the condition to be on a side of the place that is bound, if there is one."""
+def _beside(order: Order, side: Side | None, place: str = "") -> list[str]:
+    """Return the condition to be on ``side`` of ``place``, by default of the place that is bound.
+
+    There is none for a page that does not begin beside a place.
+    """
     if side in (None, Side.END):
         return []
-    place = ", ".join(("%(value)s", "%(id)s")[: len(_KEYS[order.by])])
-    return [_beside(order, side, place)]
-
-
-def _beside(order: Order, side: Side, place: str) -> str:
+    key = _KEYS[order.by]
+    place = place or ", ".join(("%(value)s", "%(id)s")[: len(key)])
     comparison = _DESCENDING[side] if order.descending else side.value
-    return f"({', '.join(_KEYS[order.by])}) {comparison} ({place})"
+    return [f"({', '.join(key)}) {comparison} ({place})"]
 
 
 def _conditions(names: tuple[str, ...]) -> list[str]:

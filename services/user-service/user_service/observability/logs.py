@@ -47,8 +47,8 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the entry for ``record``."""
         message = record.getMessage()
-        if not message.isprintable():
-            message = _on_one_line(message)
+        if not message.isprintable():  # a line break would make two entries of one
+            message = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in message)
         line = f"{self.formatTime(record)} - {record.name} - {record.levelname} - {message}"
         identifier = request_id.current()
         if identifier != "-":
@@ -85,11 +85,6 @@ class JsonFormatter(logging.Formatter):
 def _span_fields() -> dict[str, str]:
     ids = _Tracing.span_ids() if _Tracing.span_ids is not None else None
     return {} if ids is None else {"trace_id": ids[0], "span_id": ids[1]}
-
-
-def _on_one_line(message: str) -> str:
-    """Escape line breaks and other unprintable characters: one entry must not look like two."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in message)
 
 
 class Pipe:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 log = logging.getLogger(__name__)
 
-_NAME = re.compile(r"(?P<kind>counter|gauge_[a-z]+|histogram|summary)_(?P<process>[0-9]+)\.db")
+_NAME = re.compile(r"(counter|gauge_[a-z]+|histogram|summary)_[0-9]+\.db")
 # More bytes than the bounded number of series needs.
 _SIZES = {
     "counter": 1 << 16,
@@ -48,8 +48,8 @@ def reserve(directory: Path) -> bool:
 def forget_dead_processes(directory: Path) -> None:
     """Remove the live gauges of processes that have ended; their counters remain."""
     for file in files_in(directory):
-        name = _NAME.fullmatch(file.name)
-        if name and name["kind"].startswith("gauge_live") and not is_running(int(name["process"])):
+        kind, _, process = file.stem.rpartition("_")
+        if kind.startswith("gauge_live") and not is_running(int(process)):
             file.unlink(missing_ok=True)  # another process may have removed it first
 
 
