@@ -82,7 +82,7 @@ def create_worker() -> "WSGIApplication":
     services = services_of(app)
     services.begin(launch.is_draining)
     at_end_of_main_thread(services.close)
-    return GatewayedApp(app, launch.is_draining, cors=settings.cors_origins is not None)
+    return GatewayedApp(app, launch.is_draining, cors=bool(settings.cors_origins))
 
 
 class GatewayedApp:

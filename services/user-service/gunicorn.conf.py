@@ -33,7 +33,7 @@ worker_class = "gunicorn_worker.Worker"
 # REQUEST_TIMEOUT is for the service; as much again is for a client that is slow to send or to read.
 gunicorn_worker.Worker.request_seconds = 2 * settings.request_timeout
 gunicorn_worker.Worker.launcher_pid = launch.launcher_pid
-gunicorn_worker.Worker.cors = settings.cors_origins is not None
+gunicorn_worker.Worker.cors = bool(settings.cors_origins)
 worker_connections = CONNECTIONS
 # More than the gateway lets pass (6,400 bytes): twice gunicorn's default, for long query strings.
 limit_request_line = 8190
