@@ -15,7 +15,7 @@ from user_service.errors import (
     UserExists,
 )
 from user_service.resilience import deadline
-from user_service.resilience.retry import Outcome, RetryBudget, RetryPolicy
+from user_service.resilience.retry import Outcome, RetryPolicy
 
 
 class Work:
@@ -40,12 +40,13 @@ class Recorder:
         self.outcomes: list[Outcome] = []
 
     def policy(
-        self, retries: int = 2, delay: float = 0.5, budget: RetryBudget | None = None
+        self, retries: int = 2, delay: float = 0.5, share: float = 0.1, reserve: float = 10
     ) -> RetryPolicy:
         return RetryPolicy(
             retries,
             delay,
-            budget or RetryBudget(),
+            share,
+            reserve,
             sleep=self.pauses.append,
             uniform=lambda low, high: (low + high) / 2,
             on_end=self.outcomes.append,
@@ -113,12 +114,12 @@ def test_does_not_begin_a_pause_that_would_outlast_the_deadline(
     recorder: Recorder, delay: float
 ) -> None:
     work = Work(*transient(1))
-    budget = RetryBudget(share=0, reserve=1)
+    policy = recorder.policy(delay=delay, reserve=1)
     deadline.start(0)
     with pytest.raises(TransientFailure, match="failure 1"):
-        recorder.policy(delay=delay, budget=budget).call(work)
+        policy.call(work)
     assert (work.calls, recorder.pauses, recorder.outcomes) == (1, [], [Outcome.NO_TIME])
-    assert budget.take_out()  # it was not spent
+    assert policy.balance == 1  # it was not spent
 
 
 @pytest.mark.parametrize(
@@ -143,20 +144,19 @@ def test_outcome_of_a_retried_call_is_reported_once(
 
 class TestBudget:
     def test_each_call_pays_in_and_each_retry_takes_out(self, recorder: Recorder) -> None:
-        budget = RetryBudget(share=0.5, reserve=4)
-        policy = recorder.policy(budget=budget)
+        policy = recorder.policy(share=0.5, reserve=4)
         policy.call(Work(*transient(2)))
-        assert [budget.take_out() for _ in range(3)] == [True, True, False]
+        assert policy.balance == 2
         for _ in range(2):
             policy.call(Work())
-        assert [budget.take_out() for _ in range(2)] == [True, False]
+        assert policy.balance == 3
 
     def test_failure_is_raised_when_the_budget_is_used_up(
         self, recorder: Recorder, caplog: pytest.LogCaptureFixture
     ) -> None:
         work = Work(*transient(3))
         with pytest.raises(TransientFailure, match="failure 2"):
-            recorder.policy(budget=RetryBudget(share=0, reserve=1)).call(work)
+            recorder.policy(share=0, reserve=1).call(work)
         assert len(recorder.pauses) == 1
         assert recorder.outcomes == [Outcome.NO_BUDGET]
         assert "retry budget is used up" in caplog.messages[-1]

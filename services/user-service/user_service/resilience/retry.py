@@ -30,44 +30,29 @@ class Outcome(StrEnum):
     NO_BUDGET = "no_budget"
 
 
-class RetryBudget:
-    """The retries that a process may spend: a share of its calls, so that an outage stays small.
-
-    Each call pays in ``share`` of a retry. ``reserve`` is the initial and the largest balance, so
-    that a quiet service can retry too.
-    """
-
-    def __init__(self, share: float = 0.1, reserve: float = 10.0) -> None:
-        self._share = share
-        self._reserve = reserve
-        self._balance = reserve
-
-    def pay_in(self) -> None:
-        """Count one call."""
-        self._balance = min(self._reserve, self._balance + self._share)
-
-    def take_out(self) -> bool:
-        """Spend one retry, or return False if none is left."""
-        if self._balance < 1:
-            return False
-        self._balance -= 1
-        return True
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RetryPolicy:
-    """How often a transient failure is retried, and after which pauses.
+    """How often a transient failure is retried, after which pauses, and how many in a process.
 
     The pause before retry n (from 1) is a random time between 0 and ``delay * 2**(n-1)`` seconds.
     This full jitter keeps the clients of a recovering server from returning in step.
+
+    The budget keeps an outage small: each call adds a ``share`` of a retry to the ``balance``,
+    which each retry reduces by 1. It begins with ``reserve``, its maximum, so that a quiet service
+    can retry too.
     """
 
     retries: int = 2
     delay: float = 0.5
-    budget: RetryBudget = field(default_factory=RetryBudget)
+    share: float = 0.1
+    reserve: float = 10.0
     sleep: Callable[[float], None] = time.sleep
     uniform: Callable[[float, float], float] = random.uniform
     on_end: Callable[[Outcome], None] = lambda _: None
+    balance: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.balance = self.reserve
 
     def call(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Return the result of ``function``, called again after each TransientFailure.
@@ -77,7 +62,7 @@ class RetryPolicy:
         queue, the breaker would refuse a CircuitOpen again, and an OutcomeUnknown may have been
         committed.
         """
-        self.budget.pay_in()
+        self.balance = min(self.reserve, self.balance + self.share)
         retry = 0
         while True:
             retry += 1
@@ -105,9 +90,10 @@ class RetryPolicy:
             log.warning("not retrying, the deadline is near: %s", failure)
             self.on_end(Outcome.NO_TIME)
             raise failure
-        if not self.budget.take_out():
+        if self.balance < 1:
             log.warning("not retrying, the process's retry budget is used up: %s", failure)
             self.on_end(Outcome.NO_BUDGET)
             raise failure
+        self.balance -= 1
         log.warning("retry %d of %d in %.3f s after: %s", retry, self.retries, pause, failure)
         self.sleep(pause)
