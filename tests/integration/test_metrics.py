@@ -165,7 +165,7 @@ def test_pool_counts_waiting_requests_and_timeouts(settings: Settings, database_
         assert value(client, "pool_connections_in_use", pool="database") == 0
         assert value(client, "pool_connections_max", pool="database") == 1
         assert value(client, "pool_checkout_duration_seconds_count", pool="database") == 3
-        assert value(client, "pool_checkout_duration_seconds_sum", pool="database") > 0.3
+        assert value(client, "pool_checkout_duration_seconds_sum", pool="database") > 0.29
 
 
 def test_replica_and_primary_have_separate_series(settings: Settings) -> None:
