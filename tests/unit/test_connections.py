@@ -241,3 +241,15 @@ def test_idle_connections_that_were_not_needed_for_a_while_are_closed(
     for _ in range(5):
         connections.end(borrow(connections))
     assert server.open == 1
+
+
+def test_burst_after_a_quiet_minute_keeps_what_it_opens(
+    connections: Connections, server: Server, clock: Clock
+) -> None:
+    server.room = 5
+    clock.now += SHRINK_SECONDS
+    connections.end(borrow(connections))
+    for _ in range(2):
+        for lent in [borrow(connections) for _ in range(5)]:
+            connections.end(lent)
+    assert len(server.connections) == connections.made == 5

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from psycopg2.extensions import parse_dsn
 
-from user_service.settings import Settings, settings_or_exit
+from user_service.settings import Launch, Settings, settings_or_exit
 
 SECRETS = ["DATABASE_URL", "DATABASE_REPLICA_URL", "DB_PASSWORD", "REDIS_URL", "CURSOR_KEY"]
 SECRET = "hunter2"
@@ -292,3 +292,12 @@ class TestParts:
     def test_host_may_be_a_name_an_address_or_a_socket_folder(self, host: str) -> None:
         parsed = parse_dsn(read(DB_HOST=host).database_dsn)
         assert (parsed["host"], parsed["port"]) == (host, "5432")
+
+
+def test_server_in_another_folder_finds_the_secrets(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DB_PASSWORD_FILE", "password")
+    environment = Launch().environment(metrics=tmp_path)
+    assert environment["DB_PASSWORD_FILE"] == str(tmp_path / "password")
