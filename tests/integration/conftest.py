@@ -1,9 +1,10 @@
-"""Every response that an integration test gets is held against the OpenAPI document."""
+"""Every response that an integration test gets is documented, and tells browsers what not to do."""
 
 import io
 import logging
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -12,11 +13,13 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from psycopg2 import sql
-from psycopg2.extensions import make_dsn, parse_dsn
+from psycopg2.extensions import cursor, make_dsn, parse_dsn
 from werkzeug.test import TestResponse
 
 from app import create_app
+from dev.servers import RedisServer
 from tests.document_checker import DocumentChecker
+from tests.integration.users import create
 from tests.responses import Serve
 from tests.servers import Servers
 from user_service.observability.logs import TextFormatter
@@ -24,17 +27,18 @@ from user_service.settings import Settings
 from user_service.web.openapi.document import document
 from user_service.web.services import services_of
 
-
-@pytest.fixture(scope="session")
-def document_checkers() -> dict[int, DocumentChecker]:
-    """A checker for each set of routes, by its size: a document costs some milliseconds."""
-    return {}
+# One for each set of routes, by its size: a document costs some milliseconds.
+document_checkers: dict[int, DocumentChecker] = {}
+PROTECTION = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
 
 
 @pytest.fixture(autouse=True)
-def _responses_are_documented(
-    monkeypatch: pytest.MonkeyPatch, document_checkers: dict[int, DocumentChecker]
-) -> None:
+def _responses_are_documented_and_protected(monkeypatch: pytest.MonkeyPatch) -> None:
     unchecked_open = FlaskClient.open
 
     def checked_open(client: FlaskClient, *args: Any, **kwargs: Any) -> TestResponse:
@@ -43,9 +47,18 @@ def _responses_are_documented(
         if routes not in document_checkers:
             document_checkers[routes] = DocumentChecker(document(client.application))
         document_checkers[routes].check(response)
+        for name, value in PROTECTION.items():
+            own = name == "Content-Security-Policy" and response.request.path == "/docs"
+            assert own or response.headers.getlist(name) == [value]
         return response
 
     monkeypatch.setattr(FlaskClient, "open", checked_open)
+
+
+@pytest.fixture
+def ada(client: FlaskClient) -> TestResponse:
+    """User 1, as she was created."""
+    return create(client, "ada")
 
 
 @pytest.fixture
@@ -76,6 +89,21 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[io.StringIO]:
     logger.removeHandler(handler)
 
 
+@pytest.fixture
+def admin(database_url: str) -> Iterator[cursor]:
+    """A cursor of the tests' own, beside the pool."""
+    with closing(psycopg2.connect(database_url)) as connection:
+        connection.autocommit = True
+        yield connection.cursor()
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """A Redis that a test may stop and set up."""
+    with RedisServer(tmp_path / "redis") as server:
+        yield server
+
+
 @pytest.fixture(scope="session")
 def admin_dsn(servers: Servers, request: pytest.FixtureRequest) -> str:
     """A role that may create databases: not the service's own, if the servers are embedded."""
@@ -96,3 +124,9 @@ def dsn(servers: Servers, admin_dsn: str) -> Iterator[str]:
         admin.cursor().execute(create)
         yield str(make_dsn(**{**parts, "dbname": name}))
         admin.cursor().execute(drop)
+
+
+@pytest.fixture
+def empty_url(servers: Servers, dsn: str) -> str:
+    """The URL of the empty database."""
+    return f"{servers.database_url.rpartition('/')[0]}/{parse_dsn(dsn)['dbname']}"

@@ -16,18 +16,16 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from tests.integration.users import URL, USER
 from tests.responses import fields_of, json_of, problem_of
 from user_service.database.pool import Database
 from user_service.web.services import Services
 
-URL = "/api/v1/users"
-USER = f"{URL}/1"
 JSON = "application/json"
 WRITES = [("POST", URL), ("PUT", USER), ("PATCH", USER)]
 EVE = {"username": "eve", "email": "eve@example.com"}
-FRESH_ID = re.compile(r"[0-9a-f]{32}")
 # What a stranger must not read in an answer.
-INTERNAL = re.compile(rb"psycopg|Traceback|SELECT|INSERT|users_username_key|\.py\b|site-packages")
+INTERNAL = re.compile(rb"evil|psycopg|Traceback|SELECT|INSERT|username_key|\.py\b|site-packages")
 
 
 @dataclass(frozen=True)
@@ -116,13 +114,13 @@ NO_ID = [
     *("", "0", "-1", "-0", "+1", "1.0", "1.5", "1e0", "0x1", "1_0", "abc", "null", "NaN", "true"),
     *(str(2**31), str(2**32), str(2**63 - 1), str(2**63), str(2**64), str(10**30), "9" * 5000),
     *("٣", "１", "²", "½", "%00", "1%00", "1%0d%0a", "%0a1", "1%20", "%201", "1%2f2", "..%2f1"),
-    *("1;drop", "1'--", "1%27%20OR%201=1", "%ff", "1/", "1/1", ".", "..", "*", "[1]", "{1}"),
+    *("1e3", "1;drop", "1'--", "1%27%20OR%201=1", "%ff", "1/", "1/1", ".", "..", "*", "[1]", "{1}"),
 ]
 
 NO_PAGE = [
     *("", "0", "-1", "-0", "00", "+1", "1.0", "1.5", "1e3", "0x1", "1_0", "abc", "null", "NaN"),
     *("true", "%201", "1%20", "%00", "1%00", "1%0a", "٣", "１", "²", "%ff", "1;2", "1,2", "[1]"),
-    *("9" * 5000, "-" + "9" * 30, "1%27--", "%2B1", "1&page=2&per_page=2"),
+    *("x", "9" * 5000, "-" + "9" * 30, "1%27--", "%2B1", "1&page=2&per_page=2"),
 ]
 
 NO_TIME = [
@@ -155,7 +153,7 @@ NO_LIST = {
     "cursor": [
         *("", "a", "A" * 24, "A" * 7000, "%00", "é", "....", "=" * 24, "WyI+IiwxLDFd", "null"),
         *("e30", "0", "1", "A" * 25, "-_" * 30, "+/" * 20, "%22%22"),
-        "AAAAAAAAAAAAAAAAAAAAAFsiPiIsMSwxXQ",
+        *("AAAAAAAAAAAAAAAAAAAAAFsiPiIsMSwxXQ", "A" * 40 + "AABbIj4iLDEsMV0"),
     ],
 }
 
@@ -167,7 +165,7 @@ NO_REQUEST_ID = [
 NO_KEY = [
     *("", " ", '"', '""', '"""', '"k', 'k"', 'a"b', "a b", "a\tb", "k\r\nSet-Cookie: x=1"),
     *("k" * 256, '"' + "k" * 256 + '"', "k" * 8192, "\x00", "k\x7f", "\x1b[31m", "back\\slash"),
-    *("na\u00efve", "\u0442", "\xff", '?1; "k"'),
+    *("na\u00efve", "\u0442", "\xff", '?1; "k"', "a,b", '"a", "b"'),
 ]
 
 NO_JSON_TYPE = [
@@ -203,6 +201,9 @@ def with_values() -> Iterator[Attempt]:
         members = {key: orjson.dumps(text) for key, text in EVE.items()} | {name: value}
         body = b", ".join(b'"%b": %b' % (key.encode(), each) for key, each in members.items())
         yield Attempt("value", 400, method, path, b"{%b}" % body, fields=frozenset({name}))
+    for name, wrong in (("username", None), ("id", 7), ("email", 1)):
+        partial = orjson.dumps({name: wrong})
+        yield Attempt("value", 400, "PATCH", USER, partial, fields=frozenset({name}))
     for name in ("id", "created_at", "role", "Username", "", "\u0000", "__class__", "x" * 64):
         body = orjson.dumps({**EVE, name: 1})
         yield Attempt("value", 400, data=body, fields=frozenset({name}))
@@ -230,7 +231,8 @@ def with_paths() -> Iterator[Attempt]:
 
 def with_queries() -> Iterator[Attempt]:
     for name, value in product(("page", "per_page"), NO_PAGE):
-        yield Attempt("page", 400, "GET", f"{URL}?{name}={value}")
+        fields = frozenset({name} if value != "%ff" else ())  # the whole query is no UTF-8
+        yield Attempt("page", 400, "GET", f"{URL}?{name}={value}", fields=fields)
     for name, values in NO_LIST.items():
         for value in values:
             yield Attempt("list", 400, "GET", f"{URL}?{name}={value}", fields=frozenset({name}))
@@ -243,25 +245,21 @@ def with_queries() -> Iterator[Attempt]:
         yield Attempt("list", 400, "GET", elsewhere, fields=frozenset({name}))
     for query in ("limit=1", "page=1&page=1", "=", "=1", "%00=1", "PAGE=1", "page[]=1", "x" * 8192):
         yield Attempt("page", 400, "GET", f"{URL}?{query}")
-    for page in (2**63, 10**30):
+    for page in (2**63, 10**30, f"{2**63}&per_page=100"):
         yield Attempt("page", 400, "GET", f"{URL}?page={page}", fields=frozenset({"page"}))
+    for address, name in ((f"{URL}?size=10", "size"), (f"{USER}?verbose=1", "verbose")):
+        yield Attempt("page", 400, "GET", address, fields=frozenset({name}))
     for method, path in (*WRITES, ("DELETE", USER), ("GET", USER)):
         yield Attempt("page", 400, method, f"{path}?page=1", fields=frozenset({"page"}))
 
 
-def with_content_types() -> Iterator[Attempt]:
+def with_headers_and_methods() -> Iterator[Attempt]:
     for (method, path), content_type in product(WRITES[:2], NO_JSON_TYPE):
         yield Attempt("content type", 415, method, path, content_type=content_type)
-
-
-def with_methods() -> Iterator[Attempt]:
     for method, path in product(NO_METHOD, (URL, USER, "/health")):
         yield Attempt("method", 405, method, path)
     for method, path in (("PUT", URL), ("PATCH", URL), ("DELETE", URL), ("POST", USER)):
         yield Attempt("method", 405, method, path)
-
-
-def with_keys() -> Iterator[Attempt]:
     for key in NO_KEY:
         environ = {"HTTP_IDEMPOTENCY_KEY": key}
         yield Attempt("key", 400, environ=environ, fields=frozenset({"Idempotency-Key"}))
@@ -284,63 +282,36 @@ def with_sizes() -> Iterator[Attempt]:
 
 
 CORPUS = [
-    *with_bodies(),
-    *with_values(),
-    *with_texts(),
-    *with_paths(),
-    *with_queries(),
-    *with_content_types(),
-    *with_methods(),
-    *with_keys(),
-    *with_sizes(),
+    *(*with_bodies(), *with_values(), *with_texts(), *with_paths(), *with_queries()),
+    *(*with_headers_and_methods(), *with_sizes()),
 ]
 GROUPS = sorted({attempt.group for attempt in CORPUS})
 
 
-@pytest.mark.parametrize("path", [*NO_SINGLE_SLASH, "//api/v1/users", "//health"])
-@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-def test_double_slash_leads_nowhere_else(client: FlaskClient, method: str, path: str) -> None:
-    answer = client.open(method=method, environ_overrides={"PATH_INFO": path})
-    assert answer.status_code not in range(300, 400)
-    assert "Location" not in answer.headers
-    assert b"evil" not in answer.data
+@pytest.mark.parametrize("path", ["//api/v1/users", "//health"])
+def test_double_slash_leads_nowhere_else(client: FlaskClient, path: str) -> None:
+    for method in ("GET", "POST", "DELETE"):
+        answer = client.open(method=method, environ_overrides={"PATH_INFO": path})
+        assert answer.status_code not in range(300, 400)
+        assert "Location" not in answer.headers
 
 
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize(("size", "status"), [(65_535, 201), (65_536, 201), (65_537, 413)])
-def test_body_may_be_as_large_as_the_limit(
-    client: FlaskClient, size: int, status: int, chunked: bool
-) -> None:
+def test_body_up_to_the_limit(client: FlaskClient, size: int, status: int, chunked: bool) -> None:
     body = orjson.dumps(EVE)
     attempt = Attempt("size", status, data=body + b" " * (size - len(body)), chunked=chunked)
-    assert attempt.send(client).status_code == status
+    answer = attempt.send(client)
+    assert answer.status_code == status
+    if status == 413:  # whatever the version of Python calls it
+        assert problem_of(answer, 413)["title"] == "Content Too Large"
 
 
 # Unusual, and by the stated rules fine.
 USERNAMES = [
-    *(
-        "ada",
-        "a" * 50,
-        "Ada Lovelace",
-        "ａｄａ１",
-        "ada\u0301x",
-        "ad\u00e1y",
-        "ıııı",
-        "İdil",
-        "straße",
-    ),
-    *(
-        "\u212aelvin",
-        "\u0430da",
-        "\u0391da",
-        "李小龍",
-        "😀😀😀",
-        "ﷺ" * 50,
-        "a\u00a0b",
-        "⅓⅔½",
-        "'; --",
-    ),
-    *('<script>"&', "%s%n%00", "{{7*7}}", "null", "../../etc", "\\u0000", "true"),
+    *("ada", "a" * 50, "Ada Lovelace", "ａｄａ１", "ada\u0301x", "ad\u00e1y", "ıııı", "İdil"),
+    *("straße", "\u212aelvin", "\u0430da", "\u0391da", "李小龍", "😀😀😀", "ﷺ" * 50, "a\u00a0b"),
+    *("⅓⅔½", "'; --", '<script>"&', "%s%n%00", "{{7*7}}", "null", "../../etc", "\\u0000", "true"),
     "ada\u0327\u0301z",
 ]
 EMAILS = [
@@ -350,6 +321,9 @@ EMAILS = [
     *("a+b@example.com", "!#$%&*/=?^_`{|}~-@example.com", "ﬁ" * 32 + "@a.co", "ada@EXAMPLE.net"),
 ]
 SAME = [  # as somebody who was there before
+    ("username", "ada", "ADA"),
+    ("username", "ada", "ａｄａ"),
+    ("email", "ada@example.com", "ADA@EXAMPLE.com"),
     ("username", "straße", "STRASSE"),
     ("username", "straße", "straẞe"),
     ("username", "kelvin", "\u212aelvin"),
@@ -369,12 +343,6 @@ DIFFERENT = [  # from somebody who was there before
 ]
 
 
-@pytest.fixture
-def ada(client: FlaskClient) -> None:
-    """The one user there is: what may not be changed by what is refused."""
-    assert create(client, username="ada", email="ada@example.com").status_code == 201
-
-
 def create(client: FlaskClient, **members: str) -> TestResponse:
     return client.post(URL, json={**EVE, **members})
 
@@ -392,15 +360,11 @@ def complaint_about(attempt: Attempt, answer: TestResponse) -> str | None:
         if attempt.fields:
             assert fields_of(answer) == attempt.fields
         assert not INTERNAL.search(answer.data)
+        assert "Location" not in answer.headers
     except (AssertionError, KeyError):
         sent = f"{attempt.method[:20]} {attempt.path[:60]} {attempt.data[:60]!r} {attempt.environ}"
         return f"{sent} -> {answer.status} {answer.mimetype} {answer.data[:200]!r}"
     return None
-
-
-def test_corpus_is_large() -> None:
-    print(f"{len(CORPUS)} malformed requests in {len(GROUPS)} groups")
-    assert len(CORPUS) >= 600
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -418,26 +382,20 @@ def test_each_is_refused_with_a_problem_and_writes_nothing(
 
 @pytest.mark.usefixtures("ada")
 @pytest.mark.parametrize("offered", NO_REQUEST_ID, ids=ascii)
-def test_odd_request_id_is_replaced_and_leaves_one_log_line(
-    client: FlaskClient, log: io.StringIO, offered: str
-) -> None:
+def test_odd_request_id_is_replaced(client: FlaskClient, log: io.StringIO, offered: str) -> None:
     before = len(log.getvalue())
     # Around werkzeug's client, which like a server refuses line breaks in headers.
     environ = {"HTTP_X_REQUEST_ID": offered}
     answer = client.get(USER, environ_overrides=environ)
     assert answer.status_code == 200
-    assert FRESH_ID.fullmatch(answer.headers["X-Request-ID"])
+    assert re.fullmatch("[0-9a-f]{32}", answer.headers["X-Request-ID"])
     (line,) = log.getvalue()[before:].split("\n")[:-1]
     assert answer.headers["X-Request-ID"] in line
     assert "\x1b" not in line
 
 
-@pytest.mark.parametrize(
-    ("name", "texts"), [("username", USERNAMES), ("email", EMAILS)], ids=["username", "email"]
-)
-def test_unusual_text_is_read_back_as_it_was_sent(
-    client: FlaskClient, name: str, texts: list[str]
-) -> None:
+@pytest.mark.parametrize(("name", "texts"), [("username", USERNAMES), ("email", EMAILS)])
+def test_unusual_text_is_kept_as_sent(client: FlaskClient, name: str, texts: list[str]) -> None:
     for number, text in enumerate(texts):
         others = {"username": f"user{number}", "email": f"user{number}@example.com"}
         created = create(client, **{**others, name: text})
@@ -447,44 +405,18 @@ def test_unusual_text_is_read_back_as_it_was_sent(
     assert [user[name] for user in listed] == texts
 
 
-@pytest.mark.parametrize(("name", "first", "second"), SAME)
-def test_text_of_the_same_canonical_form_is_a_conflict(
-    client: FlaskClient, services: Services, name: str, first: str, second: str
+@pytest.mark.parametrize(
+    ("names", "status"), [*((each, 409) for each in SAME), *((each, 201) for each in DIFFERENT)]
+)
+def test_text_of_the_same_canonical_form_is_a_conflict_and_what_only_looks_the_same_is_not(
+    client: FlaskClient, services: Services, names: tuple[str, str, str], status: int
 ) -> None:
+    name, first, second = names
     create(client, **{"username": "first", "email": "first@example.com", name: first})
     before = users_in(services.database)
-    refused = create(client, **{"username": "second", "email": "second@example.com", name: second})
-    problem_of(refused, 409)
-    assert fields_of(refused) == {name}
-    assert users_in(services.database) == before
-
-
-@pytest.mark.parametrize(("name", "first", "second"), DIFFERENT)
-def test_text_that_only_looks_the_same_is_another(
-    client: FlaskClient, name: str, first: str, second: str
-) -> None:
-    create(client, **{"username": "first", "email": "first@example.com", name: first})
-    other = create(client, **{"username": "second", "email": "second@example.com", name: second})
-    assert other.status_code == 201
-
-
-@pytest.mark.parametrize(
-    "environ",
-    [
-        {"HTTP_ACCEPT": "text/html"},
-        {"HTTP_COOKIE": "\x00;=;é"},
-        {"HTTP_AUTHORIZATION": "Basic !!!"},
-        {"HTTP_HOST": "a b"},
-        {"HTTP_HOST": "["},
-        {"HTTP_X_FORWARDED_FOR": "'; DROP TABLE users; --"},
-        {"HTTP_X_HTTP_METHOD_OVERRIDE": "DELETE"},
-        {"HTTP_RANGE": "bytes=9-1"},
-    ],
-    ids=str,
-)
-@pytest.mark.usefixtures("ada")
-def test_odd_headers_that_nobody_reads_change_nothing(
-    client: FlaskClient, environ: dict[str, str]
-) -> None:
-    assert json_of(client.get(USER, environ_overrides=environ))["username"] == "ada"
-    problem_of(client.get(f"{URL}/2", environ_overrides=environ), 404)
+    answer = create(client, **{"username": "second", "email": "second@example.com", name: second})
+    assert answer.status_code == status
+    if status == 409:
+        assert problem_of(answer, 409)["detail"] == "Username or email already exists"
+        assert fields_of(answer) == {name}
+        assert users_in(services.database) == before
