@@ -66,9 +66,7 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-@pytest.fixture(params=[PostgresServer, RedisServer])
-def server_class(request: pytest.FixtureRequest) -> type[Server]:
-    return request.param  # type: ignore[no-any-return]
+of_each_server = pytest.mark.parametrize("server_class", [PostgresServer, RedisServer])
 
 
 def test_postgres_keeps_its_rows_over_a_stop_and_a_crash(tmp_path: Path) -> None:
@@ -93,9 +91,8 @@ def test_postgres_keeps_its_rows_over_a_stop_and_a_crash(tmp_path: Path) -> None
         assert query(second.url, "SELECT id FROM kept") == 7
 
 
-def test_directory_is_its_owners_and_serves_one_server(
-    server_class: type[Server], tmp_path: Path
-) -> None:
+@of_each_server
+def test_directory_is_private_to_one_server(server_class: type[Server], tmp_path: Path) -> None:
     data = tmp_path / "data"
     with server_class(data) as server:
         assert data.stat().st_mode & 0o777 == 0o700
@@ -117,9 +114,8 @@ def test_failed_start_tells_why_and_gives_the_directory_back(tmp_path: Path) -> 
 @pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux tells a child of its parent's death"
 )
-def test_server_of_a_killed_launcher_ends_or_is_replaced(
-    server_class: type[Server], tmp_path: Path
-) -> None:
+@of_each_server
+def test_server_of_a_killed_launcher_ends(server_class: type[Server], tmp_path: Path) -> None:
     def started(state: str) -> int:
         """Have another process start a server, SIGKILL that process, return the server's pid."""
         command = [sys.executable, "-c", STARTER, server_class.__name__, str(tmp_path / "data")]
@@ -195,9 +191,7 @@ def wait_for_line(process: subprocess.Popen[str], start: str) -> list[str]:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_run_announces_itself_and_a_signal_drains_the_service_before_the_servers_stop(
-    launched: Launched, signum: signal.Signals
-) -> None:
+def test_signal_drains_service_before_servers(launched: Launched, signum: signal.Signals) -> None:
     addresses = launched.folder / "data" / "addresses"
     with launched.run() as process:
         lines = wait_for_line(process, "user service:")
@@ -214,10 +208,8 @@ def test_run_announces_itself_and_a_signal_drains_the_service_before_the_servers
         process.send_signal(signum)
         slow.join(SECONDS)
         process.communicate(timeout=SECONDS)
-    assert [line.split(" ...")[0] for line in lines[:2]] == [
-        "starting PostgreSQL 18",
-        "starting Valkey",
-    ]
+    starting = [line.split(" ...")[0] for line in lines[:2]]
+    assert starting == ["starting PostgreSQL 18", "starting Valkey"]
     assert f"http://127.0.0.1:{launched.port}  (Ctrl-C stops it; data in " in lines[-1]
     assert answers[0].startswith("HTTP/1.0 200")
     assert process.returncode == 0
@@ -226,19 +218,7 @@ def test_run_announces_itself_and_a_signal_drains_the_service_before_the_servers
         query(url, "SELECT 1")
 
 
-def test_run_uses_given_servers(launched: Launched) -> None:
-    given = {"DATABASE_URL": "postgresql://elsewhere/users", "REDIS_URL": "redis://elsewhere"}
-    with launched.run(**given) as process:
-        lines = wait_for_line(process, "user service:")
-        assert launched.get("/").endswith("postgresql://elsewhere/users")
-        process.terminate()
-        process.communicate(timeout=SECONDS)
-    assert not [line for line in lines if line.startswith("starting")]
-
-
-def test_run_goes_on_without_redis_and_ends_in_one_line_without_postgres(
-    launched: Launched,
-) -> None:
+def test_run_goes_on_without_redis_and_ends_without_postgres(launched: Launched) -> None:
     with launched.run() as process:
         wait_for_line(process, "user service:")
         data = launched.folder / "data"
@@ -253,27 +233,31 @@ def test_run_goes_on_without_redis_and_ends_in_one_line_without_postgres(
     assert "make run: PostgreSQL 18 died" in errors.splitlines()[-1]
 
 
-def test_run_ends_in_one_line_when_the_service_cannot_start(launched: Launched) -> None:
+def test_run_uses_given_servers_and_ends_with_a_service_that_fails(launched: Launched) -> None:
+    given = {"DATABASE_URL": "postgresql://elsewhere/users", "REDIS_URL": "redis://elsewhere"}
+    with launched.run(**given) as process:
+        lines = wait_for_line(process, "user service:")
+        assert launched.get("/").endswith("postgresql://elsewhere/users")
+        process.terminate()
+        process.communicate(timeout=SECONDS)
+    assert not [line for line in lines if line.startswith("starting")]
     (launched.folder / "app.py").write_text("raise RuntimeError('wrong settings')")
-    with launched.run() as process:
+    with launched.run(**given) as process:
         _, errors = process.communicate(timeout=SECONDS)
     assert process.returncode == 1
     assert errors.splitlines()[-1].startswith("make run: the service died with exit code ")
 
 
-def test_second_run_on_the_same_data_is_refused_in_one_line(launched: Launched) -> None:
+def test_second_run_is_refused_in_one_line_before_it_starts_anything(launched: Launched) -> None:
     with launched.run() as first:
         wait_for_line(first, "user service:")
-        refusal = f"{launched.folder}/data is in use by process {first.pid}\n"
-        assert launched.refused() == (1, f"make run: {refusal}")
+        in_use = f"{launched.folder}/data is in use by process {first.pid}"
+        assert launched.refused() == (1, f"make run: {in_use}\n")
+        taken = f"port {launched.port} is taken: choose another with PORT="
+        other = str(launched.folder / "other")
+        assert launched.refused(DATA_DIR=other) == (1, f"make run: {taken}\n")
         first.terminate()
         first.communicate(timeout=SECONDS)
-
-
-def test_run_refuses_a_taken_port_before_it_starts_anything(launched: Launched) -> None:
-    with socket.create_server(("127.0.0.1", launched.port)):
-        refusal = f"port {launched.port} is taken: choose another with PORT=\n"
-        assert launched.refused() == (1, f"make run: {refusal}")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from tests.responses import json_of, problem_of
 
 DOCS = "/docs"
 DOCUMENT = "/openapi.json"
+TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
 
 def addresses(client: FlaskClient) -> list[str]:
@@ -25,10 +26,12 @@ def test_document_is_served_with_an_etag(client: FlaskClient) -> None:
     assert client.get(DOCUMENT).data == got.data
 
 
-def test_page_allows_nothing_but_its_own_files(client: FlaskClient) -> None:
+def test_root_leads_to_a_page_that_allows_only_its_own_files(client: FlaskClient) -> None:
+    root = client.get("/")
+    assert (root.status_code, root.headers["Location"]) == (302, DOCS)
     page = client.get(DOCS)
     assert page.mimetype == "text/html"
-    policy = page.headers["Content-Security-Policy"]
+    (policy,) = page.headers.getlist("Content-Security-Policy")
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     assert "://" not in policy
@@ -36,30 +39,16 @@ def test_page_allows_nothing_but_its_own_files(client: FlaskClient) -> None:
     assert not re.search(r"<script[^>]*>[^<]|style=|<style|\son\w+=", page.text)
 
 
-def test_everything_that_the_page_names_is_there(client: FlaskClient) -> None:
+def test_files_named_by_the_page_may_be_kept_for_ever(client: FlaskClient) -> None:
     named = addresses(client)
     assert DOCUMENT in named
-    types = {path.rpartition(".")[2]: client.get(path).mimetype for path in named}
-    assert types == {
-        "json": "application/json",
-        "css": "text/css",
-        "js": "text/javascript",
-        "svg": "image/svg+xml",
-    }
-
-
-def test_files_may_be_kept_for_ever_since_their_address_changes_with_them(
-    client: FlaskClient,
-) -> None:
-    files = [path for path in addresses(client) if path != DOCUMENT]
-    assert len(files) == 4
-    for path in files:
-        asset = client.get(path)
-        assert asset.status_code == 200
+    assert len(named) == 5
+    for path in {*named} - {DOCUMENT}:
+        asset, head = client.get(path), client.head(path)
+        assert (asset.status_code, asset.mimetype) == (200, TYPES[path.rpartition(".")[2]])
         assert {"max-age=31536000", "immutable", "public"} <= set(
             asset.headers["Cache-Control"].split(", ")
         )
-        head = client.head(path)
         assert (head.status_code, head.data) == (200, b"")
         assert head.headers["Content-Length"] == str(len(asset.data))
         again = client.get(path, headers={"If-None-Match": asset.headers["ETag"]})
@@ -67,20 +56,12 @@ def test_files_may_be_kept_for_ever_since_their_address_changes_with_them(
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("old", "new"),
     [
-        lambda path: path.replace("/assets/", "/assets/0"),
-        lambda path: path.replace("start.js", "nothing.js"),
-        lambda path: path.replace("start.js", "..%2Fdocs.py"),
-        lambda path: path.replace("start.js", "../docs.py"),
+        ("/assets/", "/assets/0"),
+        *(("start.js", file) for file in ("nothing.js", "..%2Fdocs.py", "../docs.py")),
     ],
 )
-def test_nothing_else_is_served(client: FlaskClient, change: object) -> None:
-    assert callable(change)
+def test_nothing_else_is_served(client: FlaskClient, old: str, new: str) -> None:
     [start] = [path for path in addresses(client) if path.endswith("start.js")]
-    problem_of(client.get(change(start)), 404)
-
-
-def test_root_leads_to_the_documentation(client: FlaskClient) -> None:
-    got = client.get("/")
-    assert (got.status_code, got.headers["Location"]) == (302, DOCS)
+    problem_of(client.get(start.replace(old, new)), 404)

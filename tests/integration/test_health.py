@@ -1,35 +1,29 @@
 """The health routes, with the database there and away."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from flask.testing import FlaskClient
 
-from app import create_app
-from tests.responses import json_of, problem_of
+from tests.integration.users import USER
+from tests.responses import Serve, json_of, problem_of
 from user_service import __version__
 from user_service.database.pool import PoolStats
-from user_service.settings import Settings
 from user_service.web.services import services_of
 
 
 @pytest.fixture
-def without_database(settings: Settings) -> Iterator[FlaskClient]:
-    nowhere = {"database_url": None, "db_host": "127.0.0.1", "db_port": 1, "retry_attempts": 0}
-    nowhere["migrate_on_start"] = False
-    app = create_app(settings.model_copy(update=nowhere))
-    yield app.test_client()
-    services_of(app).close()
+def without_database(serving: Serve) -> FlaskClient:
+    url = "postgresql://users@127.0.0.1:1/users"
+    return serving(database_url=url, retry_attempts=0, migrate_on_start=False)
 
 
 def test_all_well(client: FlaskClient) -> None:
     answer = client.get("/health")
     health = json_of(answer)
     assert answer.status_code == 200
-    assert abs(datetime.now(UTC) - datetime.fromisoformat(health.pop("timestamp"))) < timedelta(
-        minutes=1
-    )
+    age = datetime.now(UTC) - datetime.fromisoformat(health.pop("timestamp"))
+    assert abs(age) < timedelta(minutes=1)
     assert health == {
         "status": "healthy",
         "database": "connected",
@@ -39,9 +33,6 @@ def test_all_well(client: FlaskClient) -> None:
         "version": __version__,
         "commit": "unknown",
     }
-
-
-def test_probes(client: FlaskClient) -> None:
     assert client.get("/health/live").status_code == 200
     assert client.get("/health/ready").status_code == 200
 
@@ -56,9 +47,9 @@ def test_without_the_database(without_database: FlaskClient) -> None:
     assert without_database.get("/health/ready").status_code == 503
 
 
-@pytest.mark.parametrize("method", ["get", "delete"])
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
 def test_user_routes_without_the_database(without_database: FlaskClient, method: str) -> None:
-    refused = without_database.open("/api/v1/users/1", method=method.upper())
+    refused = without_database.open(USER, method=method)
     problem_of(refused, 503)
     assert refused.headers["Retry-After"] == "1"
     for internal in (b"127.0.0.1", b"refused", b"psycopg", b"postgres"):
@@ -69,5 +60,5 @@ def test_failing_to_connect_loses_no_slot(without_database: FlaskClient) -> None
     database = services_of(without_database.application).database
     size = database.stats().size
     for _ in range(2 * size):
-        assert without_database.get("/api/v1/users/1").status_code == 503
+        assert without_database.get(USER).status_code == 503
     assert database.stats() == PoolStats(size, in_use=0, waiting=0)

@@ -5,34 +5,20 @@ either and must still be what the model says.
 """
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
 import pytest
 from flask import Flask
-from hypothesis import note
-from hypothesis.stateful import (
-    Bundle,
-    RuleBasedStateMachine,
-    consumes,
-    initialize,
-    invariant,
-    multiple,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis import note, stateful
 
-from app import create_app
-from tests.responses import fields_of, json_of
+from tests.integration.users import URL
+from tests.responses import Serve, fields_of, json_of
 from user_service.domain.names import canonical_username
-from user_service.settings import Settings
 from user_service.web.requests.validation import BODY_TYPES
 from user_service.web.responses.reply import JSON
 from user_service.web.services import services_of
-
-URL = "/api/v1/users"
 
 # Few names, in several spellings each, so that conflicts and reuse happen all the time.
 NAMES = st.sampled_from(["ada", "Ada", "ａｄａ", "grace", "GRACE", "straße", "STRASSE", "émile"])
@@ -43,12 +29,12 @@ LAGS = st.sampled_from([None, 0, 1])
 PAGES = st.sampled_from([(1, 50), (1, 2), (2, 2)])
 
 
-class UserStories(RuleBasedStateMachine):
+class UserStories(stateful.RuleBasedStateMachine):
     """Random creates, reads, lists, updates and deletes against a dict as the model."""
 
     apps: tuple[Flask, Flask]
 
-    ids = Bundle("ids")
+    ids = stateful.Bundle("ids")
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,20 +42,20 @@ class UserStories(RuleBasedStateMachine):
         self.model: dict[int, dict[str, Any]] = {}
         self.tags: dict[int, list[str]] = {}
 
-    @initialize()
+    @stateful.initialize()
     def begin_with_nobody(self) -> None:
         with services_of(self.apps[0]).database.transaction() as cursor:
             cursor.execute("TRUNCATE users RESTART IDENTITY")
         services_of(self.apps[0]).pages.invalidate()
 
-    @rule(target=ids, name=NAMES, local_part=LOCAL_PARTS, client=st.integers(0, 1))
+    @stateful.rule(target=ids, name=NAMES, local_part=LOCAL_PARTS, client=st.integers(0, 1))
     def create(self, name: str, local_part: str, client: int) -> Any:
         body = {"username": name, "email": f"{local_part}@example.com"}
         answer = self.clients[client].post(URL, json=body)
         if conflicts := self._conflicts(body):
             assert answer.status_code == 409
             assert fields_of(answer) <= conflicts
-            return multiple()
+            return stateful.multiple()
         assert answer.status_code == 201
         user = json_of(answer)
         assert user["id"] not in self.model
@@ -78,7 +64,7 @@ class UserStories(RuleBasedStateMachine):
         self.tags[user["id"]] = ['"0"', answer.headers["ETag"]]
         return user["id"]
 
-    @rule(
+    @stateful.rule(
         user_id=ids,
         change=st.fixed_dictionaries({}, optional={"username": NAMES, "email": LOCAL_PARTS}),
         lag=LAGS,
@@ -117,7 +103,7 @@ class UserStories(RuleBasedStateMachine):
         self.model[user_id] = user
         self.tags[user_id].append(answer.headers["ETag"])
 
-    @rule(user_id=consumes(ids), client=st.integers(0, 1))
+    @stateful.rule(user_id=stateful.consumes(ids), client=st.integers(0, 1))
     def delete(self, user_id: int, client: int) -> None:
         stale = self._if_match(user_id, 1)
         refused = self.clients[client].delete(f"{URL}/{user_id}", headers=stale)
@@ -126,7 +112,7 @@ class UserStories(RuleBasedStateMachine):
         assert self.clients[client].delete(f"{URL}/{user_id}").status_code == 404
         assert self.clients[client].get(f"{URL}/{user_id}").status_code == 404
 
-    @rule(user_id=ids, client=st.integers(0, 1))
+    @stateful.rule(user_id=ids, client=st.integers(0, 1))
     def read(self, user_id: int, client: int) -> None:
         answer = self.clients[client].get(f"{URL}/{user_id}")
         assert json_of(answer) == self.model[user_id]
@@ -134,16 +120,16 @@ class UserStories(RuleBasedStateMachine):
         unless = {"If-None-Match": answer.headers["ETag"]}
         assert self.clients[client].get(f"{URL}/{user_id}", headers=unless).status_code == 304
 
-    @rule(page_and_size=PAGES, client=st.integers(0, 1))
+    @stateful.rule(page_and_size=PAGES, client=st.integers(0, 1))
     def list(self, page_and_size: tuple[int, int], client: int) -> None:
         self._check_page(*page_and_size, client)
 
-    @invariant()
+    @stateful.invariant()
     def first_page_is_never_stale(self) -> None:
         """Read after every step, it is in the cache before the next one."""
         self._check_page(1, 50, client=0)
 
-    @invariant()
+    @stateful.invariant()
     def no_connection_is_kept(self) -> None:
         for app in self.apps:
             assert services_of(app).database.stats().in_use == 0
@@ -167,17 +153,8 @@ class UserStories(RuleBasedStateMachine):
         }
 
 
-@pytest.fixture
-def stories(app: Flask, settings: Settings) -> Iterator[type[UserStories]]:
-    other = create_app(settings)
-    UserStories.apps = (app, other)
-    yield UserStories
-    services_of(other).close()
-
-
 @pytest.mark.timeout(300)
-def test_service_answers_as_a_dict_would(stories: type[UserStories]) -> None:
-    run_state_machine_as_test(
-        stories,
-        settings=hypothesis.settings(max_examples=60, stateful_step_count=40, deadline=None),
-    )
+def test_service_answers_as_a_dict_would(app: Flask, serving: Serve) -> None:
+    UserStories.apps = (app, serving().application)
+    budget = hypothesis.settings(max_examples=60, stateful_step_count=40, deadline=None)
+    stateful.run_state_machine_as_test(UserStories, settings=budget)

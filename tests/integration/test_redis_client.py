@@ -23,31 +23,17 @@ def client(servers: Servers, redis: redis_py.Redis) -> Iterator[RedisClient]:
         yield client
 
 
-@pytest.fixture
-def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path / "redis") as server:
-        yield server
-
-
-def test_commands_share_a_connection(client: RedisClient) -> None:
+def test_idle_connection_is_shared_or_replaced(client: RedisClient, redis: redis_py.Redis) -> None:
     assert client.connections_made == 0
     assert client.execute("SET", "key", "value")
     assert client.execute("MGET", "key", "no such key") == [b"value", None]
     assert client.connections_made == 1
+    redis.client_kill_filter(_type="normal", skipme=True)
+    assert client.execute("SET", "key", "value")
+    assert client.connections_made == 2
 
 
-@pytest.mark.parametrize("script", ["return {KEYS[1], ARGV[1], ARGV[2]}", b"return KEYS[1]"])
-def test_script_runs_although_redis_has_forgotten_it(
-    client: RedisClient, redis: redis_py.Redis, script: str | bytes
-) -> None:
-    run = client.register_script(script)
-    expected = [b"key", b"1", b"\xff"] if isinstance(script, str) else b"key"
-    for _ in range(2):
-        redis.script_flush()
-        assert [run(["key"], [1, b"\xff"]) for _ in range(2)] == [expected] * 2
-
-
-def test_name_is_looked_up_for_every_connection(
+def test_name_is_resolved_each_time(
     servers: Servers, redis: redis_py.Redis, mocker: MockerFixture
 ) -> None:
     host = urlsplit(servers.redis_url).hostname or ""
@@ -61,18 +47,7 @@ def test_name_is_looked_up_for_every_connection(
     assert [call.args for call in look_up.call_args_list] == [("cache.internal", 2)] * 2
 
 
-def test_connection_that_was_closed_while_idle_is_replaced(
-    client: RedisClient, redis: redis_py.Redis
-) -> None:
-    client.execute("GET", "key")
-    redis.client_kill_filter(_type="normal", skipme=True)
-    assert client.execute("SET", "key", "value")
-    assert client.connections_made == 2
-
-
-def test_answer_that_comes_too_late_is_no_answer_to_another_command(
-    own_redis: RedisServer,
-) -> None:
+def test_answer_that_comes_too_late_is_no_answer_to_another_command(own_redis: RedisServer) -> None:
     with closing(redis_client(own_redis.url, timeout=0.3)) as client:
         for value in ("first", "second"):
             client.execute("SET", "key", value)
@@ -95,63 +70,40 @@ def test_failed_command_leaves_its_connection_free(own_redis: RedisServer) -> No
         assert client.execute("SET", "key", "value")
 
 
-class TestFormerMaster:
-    """A server that was demoted keeps its connections, and refuses to write for ever."""
+@pytest.mark.parametrize("by", ["command", "script"])
+@pytest.mark.parametrize(
+    "demotion",
+    [
+        ["REPLICAOF 127.0.0.1 1"],
+        ["CONFIG SET replica-serve-stale-data no", "REPLICAOF 127.0.0.1 1"],
+        ["CONFIG SET min-replicas-to-write 1"],
+    ],
+    ids=["READONLY", "MASTERDOWN", "NOREPLICAS"],
+)
+def test_former_master_is_left_as_soon_as_it_refuses_a_command(
+    own_redis: RedisServer, tmp_path: Path, demotion: list[str], by: str
+) -> None:
+    """A demoted server keeps its connections; the name leads to its successor."""
+    with RedisServer(tmp_path / "successor") as successor, Proxy(own_redis.port) as name:
+        with redis_py.Redis.from_url(successor.url) as admin:
+            admin.config_set("requirepass", urlsplit(own_redis.url).password or "")
+        url = own_redis.url.replace(str(own_redis.port), str(name.port))
+        with closing(redis_client(url, timeout=2)) as client:
+            script = client.register_script("return redis.call('SET', KEYS[1], ARGV[1])")
 
-    @pytest.fixture
-    def successor(self, tmp_path: Path, own_redis: RedisServer) -> Iterator[RedisServer]:
-        """The new master, with the same password."""
-        with RedisServer(tmp_path / "successor") as server:
-            with redis_py.Redis.from_url(server.url) as admin:
-                admin.config_set("requirepass", urlsplit(own_redis.url).password or "")
-            yield server
+            def write(value: str) -> None:
+                if by == "command":
+                    client.execute("SET", "key", value)
+                else:
+                    script(["key"], [value])
 
-    @pytest.fixture
-    def client(self, own_redis: RedisServer, successor: RedisServer) -> Iterator[RedisClient]:
-        """A client that is connected by a name, which now leads to the successor."""
-        with Proxy(own_redis.port) as name:
-            url = own_redis.url.replace(str(own_redis.port), str(name.port))
-            with closing(redis_client(url, timeout=2)) as client:
-                assert client.execute("SET", "key", "of the former master")
-                name.target = successor.port
-                yield client
-
-    @pytest.mark.parametrize("by", ["command", "script"])
-    @pytest.mark.parametrize(
-        "demotion",
-        [
-            ["REPLICAOF 127.0.0.1 1"],
-            ["CONFIG SET replica-serve-stale-data no", "REPLICAOF 127.0.0.1 1"],
-            ["CONFIG SET min-replicas-to-write 1"],
-        ],
-        ids=["READONLY", "MASTERDOWN", "NOREPLICAS"],
-    )
-    def test_is_left_as_soon_as_it_refuses_a_command(
-        self, client: RedisClient, own_redis: RedisServer, demotion: list[str], by: str
-    ) -> None:
-        script = client.register_script("return redis.call('SET', KEYS[1], ARGV[1])")
-
-        def write(value: str) -> None:
-            if by == "command":
-                client.execute("SET", "key", value)
-            else:
-                script(["key"], [value])
-
-        write("of the former master")
-        with redis_py.Redis.from_url(own_redis.url) as admin:
-            for command in demotion:
-                admin.execute_command(*command.split())
-        with pytest.raises(redis_py.ResponseError):
-            write("lost")
-        assert client.execute("GET", "key") is None  # the successor has been told nothing yet
-        write("of the successor")
-        assert client.execute("GET", "key") == b"of the successor"
-
-    def test_is_not_taken_for_a_server_that_is_full(
-        self, client: RedisClient, own_redis: RedisServer
-    ) -> None:
-        with redis_py.Redis.from_url(own_redis.url) as admin:
-            admin.config_set("maxmemory", "1")
-        with pytest.raises(redis_py.OutOfMemoryError):
-            client.execute("SET", "key", "value")
-        assert client.execute("GET", "key") == b"of the former master"
+            write("of the former master")
+            name.target = successor.port
+            with redis_py.Redis.from_url(own_redis.url) as admin:
+                for command in demotion:
+                    admin.execute_command(*command.split())
+            with pytest.raises(redis_py.ResponseError):
+                write("lost")
+            assert client.execute("GET", "key") is None  # the successor has been told nothing yet
+            write("of the successor")
+            assert client.execute("GET", "key") == b"of the successor"

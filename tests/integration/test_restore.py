@@ -4,54 +4,32 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import psycopg2
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
-from psycopg2.extensions import parse_dsn
-from pydantic import SecretStr
 
-from app import create_app
 from dev.servers import postgres_program
-from tests.responses import json_of, problem_of
+from tests.integration.users import GRACE, URL, USER, create
+from tests.responses import Serve, json_of, problem_of
 from tests.servers import Servers
 from user_service.database.migrate import migrate
-from user_service.settings import Settings
-from user_service.web.services import services_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICE = ROOT / "services" / "user-service"
 DUMP, RESTORE, USERS_ALONE = re.findall(
     r"```sh\n(.*?)```", (ROOT / "docs" / "backup-and-restore.md").read_text("utf-8"), re.DOTALL
 )
-URL = "/api/v1/users"
 
 
 @pytest.fixture
-def restored_url(servers: Servers, dsn: str) -> str:
-    """The URL of an empty database."""
-    return f"{servers.database_url.rpartition('/')[0]}/{parse_dsn(dsn)['dbname']}"
-
-
-@pytest.fixture
-def restored(settings: Settings, restored_url: str) -> Iterator[FlaskClient]:
-    """A client of the service on what was restored."""
-    url = SecretStr(restored_url)
-    app = create_app(settings.model_copy(update={"database_url": url, "migrate_on_start": False}))
-    yield app.test_client()
-    services_of(app).close()
-
-
-@pytest.fixture
-def environment(servers: Servers, restored_url: str) -> dict[str, str]:
+def environment(servers: Servers, empty_url: str) -> dict[str, str]:
     """The variables that the page names."""
     return {
         "DATABASE_URL": servers.database_url,
-        "RESTORED_URL": restored_url,
+        "RESTORED_URL": empty_url,
         "REDIS_URL": servers.redis_url,
     }
 
@@ -72,61 +50,38 @@ def run(commands: str, folder: Path, environment: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("commands", [DUMP + RESTORE, USERS_ALONE], ids=["all", "users alone"])
 def test_commands_restore_the_users_and_no_etag_of_a_lost_state(
-    client: FlaskClient,
-    restored: FlaskClient,
-    environment: dict[str, str],
-    tmp_path: Path,
-    commands: str,
+    client: FlaskClient, serving: Serve, environment: dict[str, str], tmp_path: Path, commands: str
 ) -> None:
-    for name in ("ada", "grace", "edsger"):
-        client.post(URL, json={"username": name, "email": f"{name}@example.com"})
+    create(client, "ada", "grace", "edsger")
     client.delete(f"{URL}/2")
-    kept = client.get(f"{URL}/1")
+    kept = client.get(USER)
     run(commands, tmp_path, environment)
-    lost = client.patch(f"{URL}/1", json={"username": "lost"}).headers["ETag"]
+    lost = client.patch(USER, json={"username": "lost"}).headers["ETag"]
 
-    assert restored.get(f"{URL}/1").headers["ETag"] == kept.headers["ETag"]
+    restored = serving(database_url=environment["RESTORED_URL"], migrate_on_start=False)
+    assert restored.get(USER).headers["ETag"] == kept.headers["ETag"]
     page = json_of(restored.get(URL))
     assert [user["id"] for user in page["users"]] == [1, 3]
     assert page["pagination"]["total"] == 2
-    created = restored.post(URL, json={"username": "new", "email": "new@example.com"})
-    assert json_of(created)["id"] == 4
+    assert json_of(create(restored, "new"))["id"] == 4
     assert json_of(restored.get(URL))["pagination"]["total"] == 3
 
-    assert restored.patch(f"{URL}/1", json={"username": "other"}).status_code == 200
-    refused = restored.put(
-        f"{URL}/1", json={"username": "mine", "email": "a@b.example"}, headers={"If-Match": lost}
-    )
+    assert restored.patch(USER, json={"username": "other"}).status_code == 200
+    refused = restored.put(USER, json=GRACE, headers={"If-Match": lost})
     assert problem_of(refused, 412)["user"]["username"] == "other"
 
 
-def test_recount_corrects_the_total_and_puts_cached_pages_out_of_date(
-    app: Flask, client: FlaskClient
-) -> None:
-    client.post(URL, json={"username": "ada", "email": "ada@example.com"})
-    with services_of(app).database.transaction() as cursor:
-        cursor.execute("DELETE FROM users_count WHERE slot > 5")
-        cursor.execute("UPDATE users_count SET number = 7")
-    assert json_of(client.get(URL))["pagination"]["total"] == 42
-    result = app.test_cli_runner().invoke(args=["users", "recount"])
-    assert (result.exit_code, result.output) == (0, "1 users\n")
-    assert json_of(client.get(URL))["pagination"]["total"] == 1
-    with services_of(app).database.read() as cursor:
-        cursor.execute("SELECT count(*) FROM users_count")
-        assert cursor.fetchone() == (64,)
-
-
-def test_write_of_another_schema_counts_there(restored_url: str) -> None:
+def test_write_of_another_schema_counts_there(empty_url: str) -> None:
     def total(schema: str) -> int:
         cursor.execute(f"SELECT sum(number)::int FROM {schema}.users_count")
         ((number,),) = cursor.fetchall()
         return int(number)
 
-    with closing(psycopg2.connect(restored_url)) as opened, opened.cursor() as cursor:
+    with closing(psycopg2.connect(empty_url)) as opened, opened.cursor() as cursor:
         opened.autocommit = True
         for schema in ("one", "two"):
             cursor.execute(f"CREATE SCHEMA {schema}")
-            migrate(f"{restored_url}?options=-csearch_path%3D{schema}")
+            migrate(f"{empty_url}?options=-csearch_path%3D{schema}")
             cursor.execute(
                 f"INSERT INTO {schema}.users (username, username_canonical, email, email_canonical)"
                 " VALUES ('ada', 'ada', 'ada@example.com', 'ada@example.com')"

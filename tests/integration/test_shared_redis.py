@@ -12,16 +12,10 @@ from flask.testing import FlaskClient
 from dev.servers import PostgresServer
 from tests.faults.harness.proxy import Proxy
 from tests.faults.harness.standby import Standby, run
+from tests.integration.users import URL, USER, create
 from tests.responses import Serve, json_of
 from tests.waiting import eventually
 from user_service.web.services import services_of
-
-URL = "/api/v1/users"
-
-
-def create(client: FlaskClient, name: str) -> None:
-    body = {"username": name, "email": f"{name}@example.com"}
-    assert client.post(URL, json=body).status_code == 201
 
 
 def page(client: FlaskClient) -> tuple[list[str], str]:
@@ -36,9 +30,7 @@ def primary(tmp_path: Path) -> Iterator[PostgresServer]:
         yield primary
 
 
-def test_copy_of_a_database_shares_neither_pages_nor_limits_with_it(
-    primary: PostgresServer, serving: Serve
-) -> None:
+def test_copy_of_a_database_shares_nothing_with_it(primary: PostgresServer, serving: Serve) -> None:
     run(primary, "CREATE DATABASE copy TEMPLATE users OWNER users")
     with Proxy(primary.port) as link:
         address = primary.url.removesuffix("users").replace(f":{primary.port}/", f":{link.port}/")
@@ -61,9 +53,7 @@ def test_prefix_separates_what_the_database_does_not(serving: Serve) -> None:
         assert client.get(URL).headers["RateLimit"].startswith('"default";r=7;')
 
 
-def test_database_restored_in_place_shows_no_page_from_before(
-    client: FlaskClient, serving: Serve, database_url: str
-) -> None:
+def test_restore_shows_no_old_page(client: FlaskClient, serving: Serve, database_url: str) -> None:
     """The other process stays connected, and hears of it from what is stored in Redis."""
     other = serving()
     create(client, "ada")
@@ -71,7 +61,7 @@ def test_database_restored_in_place_shows_no_page_from_before(
     with closing(psycopg2.connect(database_url)) as admin, admin:
         admin.cursor().execute("TRUNCATE users")
     with services_of(client.application).database.read():  # the connection that there is
-        assert client.get(f"{URL}/1").status_code == 404  # on a new one
+        assert client.get(USER).status_code == 404  # on a new one
     seen = [page(each) for each in (client, other, client, other)]
     assert seen == [([], "MISS"), *[([], "HIT")] * 3]
 
@@ -80,6 +70,10 @@ def test_promoted_standby_shows_no_page_of_a_write_that_it_has_not(
     tmp_path: Path, primary: PostgresServer, serving: Serve, redis: redis_py.Redis
 ) -> None:
     """The log position of the lost write is beyond the end of the new primary's log."""
+
+    def required_lsn() -> int:
+        return int(redis.get(*redis.scan_iter("*:lsn")) or b"", 16)
+
     with Standby(tmp_path / "standby", primary) as standby:
         hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
         url = primary.url.replace(f"127.0.0.1:{primary.port}", hosts)
@@ -95,15 +89,9 @@ def test_promoted_standby_shows_no_page_of_a_write_that_it_has_not(
         run(primary, "SELECT pg_switch_wal()")  # so that the position is far ahead
         create(client, "lost")
         assert page(client) == (["ada", "lost"], "MISS")
-        before = lsn_in(redis)
+        before = required_lsn()
         primary.kill()
         run(standby, "SELECT pg_promote()")
-        eventually(lambda: client.get(f"{URL}/1").status_code == 200)
+        eventually(lambda: client.get(USER).status_code == 200)
         assert page(client) == (["ada"], "MISS")
-        assert lsn_in(redis) < before
-
-
-def lsn_in(redis: redis_py.Redis) -> int:
-    """Return the log position that a replica must have replayed."""
-    (key,) = redis.scan_iter("*:lsn")
-    return int(redis.get(key) or b"", 16)
+        assert required_lsn() < before

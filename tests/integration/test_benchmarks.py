@@ -1,4 +1,4 @@
-"""wrk sends the workloads, and the use of processes is measured."""
+"""The tools of the benchmarks: wrk, the count of function calls, the use of processes."""
 
 import subprocess
 import sys
@@ -6,9 +6,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import product
 
+from flask import Flask
+from psycopg2.extensions import cursor
+from werkzeug.test import Client
+
+from benchmarks.calls import LIMITS, STORED, counts
 from benchmarks.load import CREATE, GET, MIX, UNCACHED, Load, Workload, load
 from benchmarks.measure import cpu_seconds, memory_mb, peak_memory_mb, process_tree
+from benchmarks.stand import POPULATE
 from tests.programs import program
 
 Seen = list[tuple[str, str, str]]
@@ -59,11 +66,8 @@ def test_uncached_pages_are_all_different_before_the_first_repeats() -> None:
     assert observed.failed == 0
     assert 10 < observed.requests <= len(seen)
     pages = [path for _, path, _ in seen]
-    names = {
-        f"/api/v1/users?page={page}&per_page={size}"
-        for page in range(1, 8)
-        for size in range(8, 13)
-    }
+    sizes = product(range(1, 8), range(8, 13))
+    names = {f"/api/v1/users?page={page}&per_page={size}" for page, size in sizes}
     assert set(pages) == names
     # One of two clients may be held up, so that its page arrives later.
     assert len(names - set(pages[: len(names) + 2])) <= 1
@@ -103,3 +107,11 @@ def test_processes_are_measured_with_their_children() -> None:
         assert 50 < memory_mb(process.pid) < 100
         assert 50 < peak_memory_mb(process.pid) < 100
         process.stdin.close()
+
+
+def test_functions_called_for_every_kind_of_request_are_counted(app: Flask, admin: cursor) -> None:
+    admin.execute(POPULATE, (STORED,))
+    counted = counts(Client(app))
+    assert counted.keys() >= LIMITS.keys()
+    assert 0 < counted["cached page"].calls < counted["uncached page"].calls
+    assert all(0 < count.files <= count.calls for count in counted.values())
