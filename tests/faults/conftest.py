@@ -5,7 +5,7 @@ fills in the figures of the ``row`` that it is given.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from tests.faults.harness.figures import Row, table
 from tests.faults.harness.stage import Stage, set_up
 
 ROWS = pytest.StashKey[list[Row]]()
+ROW = pytest.StashKey[Row]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -22,50 +23,29 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def say(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Show a line while the test runs, if somebody wants to see progress (``-v``)."""
-    config = request.config
-    capture = config.pluginmanager.getplugin("capturemanager")
-    reporter = config.pluginmanager.getplugin("terminalreporter")
-
-    def show(line: str) -> None:
-        if config.option.verbose > 0 and reporter is not None and capture is not None:
-            with capture.global_and_fixture_disabled():
-                reporter.ensure_newline()
-                reporter.write_line(f"    {line}")
-
-    return show
-
-
-@pytest.fixture
-def row(request: pytest.FixtureRequest, say: Callable[[str], None]) -> Iterator[Row]:
+def row(request: pytest.FixtureRequest) -> Row:
     marker = request.node.get_closest_marker("row")
     assert marker is not None, "a test with figures says which row of the fault table it is"
-    name = str(marker.args[0])
-    if "server" in request.fixturenames:
-        name += f", {request.getfixturevalue('server')}"
-    figures = Row(name, outcome="FAILED")
+    server = request.getfixturevalue("server") if "server" in request.fixturenames else ""
+    figures = Row(", ".join(filter(None, (marker.args[0], server))))
     request.config.stash[ROWS].append(figures)
-    yield figures
-    figures.outcome = getattr(request.node, "outcome", "FAILED")
-    for line in table([figures])[1:]:
-        say(line)
+    request.node.stash[ROW] = figures
+    return figures
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     report = yield
-    if call.when == "call":
+    if call.when == "call" and ROW in item.stash:
         words = {"passed": "holds", "failed": "FAILED", "skipped": "skipped"}
-        item.outcome = words[report.outcome]  # type: ignore[attr-defined]
+        item.stash[ROW].outcome = words[report.outcome]  # type: ignore[attr-defined]
     return report
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    rows = config.stash[ROWS]
-    if rows:
+    if rows := config.stash[ROWS]:
         terminalreporter.section("faults, row by row")
         for line in table(rows):
             terminalreporter.write_line(line)
@@ -78,9 +58,9 @@ def session_stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 
 @pytest.fixture
-def stage(session_stage: Stage, tmp_path: Path, say: Callable[[str], None]) -> Iterator[Stage]:
+def stage(session_stage: Stage, tmp_path: Path) -> Iterator[Stage]:
     """Both servers, up, empty and without any fault."""
-    session_stage.folder, session_stage.say = tmp_path, say
+    session_stage.folder = tmp_path
     session_stage.reset()
     yield session_stage
     session_stage.reset()

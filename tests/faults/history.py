@@ -2,27 +2,16 @@
 
 It takes the operations of all clients, with their times and outcomes, and the rows of the
 database after the end. Every create and update writes a value of its own (an email address), so
-that each value seen tells which write it comes from. Checked, for each user:
+that each value seen tells which write it comes from. docs/faults.md lists the rules.
 
-lost    A write that was acknowledged and not overwritten is in the database.
-twice   A write has at most one effect: its value belongs to one user, a user is deleted once, and
-        nobody is told 409 where nobody else can have held the name.
-ghosts  A write that was answered as failed or refused left nothing, and nobody reads a value
-        before its write has begun. ``unknown`` writes (503 outcome-unknown, no answer) may have
-        happened or not, at any time from their start on; once somebody has seen their value,
-        they have happened before that.
-stale   Reads of a single user and the acknowledged writes to it can be put in one order that
-        agrees with their times: a value that was overwritten before a read began is not read.
+``unknown`` writes (503 outcome-unknown, no answer) may have happened or not, at any time from
+their start on; once a read has seen their value, they have happened before that.
 
-Whether such an order exists is decided by zones (Gibbons and Korach, "Testing shared memories",
-1997): as every value is written once, all operations on one value must stand together. Between
-the first end (``until``) and the last start (``since``) of its operations a value was certainly
-the current one; two values may not be so at one time, and no value may come and go within.
-
-Pages come from a cache, so their rule is the contract's, not more: what a page shows of a user
-was not overwritten by a write acknowledged before the page was asked for. While Redis is at fault
-(or a worker was killed between commit and invalidation) a page may be as old as the cache's TTL:
-``PageRule`` says from when to when, and how old.
+Whether reads and writes fit into one order is decided by zones (Gibbons and Korach, "Testing
+shared memories", 1997): as every value is written once, all operations on one value must stand
+together. Between the first end (``until``) and the last start (``since``) of its operations a
+value was certainly the current one; two values may not be so at one time, and no value may come
+and go within.
 
 With a replica single reads are held to the rule of pages, since that is their contract then: a
 write that is not acknowledged yet may be seen by one read and not by the next.
@@ -119,14 +108,20 @@ class _User:
         self.values: dict[str | None, _Value] = defaultdict(_Value)
 
     @cached_property
+    def writes(self) -> list[Operation]:
+        return [write for value in self.values.values() for write in value.writes]
+
+    @cached_property
     def created(self) -> Operation | None:
-        writes = (write for value in self.values.values() for write in value.writes)
-        return next((write for write in writes if write.kind is Kind.CREATE), None)
+        return next((write for write in self.writes if write.kind is Kind.CREATE), None)
 
     @cached_property
     def acknowledged(self) -> list[Operation]:
-        writes = (write for value in self.values.values() for write in value.writes)
-        return [write for write in writes if write.outcome is Outcome.OK]
+        return [write for write in self.writes if write.outcome is Outcome.OK]
+
+    @cached_property
+    def deletes(self) -> list[Operation]:
+        return [write for write in self.acknowledged if write.kind is Kind.DELETE]
 
     @cached_property
     def deleted_from(self) -> float:
@@ -154,7 +149,9 @@ class _Check:
         self.users: dict[int, _User] = {}
         self._gather()
         for user in self.users.values():
-            self._check_deletes(user)
+            if len(user.deletes) > 1:
+                line = f"user {user.user_id} was deleted twice: {user.deletes[1]}"
+                self.verdict.twice.append(line)
             self._check_order(user)
             self._check_seen(user)
         self._check_conflicts()
@@ -241,11 +238,6 @@ class _Check:
                 user.values[value].writes.append(write)
                 user.name = write.name
 
-    def _check_deletes(self, user: _User) -> None:
-        deletes = [each for each in user.values[ABSENT].writes if each.outcome is Outcome.OK]
-        if len(deletes) > 1:
-            self.verdict.twice.append(f"user {user.user_id} was deleted twice: {deletes[1]}")
-
     def _check_order(self, user: _User) -> None:
         known = {
             value: facts
@@ -291,27 +283,21 @@ class _Check:
 
     def _check_conflicts(self) -> None:
         holders: dict[str, list[tuple[Operation, float]]] = defaultdict(list)
-        seen: set[int] = set()
         for user in self.users.values():
             if (created := user.created) is not None:
-                deletes = [
-                    write.ended
-                    for write in user.values[ABSENT].writes
-                    if write.outcome is Outcome.OK
-                ]
-                holders[user.name].append((created, min(deletes, default=math.inf)))
-                seen.add(id(created))
-        for operation in self.operations:
-            unknown = operation.kind is Kind.CREATE and operation.outcome is Outcome.UNKNOWN
-            if unknown and id(operation) not in seen:
-                holders[operation.name].append((operation, math.inf))
-        for operation in self.operations:
-            conflict = operation.kind is Kind.CREATE and operation.status == 409
-            if conflict and not any(
-                created.started < operation.ended and gone > operation.started
-                for created, gone in reversed(holders[operation.name])
+                gone = min((each.ended for each in user.deletes), default=math.inf)
+                holders[user.name].append((created, gone))
+        seen = {id(user.created) for user in self.users.values()}
+        creates = [each for each in self.operations if each.kind is Kind.CREATE]
+        for create in creates:
+            if create.outcome is Outcome.UNKNOWN and id(create) not in seen:
+                holders[create.name].append((create, math.inf))
+        for create in creates:
+            if create.status == 409 and not any(
+                holder.started < create.ended and gone > create.started
+                for holder, gone in reversed(holders[create.name])
             ):
-                self.verdict.twice.append(f"nobody else held the name: {operation}")
+                self.verdict.twice.append(f"nobody else held the name: {create}")
 
     def _check_pages(self) -> None:
         pages = [

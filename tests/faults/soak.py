@@ -13,11 +13,11 @@ from statistics import median
 import httpx
 
 from tests.e2e.service import RunningService
-from tests.faults import history
 from tests.faults.harness.clients import Load, Mix
-from tests.faults.harness.operations import Outcome
+from tests.faults.harness.operations import failures
 from tests.faults.harness.processes import footprint
-from tests.faults.harness.stage import DEADLINE, POOL_SIZE, Stage, set_up
+from tests.faults.harness.stage import POOL_SIZE, Stage, set_up
+from tests.faults.history import check
 
 INTERVAL = 10.0
 WARM_UP_MINUTES = 2.0
@@ -27,15 +27,14 @@ def main(minutes: float) -> int:
     with tempfile.TemporaryDirectory() as folder, set_up(Path(folder)) as stage:
         stage.reset()
         with stage.service() as service:
-            load = Load(service.url, deadline=DEADLINE, mix=Mix(clients=8, keyed=0.3))
-            load.start()
-            try:
+            with Load(service.url, mix=Mix(clients=8, keyed=0.3)) as load:
                 samples = watch(stage, service, load, minutes)
-            finally:
-                load.stop()
             idle = httpx.get(f"{service.url}/health").json()["pool"]["in_use"]
-            complaints = [*grown(samples, minutes), *answers(stage, load)]
-            complaints += [f"pool in_use is {idle} at the end"] if idle else []
+        wrong = [f"{each} {each.complaint}" for each in failures(load.operations)]
+        wrong += check(load.operations, stage.users()).findings
+    print(f"{len(load.operations)} requests, {len(wrong)} complaints", flush=True)
+    complaints = grown(samples, minutes) + wrong[:15]
+    complaints += [f"pool in_use is {idle} at the end"] if idle else []
     print("\n".join(complaints) or "flat", flush=True)
     return 1 if complaints else 0
 
@@ -48,8 +47,7 @@ def watch(
     began, answered = time.monotonic(), 0
     while time.monotonic() < began + minutes * 60:
         time.sleep(INTERVAL)
-        ports = (*stage.ports, service.port)
-        held = [footprint(pid, ports) for pid in service.workers]
+        held = [footprint(pid, (*stage.ports, service.port)) for pid in service.workers]
         sample = {
             "memory in MB": sum(each.memory_mb for each in held),
             "open files": sum(each.files for each in held),
@@ -77,24 +75,12 @@ def grown(samples: list[dict[str, float]], minutes: float) -> list[str]:
     }
     complaints = []
     for name, more in allowed.items():
-        first, last = (
-            median(sample[name] for sample in part) for part in (warm[:quarter], warm[-quarter:])
-        )
+        first = median(sample[name] for sample in warm[:quarter])
+        last = median(sample[name] for sample in warm[-quarter:])
         print(f"{name}: {first:.1f} -> {last:.1f}", flush=True)
         if last > first + more:
             complaints.append(f"{name} grew from {first:.1f} to {last:.1f}")
     return complaints
-
-
-def answers(stage: Stage, load: Load) -> list[str]:
-    """Return what was wrong with the answers."""
-    operations = load.operations
-    bad = [each for each in operations if each.outcome in (Outcome.FAILED, Outcome.UNKNOWN)]
-    complaints = [f"not answered as asked: {each}" for each in bad]
-    complaints += [each.complaint for each in operations if each.complaint]
-    complaints += history.check(operations, stage.users()).findings
-    print(f"{len(operations)} requests, {len(complaints)} complaints", flush=True)
-    return complaints[:15]
 
 
 if __name__ == "__main__":

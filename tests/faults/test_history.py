@@ -47,32 +47,26 @@ def standby(stage: Stage, tmp_path: Path) -> Iterator[Standby]:
 
 @pytest.mark.row("faults at random, history checked")
 @pytest.mark.timeout(120 + 2 * SECONDS)
-def test_no_answer_is_contradicted_whatever_fails(stage: Stage, row: Row) -> None:
-    provoke_everything(stage, row)
-
-
-@pytest.mark.slow
-@pytest.mark.row("replica, faults at random, history checked")
-@pytest.mark.timeout(120 + 2 * SECONDS)
-def test_no_answer_is_contradicted_with_a_replica(stage: Stage, row: Row, standby: Standby) -> None:
-    provoke_everything(stage, row, standby)
-
-
-def provoke_everything(stage: Stage, row: Row, standby: Standby | None = None) -> None:
+@pytest.mark.parametrize("replica", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_no_answer_is_contradicted_whatever_fails(
+    stage: Stage, row: Row, request: pytest.FixtureRequest, replica: bool
+) -> None:
+    standby = request.getfixturevalue("standby") if replica else None
+    row.fault += ", with a replica" if replica else ""
     row.note(f"FAULT_SEED={SEED} FAULT_SECONDS={SECONDS:.0f}")
     mix = Mix(clients=10, keyed=0.5, seed=SEED)
-    replica = {} if standby is None else {"DATABASE_REPLICA_URL": standby.url}
-    with stage.scene(row, mix, environment=ENVIRONMENT | replica, after=4) as scene:
+    environment = ENVIRONMENT | ({"DATABASE_REPLICA_URL": standby.url} if standby else {})
+    with stage.scene(row, mix, environment=environment, after=4) as scene:
         scene.workers_may_change = True
-        nemesis = Nemesis(stage, scene.worker_pids, SEED, standby=standby)
+        nemesis = Nemesis(stage, scene.service, SEED, standby=standby)
         with scene.fault():
             nemesis.rage(SECONDS)
         # Pages may be old during faults of what invalidates them, and shortly after.
         excused = [
             (begin, end + SETTLING) for kind, begin, end in nemesis.spans if kind in OF_PAGES
         ]
-        bound = TTL + 1.5 + (LAG if standby else 0)
-        scene.pages = PageRule(excused, bound, STALE_TTL + 1.5, reads_too=standby is not None)
+        bound = TTL + 1.5 + (LAG if replica else 0)
+        scene.pages = PageRule(excused, bound, STALE_TTL + 1.5, reads_too=replica)
         row.note(", ".join(f"{kind} {times}" for kind, times in sorted(nemesis.provoked.items())))
     pages = [each for each in scene.load.operations if each.users is not None]
     strict = sum(scene.pages.allowance(page) == 0 for page in pages)
@@ -84,14 +78,14 @@ def findings_on(
     build: str, stage: Stage, row: Row, mix: Mix, standby: Standby | None = None
 ) -> Verdict:
     """Play a broken build for some seconds and return what the checker finds."""
-    application = f"tests.faults.broken.{build}:app"
+    application = f"tests.faults.broken:{build}()"
     command = [*GUNICORN[:-1], "--pythonpath", str(REPOSITORY), application]
     replica = {} if standby is None else {"DATABASE_REPLICA_URL": standby.url}
     environment = ENVIRONMENT | replica
     with stage.scene(row, mix, environment=environment, command=command, after=0.5) as scene:
         scene.checked = False
         with scene.fault():
-            Nemesis(stage, scene.worker_pids, SEED, FAULTS_OF.get(build, ())).rage(3)
+            Nemesis(stage, scene.service, SEED, FAULTS_OF.get(build, ())).rage(3)
     rule = PageRule(reads_too=standby is not None)
     verdict = check(scene.load.operations, stage.users(), rule)
     row.note(f"FAULT_SEED={SEED}: {len(verdict.findings)} findings, such as")
@@ -130,128 +124,107 @@ def test_checker_finds_blind_retry_of_post(stage: Stage, row: Row) -> None:
 
 # Hand-written histories: times in seconds, values "a", "b", ...
 
+UNKNOWN, FAILED, REFUSED = Outcome.UNKNOWN, Outcome.FAILED, Outcome.REFUSED
+Span = tuple[float, float]
+
 
 def create(
-    value: str,
-    at: tuple[float, float],
-    user_id: int | None = 1,
-    outcome: Outcome = Outcome.OK,
-    status: int = 201,
+    value: str, at: Span, user_id: int | None = 1, outcome: Outcome = Outcome.OK, status: int = 201
 ) -> Operation:
     return Operation(Kind.CREATE, outcome, *at, status, user_id, "ada", value)
 
 
-def update(value: str, at: tuple[float, float], outcome: Outcome = Outcome.OK) -> Operation:
+def update(value: str, at: Span, outcome: Outcome = Outcome.OK) -> Operation:
     return Operation(Kind.UPDATE, outcome, *at, 200, 1, "", value)
 
 
-def delete(at: tuple[float, float], outcome: Outcome = Outcome.OK) -> Operation:
+def delete(at: Span, outcome: Outcome = Outcome.OK) -> Operation:
     return Operation(Kind.DELETE, outcome, *at, 204, 1)
 
 
-def read(value: str | None, at: tuple[float, float]) -> Operation:
+def read(value: str | None, at: Span) -> Operation:
     if value is None:
-        return Operation(Kind.READ, Outcome.REFUSED, *at, 404, 1)
+        return Operation(Kind.READ, REFUSED, *at, 404, 1)
     return Operation(Kind.READ, Outcome.OK, *at, 200, 1, "", value)
 
 
-def page(users: dict[int, str], at: tuple[float, float], cache: str = "HIT") -> Operation:
+def page(users: dict[int, str], at: Span, cache: str = "HIT") -> Operation:
     return Operation(Kind.LIST, Outcome.OK, *at, 200, users=users, cache=cache)
 
 
-A = create("a", (0, 1))
-UNKNOWN, FAILED, REFUSED = Outcome.UNKNOWN, Outcome.FAILED, Outcome.REFUSED
+A, B, GONE = create("a", (0, 1)), update("b", (2, 3)), delete((2, 3))
+LONG_B = update("b", (2, 9))
+UNKNOWN_A, UNKNOWN_B = create("a", (0, 1), None, UNKNOWN), update("b", (2, 3), UNKNOWN)
+FAILED_A, FAILED_B = create("a", (0, 1), None, FAILED, 503), update("b", (2, 3), FAILED)
+REFUSED_A, REFUSED_B = (create(value, (2, 3), None, REFUSED, 409) for value in "ab")
+READ_A, READ_B, READ_NONE = (read(value, (4, 5)) for value in ("a", "b", None))
+LATE_A, LATE_B = read("a", (6, 7)), read("b", (6, 7))
+PAGE_A, EMPTY_PAGE = page({1: "a"}, (4, 5)), page({}, (4, 5))
+PAGES = [page({}, (0, 0.5)), A, page({1: "a"}, (2, 3)), delete((4, 5)), page({}, (6, 7))]
 
-SOUND = {
+SOUND: dict[str, tuple[list[Operation], dict[int, str]]] = {
     "nothing": ([], {}),
-    "written and read": ([A, read("a", (2, 3))], {1: "a"}),
-    "overwritten": ([A, update("b", (2, 3)), read("b", (4, 5))], {1: "b"}),
-    "read the old during a write": ([A, update("b", (2, 6)), read("a", (3, 4))], {1: "b"}),
-    "read the new during a write": ([A, update("b", (2, 6)), read("b", (3, 4))], {1: "b"}),
-    "writes at once, either wins": ([A, update("b", (2, 4)), update("c", (3, 5))], {1: "b"}),
-    "deleted": ([A, delete((2, 3)), read(None, (4, 5))], {}),
-    "unknown update that happened": ([A, update("b", (2, 3), UNKNOWN)], {1: "b"}),
-    "unknown update that did not": ([A, update("b", (2, 3), UNKNOWN)], {1: "a"}),
-    "unknown update that happened late": (
-        [A, update("b", (2, 3), UNKNOWN), read("a", (4, 5)), read("b", (6, 7))],
-        {1: "b"},
-    ),
-    "unknown create that happened": ([create("a", (0, 1), None, UNKNOWN)], {7: "a"}),
-    "unknown create that did not": ([create("a", (0, 1), None, UNKNOWN)], {}),
-    "unknown delete that happened": ([A, delete((2, 3), UNKNOWN), read(None, (5, 6))], {}),
-    "failed create that left nothing": ([create("a", (0, 1), None, FAILED, 503)], {}),
-    "409 while another has the name": ([A, create("b", (2, 3), None, REFUSED, 409)], {1: "a"}),
-    "409 for the sake of an unknown create": (
-        [create("a", (0, 1), None, UNKNOWN), create("b", (2, 3), None, REFUSED, 409)],
-        {},
-    ),
-    "fresh pages": (
-        [page({}, (0, 0.5)), A, page({1: "a"}, (2, 3)), delete((4, 5)), page({}, (6, 7))],
-        {},
-    ),
-    "old page during a write": ([A, update("b", (2, 6)), page({1: "a"}, (3, 4))], {1: "b"}),
+    "written and read": ([A, READ_A], {1: "a"}),
+    "overwritten": ([A, B, READ_B], {1: "b"}),
+    "read the old during a write": ([A, LONG_B, READ_A], {1: "b"}),
+    "read the new during a write": ([A, LONG_B, READ_B], {1: "b"}),
+    "writes at once, either wins": ([A, LONG_B, update("c", (3, 5))], {1: "b"}),
+    "deleted": ([A, GONE, READ_NONE], {}),
+    "unknown update that happened": ([A, UNKNOWN_B], {1: "b"}),
+    "unknown update that did not": ([A, UNKNOWN_B], {1: "a"}),
+    "unknown update that happened late": ([A, UNKNOWN_B, READ_A, LATE_B], {1: "b"}),
+    "unknown create that happened": ([UNKNOWN_A], {7: "a"}),
+    "unknown create that did not": ([UNKNOWN_A], {}),
+    "unknown delete that happened": ([A, delete((2, 3), UNKNOWN), READ_NONE], {}),
+    "failed create that left nothing": ([FAILED_A], {}),
+    "409 while another has the name": ([A, REFUSED_B], {1: "a"}),
+    "409 for the sake of an unknown create": ([UNKNOWN_A, REFUSED_B], {}),
+    "fresh pages": (PAGES, {}),
+    "old page during a write": ([A, LONG_B, PAGE_A], {1: "b"}),
 }
-UNSOUND = {
+UNSOUND: dict[str, tuple[list[Operation], dict[int, str], str]] = {
     "lost create": ([A], {}, "lost"),
-    "lost update": ([A, update("b", (2, 3))], {1: "a"}, "lost"),
-    "lost delete": ([A, delete((2, 3))], {1: "a"}, "lost"),
-    "lost though read": ([A, update("b", (2, 3), UNKNOWN), read("b", (4, 5))], {1: "a"}, "lost"),
-    "stale read": ([A, update("b", (2, 3)), read("a", (4, 5))], {1: "b"}, "stale"),
-    "read after delete": ([A, delete((2, 3)), read("a", (4, 5))], {}, "stale"),
-    "new, then old": (
-        [A, update("b", (2, 9)), read("b", (3, 4)), read("a", (5, 6))],
-        {1: "b"},
-        "stale",
-    ),
-    "unknown, new, then old": (
-        [A, update("b", (2, 3), UNKNOWN), read("b", (4, 5)), read("a", (6, 7))],
-        {1: "b"},
-        "stale",
-    ),
+    "lost update": ([A, B], {1: "a"}, "lost"),
+    "lost delete": ([A, GONE], {1: "a"}, "lost"),
+    "lost though read": ([A, UNKNOWN_B, READ_B], {1: "a"}, "lost"),
+    "stale read": ([A, B, READ_A], {1: "b"}, "stale"),
+    "read after delete": ([A, GONE, READ_A], {}, "stale"),
+    "new, then old": ([A, LONG_B, READ_B, LATE_A], {1: "b"}, "stale"),
+    "unknown, new, then old": ([A, UNKNOWN_B, READ_B, LATE_A], {1: "b"}, "stale"),
     "applied twice": (
-        [A, update("b", (2, 3)), update("c", (4, 5)), read("b", (6, 7)), read("c", (8, 9))],
+        [A, B, update("c", (3.1, 3.2)), READ_B, read("c", (6, 7))],
         {1: "c"},
         "stale",
     ),
-    "gone without a delete": ([A, read(None, (2, 3))], {1: "a"}, "lost"),
-    "failed create is there": ([create("a", (0, 1), None, FAILED, 503)], {1: "a"}, "ghosts"),
-    "refused create is there": ([create("a", (0, 1), None, REFUSED, 409)], {1: "a"}, "ghosts"),
-    "failed update is read": (
-        [A, update("b", (2, 3), FAILED), read("b", (4, 5))],
-        {1: "b"},
-        "ghosts",
-    ),
+    "gone without a delete": ([A, READ_NONE], {1: "a"}, "lost"),
+    "failed create is there": ([FAILED_A], {1: "a"}, "ghosts"),
+    "refused create is there": ([REFUSED_A], {1: "a"}, "ghosts"),
+    "failed update is read": ([A, FAILED_B, READ_B], {1: "b"}, "ghosts"),
     "value from nowhere": ([A, read("z", (2, 3))], {1: "a"}, "ghosts"),
-    "read before it was written": ([A, read("b", (2, 3)), update("b", (4, 5))], {1: "b"}, "ghosts"),
-    "created twice": ([create("a", (0, 1), None, UNKNOWN)], {1: "a", 2: "a"}, "twice"),
+    "read before it was written": ([A, READ_B, update("b", (6, 7))], {1: "b"}, "ghosts"),
+    "created twice": ([UNKNOWN_A], {1: "a", 2: "a"}, "twice"),
     "created, and once more": ([A], {1: "a", 2: "a"}, "twice"),
-    "deleted twice": ([A, delete((2, 3)), delete((4, 5))], {}, "twice"),
-    "409 and nobody has the name": ([create("b", (2, 3), None, REFUSED, 409)], {}, "twice"),
-    "409 after the delete": (
-        [A, delete((2, 3)), create("b", (4, 5), None, REFUSED, 409)],
-        {},
-        "twice",
-    ),
-    "old page": ([A, update("b", (2, 3)), page({1: "a"}, (4, 5))], {1: "b"}, "stale_pages"),
-    "page without a user": ([A, page({}, (2, 3))], {1: "a"}, "stale_pages"),
-    "page with a deleted user": ([A, delete((2, 3)), page({1: "a"}, (4, 5))], {}, "stale_pages"),
+    "deleted twice": ([A, GONE, delete((4, 5))], {}, "twice"),
+    "409 and nobody has the name": ([REFUSED_B], {}, "twice"),
+    "409 after the delete": ([A, delete((1.1, 1.2)), REFUSED_B], {}, "twice"),
+    "old page": ([A, B, PAGE_A], {1: "b"}, "stale_pages"),
+    "page without a user": ([A, EMPTY_PAGE], {1: "a"}, "stale_pages"),
+    "page with a deleted user": ([A, GONE, PAGE_A], {}, "stale_pages"),
 }
-
-
-RULES = pytest.mark.parametrize(
-    "rule", [PageRule(), PageRule(reads_too=True)], ids=["alone", "with a replica"]
-)
+REPLICA = PageRule(reads_too=True)
 ONLY_WITHOUT_REPLICA = {"new, then old", "unknown, new, then old"}
 
+with_and_without_replica = pytest.mark.parametrize("rule", [PageRule(), REPLICA])
 
-@RULES
+
+@with_and_without_replica
 @pytest.mark.parametrize("case", SOUND)
 def test_sound_history_passes(case: str, rule: PageRule) -> None:
     operations, rows = SOUND[case]
     assert check(operations, rows, rule).findings == []
 
 
-@RULES
+@with_and_without_replica
 @pytest.mark.parametrize("case", UNSOUND)
 def test_unsound_history_is_found_out(case: str, rule: PageRule) -> None:
     operations, rows, kind = UNSOUND[case]
@@ -259,37 +232,28 @@ def test_unsound_history_is_found_out(case: str, rule: PageRule) -> None:
     assert found or (rule.reads_too and case in ONLY_WITHOUT_REPLICA)
 
 
-def test_page_may_be_old_only_while_it_is_excused_and_only_so_old() -> None:
-    operations = [A, update("b", (2, 3)), page({1: "a"}, (4, 5))]
-    rows = {1: "b"}
-    assert check(operations, rows, PageRule([(2, 6)], bound=2)).findings == []
-    assert check(operations, rows, PageRule([(2, 6)], bound=0.5)).stale_pages
-    assert check(operations, rows, PageRule([(6, 7)], bound=2)).stale_pages
+@pytest.mark.parametrize(("seen", "reads_too"), [(PAGE_A, False), (READ_A, True)])
+def test_page_or_read_of_a_replica_may_be_old_only_while_excused_and_only_so_old(
+    seen: Operation, reads_too: bool
+) -> None:
+    operations, rows = [A, B, seen], {1: "b"}
+    excused = PageRule([(2, 6)], bound=2, reads_too=reads_too)
+    assert check(operations, rows, excused).findings == []
+    for rule in (replace(excused, bound=0.5), replace(excused, excused=[(6, 7)])):
+        assert check(operations, rows, rule).findings
 
 
 def test_page_marked_stale_may_be_as_old_as_that_allows() -> None:
-    old = page({1: "a"}, (4, 5), cache="STALE")
-    operations = [A, update("b", (2, 3)), old]
-    assert check(operations, {1: "b"}, PageRule(stale_bound=2)).findings == []
-    assert check(
-        [*operations[:2], replace(old, cache="HIT")], {1: "b"}, PageRule(stale_bound=2)
-    ).findings
+    rule = PageRule(stale_bound=2)
+    assert check([A, B, replace(PAGE_A, cache="STALE")], {1: "b"}, rule).findings == []
+    assert check([A, B, PAGE_A], {1: "b"}, rule).findings
 
 
 @pytest.mark.parametrize("old", ["a", None])
 def test_reads_of_a_replica_may_flicker_until_the_write_is_acknowledged(old: str | None) -> None:
-    rule = PageRule(reads_too=True)
-    writes = [A, update("b", (2, 9))] if old else [A, delete((2, 9))]
+    writes = [A, LONG_B] if old else [A, delete((2, 9))]
     new, rows = ("b", {1: "b"}) if old else (None, {})
     flicker = [read(new, (3, 4)), read("a", (5, 6)), read(new, (7, 8))]
-    assert check([*writes, *flicker], rows, rule).findings == []
+    assert check([*writes, *flicker], rows, REPLICA).findings == []
     assert check([*writes, *flicker], rows).stale
-    assert check([*writes, read("a", (10, 11))], rows, rule).stale
-
-
-def test_reads_of_a_replica_may_be_old_only_while_that_is_excused() -> None:
-    operations = [A, update("b", (2, 3)), read("a", (4, 5))]
-    excused = PageRule([(2, 6)], bound=2, reads_too=True)
-    assert check(operations, {1: "b"}, excused).findings == []
-    assert check(operations, {1: "b"}, replace(excused, bound=0.5)).stale
-    assert check(operations, {1: "b"}, PageRule([(2, 6)], bound=2)).stale
+    assert check([*writes, read("a", (10, 11))], rows, REPLICA).stale

@@ -8,7 +8,7 @@ import pytest
 from tests.faults.harness.clients import Load, Mix
 from tests.faults.harness.figures import Row
 from tests.faults.harness.operations import Operation, Outcome
-from tests.faults.harness.stage import DEADLINE, Stage
+from tests.faults.harness.stage import Stage
 
 # What limits the service here is its pool, not this machine: 4 connections and 50 ms for each
 # round trip, so that the clients, on the same processors, can ask for far more than that.
@@ -37,11 +37,9 @@ def rates_of(stage: Stage, row: Row, clients: int) -> tuple[float, float]:
     stage.reset()
     with stage.service(SCARCE | {"DB_POOL_TIMEOUT": str(POOL_TIMEOUT)}) as service:
         stage.database_link.delay(ROUND_TRIP)
-        load = Load(service.url, deadline=DEADLINE, mix=mix(clients))
-        load.start()
-        time.sleep(1 + SECONDS)
-        now = time.monotonic()
-        load.stop()
+        with Load(service.url, mix=mix(clients)) as load:
+            time.sleep(1 + SECONDS)
+            now = time.monotonic()
     row.count(load.operations)
     assert [each.complaint for each in load.operations if each.complaint] == []
     return rates(load.operations, now - SECONDS, now)

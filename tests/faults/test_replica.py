@@ -36,20 +36,9 @@ def primary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer
 
 
 @pytest.fixture(scope="module")
-def module_standby(
-    tmp_path_factory: pytest.TempPathFactory, primary: PostgresServer
-) -> Iterator[Standby]:
+def standby(tmp_path_factory: pytest.TempPathFactory, primary: PostgresServer) -> Iterator[Standby]:
     with Standby(tmp_path_factory.mktemp("standby"), primary) as standby:
         yield standby
-
-
-@pytest.fixture
-def standby(module_standby: Standby) -> Iterator[Standby]:
-    """A standby that replays."""
-    yield module_standby
-    module_standby.thaw()
-    module_standby.start()
-    resume(module_standby)
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +49,8 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture
 def settings(primary: PostgresServer, standby: Standby, redis_server: RedisServer) -> Settings:
-    return Settings.model_validate(
-        {
-            "database_url": primary.url,
-            "database_replica_url": standby.url,
-            "redis_url": redis_server.url,
-            "redis_timeout": 1,
-        }
-    )
+    urls = {"database_url": primary.url, "database_replica_url": standby.url}
+    return Settings.model_validate(urls | {"redis_url": redis_server.url, "redis_timeout": 1})
 
 
 @pytest.fixture
@@ -87,18 +70,9 @@ def app(
         run(primary, "TRUNCATE users RESTART IDENTITY")
         eventually(lambda: has_it_all(standby, primary))
         yield app
-
-
-@pytest.fixture
-def client(app: Flask) -> FlaskClient:
-    return app.test_client()
-
-
-@pytest.fixture
-def elsewhere(app: Flask, settings: Settings) -> Iterator[FlaskClient]:
-    """Another process of the service."""
-    with serving(settings) as other:
-        yield other.test_client()
+    standby.thaw()
+    standby.start()
+    resume(standby)
 
 
 @contextmanager
@@ -121,131 +95,123 @@ def replica_of(client: FlaskClient) -> Replica:
     return replica
 
 
-def create(client: FlaskClient, name: str) -> int:
-    body = {"username": name, "email": f"{name}@example.com"}
-    answer = client.post(URL, json=body)
-    assert answer.status_code == 201
-    return int(json_of(answer)["id"])
+def create(client: FlaskClient, name: str) -> str:
+    """Return the path of a new user."""
+    created = client.post(URL, json={"username": name, "email": f"{name}@example.com"})
+    assert created.status_code == 201
+    return f"{URL}/{json_of(created)['id']}"
 
 
 def names(client: FlaskClient) -> list[str]:
     return [user["username"] for user in json_of(client.get(URL))["users"]]
 
 
-def test_reads_go_to_the_replica_that_has_replayed_them(
-    client: FlaskClient, primary: PostgresServer, standby: Standby
-) -> None:
-    ada = create(client, "ada")
+def name_of(client: FlaskClient, path: str) -> str:
+    name: str = json_of(client.get(path))["username"]
+    return name
+
+
+@pytest.fixture
+def ada(client: FlaskClient, primary: PostgresServer, standby: Standby) -> str:
+    """The path of a user that the replica has, and that was read from it."""
+    path = create(client, "ada")
     eventually(lambda: has_it_all(standby, primary))
+    assert client.get(path).status_code == 200
+    return path
+
+
+def is_read_again(client: FlaskClient, path: str) -> None:
+    """Wait until the replica is read."""
+    replica = replica_of(client)
+    before = replica.reads
+    eventually(lambda: client.get(path).status_code == 200 and replica.reads > before)
+
+
+def test_reads_go_to_the_replica_that_has_replayed_them(client: FlaskClient, ada: str) -> None:
     client.get(URL)
-    fallbacks = replica_of(client).fallbacks
-    assert json_of(client.get(f"{URL}/{ada}"))["username"] == "ada"
+    replica = replica_of(client)
+    fallbacks = replica.fallbacks
+    assert name_of(client, ada) == "ada"
     assert names(client) == ["ada"]
     assert client.get(f"{URL}/999").status_code == 404
-    assert replica_of(client).reads >= 2
-    assert replica_of(client).fallbacks == fallbacks
+    assert replica.reads >= 2
+    assert replica.fallbacks == fallbacks
 
 
 def test_writer_reads_its_write_through_any_process_while_the_replica_lags(
-    client: FlaskClient, elsewhere: FlaskClient, primary: PostgresServer, standby: Standby
+    client: FlaskClient, settings: Settings, standby: Standby, ada: str
 ) -> None:
-    ada = create(client, "ada")
-    eventually(lambda: has_it_all(standby, primary))
-    assert names(elsewhere) == ["ada"]
-    pause(standby)
-    for number in range(10):
-        name = f"countess{number}"
-        change = client.patch(f"{URL}/{ada}", json={"username": name})
-        assert change.status_code == 200
+    with serving(settings) as other:
+        elsewhere = other.test_client()
+        assert names(elsewhere) == ["ada"]
+        pause(standby)
+        for number in range(10):
+            name = f"countess{number}"
+            assert client.patch(ada, json={"username": name}).status_code == 200
+            for reader in (client, elsewhere):
+                assert name_of(reader, ada) == name
+                assert names(reader) == [name]
+        assert client.delete(ada).status_code == 204
         for reader in (client, elsewhere):
-            assert json_of(reader.get(f"{URL}/{ada}"))["username"] == name
-            assert names(reader) == [name]
-    assert client.delete(f"{URL}/{ada}").status_code == 204
-    for reader in (client, elsewhere):
-        assert reader.get(f"{URL}/{ada}").status_code == 404
-        assert names(reader) == []
+            assert reader.get(ada).status_code == 404
+            assert names(reader) == []
     assert run(standby, "SELECT username FROM users") == "ada"  # it did lag
 
 
-def test_page_of_a_lagging_replica_is_not_kept(
-    client: FlaskClient, elsewhere: FlaskClient, primary: PostgresServer, standby: Standby
-) -> None:
-    create(client, "ada")
-    eventually(lambda: has_it_all(standby, primary))
-    pause(standby)
-    create(client, "grace")
-    filled = elsewhere.get(URL)
-    assert filled.headers["X-Cache"] == "MISS"
-    resume(standby)
-    kept = client.get(URL)
-    assert kept.headers["X-Cache"] == "HIT"
-    assert kept.data == filled.data
-    assert names(client) == ["ada", "grace"]
-
-
 def test_conditions_and_conflicts_are_decided_by_the_primary(
-    client: FlaskClient, standby: Standby
+    client: FlaskClient, standby: Standby, ada: str
 ) -> None:
-    ada = create(client, "ada")
     pause(standby)
-    current = client.patch(f"{URL}/{ada}", json={"username": "lovelace"}).headers["ETag"]
-    refused = client.patch(f"{URL}/{ada}", json={"email": "x@y.org"}, headers={"If-Match": '"1-1"'})
+    current = client.patch(ada, json={"username": "lovelace"}).headers["ETag"]
+    refused = client.patch(ada, json={"email": "x@y.org"}, headers={"If-Match": '"1-1"'})
     assert refused.status_code == 412
     assert json_of(refused)["user"]["username"] == "lovelace"
     body = {"username": "Lovelace", "email": "other@example.com"}
     assert client.post(URL, json=body).status_code == 409
-    assert client.get(f"{URL}/{ada}", headers={"If-None-Match": current}).status_code == 304
+    assert client.get(ada, headers={"If-None-Match": current}).status_code == 304
 
 
 def test_replica_that_lags_is_left_alone_for_a_while_and_read_again(
-    client: FlaskClient, primary: PostgresServer, standby: Standby
+    client: FlaskClient, standby: Standby, ada: str
 ) -> None:
-    ada = create(client, "ada")
     pause(standby)
     create(client, "grace")
     replica = replica_of(client)
+    fallbacks = replica.fallbacks
     for _ in range(10):
-        assert client.get(f"{URL}/{ada}").status_code == 200
+        assert client.get(ada).status_code == 200
     assert replica.database.breaker.state is State.OPEN
-    assert replica.fallbacks == 10
+    assert replica.fallbacks == fallbacks + 10
     resume(standby)
-    eventually(lambda: client.get(f"{URL}/{ada}").status_code == 200 and replica.reads > 0)
+    is_read_again(client, ada)
 
 
 def test_reads_go_on_when_the_replica_is_killed_and_come_back_to_it(
-    client: FlaskClient, primary: PostgresServer, standby: Standby
+    client: FlaskClient, standby: Standby, ada: str
 ) -> None:
-    ada = create(client, "ada")
-    eventually(lambda: has_it_all(standby, primary))
-    replica = replica_of(client)
-    client.get(f"{URL}/{ada}")
     standby.kill()
     for _ in range(10):
-        assert client.get(f"{URL}/{ada}").status_code == 200
+        assert client.get(ada).status_code == 200
     create(client, "grace")
     assert names(client) == ["ada", "grace"]
     health = client.get("/health")
     assert (health.status_code, json_of(health)["status"]) == (200, "degraded")
     assert json_of(health)["replica"]["status"] == "disconnected"
     assert client.get("/health/ready").status_code == 200
-    before = replica.reads
     standby.start()
-    eventually(lambda: client.get(f"{URL}/{ada}").status_code == 200 and replica.reads > before)
+    is_read_again(client, ada)
     assert json_of(client.get("/health"))["status"] == "healthy"
 
 
 @pytest.mark.slow
 def test_frozen_replica_costs_a_read_its_patience_and_then_nothing(
-    client: FlaskClient, primary: PostgresServer, standby: Standby
+    client: FlaskClient, standby: Standby, ada: str
 ) -> None:
-    ada = create(client, "ada")
-    eventually(lambda: has_it_all(standby, primary))
-    client.get(f"{URL}/{ada}")
     standby.freeze()
 
     def timed_read(_number: int) -> float:
         began = time.monotonic()
-        assert client.application.test_client().get(f"{URL}/{ada}").status_code == 200
+        assert client.application.test_client().get(ada).status_code == 200
         return time.monotonic() - began
 
     with ThreadPoolExecutor(8) as threads:
@@ -255,11 +221,8 @@ def test_frozen_replica_costs_a_read_its_patience_and_then_nothing(
     assert timed_read(0) < 0.3
 
 
-def test_read_may_take_longer_than_the_replica_is_waited_for(
-    client: FlaskClient, primary: PostgresServer, standby: Standby
-) -> None:
-    create(client, "ada")
-    eventually(lambda: has_it_all(standby, primary))
+@pytest.mark.usefixtures("ada")
+def test_read_may_take_longer_than_the_replica_is_waited_for(client: FlaskClient) -> None:
     client.get(URL)
     replica, seconds = replica_of(client), WAIT_FOR_REPLICA + 0.2
 
@@ -275,14 +238,11 @@ def test_read_may_take_longer_than_the_replica_is_waited_for(
 
 
 def test_reads_go_on_while_the_primary_is_away(
-    client: FlaskClient, primary: PostgresServer, standby: Standby
+    client: FlaskClient, primary: PostgresServer, ada: str
 ) -> None:
-    ada = create(client, "ada")
-    eventually(lambda: has_it_all(standby, primary))
-    client.get(f"{URL}/{ada}")
     primary.freeze()
     try:
-        assert json_of(client.get(f"{URL}/{ada}"))["username"] == "ada"
+        assert name_of(client, ada) == "ada"
         assert names(client) == ["ada"]
     finally:
         primary.thaw()
@@ -290,52 +250,43 @@ def test_reads_go_on_while_the_primary_is_away(
 
 @pytest.mark.parametrize("loss", ["flushed", "key evicted"])
 def test_when_redis_has_lost_the_position_it_is_asked_of_the_primary(
-    client: FlaskClient,
-    primary: PostgresServer,
-    standby: Standby,
-    redis: redis_py.Redis,
-    loss: str,
+    client: FlaskClient, standby: Standby, redis: redis_py.Redis, ada: str, loss: str
 ) -> None:
-    ada = create(client, "ada")
     pause(standby)
-    client.patch(f"{URL}/{ada}", json={"username": "lovelace"})
+    client.patch(ada, json={"username": "lovelace"})
     redis.flushall() if loss == "flushed" else redis.delete(generation_key(redis))
-    assert json_of(client.get(f"{URL}/{ada}"))["username"] == "lovelace"
+    assert name_of(client, ada) == "lovelace"
     assert names(client) == ["lovelace"]
     resume(standby)
-    eventually(lambda: has_it_all(standby, primary))
-    replica = replica_of(client)
-    before = replica.reads
-    eventually(lambda: client.get(f"{URL}/{ada}").status_code == 200 and replica.reads > before)
+    is_read_again(client, ada)
 
 
 def test_without_redis_the_primary_is_read(
-    client: FlaskClient, primary: PostgresServer, standby: Standby, redis_server: RedisServer
+    client: FlaskClient, standby: Standby, redis_server: RedisServer, ada: str
 ) -> None:
-    ada = create(client, "ada")
-    eventually(lambda: has_it_all(standby, primary))
     redis_server.kill()
     pause(standby)
     before = replica_of(client).reads
-    client.patch(f"{URL}/{ada}", json={"username": "lovelace"})
-    assert json_of(client.get(f"{URL}/{ada}"))["username"] == "lovelace"
+    client.patch(ada, json={"username": "lovelace"})
+    assert name_of(client, ada) == "lovelace"
     assert names(client) == ["lovelace"]
     assert replica_of(client).reads == before
 
 
+@pytest.mark.usefixtures("app")
 def test_server_that_follows_nobody_is_not_read(
-    settings: Settings, primary: PostgresServer, app: Flask
+    settings: Settings, primary: PostgresServer
 ) -> None:
     alone = settings.model_copy(update={"database_replica_url": SecretStr(primary.url)})
     with serving(alone) as other:
         client = other.test_client()
-        ada = create(client, "ada")
-        assert client.get(f"{URL}/{ada}").status_code == 200
+        assert client.get(create(client, "ada")).status_code == 200
         assert replica_of(client).reads == 0
 
 
+@pytest.mark.usefixtures("app")
 def test_promoted_replica_is_not_read_for_what_was_written_elsewhere(
-    tmp_path: Path, settings: Settings, primary: PostgresServer, app: Flask
+    tmp_path: Path, settings: Settings, primary: PostgresServer
 ) -> None:
     """Two primaries for a moment: what was a replica has rows of its own, and the same ids."""
     with Standby(tmp_path / "promoted", primary) as promoted:
@@ -344,10 +295,10 @@ def test_promoted_replica_is_not_read_for_what_was_written_elsewhere(
             client = other.test_client()
             ada = create(client, "ada")
             eventually(lambda: has_it_all(promoted, primary))
-            client.get(f"{URL}/{ada}")
+            client.get(ada)
             assert replica_of(client).reads == 1
             run(promoted, "SELECT pg_promote()")
             run(promoted, "UPDATE users SET username = 'somebody else'", "SELECT pg_switch_wal()")
-            client.patch(f"{URL}/{ada}", json={"username": "lovelace"})
-            assert json_of(client.get(f"{URL}/{ada}"))["username"] == "lovelace"
+            client.patch(ada, json={"username": "lovelace"})
+            assert name_of(client, ada) == "lovelace"
             assert names(client) == ["lovelace"]

@@ -6,15 +6,16 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
 from tests.faults.harness.operations import Kind, Operation, Outcome
 
 URL = "/api/v1/users"
+DEADLINE = 5.0  # REQUEST_TIMEOUT's default
 OUTCOME_UNKNOWN = "urn:user-service:problem:outcome-unknown"
 # Or the gateway's, which does not know what the service has done.
 UNKNOWN = (OUTCOME_UNKNOWN, "about:blank")
@@ -50,7 +51,7 @@ class Client:
     Retry-After. What is wrong with it is its ``complaint``.
     """
 
-    def __init__(self, url: str, *, deadline: float, number: int = 0) -> None:
+    def __init__(self, url: str, *, deadline: float = DEADLINE, number: int = 0) -> None:
         self.url = url
         self.number = number
         self.deadline = deadline
@@ -60,7 +61,10 @@ class Client:
         # The gateway's certificate is one that it has signed itself.
         return httpx.Client(base_url=self.url, timeout=self.deadline + 5, verify=False)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._http.close()
 
     def reconnect(self) -> None:
@@ -78,25 +82,18 @@ class Client:
         started = time.monotonic()
         try:
             response = self._http.request(method, path, json=json, headers=dict(headers or {}))
-        except httpx.TimeoutException:
+        except httpx.TransportError as error:
             self.reconnect()
-            return Answer(started, time.monotonic(), complaint="no answer at all")
-        except httpx.TransportError:
-            self.reconnect()
-            return Answer(started, time.monotonic())
+            is_late = isinstance(error, httpx.TimeoutException)
+            return Answer(started, time.monotonic(), complaint="no answer" if is_late else "")
         ended = time.monotonic()
-        complaint, body = complaint_about(response), None
-        if not complaint and response.content:
-            body = response.json()
+        complaint = complaint_about(response)
+        body = response.json() if response.content and not complaint else None
         if ended - started > self.deadline + slack():
             complaint = f"after {ended - started:.2f} s, {complaint}"
         if complaint:
             complaint = f"{method} {path} -> {response.status_code} {complaint}"
         return Answer(started, ended, response.status_code, response.headers, body, complaint)
-
-    def operation_of(self, answer: Answer) -> Operation:
-        """Return ``answer`` for the figures, where it is of no kind that a history knows."""
-        return self._operation(Kind.OTHER, answer)
 
     def create(self, name: str, value: str, key: str | None = None) -> Operation:
         """Create a user whose address is ``value``; with ``key``, ask until it is certain."""
@@ -203,13 +200,13 @@ READS = Mix(create=0, update=0, delete=0)
 
 
 class Load:
-    """The clients of a mix at work, from ``start`` to ``stop``; ``operations`` is their history."""
+    """The clients of a mix at work during a ``with`` block; ``operations`` is their history."""
 
-    def __init__(self, url: str, *, deadline: float, mix: Mix) -> None:
+    def __init__(self, url: str, *, mix: Mix, deadline: float = DEADLINE) -> None:
         self.operations: list[Operation] = []
         self.deadline = deadline
         self.mix = mix
-        self.errors: list[BaseException] = []
+        self._errors: list[BaseException] = []
         self._stop = threading.Event()
         self._known: deque[tuple[int, str]] = deque(maxlen=mix.names)  # made lately: id, name
         self._values = iter(range(10**9))
@@ -218,42 +215,45 @@ class Load:
             for n in range(mix.clients)
         ]
 
-    def start(self) -> None:
+    def __enter__(self) -> Self:
         for thread in self._threads:
             thread.start()
+        return self
 
-    def stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         for thread in self._threads:
             thread.join()
-        if self.errors:
-            raise self.errors[0]
+        if self._errors:
+            raise self._errors[0]
 
     def _work(self, client: Client) -> None:
         chance = random.Random(f"{self.mix.seed}/{client.number}")
-        choices: list[Callable[[Client, random.Random], Operation]] = [
-            self._create,
-            self._update,
-            self._delete,
-            self._read,
-            lambda client, _: client.list_users(),
-        ]
-        mix = self.mix
-        weights = (mix.create, mix.update, mix.delete, mix.read, mix.list)
         try:
-            while not self._stop.is_set():
-                (choice,) = chance.choices(choices, weights)
-                self.operations.append(choice(client, chance))
-                if chance.random() < mix.reconnect:
-                    client.reconnect()
-                self._stop.wait(chance.uniform(0, 2 * mix.pause))
-        except BaseException as error:  # noqa: BLE001 -- shown by `stop`, in the test's thread
-            self.errors.append(error)
-        finally:
-            client.close()
+            with client:
+                while not self._stop.is_set():
+                    self.operations.append(self._act(client, chance))
+                    if chance.random() < self.mix.reconnect:
+                        client.reconnect()
+                    self._stop.wait(chance.uniform(0, 2 * self.mix.pause))
+        except BaseException as error:  # noqa: BLE001 -- raised in the test's thread
+            self._errors.append(error)
 
-    def _value(self, client: Client) -> str:
-        return f"v{next(self._values)}.c{client.number}@example.com"
+    def _act(self, client: Client, chance: random.Random) -> Operation:
+        mix = self.mix
+        kinds = (Kind.CREATE, Kind.UPDATE, Kind.DELETE, Kind.READ, Kind.LIST)
+        weights = (mix.create, mix.update, mix.delete, mix.read, mix.list)
+        (kind,) = chance.choices(kinds, weights)
+        if kind is Kind.LIST or (kind is Kind.READ and not self._known):
+            return client.list_users()
+        if kind is Kind.CREATE or not self._known:
+            return self._create(client, chance)
+        user_id, name = chance.choice(list(self._known))  # most of which are still there
+        if kind is Kind.READ:
+            return client.read(user_id)
+        if kind is Kind.DELETE:
+            return client.delete(user_id)
+        return client.update(user_id, self._value(client), name if chance.random() < 0.5 else None)
 
     def _create(self, client: Client, chance: random.Random) -> Operation:
         name = f"user{chance.randrange(self.mix.names):02}"
@@ -263,22 +263,5 @@ class Load:
             self._known.append((done.user_id, name))
         return done
 
-    def _update(self, client: Client, chance: random.Random) -> Operation:
-        if not self._known:
-            return self._create(client, chance)
-        user_id, name = self._someone(chance)
-        return client.update(user_id, self._value(client), name if chance.random() < 0.5 else None)
-
-    def _delete(self, client: Client, chance: random.Random) -> Operation:
-        if not self._known:
-            return self._create(client, chance)
-        return client.delete(self._someone(chance)[0])
-
-    def _read(self, client: Client, chance: random.Random) -> Operation:
-        if not self._known:
-            return client.list_users()
-        return client.read(self._someone(chance)[0])
-
-    def _someone(self, chance: random.Random) -> tuple[int, str]:
-        """Return one of the users made lately, most of which are still there."""
-        return chance.choice(list(self._known))
+    def _value(self, client: Client) -> str:
+        return f"v{next(self._values)}.c{client.number}@example.com"

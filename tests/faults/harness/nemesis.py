@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+from tests.e2e.service import RunningService
 from tests.faults.harness.stage import Stage
 from tests.faults.harness.standby import Standby, lag, pause, resume
 
@@ -18,18 +19,18 @@ OF_PAGES = {"Redis killed", "Redis frozen", "Redis delayed", "Redis cut", "worke
 
 
 class Nemesis:
-    """Provokes faults on ``stage``, the ``standby`` and the workers that ``workers`` returns."""
+    """Provokes faults on ``stage``, the ``standby`` and the workers of ``service``."""
 
     def __init__(
         self,
         stage: Stage,
-        workers: Callable[[], list[int]],
+        service: RunningService,
         seed: int,
         kinds: tuple[str, ...] | None = None,
         standby: Standby | None = None,
     ) -> None:
         self._stage = stage
-        self._workers = workers
+        self._service = service
         self._chance = random.Random(seed)
         postgres, database = stage.postgres, stage.database_link
         redis, cache, uniform = stage.redis, stage.redis_link, self._chance.uniform
@@ -78,7 +79,6 @@ class Nemesis:
 
     def _provoke(self, kind: str) -> None:
         self.provoked[kind] += 1
-        self._stage.say(f"{time.strftime('%X')} {kind}")
         began = time.monotonic()
         self._faults[kind]()
         self._stage.database_link.resume()
@@ -109,5 +109,5 @@ class Nemesis:
                 time.sleep(0.05)
 
     def _kill_worker(self) -> None:
-        if workers := self._workers():
+        if workers := self._service.workers:
             os.kill(self._chance.choice(workers), signal.SIGKILL)

@@ -1,6 +1,6 @@
 """What a client did and what came of it: the lines of a history."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -13,7 +13,6 @@ class Kind(StrEnum):
     DELETE = "delete"
     READ = "read"
     LIST = "list"
-    OTHER = "other"
 
 
 class Outcome(StrEnum):
@@ -23,6 +22,9 @@ class Outcome(StrEnum):
     REFUSED = "refused"  # 4xx: by the rules, and nothing was done
     FAILED = "failed"  # 503: the service says that nothing was done
     UNKNOWN = "unknown"  # 503 `outcome-unknown`, no answer, half an answer: done, or not
+
+
+BAD = (Outcome.FAILED, Outcome.UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +54,14 @@ class Operation:
         return self.ended - self.started
 
     def __str__(self) -> str:
-        what = " ".join(
-            str(part) for part in (self.user_id, self.name, self.value, self.cache) if part
-        )
+        facts = (self.user_id, self.name, self.value, self.cache)
+        what = " ".join(str(fact) for fact in facts if fact)
         return (
             f"{self.kind} {what} -> {self.status or 'no answer'} ({self.outcome})"
             f" {self.started:.3f}..{self.ended:.3f}"
         )
+
+
+def failures(operations: Iterable[Operation]) -> list[Operation]:
+    """Return the operations without a definite answer, or with a wrong one."""
+    return [each for each in operations if each.complaint or each.outcome in BAD]

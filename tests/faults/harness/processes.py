@@ -10,13 +10,13 @@ from pathlib import Path
 class Footprint:
     """One process at one moment. ``files`` are those that are no connection of a known port.
 
-    Nor ``resets``: sockets that the other end has reset, of which the kernel does not say any more
-    where they led. A pool keeps those until it is their turn to be used, and only then sees it.
+    Nor ``others``: sockets that lead nowhere. Of a socket that the other end has reset, the kernel
+    does not say any more where it led; a pool keeps it until it is its turn to be used.
     """
 
     threads: int
     files: int
-    resets: int
+    others: int
     memory_mb: float
     connections: dict[int, int]  # by that port, on whichever side it is
 
@@ -37,21 +37,21 @@ def footprint(pid: int, ports: tuple[int, ...]) -> Footprint:
         for line in Path(f"/proc/{pid}/status").read_text().splitlines()
         if ":\t" in line
     )
-    both_ports, sockets = _ports(pid), _sockets(pid)
-    files, resets, connections = 0, 0, Counter[int]()
+    ports_of = _ports(pid)
+    files, others, connections = 0, 0, Counter[int]()
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         try:
             target = str(entry.readlink())
         except FileNotFoundError:
             continue
         inode = target.removeprefix("socket:[").removesuffix("]")
-        known = [port for port in both_ports.get(inode, ()) if port in ports]
+        known = [port for port in ports_of.get(inode, ()) if port in ports]
         connections.update(known)
-        is_reset = target.startswith("socket:") and inode not in sockets
-        resets += is_reset
-        files += not known and not is_reset
+        leads_nowhere = target.startswith("socket:") and inode not in ports_of
+        others += leads_nowhere
+        files += not known and not leads_nowhere
     memory = int(status["VmRSS"].split()[0]) / 1024
-    return Footprint(int(status["Threads"]), files, resets, memory, dict(connections))
+    return Footprint(int(status["Threads"]), files, others, memory, dict(connections))
 
 
 def _ports(pid: int) -> dict[str, tuple[int, int]]:
@@ -62,14 +62,3 @@ def _ports(pid: int) -> dict[str, tuple[int, int]]:
         local, remote = (int(column.rpartition(":")[2], 16) for column in columns[1:3])
         ports[columns[9]] = (local, remote)
     return ports
-
-
-def _sockets(pid: int) -> set[str]:
-    """Return the inodes of all sockets of the machine that lead somewhere, or may yet."""
-    tables = {"tcp": 9, "tcp6": 9, "udp": 9, "udp6": 9, "unix": 6, "netlink": 9}
-    inodes = set()
-    for name, column in tables.items():
-        table = Path(f"/proc/{pid}/net/{name}")
-        if table.exists():
-            inodes |= {line.split()[column] for line in table.read_text().splitlines()[1:]}
-    return inodes

@@ -1,7 +1,7 @@
 """A TCP proxy that can cut, hold back and delay what passes through it: the network's faults.
 
-All of it runs on one event loop in a thread of its own; the methods may be called from any
-other thread and return when the fault is in effect.
+All of it runs on one event loop in a thread of its own. The methods may be called from any other
+thread and return when the fault is in effect.
 """
 
 import asyncio
@@ -20,6 +20,40 @@ RESET = (socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 COMMIT = b"Q" + struct.pack("!I", 4 + len(b"COMMIT\0")) + b"COMMIT\0"
 # Outside of a transaction, these statements commit themselves.
 WRITES = (b"INSERT INTO users", b"UPDATE users", b"DELETE FROM users")
+
+
+class _Link:
+    """One connection through the proxy: the task that serves it and both its sockets."""
+
+    def __init__(self, task: asyncio.Task[None], writers: list[asyncio.StreamWriter]) -> None:
+        self.task = task
+        self.writers = writers
+        self.swallow = False
+        self._in_transaction = False
+
+    def commits_by(self, chunk: bytes) -> bool:
+        """Return whether what the client sends makes the server commit a write."""
+        if b"BEGIN" in chunk:
+            self._in_transaction = True
+        elif COMMIT in chunk or b"ROLLBACK" in chunk:
+            self._in_transaction = False
+            return COMMIT in chunk
+        return not self._in_transaction and any(write in chunk for write in WRITES)
+
+    def cut(self) -> None:
+        for writer in self.writers:
+            client_socket = writer.get_extra_info("socket")
+            if client_socket is not None:
+                with suppress(OSError):
+                    client_socket.setsockopt(*RESET)
+        self.task.cancel()
+
+    async def close(self) -> None:
+        for writer in self.writers:
+            writer.close()
+        for writer in self.writers:
+            with suppress(OSError, asyncio.CancelledError):
+                await writer.wait_closed()
 
 
 class Proxy:
@@ -59,12 +93,8 @@ class Proxy:
 
     def refuse(self) -> None:
         """Reset every connection there is and every new one."""
-
-        def refuse() -> None:
-            self._refusing = True
-            self._cut_all()
-
-        self._do(refuse)
+        self._refusing = True
+        self.cut()
 
     def hold(self) -> None:
         """Accept connections and what they send, and forward nothing: a black hole."""
@@ -72,11 +102,7 @@ class Proxy:
 
     def delay(self, seconds: float) -> None:
         """Hold back each chunk on its way to the server: so much more for each round trip."""
-
-        def delay() -> None:
-            self._delay = seconds
-
-        self._do(delay)
+        self._delay = seconds
 
     def cut_commits(self, number: int, *, forward: bool) -> None:
         """Cut the connections of the next ``number`` commits.
@@ -84,21 +110,12 @@ class Proxy:
         That is COMMIT, or a write outside of a transaction. With ``forward`` the server gets it and
         its answer is swallowed, so that the change is stored; without, it never reaches the server.
         """
-
-        def arm() -> None:
-            self._commits_to_cut, self._forward_commit = number, forward
-            self.commits_cut = 0
-
-        self._do(arm)
+        self._forward_commit, self.commits_cut, self._commits_to_cut = forward, 0, number
 
     def resume(self) -> None:
         """End every fault; what was held back is delivered."""
-
-        def resume() -> None:
-            self._refusing, self._delay, self._commits_to_cut = False, 0.0, 0
-            self._flowing.set()
-
-        self._do(resume)
+        self._refusing, self._delay, self._commits_to_cut = False, 0.0, 0
+        self._do(self._flowing.set)
 
     def _do(self, action: Callable[[], None]) -> None:
         async def call() -> None:
@@ -147,7 +164,7 @@ class Proxy:
             await link.close()
 
     async def _pump_to_server(
-        self, link: "_Link", reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         while chunk := await reader.read(65536):
             self.seen.update(text for text in self.watched if text in chunk)
@@ -168,7 +185,7 @@ class Proxy:
         writer.write_eof()
 
     async def _pump_to_client(
-        self, link: "_Link", reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         while chunk := await reader.read(65536):
             await self._flowing.wait()
@@ -179,41 +196,4 @@ class Proxy:
             await writer.drain()
         await self._flowing.wait()
         # The server has ended the connection: tell the client, and end the other direction too.
-        link.end()
-
-
-class _Link:
-    """One connection through the proxy: the task that serves it and both its sockets."""
-
-    def __init__(self, task: "asyncio.Task[None]", writers: list[asyncio.StreamWriter]) -> None:
-        self.task = task
-        self.writers = writers
-        self.swallow = False
-        self._in_transaction = False
-
-    def commits_by(self, chunk: bytes) -> bool:
-        """Return whether what the client sends makes the server commit a write."""
-        if b"BEGIN" in chunk:
-            self._in_transaction = True
-        elif COMMIT in chunk or b"ROLLBACK" in chunk:
-            self._in_transaction = False
-            return COMMIT in chunk
-        return not self._in_transaction and any(write in chunk for write in WRITES)
-
-    def cut(self) -> None:
-        for writer in self.writers:
-            client_socket = writer.get_extra_info("socket")
-            if client_socket is not None:
-                with suppress(OSError):
-                    client_socket.setsockopt(*RESET)
-        self.task.cancel()
-
-    def end(self) -> None:
-        self.task.cancel()
-
-    async def close(self) -> None:
-        for writer in self.writers:
-            writer.close()
-        for writer in self.writers:
-            with suppress(OSError, asyncio.CancelledError):
-                await writer.wait_closed()
+        link.task.cancel()

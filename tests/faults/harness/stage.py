@@ -6,7 +6,7 @@ that goes for every row of the fault table is checked.
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,15 +19,14 @@ import redis as redis_py
 from dev.processes import wait_until
 from dev.servers import PostgresServer, RedisServer
 from tests.e2e.service import RunningService, running
-from tests.faults import history
-from tests.faults.harness.clients import Client, Load, Mix, slack
+from tests.faults.harness.clients import DEADLINE, Load, Mix, slack
 from tests.faults.harness.figures import Row
-from tests.faults.harness.operations import Operation, Outcome
+from tests.faults.harness.operations import BAD, Operation
 from tests.faults.harness.processes import Footprint, footprint
 from tests.faults.harness.proxy import Proxy
+from tests.faults.history import PageRule, check
 from tests.waiting import eventually
 
-DEADLINE = 5.0  # REQUEST_TIMEOUT's default
 STALE_TTL = 300.0  # CACHE_STALE_TTL's default
 RECOVERY = 5.0  # "back within 5 s without a restart"
 REDIS_CONNECTIONS = 32
@@ -50,7 +49,6 @@ class Stage:
     redis_link: Proxy
     folder: Path
     dumps: Path  # where Redis would write its dumps
-    say: Callable[[str], None] = lambda _: None
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def reset(self) -> None:
@@ -62,22 +60,10 @@ class Stage:
                 server.thaw()
             server.start()
         self.dumps.mkdir(exist_ok=True)
-        with closing(psycopg2.connect(self.postgres.admin_url)) as connection:
-            connection.autocommit = True
-            cursor = connection.cursor()
-            cursor.execute("DROP SCHEMA public CASCADE")
-            cursor.execute("CREATE SCHEMA public AUTHORIZATION users")
+        self.sql("DROP SCHEMA public CASCADE")
+        self.sql("CREATE SCHEMA public AUTHORIZATION users")
         with self.redis_client() as client:
             client.flushall()
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The service's environment: production's settings, and both servers behind proxies."""
-        database = self.postgres.url.replace(
-            f":{self.postgres.port}/", f":{self.database_link.port}/"
-        )
-        redis = self.redis.url.replace(f":{self.redis.port}/", f":{self.redis_link.port}/")
-        return {"DATABASE_URL": database, "REDIS_URL": redis}
 
     @contextmanager
     def service(
@@ -88,21 +74,25 @@ class Stage:
         ready: bool = True,
     ) -> Iterator[RunningService]:
         """Start the service with production's settings but for ``environment``."""
+        own, links = (self.postgres, self.redis), (self.database_link, self.redis_link)
+        database, redis = (
+            server.url.replace(f":{server.port}/", f":{link.port}/")
+            for server, link in zip(own, links, strict=True)
+        )
+        behind_links = {"DATABASE_URL": database, "REDIS_URL": redis}
         log = self.folder / f"service-{next(self._numbers)}.log"
-        with running(
-            log, {**self.environment, **PATIENT, **(environment or {})}, command
-        ) as service:
+        with running(log, {**behind_links, **PATIENT, **(environment or {})}, command) as service:
             if ready:
                 url = f"{service.url}/health/ready"
                 eventually(lambda: httpx.get(url, timeout=20).status_code == 200)
             yield service
 
-    def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    def sql(self, statement: str) -> list[tuple[Any, ...]]:
         """Run one statement as a superuser, not through the proxy, and return its rows."""
         with closing(psycopg2.connect(self.postgres.admin_url)) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
-                cursor.execute(statement, values or None)
+                cursor.execute(statement)
                 return cursor.fetchall() if cursor.description else []
 
     def users(self) -> dict[int, str]:
@@ -128,25 +118,23 @@ class Stage:
         command: list[str] | None = None,
     ) -> Iterator["Scene"]:
         """Play a fault under load, for ``after`` seconds beyond its end; then check it all."""
-        settings = environment or {}
-        with self.service(environment, command=command) as service:
+        own = environment or {}
+        with self.service(own, command=command) as service:
             # One worker answers before the others, whose files are to be counted too.
-            line, number = STARTED[settings.get("SERVER", "gunicorn")], len(service.workers)
+            line, number = STARTED[own.get("SERVER", "gunicorn")], len(service.workers)
             eventually(lambda: service.log.count(line) >= number)
-            deadline = float(settings.get("REQUEST_TIMEOUT", DEADLINE))
-            scene = Scene(
-                self, row, service, Load(service.url, deadline=deadline, mix=mix or Mix())
-            )
+            deadline = float(own.get("REQUEST_TIMEOUT", DEADLINE))
+            load = Load(service.url, deadline=deadline, mix=mix or Mix())
+            scene = Scene(self, row, service, load)
             # What is marked STALE may be as old as that; all else is fresh unless a test says so.
-            stale_bound = float(settings.get("CACHE_STALE_TTL", STALE_TTL))
-            scene.pages = history.PageRule(stale_bound=stale_bound)
-            with scene.at_work():
-                scene.wait(1)
-                for pid in scene.worker_pids():
+            scene.pages = PageRule(stale_bound=float(own.get("CACHE_STALE_TTL", STALE_TTL)))
+            with load:
+                time.sleep(1)
+                for pid in service.workers:
                     with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
                         scene.workers[pid] = scene.footprint(pid)
                 yield scene
-                scene.wait(after)
+                time.sleep(after)
             scene.finish()
 
 
@@ -163,17 +151,7 @@ class Scene:
     ended: float = 0.0
     workers_may_change: bool = False
     checked: bool = True
-    threads_more: int = 2  # than before the fault that a worker may have after it
-    pages: history.PageRule = field(default_factory=history.PageRule)
-
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Have the clients at work for a block."""
-        self.load.start()
-        try:
-            yield
-        finally:
-            self.load.stop()
+    pages: PageRule = field(default_factory=PageRule)
 
     @contextmanager
     def fault(self) -> Iterator[None]:
@@ -185,21 +163,12 @@ class Scene:
     def wait(self, seconds: float) -> None:
         time.sleep(seconds)
 
-    @contextmanager
-    def client(self) -> Iterator[Client]:
-        """Give the test a client of its own, beside those at work."""
-        with closing(Client(self.service.url, deadline=self.load.deadline, number=99)) as client:
-            yield client
-
     def health(self) -> Any:
         return httpx.get(f"{self.service.url}/health", timeout=20).json()
 
     def during(self) -> list[Operation]:
         """Return the operations that began during the fault."""
         return [each for each in self.load.operations if self.began <= each.started < self.ended]
-
-    def worker_pids(self) -> list[int]:
-        return self.service.workers
 
     def footprint(self, pid: int) -> Footprint:
         """Return what a worker holds, but for the connections of its clients."""
@@ -217,61 +186,61 @@ class Scene:
             complaints += [f"connection closed without an answer: {each}" for each in silent]
         complaints += self._recovery()
         complaints += self._residue()
-        verdict = history.check(operations, self.stage.users(), self.pages)
-        self.row.lost += len(verdict.lost) + len(verdict.twice) + len(verdict.ghosts)
-        self.row.stale += len(verdict.stale) + len(verdict.stale_pages)
-        complaints += verdict.findings
+        complaints += self.row.judge(check(operations, self.stage.users(), self.pages))
         assert not complaints, "\n".join([f"{len(complaints)} complaints:", *complaints[:15]])
 
     def _recovery(self) -> list[str]:
-        bad = (Outcome.FAILED, Outcome.UNKNOWN)
-        last = max(
-            (each.ended for each in self.load.operations if each.outcome in bad),
-            default=self.ended,
-        )
+        operations = self.load.operations
+        bad = (each.ended for each in operations if each.outcome in BAD)
+        last = max(bad, default=self.ended)
         self.row.recovery = max(0.0, last - self.ended)
         if self.row.recovery > RECOVERY + slack():
             return [f"still not back {self.row.recovery:.1f} s after the fault"]
-        later = [each for each in self.load.operations if each.started > last]
+        later = any(each.started > last for each in operations)
         return [] if later else ["nothing was answered after the fault"]
 
     def _residue(self) -> list[str]:
         """Return what is left of the fault in the workers: connections, threads, files, memory."""
         complaints = []
-        if not self.workers_may_change and self.worker_pids() != sorted(self.workers):
+        if not self.workers_may_change and self.service.workers != sorted(self.workers):
             complaints.append("workers were replaced")
         if not wait_until(lambda: self.pools_in_use() == 0, seconds=3):
             complaints.append(f"pool in_use is {self.pools_in_use()}")
-        for pid, before in self.workers.items():
-            if pid in self.worker_pids():
-                with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
-                    complaints += self._grown_for_good(pid, before)
-        return complaints
+        wait_until(lambda: not self._grown(), seconds=2)
+        return complaints + self._grown()
 
     def pools_in_use(self) -> int:
         """Ask /health until every worker has most likely answered; return the largest in_use."""
         largest = 0
         for _ in range(6 * max(1, len(self.workers))):
             with suppress(httpx.TransportError):
-                answer = httpx.get(f"{self.service.url}/health", timeout=20)
-                largest = max(largest, answer.json()["pool"]["in_use"])
+                largest = max(largest, self.health()["pool"]["in_use"])
         return largest
 
-    def _grown_for_good(self, pid: int, before: Footprint) -> list[str]:
-        wait_until(lambda: not self._grown(pid, before), seconds=2)
-        return self._grown(pid, before)
+    def _grown(self) -> list[str]:
+        """Return what the workers of the beginning hold more than then."""
+        complaints = []
+        for pid in set(self.workers) & set(self.service.workers):
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                complaints += self._grown_in(pid)
+        return complaints
 
-    def _grown(self, pid: int, before: Footprint) -> list[str]:
-        now, stage = self.footprint(pid), self.stage
+    def _grown_in(self, pid: int) -> list[str]:
+        before, now, stage = self.workers[pid], self.footprint(pid), self.stage
         servers = (stage.database_link, stage.postgres), (stage.redis_link, stage.redis)
         database, redis = (
             sum(now.connections.get(each.port, 0) for each in server) for server in servers
         )
         growths = [
-            ("threads", before.threads, now.threads, self.threads_more),
+            ("threads", before.threads, now.threads, 2),
             ("files", before.files, now.files, 3),
             ("connections to the database", 0, database, POOL_SIZE + 2),
-            ("connections to Redis, some reset", 0, redis + now.resets, REDIS_CONNECTIONS),
+            (
+                "connections to Redis, some reset",
+                before.others,
+                redis + now.others,
+                REDIS_CONNECTIONS,
+            ),
             ("MB of memory", before.memory_mb, now.memory_mb, before.memory_mb * 0.2 + 10),
         ]
         return [
@@ -282,15 +251,13 @@ class Scene:
 
 
 @contextmanager
-def set_up(folder: Path, options: Mapping[str, str] | None = None) -> Iterator[Stage]:
+def set_up(folder: Path) -> Iterator[Stage]:
     """Start both servers, each behind a proxy."""
+    dumps = folder / "dumps"
+    dumps.mkdir(mode=0o777)
     with ExitStack() as stack:
-        postgres = stack.enter_context(
-            PostgresServer(folder / "postgres", options=options, durable=False)
-        )
-        dumps = folder / "dumps"
-        dumps.mkdir(mode=0o777)
-        redis = stack.enter_context(RedisServer(folder / "redis", options={"dir": f'"{dumps}"'}))
-        database_link = stack.enter_context(Proxy(postgres.port))
-        redis_link = stack.enter_context(Proxy(redis.port))
-        yield Stage(postgres, redis, database_link, redis_link, folder, dumps)
+        start = stack.enter_context
+        postgres = start(PostgresServer(folder / "postgres", durable=False))
+        redis = start(RedisServer(folder / "redis", options={"dir": f'"{dumps}"'}))
+        links = start(Proxy(postgres.port)), start(Proxy(redis.port))
+        yield Stage(postgres, redis, *links, folder, dumps)
