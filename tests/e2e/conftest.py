@@ -1,11 +1,13 @@
+import itertools
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import httpx
 import pytest
 import redis as redis_py
 
-from tests.e2e.service import RunningService, running
+from tests.e2e.service import RunningService, Start, running
 from tests.servers import Servers
 
 
@@ -29,8 +31,21 @@ def environment(
 
 
 @pytest.fixture
-def service(tmp_path: Path, environment: dict[str, str]) -> Iterator[RunningService]:
-    with running(tmp_path / "service.log", environment) as started:
+def start(tmp_path: Path, environment: dict[str, str]) -> Start:
+    """Return a function that runs the service with other settings for a block."""
+    numbers = itertools.count()
+
+    def start(
+        command: list[str] | None = None, **settings: str
+    ) -> AbstractContextManager[RunningService]:
+        return running(tmp_path / f"log-{next(numbers)}", environment | settings, command)
+
+    return start
+
+
+@pytest.fixture
+def service(start: Start) -> Iterator[RunningService]:
+    with start() as started:
         yield started
 
 

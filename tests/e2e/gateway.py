@@ -8,13 +8,13 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
-from tests.e2e.service import free_port
+from dev.ports import free_port
 from tests.programs import program
 from tests.waiting import eventually
 
@@ -98,17 +98,13 @@ def _adapt(folder: Path, changes: dict[str, str]) -> None:
         for old, new in changes.items():
             text = text.replace(old, new)
         if file.suffix == ".conf":
-            text = _for_this_machine(text, folder)
+            text = re.sub(r"(?<=[ ])/tmp/", f"{folder}/", text)
+            text = text.replace("/etc/nginx/tls/", f"{folder}/")
+            if os.geteuid() == 0 and "\nevents {" in text:
+                text = "user root;\n" + text  # or its workers could not enter the tests' folder
+            # `http2 on` is from 1.25.1 on.
+            text = re.sub(r" ssl;\n\s*http2 on;", " ssl http2;", text)
         (folder / file.name).write_text(text)
-
-
-def _for_this_machine(text: str, folder: Path) -> str:
-    text = re.sub(r"(?<=[ ])/tmp/", f"{folder}/", text)
-    text = text.replace("/etc/nginx/tls/", f"{folder}/")
-    if os.geteuid() == 0 and "\nevents {" in text:
-        text = "user root;\n" + text  # or its workers could not enter the tests' folder
-    # `http2 on` is from 1.25.1 on.
-    return re.sub(r" ssl;\n\s*http2 on;", " ssl http2;", text)
 
 
 @contextmanager
@@ -122,14 +118,11 @@ def _running(
     """Run nginx.sh until the end of the block, which begins when nginx answers."""
     log = folder / "log"
     script, arguments[0] = str(folder / "nginx.sh"), str(folder / arguments[0])
+    path = f"{Path(program('nginx')).parent}:{os.environ['PATH']}"
     with log.open("wb") as output:
         process = subprocess.Popen(
             ["sh", "-c", f'ulimit -Sn {open_files}; exec sh "$0" "$@"', script, *arguments],
-            env={
-                "PATH": f"{Path(program('nginx')).parent}:{os.environ['PATH']}",
-                "FOLDER": str(folder),
-                **environment,
-            },
+            env={"PATH": path, "FOLDER": str(folder), **environment},
             stdout=output,
             stderr=output,
         )
@@ -142,7 +135,6 @@ def _running(
 
 
 def _answers(url: str) -> bool:
-    try:
+    with suppress(httpx.TransportError):
         return httpx.get(url, verify=False).status_code > 0
-    except httpx.TransportError:
-        return False
+    return False

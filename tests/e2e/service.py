@@ -2,16 +2,16 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
+from dev.ports import free_port
 from tests.faults.harness.processes import children
 from tests.waiting import eventually
 
@@ -60,24 +60,23 @@ class RunningService:
         return self.process.wait(timeout)
 
 
+Start = Callable[..., AbstractContextManager[RunningService]]  # with a command and settings
+
+
 @contextmanager
 def running(
     log_file: Path, environment: Mapping[str, str], command: list[str] | None = None
 ) -> Iterator[RunningService]:
     """Start the service with ``environment`` and wait until it answers; end it afterwards."""
-    port = free_port()
     metrics = log_file.with_suffix(".metrics")
     metrics.mkdir(exist_ok=True)
+    port = free_port()
+    own = {"PORT": str(port), "PROMETHEUS_MULTIPROC_DIR": str(metrics)}
     with log_file.open("wb") as log:
         process = subprocess.Popen(
             command or SERVE,
             cwd=SERVICE,
-            env={
-                **clean_environment(),
-                "PORT": str(port),
-                "PROMETHEUS_MULTIPROC_DIR": str(metrics),
-                **environment,
-            },
+            env={**clean_environment(), **own, **environment},
             stdout=log,
             stderr=log,
         )
@@ -87,23 +86,25 @@ def running(
         yield service
     finally:
         if process.poll() is None:
-            kill(service)
+            # ``serve.py`` ends by itself after its server, and tidies up.
+            servers = children(process.pid) if service.is_launched else []
+            for server in servers:
+                os.killpg(server, signal.SIGKILL)
+            if not servers:
+                process.kill()
             process.wait()
 
 
-def kill(service: RunningService) -> None:
-    """Kill the server; ``serve.py``, if it was started, ends by itself then and tidies up."""
-    servers = children(service.process.pid) if service.is_launched else []
-    for server in servers:
-        os.killpg(server, signal.SIGKILL)
-    if not servers:
-        service.process.kill()
-
-
-def client_of_all_processes(service: RunningService) -> httpx.Client:
-    """Return a client with a connection for each request, which whichever process takes."""
-    return httpx.Client(
-        base_url=service.url, timeout=20, limits=httpx.Limits(max_keepalive_connections=0)
+def run(command: list[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run ``command`` in the service's folder to its end, whether it succeeds or not."""
+    return subprocess.run(
+        command,
+        cwd=SERVICE,
+        env={**clean_environment(), **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -119,10 +120,3 @@ def is_live(service: RunningService) -> bool:
 def clean_environment() -> dict[str, str]:
     """Return what a process needs of ours, without anything that the service would read."""
     return {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

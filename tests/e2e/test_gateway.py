@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from http.client import HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from typing import Any
 import httpx
 import pytest
 
+from dev.ports import free_port
 from tests.e2e.gateway import SOURCE, Addresses, Gateway, balancer, gateway
-from tests.e2e.service import RunningService, free_port
-from tests.faults.harness.raw import RawAnswer, answers
+from tests.e2e.service import RunningService
+from tests.faults.harness.raw import RawAnswer
 from tests.programs import program
 from tests.waiting import eventually
 from user_service.web.policies.security_headers import HEADERS as SECURITY_HEADERS
+from user_service.web.requests.validation import MAX_BODY_BYTES
 
 URL = "/api/v1/users"
 
@@ -33,18 +36,12 @@ class Recorder(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.reset()
+
+    def reset(self) -> None:
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
-        self.hangs_up = False
         self.peers: set[Any] = set()
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The headers of the last request, by their names in small letters."""
-        return self.requests[-1][2]
-
-    @property
-    def methods(self) -> list[str]:
-        return [method for method, *_ in self.requests]
+        self.hangs_up = False
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -87,33 +84,44 @@ def recorder() -> Iterator[Recorder]:
 
 
 @pytest.fixture(scope="module")
-def replica() -> Iterator[Recorder]:
-    with recorder() as server:
-        yield server
+def recorders() -> Iterator[list[Recorder]]:
+    with recorder() as one, recorder() as other:
+        yield [one, other]
+
+
+@pytest.fixture
+def replicas(recorders: list[Recorder]) -> list[Recorder]:
+    """The two replicas behind the balancer, without a request."""
+    for each in recorders:
+        each.reset()
+    return recorders
+
+
+@pytest.fixture
+def replica(replicas: list[Recorder]) -> Recorder:
+    """The one behind the gateway alone."""
+    return replicas[0]
 
 
 @pytest.fixture(scope="module")
-def direct(tmp_path_factory: pytest.TempPathFactory, replica: Recorder) -> Iterator[Gateway]:
+def direct(
+    tmp_path_factory: pytest.TempPathFactory, recorders: list[Recorder]
+) -> Iterator[Gateway]:
     """The gateway of docker-compose.yml, before one replica."""
     folder = tmp_path_factory.mktemp("direct")
-    addresses = Addresses(folder / "addresses", replica.server_port)
+    addresses = Addresses(folder / "addresses", recorders[0].server_port)
     with gateway(folder / "gateway", addresses, CORS_ORIGINS="https://a.example") as started:
         yield started
 
 
 @pytest.fixture(scope="module")
-def others(replica: Recorder) -> Iterator[list[Recorder]]:
-    """The two replicas behind the balancer."""
-    with recorder() as second:
-        yield [replica, second]
-
-
-@pytest.fixture(scope="module")
-def balanced(tmp_path_factory: pytest.TempPathFactory, others: list[Recorder]) -> Iterator[Gateway]:
+def balanced(
+    tmp_path_factory: pytest.TempPathFactory, recorders: list[Recorder]
+) -> Iterator[Gateway]:
     """The gateway of docker-compose.scale.yml, before the balancer of two replicas."""
     folder = tmp_path_factory.mktemp("balanced")
-    replicas = Addresses(folder / "replicas", *(each.server_port for each in others))
-    with balancer(folder / "balancer", replicas) as port:
+    names = Addresses(folder / "replicas", *(each.server_port for each in recorders))
+    with balancer(folder / "balancer", names) as port:
         addresses = Addresses(folder / "addresses", port)
         with gateway(folder / "gateway", addresses, balanced=True) as started:
             yield started
@@ -139,32 +147,20 @@ def insecure() -> ssl.SSLContext:
 
 
 @contextmanager
-def tls(gateway: Gateway, context: ssl.SSLContext) -> Iterator[ssl.SSLSocket]:
+def tls(gateway: Gateway, context: ssl.SSLContext | None = None) -> Iterator[ssl.SSLSocket]:
     with (
         socket.create_connection(("127.0.0.1", gateway.port), timeout=15) as plain,
-        context.wrap_socket(plain) as secured,
+        (context or insecure()).wrap_socket(plain) as secured,
     ):
         yield secured
 
 
-def exchange(gateway: Gateway, request: bytes) -> RawAnswer:
-    with tls(gateway, insecure()) as connection:
-        connection.sendall(request)
-        return answers(received_by(connection))[0]
-
-
-def received_by(connection: socket.socket) -> bytes:
-    """Return one whole response: nginx may wait for us to close after it has refused a body."""
-    received = b""
-    while not is_whole(received) and (data := connection.recv(65536)):
-        received += data
-    return received
-
-
-def is_whole(received: bytes) -> bool:
-    head, end, body = received.partition(b"\r\n\r\n")
-    length = re.search(rb"\r\nContent-Length: (\d+)", head)
-    return bool(end) and length is not None and len(body) >= int(length[1])
+def exchange(connection: socket.socket, request: bytes) -> RawAnswer:
+    connection.sendall(request)
+    with HTTPResponse(connection) as response:
+        response.begin()
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        return RawAnswer(response.status, headers, response.read())
 
 
 def assert_is_problem(answer: RawAnswer, status: int) -> None:
@@ -200,15 +196,16 @@ CLOSE = b"Host: x\r\nConnection: close\r\n"
 def test_what_the_gateway_refuses_itself_is_a_problem(
     direct: Gateway, request_line: bytes, headers: bytes, status: int
 ) -> None:
-    answer = exchange(direct, b"%b\r\n%b\r\n" % (request_line, headers))
+    with tls(direct) as connection:
+        answer = exchange(connection, b"%b\r\n%b\r\n" % (request_line, headers))
     assert_is_problem(answer, status)
     assert "retry-after" not in answer.headers
 
 
 def test_plain_http_on_the_tls_port_is_a_problem(direct: Gateway) -> None:
     with socket.create_connection(("127.0.0.1", direct.port), timeout=15) as connection:
-        connection.sendall(b"GET / HTTP/1.1\r\n%b\r\n" % CLOSE)
-        assert_is_problem(answers(received_by(connection))[0], 400)
+        answer = exchange(connection, b"GET / HTTP/1.1\r\n%b\r\n" % CLOSE)
+    assert_is_problem(answer, 400)
 
 
 @pytest.mark.parametrize("is_known", [False, True])
@@ -220,7 +217,8 @@ def test_service_that_is_away_is_a_problem_with_the_request_s_id(
     folder = tmp_path / "gateway"
     with gateway(folder, nowhere, balanced=behind_balancer, CORS_ORIGINS="*") as started:
         request = b"GET %b HTTP/1.1\r\n%bX-Request-ID: mine\r\n\r\n" % (URL.encode(), CLOSE)
-        answer = exchange(started, request)
+        with tls(started) as connection:
+            answer = exchange(connection, request)
     assert_is_problem(answer, 503)
     assert answer.body["request_id"] == "mine"
     assert answer.headers["retry-after"] == "5"
@@ -271,7 +269,7 @@ def test_gateway_raises_a_low_limit_of_open_files(tmp_path: Path, replica: Recor
 
 
 def test_forwarded_headers_are_set_and_never_appended_to(
-    either: Gateway, replica: Recorder, others: list[Recorder]
+    either: Gateway, replicas: list[Recorder]
 ) -> None:
     forged = {
         "X-Forwarded-For": "1.2.3.4",
@@ -283,11 +281,9 @@ def test_forwarded_headers_are_set_and_never_appended_to(
         "Forwarded": "for=1.2.3.4",
         "X-Original-Method": "DELETE",
     }
-    for each in others:
-        each.requests.clear()
     with client(either) as http:
         http.get("/", headers=forged)
-    (method, _, headers, _) = next(request for each in others for request in each.requests)
+    (method, _, headers, _) = next(request for each in replicas for request in each.requests)
     assert method == "GET"
     assert headers["x-forwarded-for"] == "127.0.0.1"
     assert headers["x-forwarded-proto"] == "https"
@@ -301,7 +297,7 @@ def test_one_request_id_is_in_the_service_and_in_the_log(
 ) -> None:
     with client(direct) as http:
         http.get("/id?secret=1", headers={"X-Request-ID": sent})
-    passed = replica.headers["x-request-id"]
+    passed = replica.requests[-1][2]["x-request-id"]
     assert (passed == sent) == (sent == "mine-1")
     eventually(lambda: f'"{passed}"' in direct.log)
     line = json.loads(next(each for each in direct.log.splitlines() if passed in each))
@@ -313,66 +309,60 @@ def test_one_request_id_is_in_the_service_and_in_the_log(
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
 def test_method_path_and_body_arrive_as_they_were_sent(
-    either: Gateway, others: list[Recorder], method: str
+    either: Gateway, replicas: list[Recorder], method: str
 ) -> None:
-    for each in others:
-        each.requests.clear()
     body = b"" if method in ("GET", "HEAD", "DELETE") else b'{"a": 1}'
     with client(either) as http:
         answer = http.request(method, "/a%2Fb//c?d=%20e", content=body)
     assert answer.status_code == 200
-    arrived = [request for each in others for request in each.requests]
+    arrived = [request for each in replicas for request in each.requests]
     assert [(line, path, sent) for line, path, _, sent in arrived] == [
         (method, "/a%2Fb//c?d=%20e", body)
     ]
 
 
-def test_connections_to_the_service_are_kept(either: Gateway, others: list[Recorder]) -> None:
-    for each in others:
-        each.peers.clear()
+def test_connections_to_the_service_are_kept(either: Gateway, replicas: list[Recorder]) -> None:
     for _ in range(20):
         with client(either) as http:  # a connection each
             assert http.get("/").status_code == 200
     # Two processes of nginx keep connections of their own, to each of two replicas.
-    assert 1 <= sum(len(each.peers) for each in others) <= 4
+    assert 1 <= sum(len(each.peers) for each in replicas) <= 4
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 def test_write_that_was_sent_is_never_sent_again(
-    either: Gateway, others: list[Recorder], method: str
+    either: Gateway, replicas: list[Recorder], method: str
 ) -> None:
     with client(either) as http:
         for _ in range(8):  # so that there are kept connections: nginx repeats what breaks on those
             http.get("/")
-        assert tried(http, others, method) == [method]
+        assert tried(http, replicas, method) == [method]
 
 
 def test_read_whose_answer_broke_gets_the_next_replica_s(
-    balanced: Gateway, others: list[Recorder]
+    balanced: Gateway, replicas: list[Recorder]
 ) -> None:
     with client(balanced) as http:
-        assert set(tried(http, others, "GET")) == {"GET"}
-    assert all("GET" in each.methods for each in others)
+        assert set(tried(http, replicas, "GET")) == {"GET"}
+    assert all(each.requests for each in replicas)
 
 
-def tried(http: httpx.Client, others: list[Recorder], method: str) -> list[str]:
+def tried(http: httpx.Client, replicas: list[Recorder], method: str) -> list[str]:
     """Send one request while every replica hangs up; return the requests that they got."""
-    for each in others:
-        each.requests.clear()
+    for each in replicas:
+        each.reset()
         each.hangs_up = True
-    try:
-        answer = http.request(method, URL)
-        assert answer.status_code == 503
-        assert answer.headers["Content-Type"] == "application/problem+json"
-    finally:
-        for each in others:
-            each.hangs_up = False
-    return [line for each in others for line in each.methods]
+    answer = http.request(method, URL)
+    for each in replicas:
+        each.hangs_up = False
+    assert answer.status_code == 503
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    return [line for each in replicas for line, *_ in each.requests]
 
 
 def test_client_that_trickles_its_header_is_cut_off(direct: Gateway) -> None:
     began = time.monotonic()
-    with tls(direct, insecure()) as connection:
+    with tls(direct) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
         with pytest.raises(OSError, match=r"reset|EOF|closed|Broken|aborted|Success"):
             while time.monotonic() < began + 10:
@@ -384,9 +374,8 @@ def test_client_that_trickles_its_header_is_cut_off(direct: Gateway) -> None:
 def test_client_that_stops_within_its_body_is_cut_off_and_the_service_not_asked(
     direct: Gateway, replica: Recorder
 ) -> None:
-    replica.requests.clear()
     began = time.monotonic()
-    with tls(direct, insecure()) as connection:
+    with tls(direct) as connection:
         connection.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
         with suppress(ConnectionResetError, ssl.SSLEOFError):
             assert connection.recv(65536) == b""
@@ -439,12 +428,9 @@ def test_nginx_finds_nothing_to_complain_of(direct: Gateway) -> None:
 
 
 def test_limits_of_the_body_are_the_services() -> None:
-    from user_service.web.requests.validation import MAX_BODY_BYTES
-
     common = (SOURCE / "common.conf").read_text(encoding="utf-8")
-    assert MAX_BODY_BYTES == 64 * 1024
-    assert "client_max_body_size 64k;" in common
-    assert "client_body_buffer_size 64k;" in common
+    for limit in ("client_max_body_size", "client_body_buffer_size"):
+        assert f"{limit} {MAX_BODY_BYTES // 1024}k;" in common
 
 
 @pytest.fixture

@@ -8,12 +8,11 @@ import json
 import re
 import socket
 from contextlib import suppress
-from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.e2e.service import SERVERS, RunningService, running
+from tests.e2e.service import SERVERS, RunningService, Start
 from tests.faults.harness.raw import answers
 from user_service.web.policies import security_headers
 
@@ -204,11 +203,8 @@ def test_request_that_breaks_off_is_not_executed(
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_scripts_may_read_what_a_server_refuses(
-    tmp_path: Path, environment: dict[str, str]
-) -> None:
-    cors = {"CORS_ORIGINS": "https://app.example.com"}
-    with running(tmp_path / "log", environment | cors) as service:
+def test_scripts_may_read_what_a_server_refuses(start: Start) -> None:
+    with start(CORS_ORIGINS="https://app.example.com") as service:
         (answer,) = answers(conversation(service, get(host=b"")))
     assert answer.status == 400
     assert answer.headers["access-control-allow-origin"] == "*"

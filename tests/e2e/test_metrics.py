@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests import scrapes
-from tests.e2e.service import GUNICORN, SERVERS, RunningService, running
+from tests.e2e.service import GUNICORN, SERVERS, RunningService, Start
 from tests.waiting import eventually
 
 URL = "/api/v1/users"
@@ -53,10 +53,9 @@ def directory_of(worker: int) -> Path:
 
 
 @pytest.fixture
-def service(tmp_path: Path, environment: dict[str, str]) -> Iterator[RunningService]:
+def service(start: Start) -> Iterator[RunningService]:
     """The service as it is by default: the server makes the directory, and removes it."""
-    own = environment | {"PROMETHEUS_MULTIPROC_DIR": "", "DRAIN_DELAY": "0"}
-    with running(tmp_path / "service.log", own) as started:
+    with start(PROMETHEUS_MULTIPROC_DIR="", DRAIN_DELAY="0") as started:
         eventually(lambda: pools(started) == 20)  # until all of its workers are there
         made = directory_of(started.workers[0]).parent
         assert (made.parent, made.stat().st_mode & 0o777) == (Path("/dev/shm"), 0o700)
@@ -120,11 +119,8 @@ def small_memory(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_full_memory_costs_metrics_and_no_worker(
-    tmp_path: Path, environment: dict[str, str], small_memory: Path
-) -> None:
-    own = environment | {"PROMETHEUS_MULTIPROC_DIR": str(small_memory)}
-    with running(tmp_path / "log", own) as service:
+def test_full_memory_costs_metrics_and_no_worker(start: Start, small_memory: Path) -> None:
+    with start(PROMETHEUS_MULTIPROC_DIR=str(small_memory)) as service:
         eventually(lambda: "shares no metrics: No space left on device" in service.log)
         workers = service.workers
         with suppress(OSError):
@@ -136,27 +132,21 @@ def test_full_memory_costs_metrics_and_no_worker(
         assert service.workers == workers
 
 
-def test_directory_of_a_killed_launcher_is_removed_by_the_next_start(
-    tmp_path: Path, environment: dict[str, str]
-) -> None:
-    own = environment | {"PROMETHEUS_MULTIPROC_DIR": ""}
-    with running(tmp_path / "a", own) as killed:
+def test_directory_of_a_killed_launcher_is_removed_by_the_next_start(start: Start) -> None:
+    with start(PROMETHEUS_MULTIPROC_DIR="") as killed:
         made = directory_of(killed.workers[0]).parent
         killed.process.kill()
     assert made.exists()
-    with running(tmp_path / "b", own) as service:
+    with start(PROMETHEUS_MULTIPROC_DIR="") as service:
         assert not made.exists()
         beside = directory_of(service.workers[0]).parent
-        with running(tmp_path / "c", own):
+        with start(PROMETHEUS_MULTIPROC_DIR=""):
             assert beside.exists()
 
 
 @pytest.mark.parametrize("server", ["gunicorn"])
-def test_workers_of_a_preloaded_application_share_metrics(
-    tmp_path: Path, environment: dict[str, str]
-) -> None:
-    command = [*GUNICORN[:-1], "--preload", GUNICORN[-1]]
-    with running(tmp_path / "log", environment, command) as service:
+def test_workers_of_a_preloaded_application_share_metrics(start: Start) -> None:
+    with start([*GUNICORN[:-1], "--preload", GUNICORN[-1]]) as service:
         with ThreadPoolExecutor(40) as threads:
             answers = list(threads.map(HTTP.get, [f"{service.url}{URL}/1"] * 400))
         assert {answer.status_code for answer in answers} == {404}

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.service import SERVICE, RunningService, clean_environment, running
+from tests.e2e.service import SERVICE, RunningService, Start, clean_environment
 
 ROOT = Path(__file__).resolve().parents[2]
-FUZZING = Path(__file__).with_name("fuzzing")
 CURSOR_KEY = "known to the fuzzer too"
 REACHED = {
     "GET /api/v1/users 200",
@@ -29,21 +28,28 @@ REACHED = {
 
 
 @pytest.fixture
-def service(tmp_path: Path, environment: dict[str, str]) -> Iterator[RunningService]:
+def service(start: Start) -> Iterator[RunningService]:
     # On a busy machine an open breaker would answer 503 to what is to be tried.
-    patience = {"CURSOR_KEY": CURSOR_KEY, "REQUEST_TIMEOUT": "20", "DB_POOL_TIMEOUT": "10"}
-    with running(tmp_path / "service.log", environment | patience) as started:
+    with start(CURSOR_KEY=CURSOR_KEY, REQUEST_TIMEOUT="20", DB_POOL_TIMEOUT="10") as started:
         yield started
 
 
-def schemathesis(
-    service: RunningService, database_url: str, answers: Path, *options: str
-) -> subprocess.CompletedProcess[str]:
-    """Run every check in every phase: examples, coverage, fuzzing and stateful links."""
-    program = [sys.executable, "-m", "schemathesis.cli", "--config-file", "schemathesis.toml"]
-    return subprocess.run(
-        [*program, "run", f"{service.url}/openapi.json", "--checks=all", "--no-color", *options],
-        cwd=FUZZING,
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("examples", [12, pytest.param(300, marks=pytest.mark.slow)])
+def test_schemathesis_finds_nothing(
+    service: RunningService, database_url: str, tmp_path: Path, examples: int
+) -> None:
+    """Run every check in every phase: examples, coverage, fuzzing and stateful links.
+
+    With 300 examples it takes about four minutes, with another seed each time.
+    """
+    answers = tmp_path / "answers"
+    seed = 1 if examples == 12 else random.randrange(2**32)
+    options = ["--config-file", "schemathesis.toml", "run", f"{service.url}/openapi.json"]
+    options += ["--checks=all", "--no-color", f"--seed={seed}", f"--max-examples={examples}"]
+    run = subprocess.run(
+        [sys.executable, "-m", "schemathesis.cli", *options],
+        cwd=Path(__file__).with_name("fuzzing"),
         env=clean_environment()
         | {
             "PYTHONPATH": f"{ROOT}{os.pathsep}{SERVICE}",
@@ -56,28 +62,10 @@ def schemathesis(
         text=True,
         check=False,
     )
-
-
-def test_schemathesis_finds_nothing(
-    service: RunningService, database_url: str, tmp_path: Path
-) -> None:
-    answers = tmp_path / "answers"
-    run = schemathesis(service, database_url, answers, "--seed=1", "--max-examples=12")
-    assert run.returncode == 0, run.stdout[-20_000:] + run.stderr
+    assert run.returncode == 0, f"seed {seed}\n{run.stdout[-20_000:]}{run.stderr}"
     seen = set(answers.read_text("utf-8").splitlines())
     assert seen >= REACHED
     assert " 5" not in "".join(line[-4:] for line in seen)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_schemathesis_finds_nothing_in_minutes_either(
-    service: RunningService, database_url: str, tmp_path: Path
-) -> None:
-    """About four minutes; another seed each time, which the failure names."""
-    options = (f"--seed={random.randrange(2**32)}", "--max-examples=300")
-    run = schemathesis(service, database_url, tmp_path / "answers", *options)
-    assert run.returncode == 0, f"{options}\n{run.stdout[-20_000:]}{run.stderr}"
 
 
 @pytest.fixture
@@ -119,13 +107,9 @@ def test_generated_client_creates_lists_changes_and_deletes(
         assert refused.type_ == "urn:user-service:problem:user-exists"
 
         list_users, order = api("list_users").sync, {"sort": models.Sort.DESCENDING_ID}
-        walked, page = [], list_users(client=client, per_page=2, **order)
-        while True:
-            walked += [user.username for user in page.users]
-            cursor = page.pagination.next_cursor
-            if cursor is None:
-                break
-            page = list_users(client=client, per_page=2, cursor=cursor, **order)
+        first = list_users(client=client, per_page=2, **order)
+        rest = list_users(client=client, per_page=2, cursor=first.pagination.next_cursor, **order)
+        walked = [user.username for user in (*first.users, *rest.users)]
         assert walked == ["edsger", "grace", "ada"]
         several = list_users(client=client, id=[ada.id, grace.id], count=models.Precision.EXACT)
         assert [user.to_dict() for user in several.users] == [ada.to_dict(), grace.to_dict()]

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import psycopg2
 import pytest
-from flask.testing import FlaskClient
+from flask import Flask
 from psycopg2.extensions import cursor, parse_dsn
 from pydantic import SecretStr
 
@@ -117,43 +116,23 @@ def test_deadline_gives_the_session_back(database: Database) -> None:
         assert value(cursor, "SELECT 1") == 1
 
 
-@dataclass
-class Behind:
-    """A service behind PgBouncer, and the network on both sides of that."""
-
-    client: FlaskClient
-    links: dict[str, Proxy]
-
-
-@pytest.fixture
-def behind(settings: Settings, database_url: str, tmp_path: Path) -> Iterator[Behind]:
-    port = int(str(parse_dsn(database_url)["port"]))
-    with ExitStack() as stack:
-        back = stack.enter_context(Proxy(port))
-        proxied = database_url.replace(f":{port}/", f":{back.port}/")
-        pgbouncer = stack.enter_context(PgBouncer(tmp_path / "pgbouncer", proxied))
-        front = stack.enter_context(Proxy(pgbouncer.port))
-        url = pgbouncer.url.replace(f":{pgbouncer.port}/", f":{front.port}/")
-        pooled = {"database_url": SecretStr(url), "db_transaction_pooling": True}
-        application = create_app(settings.model_copy(update=pooled))
-        stack.callback(services_of(application).close)
-        links = {"before PgBouncer": front, "behind PgBouncer": back}
-        yield Behind(application.test_client(), links)
+@contextmanager
+def serving(settings: Settings, **urls: str) -> Iterator[Flask]:
+    """Run the service behind PgBouncer at ``urls``."""
+    pooled = {name: SecretStr(url) for name, url in urls.items()}
+    application = create_app(settings.model_copy(update={**pooled, "db_transaction_pooling": True}))
+    yield application
+    services_of(application).close()
 
 
 def test_replica_may_be_behind_one_of_its_own(settings: Settings, tmp_path: Path) -> None:
     with (
         PostgresServer(tmp_path / "primary", durable=False) as primary,
         Standby(tmp_path / "standby", primary) as standby,
-        PgBouncer(tmp_path / "one", primary.url) as before_primary,
-        PgBouncer(tmp_path / "other", standby.url) as before_standby,
+        PgBouncer(tmp_path / "one", primary.url) as one,
+        PgBouncer(tmp_path / "other", standby.url) as other,
+        serving(settings, database_url=one.url, database_replica_url=other.url) as application,
     ):
-        pooled = {
-            "database_url": SecretStr(before_primary.url),
-            "database_replica_url": SecretStr(before_standby.url),
-            "db_transaction_pooling": True,
-        }
-        application = create_app(settings.model_copy(update=pooled))
         client, replica = application.test_client(), services_of(application).replica
         assert replica is not None
         place = client.post(URL, json=ADA).headers["Location"]
@@ -162,24 +141,35 @@ def test_replica_may_be_behind_one_of_its_own(settings: Settings, tmp_path: Path
         assert json_of(client.get(place))["username"] == "ada"
         assert len(json_of(client.get(URL))["users"]) == 1
         assert replica.fallbacks == fallbacks
-        services_of(application).close()
 
 
 @pytest.mark.parametrize("where", ["before PgBouncer", "behind PgBouncer"])
 @pytest.mark.parametrize("stored", [True, False])
 def test_lost_answer_to_commit_is_an_unknown_outcome_unless_there_is_a_key(
-    behind: Behind, where: str, stored: bool
+    settings: Settings, database_url: str, tmp_path: Path, where: str, stored: bool
 ) -> None:
-    client, link = behind.client, behind.links[where]
-    assert client.get(URL).status_code == 200
-    link.cut_commits(1, forward=stored)
-    problem = problem_of(client.post(URL, json=ADA), 503)
-    assert problem["type"] == "urn:user-service:problem:outcome-unknown"
-    assert link.commits_cut == 1
-    assert len(json_of(client.get(URL))["users"]) == stored
-    link.cut_commits(1, forward=True)
-    eva = {"username": "eva", "email": "eva@example.com"}
-    created = client.post(URL, json=eva, headers={"Idempotency-Key": uuid4().hex})
-    assert link.commits_cut == 1
-    assert created.status_code == 201
-    assert json_of(client.get(created.headers["Location"]))["username"] == "eva"
+    port = int(str(parse_dsn(database_url)["port"]))
+    with (
+        Proxy(port) as behind,
+        PgBouncer(
+            tmp_path / "pgbouncer", database_url.replace(f":{port}/", f":{behind.port}/")
+        ) as pgbouncer,
+        Proxy(pgbouncer.port) as before,
+        serving(
+            settings,
+            database_url=pgbouncer.url.replace(f":{pgbouncer.port}/", f":{before.port}/"),
+        ) as application,
+    ):
+        client, link = application.test_client(), before if where.startswith("before") else behind
+        assert client.get(URL).status_code == 200
+        link.cut_commits(1, forward=stored)
+        problem = problem_of(client.post(URL, json=ADA), 503)
+        assert problem["type"] == "urn:user-service:problem:outcome-unknown"
+        assert link.commits_cut == 1
+        assert len(json_of(client.get(URL))["users"]) == stored
+        link.cut_commits(1, forward=True)
+        eva = {"username": "eva", "email": "eva@example.com"}
+        created = client.post(URL, json=eva, headers={"Idempotency-Key": uuid4().hex})
+        assert link.commits_cut == 1
+        assert created.status_code == 201
+        assert json_of(client.get(created.headers["Location"]))["username"] == "eva"

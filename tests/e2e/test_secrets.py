@@ -2,18 +2,19 @@
 
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
 import httpx
-import psycopg2
 import pytest
 import redis as redis_py
 
 from dev.servers import PostgresServer, RedisServer
 from tests.e2e.service import RunningService, running
+from tests.faults.harness.standby import run
 from tests.waiting import eventually
 
 URL = "/api/v1/users"
@@ -23,8 +24,6 @@ REPLICA_PASSWORD = "repl1ca-Pa55word"
 CURSOR_KEY = "curs0r-k3y-of-this-test"
 # The parts to search for: unlikely to occur by accident, without characters that URLs encode.
 SECRETS = ("d4tabase-Pa55word", REPLICA_PASSWORD, REDIS_PASSWORD, CURSOR_KEY)
-
-JSON = {"Content-Type": "application/json"}
 
 
 @dataclass
@@ -60,59 +59,41 @@ def passwords(backends: Backends) -> None:
     """Start both servers, empty and with the known passwords."""
     backends.postgres.start()
     backends.redis.restart()
-    as_superuser(backends, "DROP SCHEMA public CASCADE")
-    as_superuser(backends, "CREATE SCHEMA public AUTHORIZATION users")
-    as_superuser(backends, f"ALTER ROLE users PASSWORD '{DATABASE_PASSWORD}'")
+    run(
+        backends.postgres,
+        "DROP SCHEMA public CASCADE",
+        "CREATE SCHEMA public AUTHORIZATION users",
+        f"ALTER ROLE users PASSWORD '{DATABASE_PASSWORD}'",
+    )
     with redis_py.Redis.from_url(backends.redis.url) as client:
         client.config_set("requirepass", REDIS_PASSWORD)
 
 
-def as_superuser(backends: Backends, statement: str) -> None:
-    with closing(psycopg2.connect(backends.postgres.admin_url)) as connection:
-        connection.autocommit = True
-        connection.cursor().execute(statement)
-
-
-def by_variable(secrets: dict[str, str], _folder: Path) -> dict[str, str]:
-    return secrets
-
-
-def by_file(secrets: dict[str, str], folder: Path) -> dict[str, str]:
+def in_files(secrets: dict[str, str], folder: Path) -> dict[str, str]:
     for name, secret in secrets.items():
         (folder / name).write_text(secret + "\n")
     return {f"{name}_FILE": str(folder / name) for name in secrets}
 
 
-@dataclass
-class Output:
-    """All output of a service: responses, log and command lines."""
-
-    texts: list[str] = field(default_factory=list)
-
-    def add(self, answer: httpx.Response) -> int:
-        self.texts += [str(answer.headers), answer.text]
-        return answer.status_code
-
-    def assert_no_secret(self) -> None:
-        text = "\n".join(self.texts)
-        assert len(text) > 1000
-        for secret in SECRETS:
-            assert secret not in text, secret
-
-
 @contextmanager
-def recorded(output: Output, log: Path, environment: dict[str, str]) -> Iterator[RunningService]:
-    """Start the service, and record its log and its command lines."""
-    with running(log, environment) as service:
-        for pid in service.pids:
-            output.texts.append(Path(f"/proc/{pid}/cmdline").read_text())
-        yield service
+def searched(
+    log: Path, environment: dict[str, str]
+) -> Iterator[tuple[RunningService, Callable[[], set[int]]]]:
+    """Start the service; search its log, its command lines and its responses for secrets.
+
+    The function sends valid and invalid requests to each route, and returns the statuses.
+    """
+    output: list[str] = []
+    with running(log, environment | {"LOG_LEVEL": "DEBUG", "WEB_CONCURRENCY": "1"}) as service:
+        output += [Path(f"/proc/{pid}/cmdline").read_text() for pid in service.pids]
+        yield service, partial(send_requests, service, output)
         service.stop()
-    output.texts.append(service.log)
+    text = "\n".join([*output, service.log])
+    assert len(text) > 1000
+    assert [secret for secret in SECRETS if secret in text] == []
 
 
-def send_requests(service: RunningService, output: Output) -> set[int]:
-    """Send valid and invalid requests to each route; return the statuses."""
+def send_requests(service: RunningService, output: list[str]) -> set[int]:
     user = {"username": "ada", "email": "ada@example.com"}
     with httpx.Client(base_url=service.url, timeout=20) as http:
         answers = [
@@ -122,20 +103,17 @@ def send_requests(service: RunningService, output: Output) -> set[int]:
             http.get(f"{URL}?per_page=1", headers={"X-Request-ID": "\x01"}),
             http.post(URL, json=user),
             http.post(URL, json=user),
-            http.post(URL, content=b'{"username": ', headers=JSON),
+            http.post(URL, content=b'{"username": ', headers={"Content-Type": "application/json"}),
             http.post(URL, content=b"x"),
             http.put(f"{URL}/1", json={}),
             http.delete(f"{URL}/9"),
         ]
     with socket.create_connection(("127.0.0.1", service.port), timeout=5) as client:
         client.sendall(b"rubbish\r\n\r\n")
-        output.texts.append(client.recv(65536).decode())
-    return {output.add(answer) for answer in answers}
-
-
-def database_loses_a_table(backends: Backends) -> None:
-    """Cause a 500, with a traceback in the log."""
-    as_superuser(backends, "DROP TABLE users CASCADE")
+        output.append(client.recv(65536).decode())
+    for answer in answers:
+        output += [str(answer.headers), answer.text]
+    return {answer.status_code for answer in answers}
 
 
 def redis_changes_its_password(backends: Backends) -> None:
@@ -144,39 +122,31 @@ def redis_changes_its_password(backends: Backends) -> None:
         client.client_kill_filter(_type="normal", skipme=True)
 
 
-@pytest.mark.parametrize(("how", "log_format"), [(by_variable, "text"), (by_file, "json")])
+@pytest.mark.parametrize("log_format", ["text", "json"])
 def test_no_output_contains_a_secret_whatever_fails(
-    backends: Backends,
-    tmp_path: Path,
-    how: Callable[[dict[str, str], Path], dict[str, str]],
-    log_format: str,
+    backends: Backends, tmp_path: Path, log_format: str
 ) -> None:
-    output = Output()
-    environment = how(backends.secrets(), tmp_path)
-    environment |= {"LOG_LEVEL": "DEBUG", "LOG_FORMAT": log_format, "RETRY_ATTEMPTS": "1"}
-    environment |= {"RATE_LIMIT": "1000/minute", "WEB_CONCURRENCY": "1"}
-    with recorded(output, tmp_path / "log", environment) as service:
-        assert {200, 201, 400, 404, 409, 415} <= send_requests(service, output)
+    secrets = backends.secrets()
+    environment = secrets if log_format == "text" else in_files(secrets, tmp_path)
+    environment |= {"LOG_FORMAT": log_format, "RETRY_ATTEMPTS": "1", "RATE_LIMIT": "1000/minute"}
+    with searched(tmp_path / "log", environment) as (service, send):
+        assert {200, 201, 400, 404, 409, 415} <= send()
         redis_changes_its_password(backends)
-        send_requests(service, output)
+        send()
         backends.redis.stop()
-        assert 200 in send_requests(service, output)
-        database_loses_a_table(backends)
-        assert 500 in send_requests(service, output)
+        assert 200 in send()
+        run(backends.postgres, "DROP TABLE users CASCADE")
+        assert 500 in send()  # with a traceback in the log
         backends.postgres.stop()
-        assert 503 in send_requests(service, output)
+        assert 503 in send()
     assert "Traceback" in service.log
-    output.assert_no_secret()
 
 
 def test_wrong_password_is_not_repeated(backends: Backends, tmp_path: Path) -> None:
-    output = Output()
-    environment = by_file(backends.secrets("d4tabase-Pa55word, but wrong"), tmp_path)
-    environment |= {"LOG_LEVEL": "DEBUG", "WEB_CONCURRENCY": "1"}
-    with recorded(output, tmp_path / "log", environment) as service:
-        assert 503 in send_requests(service, output)
+    wrong = in_files(backends.secrets("d4tabase-Pa55word, but wrong"), tmp_path)
+    with searched(tmp_path / "log", wrong) as (service, send):
+        assert 503 in send()
     assert "password authentication failed" in service.log
-    output.assert_no_secret()
 
 
 @pytest.mark.parametrize(
@@ -191,16 +161,14 @@ def test_wrong_password_is_not_repeated(backends: Backends, tmp_path: Path) -> N
 def test_unreachable_redis_of_any_form_and_collector_are_logged_without_passwords(
     backends: Backends, tmp_path: Path, form: str
 ) -> None:
-    output = Output()
-    environment = backends.secrets() | {"REDIS_URL": form.format(port=backends.redis.port)}
-    environment |= {"LOG_LEVEL": "DEBUG", "RATE_LIMIT": "1000/minute", "WEB_CONCURRENCY": "1"}
-    environment |= {
+    environment = backends.secrets() | {
+        "REDIS_URL": form.format(port=backends.redis.port),
+        "RATE_LIMIT": "1000/minute",
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://users:{REDIS_PASSWORD}@127.0.0.1:1",
         "OTEL_EXPORTER_OTLP_HEADERS": f"api-key={CURSOR_KEY}",
         "OTEL_BSP_SCHEDULE_DELAY": "100",
     }
-    with recorded(output, tmp_path / "log", environment) as service:
-        assert {200, 201, 400, 404, 409, 415} <= send_requests(service, output)
+    with searched(tmp_path / "log", environment) as (service, send):
+        assert {200, 201, 400, 404, 409, 415} <= send()
         eventually(lambda: "opentelemetry" in service.log)
     assert "page cache bypassed" in service.log
-    output.assert_no_secret()

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,19 +9,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from dev.ports import free_port
 from tests.collector import Collector, Span, collecting
-from tests.e2e.service import (
-    GUNICORN,
-    SERVICE,
-    RunningService,
-    clean_environment,
-    free_port,
-    running,
-)
+from tests.e2e.service import GUNICORN, RunningService, Start, run
 from tests.waiting import eventually
 
 URL = "/api/v1/users"
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+TRACEPARENT = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
 SERVER, CLIENT = 2, 3  # SpanKind of the protocol
 LIMITED = {
     "RATE_LIMIT_WRITES": "1000/minute",
@@ -39,16 +33,10 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture
-def traced(
-    tmp_path: Path, environment: dict[str, str], collector: Collector
-) -> Iterator[RunningService]:
+def traced(start: Start, collector: Collector) -> Iterator[RunningService]:
     switch = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "LOG_FORMAT": "json"}
-    with running(tmp_path / "log", environment | QUICKLY | LIMITED | switch) as started:
+    with start(**QUICKLY, **LIMITED, **switch) as started:
         yield started
-
-
-def traceparent(trace: str = TRACE) -> dict[str, str]:
-    return {"traceparent": f"00-{trace}-{PARENT}-01"}
 
 
 def by_system(spans: list[Span], system: str) -> list[Span]:
@@ -60,7 +48,7 @@ def test_request_is_one_trace_with_http_sql_and_redis(
 ) -> None:
     httpx.get(traced.url + URL)  # creates the generation
     httpx.post(traced.url + URL, json={"username": "ada", "email": "ada@example.com"})
-    answer = httpx.get(traced.url + URL, headers=traceparent())
+    answer = httpx.get(traced.url + URL, headers=TRACEPARENT)
     assert answer.headers["X-Cache"] == "MISS"
     eventually(lambda: len(collector.trace(TRACE)) == 4)
     spans = collector.trace(TRACE)
@@ -87,7 +75,7 @@ def test_no_span_contains_input_or_a_secret(
 ) -> None:
     ada = {"username": "lovelace", "email": "countess@example.com"}
     subject = {"X-Subject": "name-of-the-client"}
-    with httpx.Client(base_url=traced.url, headers=traceparent() | subject) as http:
+    with httpx.Client(base_url=traced.url, headers=TRACEPARENT | subject) as http:
         key = {"Idempotency-Key": "secret-of-the-client"}
         assert http.post(URL, json=ada, headers=key).status_code == 201
         assert http.post(URL, json=ada).status_code == 409
@@ -116,45 +104,37 @@ def test_probes_are_not_traced_and_a_trace_begins_where_none_came_in(
     assert [(span.name, span.parent_id) for span in servers] == [(f"GET {URL}", "")]
 
 
-def test_remaining_spans_are_exported_at_the_stop(
-    tmp_path: Path, environment: dict[str, str], collector: Collector
+def test_remaining_spans_are_exported_at_the_stop_and_ids_are_in_the_text_log(
+    start: Start, collector: Collector
 ) -> None:
     switch = {
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{collector.url}/v1/traces",
         "OTEL_BSP_SCHEDULE_DELAY": "60000",
         "OTEL_SERVICE_NAME": "another-name",
     }
-    with running(tmp_path / "log", environment | switch) as service:
-        httpx.get(service.url + URL, headers=traceparent())
+    with start(**switch) as service:
+        httpx.get(service.url + URL, headers=TRACEPARENT)
         assert collector.trace(TRACE) == []
         assert service.stop() == 0
     assert {span.service for span in collector.trace(TRACE)} == {"another-name"}
+    line = rf"GET {URL} 200 .* request_id=\w+ trace_id={TRACE} span_id=[0-9a-f]{{16}}\n"
+    assert re.search(line, service.log)
 
 
 @pytest.mark.parametrize("fault", ["refuses", "hangs"])
 def test_collector_that_is_away_delays_neither_requests_nor_the_stop(
-    tmp_path: Path, environment: dict[str, str], collector: Collector, fault: str
+    start: Start, collector: Collector, fault: str
 ) -> None:
     collector.hangs = 60
     url = collector.url if fault == "hangs" else f"http://127.0.0.1:{free_port()}"
     switch = {"OTEL_EXPORTER_OTLP_ENDPOINT": url, "OTEL_BSP_MAX_QUEUE_SIZE": "512"}
     with (
-        running(tmp_path / "log", environment | QUICKLY | switch) as service,
+        start(**QUICKLY, **switch) as service,
         httpx.Client(base_url=service.url) as http,
     ):
         # The timeouts of httpx and of stop() are shorter than the collector hangs.
         assert {http.get(URL).status_code for _ in range(300)} == {200}
         assert service.stop() == 0
-
-
-def test_text_log_has_the_ids(
-    tmp_path: Path, environment: dict[str, str], collector: Collector
-) -> None:
-    switch = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
-    with running(tmp_path / "log", environment | QUICKLY | switch) as service:
-        httpx.get(service.url + URL, headers=traceparent())
-        line = rf"GET {URL} 200 .* request_id=\w+ trace_id={TRACE} span_id=[0-9a-f]{{16}}\n"
-        eventually(lambda: re.search(line, service.log) is not None)
 
 
 # redis-py itself imports the metrics SDK if it is installed.
@@ -183,31 +163,14 @@ print("loaded:", any(name.startswith("opentelemetry") for name in sys.modules.ke
 def test_opentelemetry_is_loaded_only_for_tracing(
     environment: dict[str, str], variables: dict[str, str], is_loaded: bool
 ) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", ONE_REQUEST],
-        cwd=SERVICE,
-        env=clean_environment() | environment | variables,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = run([sys.executable, "-c", ONE_REQUEST], environment | variables)
     assert f"loaded: {is_loaded}" in ended.stdout, ended.stderr
 
 
 def test_tracing_without_its_packages_stops_the_start_with_one_line(tmp_path: Path) -> None:
     (tmp_path / "opentelemetry").mkdir()
     (tmp_path / "opentelemetry" / "__init__.py").touch()  # hides the packages
-    asking = {"OTEL_TRACES_EXPORTER": "otlp", "PYTHONPATH": str(tmp_path)}
-    ended = subprocess.run(
-        GUNICORN,
-        cwd=SERVICE,
-        env=clean_environment() | asking,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    ended = run(GUNICORN, {"OTEL_TRACES_EXPORTER": "otlp", "PYTHONPATH": str(tmp_path)})
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1
     assert ended.stderr.startswith("user-service: OTEL_* asks for traces")
