@@ -128,6 +128,7 @@ from user_service.observability.metrics import Metrics
 metrics = Metrics(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
 to_child, to_parent = os.pipe(), os.pipe()
 if os.fork() == 0:
+    metrics.breaker_listener("redis")("open")
     for ready in (0, 1):
         os.read(to_child[0], 1)
         metrics.ready.set(ready)
@@ -141,11 +142,16 @@ for _ in range(2):
     print(generate_latest(metrics.collector).decode())
 os.write(to_child[1], b".")
 os.wait()
+print(generate_latest(metrics.collector).decode())
 """
 
 
-def test_readiness_is_the_latest_result_of_any_process(tmp_path: Path) -> None:
+def test_readiness_is_the_latest_of_all_living_processes_and_a_breaker_the_worst(
+    tmp_path: Path,
+) -> None:
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics")}
     command = [sys.executable, "-c", TWO_PROCESSES]
     told = subprocess.check_output(command, cwd=SERVICE, env=environment, text=True)
-    assert re.findall(r"^user_service_ready (\d)", told, re.MULTILINE) == ["0", "1"]
+    assert re.findall(r"^user_service_ready (\d)", told, re.MULTILINE) == ["0", "1", "1"]
+    breaker = r'^user_service_circuit_breaker_state{dependency="redis"} (\d)'
+    assert re.findall(breaker, told, re.MULTILINE) == ["2", "2", "0"]

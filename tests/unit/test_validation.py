@@ -5,16 +5,18 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode
 
 import pytest
+from flask import Flask, Response
 from werkzeug.exceptions import ClientDisconnected
 from werkzeug.test import create_environ
 
 from user_service.errors import InvalidInput, MalformedBody, UnsupportedBody
 from user_service.web.requests.schemas import ListQuery, UserPatch, UserWrite
-from user_service.web.requests.validation import json_object, parse_body, parse_query
+from user_service.web.requests.validation import json_object, parse_body, parse_query, validated
+from user_service.web.services import Services, attach
 
 ADA = b'{"username": "ada", "email": "ada@example.com"}'
 
@@ -230,3 +232,14 @@ class TestParseQuery:
     def test_tells_made_up_names_back_in_64_characters_at_most(self, text: str) -> None:
         name = "x" * 1000
         assert list(errors_of(lambda: parse_query(ListQuery, text.format(name)))) == [name[:64]]
+
+
+def test_view_that_takes_no_body_does_not_look_at_one() -> None:
+    @validated
+    def view(services: object) -> Response:
+        return Response("fine")
+
+    app = Flask("test")
+    attach(app, cast("Services", None))
+    with app.test_request_context(data=b"{", content_type="text/html"):
+        assert view().data == b"fine"
