@@ -6,9 +6,11 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg2
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 from psycopg2.extensions import cursor
 from pytest_mock import MockerFixture
+from werkzeug.test import Client
 
 from tests.integration.users import GRACE, URL, USER, create
 from tests.responses import fields_of, json_of, problem_of
@@ -47,14 +49,24 @@ class TestReplace:
         assert after == {**before, **GRACE, "updated_at": after["updated_at"]}
         assert after["updated_at"] > before["updated_at"]
 
+    @pytest.mark.parametrize(
+        ("holding", "ending"),
+        [
+            (
+                "UPDATE users SET email = 'first@example.com' WHERE id = 1",
+                "UPDATE users SET updated_at = DEFAULT WHERE id = 1 RETURNING updated_at",
+            ),
+            ("SELECT FROM users WHERE id = 1 FOR UPDATE", "SELECT clock_timestamp()"),
+        ],
+    )
     def test_is_dated_after_the_wait_for_it(
-        self, client: FlaskClient, admin: cursor, database_url: str
+        self, client: FlaskClient, admin: cursor, database_url: str, holding: str, ending: str
     ) -> None:
-        """The other session dates its change after the start of the statement that waits for it."""
+        """The other session ends after the start of the statement that waits for it."""
         create(client, "ada")
         with closing(psycopg2.connect(database_url)) as other, ThreadPoolExecutor(1) as thread:
             locking = other.cursor()
-            locking.execute("UPDATE users SET email = 'first@example.com' WHERE id = 1")
+            locking.execute(holding)
             later = thread.submit(client.patch, USER, json={"username": "grace"})
 
             def is_waiting() -> bool:
@@ -65,9 +77,7 @@ class TestReplace:
                 return admin.fetchone() == (1,)
 
             eventually(is_waiting)
-            locking.execute(
-                "UPDATE users SET updated_at = clock_timestamp() WHERE id = 1 RETURNING updated_at"
-            )
+            locking.execute(ending)
             ((first,),) = locking.fetchall()
             other.commit()
             assert datetime.fromisoformat(json_of(later.result(20))["updated_at"]) > first
@@ -99,6 +109,14 @@ def test_delete_answers_nothing_and_the_second_time_not_found(client: FlaskClien
     assert "Content-Type" not in gone.headers
     problem_of(client.delete(USER), 404)
     problem_of(client.get(USER), 404)
+
+
+def test_delete_whose_body_breaks_off_is_not_executed(app: Flask, client: FlaskClient) -> None:
+    create(client, "ada")
+    # A plain client: the document describes no answer to a message that is incomplete.
+    broken_off = {"data": b"{}", "environ_overrides": {"CONTENT_LENGTH": "50"}}
+    problem_of(Client(app).delete(USER, **broken_off), 400)
+    assert client.get(USER).status_code == 200
 
 
 class TestList:

@@ -418,7 +418,6 @@ class TestBreaker:
             (transact, "COMMIT", TOO_SLOW, OutcomeUnknown),
             (transact, "COMMIT", error_with("57P01"), OutcomeUnknown),
         ],
-        ids=repr,
     )
     def test_counts_every_kind_of_silence(  # noqa: PLR0913, PLR0917 -- fixtures
         self,

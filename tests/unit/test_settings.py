@@ -125,6 +125,7 @@ NO_URLS = {
     "DATABASE_REPLICA_URL": ["host=db user=users password={}"],
     "REDIS_URL": [
         *("postgresql://users:{}@host/users", "redis://:p@{}@host:6379/0"),
+        "redis://:p\uff20{}@host:6379/0",
         *("redis://:{}]@host:6379/0", "redis+cluster://:[{}@host:6379", "unix://run?password={}"),
         *("redis+sentinel://:{}@host:26379,other:26379", "redis+sentinel://:{}@host:26379/"),
         *("redis+sentinel://:{}@host:26379/users/first", "redis+sentinel://:{}@host:26379,/users"),

@@ -47,7 +47,7 @@ _POSTGRES_URL = re.compile(
 )
 # One "@" before the path, behind a user and a password without special characters; or none before
 # the query. At others libpq and redis-py split a password, and their messages repeat a part of it.
-_ENCODED = re.compile(r"[a-z+]+://(?:[^@/?#\[\]]*@[^@/?#]*(?:[/?].*)?|[^@?#]*(?:\?.*)?)")
+_ENCODED = re.compile(r"(?=[ -~]+$)[a-z+]+://(?:[^@/?#\[\]]*@[^@/?#]*(?:[/?].*)?|[^@?#]*(?:\?.*)?)")
 
 
 def _origins(value: str | frozenset[str]) -> frozenset[str]:

@@ -35,10 +35,15 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 LOOK_SECONDS = 10.0
 
 # An index on a large table takes as long as it takes. PostgreSQL 14 and newer end the statement of
-# a client that has gone; others do not know the setting, or cannot on their platform.
+# a client that has gone; others do not know the setting, or cannot on their platform. PostgreSQL 17
+# has a time-out for transactions.
 _SETTINGS = """
     SET LOCAL statement_timeout = 0;
     SET LOCAL idle_in_transaction_session_timeout = 0;
+    DO $$ BEGIN
+        SET LOCAL transaction_timeout = 0;
+    EXCEPTION WHEN undefined_object THEN NULL;
+    END $$;
     DO $$ BEGIN
         SET LOCAL client_connection_check_interval = '1s';
     EXCEPTION WHEN undefined_object OR invalid_parameter_value THEN NULL;
@@ -91,7 +96,8 @@ def _apply_pending(dsn: str, folder: Path) -> list[str]:
     with closing(connect(dsn)) as connection, connection.cursor() as cursor:
         if not _pending(cursor, folder):  # a start with nothing to do neither waits nor writes
             return []
-        cursor.execute("BEGIN")
+        # A snapshot from before the wait for the lock would not show what was applied meanwhile.
+        cursor.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
         cursor.execute(_SETTINGS)
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
         cursor.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))

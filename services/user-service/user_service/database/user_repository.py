@@ -73,8 +73,6 @@ _UPDATE = """
     WHERE id = %(id)s AND {precondition} AND ({changed}) IS DISTINCT FROM ({values}) AND {unchanged}
     RETURNING {user}
 """
-# Not now(), the start of the statement: an earlier change may have held the row since then.
-_CHANGED_NOW = "updated_at = greatest(clock_timestamp(), updated_at + interval '1 microsecond')"
 # As User.revision has it.
 _REVISION = (
     "id || '-' || version || '-' || to_hex((extract(epoch FROM updated_at) * 1000000)::bigint)"
@@ -363,7 +361,7 @@ def _update_statement(
     unchanged = [f"{name} = %(known_{name})s" for name in given]
     return composed(
         _UPDATE,
-        assignments=", ".join([*assignments, _CHANGED_NOW]),
+        assignments=", ".join(assignments),
         precondition=_PRECONDITION,
         changed=", ".join(changed),
         values=_placeholders(changed),

@@ -38,7 +38,10 @@ def valid_username(text: str) -> str:
         )
     _refuse_invisible(name)
     _require_visible(name)
-    if len(canonical_username(name).strip()) < USERNAME_MIN_LENGTH:
+    canonical = canonical_username(name)
+    if canonical != canonical.strip():
+        raise ValueError("must not begin or end with a space in canonical form")
+    if len(canonical) < USERNAME_MIN_LENGTH:
         raise ValueError(f"must have at least {USERNAME_MIN_LENGTH} characters in canonical form")
     return name
 

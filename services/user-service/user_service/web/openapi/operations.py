@@ -132,7 +132,7 @@ REQUEST_HEADERS: Mapping[str, Object] = {
         "Name of this write, unique to it, so that sending it again does it once; with or without"
         " quotation marks. Kept 24 hours",
         '"8e03978e-40d5-43e8-bc93-6894a57f9324"',
-        pattern=r'^([!#-+\--\[\]-~]{1,255}|"([ !#-\[\]-~]|\\["\\]){1,255}")$',
+        pattern=r'^([!#-+\--\[\]-~]{1,255}|"([ !#-+\--\[\]-~]|\\["\\]){1,255}")$',
     ),
     "If-Match": header("Write only if the user still has this ETag; otherwise 412", _ETAG),
     "If-None-Match": header(

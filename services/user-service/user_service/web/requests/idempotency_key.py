@@ -9,14 +9,15 @@ from user_service.domain.idempotency import KeyedRequest, fingerprint
 from user_service.errors import InvalidInput
 
 # A string with parameters, which have no meaning here (RFC 9651, sections 3.1.2 and 3.3.3).
-_STRING = r'"((?:[ !#-\[\]-~]|\\["\\])*)"'
+# Servers join repeated header lines by commas, so no comma may be part of it.
+_STRING = r'"((?:[ !#-+\--\[\]-~]|\\["\\])*)"'
 _PARAMETER = (
-    r" *; *[a-z*][a-z0-9_.*-]*"
+    r"; *[a-z*][a-z0-9_.*-]*"
     rf"(?:=(?:{_STRING}|%{_STRING}|[A-Za-z*][!#-'*+\-.^-z|~0-9A-Z:/]*"
     r"|@?-?[0-9]{1,15}(?:\.[0-9]{1,3})?|:[A-Za-z0-9+/=]*:|\?[01]))?"
 )
 _ITEM = re.compile(rf" *{_STRING}(?:{_PARAMETER})* *")
-# The same without quotation marks. Servers join repeated header lines by commas.
+# The same without quotation marks.
 _BARE = re.compile(r"([!#-+\--\[\]-~]+)")
 _MAX_LENGTH = 255
 

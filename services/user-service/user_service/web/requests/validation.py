@@ -64,6 +64,8 @@ def validated(view: View) -> View:
             arguments["query"] = query
         if body_model is not None:
             arguments["body"] = parse_body(body_model, request.environ)
+        elif request.method == "DELETE":  # one whose message breaks off must not be executed
+            limited_body(request.environ)
         return view(services(), **arguments)
 
     return call
