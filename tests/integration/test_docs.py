@@ -26,9 +26,7 @@ def test_document_is_served_with_an_etag(client: FlaskClient) -> None:
     assert client.get(DOCUMENT).data == got.data
 
 
-def test_root_leads_to_a_page_that_allows_only_its_own_files(client: FlaskClient) -> None:
-    root = client.get("/")
-    assert (root.status_code, root.headers["Location"]) == (302, DOCS)
+def test_page_allows_only_its_own_files(client: FlaskClient) -> None:
     page = client.get(DOCS)
     assert page.mimetype == "text/html"
     (policy,) = page.headers.getlist("Content-Security-Policy")

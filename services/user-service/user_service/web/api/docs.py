@@ -6,9 +6,8 @@ from importlib.metadata import distribution, version
 from pathlib import Path
 
 import orjson
-from flask import Blueprint, Response, current_app, redirect, render_template, request, url_for
+from flask import Blueprint, Response, current_app, render_template, request
 from werkzeug.exceptions import NotFound
-from werkzeug.wrappers import Response as WerkzeugResponse
 
 from user_service.web.openapi.document import document
 from user_service.web.openapi.operations import Answer, documented, undocumented
@@ -42,13 +41,6 @@ def get_openapi() -> Response:
     if client_has(etag, request.headers):
         return Response(status=304, headers=headers)
     return Response(body, mimetype=JSON, headers=headers)
-
-
-@blueprint.get("/")
-@undocumented("for people")
-def get_root() -> WerkzeugResponse:
-    """Lead to the documentation."""
-    return redirect(url_for("docs.get_docs"))
 
 
 @blueprint.get("/docs")
