@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -104,8 +104,8 @@ def test_pending_ones_are_applied_in_the_order_of_their_names(dsn: str, folder: 
     write(folder, "0003_moons", "CREATE TABLE moons (of text REFERENCES planets)")
     with pytest.raises(Unavailable, match="0003_moons, 0010_moons"):
         require_migrated(dsn, folder)
-    # The role's time-out is for the service's statements.
-    hasty = make_dsn(dsn, options="-c statement_timeout=100ms")
+    # The role's time-outs are for the service's statements.
+    hasty = make_dsn(dsn, options="-c statement_timeout=100ms -c transaction_timeout=200ms")
     assert migrate(hasty, folder) == ["0003_moons", "0010_moons"]
     require_migrated(dsn, folder)
     (folder / "0010_moons.sql").unlink()  # the release before, after a roll-back
@@ -152,20 +152,38 @@ def test_lock_of_a_table_is_asked_for_after_growing_pauses_in_which_others_work(
     migrate(dsn, folder)
     write(folder, "0003_mass", "ALTER TABLE planets ADD COLUMN mass float")
     pauses: list[float] = []
-    with closing(psycopg2.connect(dsn)) as dump:
+    others: list[Future[list[str]]] = []
+    with closing(psycopg2.connect(dsn)) as dump, ThreadPoolExecutor(1) as threads:
         dump.cursor().execute("SELECT * FROM planets")  # and its lock until the end
 
         def pause(seconds: float) -> None:
+            if not pauses:  # another process waits instead of asking for the table too
+                others.append(threads.submit(migrate, dsn, folder))
+            eventually(lambda: waiting(dsn, "advisory") == 1)
             pauses.append(seconds)
             assert query(dsn, "SELECT name FROM planets") == ["Earth"]
             if len(pauses) == 3:
                 dump.rollback()
 
         assert migrate(dsn, folder, sleep=pause) == ["0003_mass"]
+        assert others[0].result(30) == []
     assert pauses == [1, 2, 4]
     warnings = [each.message for each in caplog.records if each.levelname == "WARNING"]
     reason = "canceling statement due to lock timeout"
     assert warnings == [f"migrations wait for a lock of another session: {reason}"]
+
+
+def test_processes_that_start_at_once_apply_each_once_whatever_the_isolation(
+    dsn: str, folder: Path
+) -> None:
+    strict = make_dsn(dsn, options="-c default_transaction_isolation=serializable")
+    with closing(psycopg2.connect(dsn)) as other, ThreadPoolExecutor(3) as threads:
+        other.cursor().execute("SELECT pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
+        starts = [threads.submit(migrate, strict, folder) for _ in range(3)]
+        eventually(lambda: waiting(dsn, "advisory") == 3)
+        other.rollback()
+        results = sorted(each.result(30) for each in starts)
+    assert results == [[], [], ["0001_planets", "0002_earth"]]
 
 
 def test_nothing_pending_needs_neither_lock_nor_write(dsn: str, folder: Path) -> None:

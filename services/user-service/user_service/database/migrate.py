@@ -59,20 +59,25 @@ def migrate(
     """Apply the pending migrations and return their names, oldest first.
 
     While another session holds a lock that one of them needs, all of them are rolled back, and
-    tried again after growing pauses. Raise ConnectionLost if the database is away, and
-    psycopg2.Error if it refuses a migration.
+    tried again after growing pauses. Other processes wait for this one meanwhile. Raise
+    ConnectionLost if the database is away, and psycopg2.Error if it refuses a migration.
     """
     dsn = with_session_defaults(make_dsn(dsn, application_name="user-service migrations"), None)
-    pause = FIRST_PAUSE
-    while True:
-        try:
-            return _apply_pending(dsn, folder)
-        except LockNotAvailable as error:
-            if pause == FIRST_PAUSE:
-                reason = error.diag.message_primary
-                log.warning("migrations wait for a lock of another session: %s", reason)
-        sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE)
+    # Closing the connection rolls back whatever was not committed.
+    with closing(connect(dsn)) as connection, connection.cursor() as cursor:
+        if not _pending(cursor, folder):  # a start with nothing to do neither waits nor writes
+            return []
+        # A snapshot from before the wait for the lock would not show what was applied meanwhile.
+        cursor.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+        cursor.execute(_SETTINGS)
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
+        cursor.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
+        pause = FIRST_PAUSE
+        while (applied := _attempt(cursor, folder, is_first=pause == FIRST_PAUSE)) is None:
+            sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+        cursor.execute("COMMIT")
+        return applied
 
 
 def require_migrated(dsn: str, folder: Path = MIGRATIONS) -> None:
@@ -91,23 +96,21 @@ def require_migrated(dsn: str, folder: Path = MIGRATIONS) -> None:
         raise Unavailable(f"migrations are pending: {', '.join(file.stem for file in pending)}")
 
 
-def _apply_pending(dsn: str, folder: Path) -> list[str]:
-    # Closing the connection rolls back whatever was not committed.
-    with closing(connect(dsn)) as connection, connection.cursor() as cursor:
-        if not _pending(cursor, folder):  # a start with nothing to do neither waits nor writes
-            return []
-        # A snapshot from before the wait for the lock would not show what was applied meanwhile.
-        cursor.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-        cursor.execute(_SETTINGS)
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
-        cursor.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
+def _attempt(cursor: cursor, folder: Path, *, is_first: bool) -> list[str] | None:
+    """Apply the pending migrations and return their names, or None if a lock is not available."""
+    cursor.execute("SAVEPOINT attempt")
+    try:
         cursor.execute(
             "CREATE TABLE IF NOT EXISTS schema_migrations ("
             " name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
         )
-        applied = [_apply(cursor, file) for file in _pending(cursor, folder)]
-        cursor.execute("COMMIT")
-        return applied
+        return [_apply(cursor, file) for file in _pending(cursor, folder)]
+    except LockNotAvailable as error:
+        if is_first:
+            reason = error.diag.message_primary
+            log.warning("migrations wait for a lock of another session: %s", reason)
+        cursor.execute("ROLLBACK TO SAVEPOINT attempt")
+        return None
 
 
 def _pending(cursor: cursor, folder: Path) -> list[Path]:
