@@ -21,7 +21,13 @@ from tempfile import TemporaryDirectory, TemporaryFile, gettempdir
 
 from user_service.observability import logs
 from user_service.observability.metric_files import files_in, reserve
-from user_service.settings import Launch, settings_or_exit, share_no_metrics
+from user_service.settings import (
+    InvalidSettings,
+    Launch,
+    load_settings,
+    settings_or_exit,
+    share_no_metrics,
+)
 
 log = logging.getLogger("user_service.serve")
 
@@ -136,7 +142,7 @@ def supervise(
             stop_at = None
             continue
         if received == signal.SIGHUP:
-            os.kill(server, signal.SIGHUP)
+            reload(server)
         elif received == signal.SIGCHLD:
             code = reaped(server)
             if is_draining and code == -signal.SIGTERM:  # it had not yet set its signal handlers
@@ -148,6 +154,16 @@ def supervise(
             with suppress(OSError):  # a full disk does not keep the server from stopping
                 drain_file.touch()
             is_draining, stop_at = True, time.monotonic() + drain_delay
+
+
+def reload(server: int) -> None:
+    """Let ``server`` read the settings again, unless they are invalid: it would end."""
+    try:
+        load_settings()
+    except InvalidSettings as error:
+        log.error("not reloading: %s", error)  # noqa: TRY400 -- one line says it all
+    else:
+        os.kill(server, signal.SIGHUP)
 
 
 def reaped(server: int) -> int | None:

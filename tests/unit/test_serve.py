@@ -1,11 +1,13 @@
 """The parent process of a server: its metrics directory and its children."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from pytest_mock import MockerFixture
 
 import serve
 
@@ -21,6 +23,16 @@ def test_metrics_directory_is_made_and_loses_only_metrics(tmp_path: Path) -> Non
     with pytest.raises(SystemExit) as ended:
         serve.emptied(directory / "notes.txt")
     assert ended.value.code == "user-service: PROMETHEUS_MULTIPROC_DIR: File exists"
+
+
+@pytest.mark.parametrize(("port", "signals"), [("5000", [(7, signal.SIGHUP)]), ("none", [])])
+def test_reload_with_invalid_settings_is_refused(
+    monkeypatch: pytest.MonkeyPatch, mocker: MockerFixture, port: str, signals: list[object]
+) -> None:
+    monkeypatch.setenv("PORT", port)
+    kill = mocker.patch("serve.os.kill")
+    serve.reload(7)
+    assert [call.args for call in kill.call_args_list] == signals
 
 
 ORPHANS = """

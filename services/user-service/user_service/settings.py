@@ -252,27 +252,33 @@ class Settings(BaseSettings):
 def settings_or_exit() -> Settings:
     """Return the settings, or end the process with one line that names the invalid variables."""
     try:
-        settings = Settings(**_secrets_of_files())
-        if settings.traces_exporter is not None:  # else, OTEL_* may be meant for a whole cluster
-            _check_tracing(settings)
-    except ValidationError as error:
-        sys.exit(f"user-service: {'; '.join(_complaints(error))}")
+        return load_settings()
     except InvalidSettings as error:
         sys.exit(f"user-service: {error}")
+
+
+def load_settings() -> Settings:
+    """Return the settings, or raise InvalidSettings."""
+    try:
+        settings = Settings(**_secrets_of_files())
+    except ValidationError as error:
+        raise InvalidSettings("; ".join(_complaints(error))) from None
+    if settings.traces_exporter is not None:  # else, OTEL_* may be meant for a whole cluster
+        _check_tracing(settings)
     return settings
 
 
 def current_settings(known: Settings) -> Settings:
     """Return the settings with the present content of secret files; ``known`` if it is invalid."""
     try:
-        return Settings(**_secrets_of_files())
-    except (InvalidSettings, ValidationError):  # as while a file is being replaced
+        return load_settings()
+    except InvalidSettings:  # as while a file is being replaced
         log.warning("a secret file is unreadable or invalid, its former content stays in use")
         return known
 
 
 class InvalidSettings(Exception):
-    """The environment is invalid; the message is one line that names the variable."""
+    """The environment is invalid; the message is one line that names each variable."""
 
 
 def _secrets_of_files() -> dict[str, Any]:
