@@ -47,8 +47,13 @@ def ask(service: RunningService, number: int) -> None:
 
 def directory_of(worker: int) -> Path:
     """Return where a process keeps its metrics, as its memory map shows."""
-    maps = Path(f"/proc/{worker}/maps").read_text()
-    (counters,) = {line.split()[-1] for line in maps.splitlines() if "/counter_" in line}
+
+    def mapped() -> set[str]:
+        maps = Path(f"/proc/{worker}/maps").read_text()
+        return {line.split()[-1] for line in maps.splitlines() if "/counter_" in line}
+
+    eventually(lambda: len(mapped()) == 1)  # a worker that has just started has none
+    (counters,) = mapped()
     return Path(counters).parent
 
 

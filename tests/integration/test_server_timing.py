@@ -63,7 +63,7 @@ def test_pool_and_sql_are_separate_stages(client: FlaskClient, database_url: str
     with database.read():  # the only connection
         waiting = timed(client, "GET", USER)
     assert waiting.keys() == {"pool", "total"}
-    assert 200 <= waiting["pool"] <= waiting["total"]
+    assert 190 <= waiting["pool"] <= waiting["total"]  # a little of DB_POOL_TIMEOUT is over by then
     with database.read() as cursor:
         cursor.execute("SET statement_timeout = 300")
     with users_locked(database_url):
