@@ -107,10 +107,11 @@ def test_cache_counts_bypasses_without_redis(serving: Serve) -> None:
 def test_database_away_opens_the_breaker_and_serves_stale_pages(
     settings: Settings, serving: Serve, redis: redis_py.Redis
 ) -> None:
-    port = urlsplit(settings.database_dsn).port
-    assert port
-    with Proxy(port) as link:
-        through = settings.database_dsn.replace(f":{port}/", f":{link.port}/")
+    database = urlsplit(settings.database_dsn)
+    assert database.port
+    with Proxy(database.port) as link:
+        login, _, _ = database.netloc.rpartition("@")
+        through = database._replace(netloc=f"{login}@127.0.0.1:{link.port}").geturl()
         client = serving(database_url=through, retry_attempts=0)
         client.get(URL)
         link.refuse()
