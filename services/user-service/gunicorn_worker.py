@@ -145,7 +145,8 @@ class Worker(GeventWorker):
         """Serve one request, then let the other connections have their turn."""
         self._connections[gevent.getcurrent()].turn(is_serving=True)
         # RFC 9112, section 3.2; gunicorn itself refuses a repeated Host only.
-        if req.version >= (1, 1) and not dict(req.headers).get("HOST"):
+        has_host = any(value for name, value in req.headers if name == "HOST")
+        if req.version >= (1, 1) and not has_host:
             raise errors.InvalidHeader("HOST")
         if isinstance(req.body.reader, ChunkedReader):
             req.body = ChunkedBody(req, self.log)

@@ -238,7 +238,7 @@ class PageCache:
     def _repair(self) -> None:
         """Invalidate all pages, however long it takes to succeed.
 
-        A failure of another request during the attempt is not made up for by it.
+        An attempt repairs the failures from before it; a failure during it needs another attempt.
         """
         pause = REPAIR_INTERVAL
         while not self._closed.wait(pause):
