@@ -22,7 +22,7 @@ class SingleFlight(Generic[K, V]):
     def run(self, key: K, work: Callable[[], V]) -> V:
         """Return the value of ``work``, done once for all concurrent callers with ``key``.
 
-        If the caller who does the work fails, each of the others does it alone. Raise
+        If that work fails, each of the other callers does it alone. Raise
         DeadlineExceeded if the work takes longer than this caller's deadline.
         """
         with self._lock:

@@ -74,7 +74,7 @@ class Connections:
         self._current_dsn = current_dsn
         self._clock = clock
         self._lock = threading.Lock()
-        self._turns: deque[threading.Lock] = deque()  # one for each waiting caller, who holds it
+        self._turns: deque[threading.Lock] = deque()  # one for each waiting caller
         self._opened: list[connection] = []  # connections that the pool has not seen yet
         self._pool = SimpleConnectionPool(
             0, size, "", connection_factory=lambda _dsn: self._opened.pop(), cursor_factory=Cursor

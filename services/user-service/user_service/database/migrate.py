@@ -63,7 +63,7 @@ def migrate(
     ConnectionLost if the database is away, and psycopg2.Error if it refuses a migration.
     """
     dsn = with_session_defaults(make_dsn(dsn, application_name="user-service migrations"), None)
-    # Closing the connection rolls back whatever was not committed.
+    # Closing the connection rolls back what was not committed.
     with closing(connect(dsn)) as connection, connection.cursor() as cursor:
         if not _pending(cursor, folder):  # a start with nothing to do neither waits nor writes
             return []

@@ -50,7 +50,7 @@ def _optional(model: type[BaseModel], base: type[BaseModel] = _Schema) -> type[B
 
 
 class _GivenMembers(_Schema):
-    """The members that the database sets: who has read a user may send them back unchanged."""
+    """The members that the database sets. Clients may send them back unchanged."""
 
     id: int = Field(ge=1, le=values.BIGINT_MAX, description="the user's own")
     created_at: values.Time = Field(description="the user's own")
