@@ -19,7 +19,7 @@ import redis as redis_py
 from dev.processes import wait_until
 from dev.servers import PostgresServer, RedisServer
 from tests.e2e.service import RunningService, running
-from tests.faults.harness.clients import DEADLINE, Load, Mix, slack
+from tests.faults.harness.clients import DEADLINE, SLACK, Load, Mix
 from tests.faults.harness.figures import Row
 from tests.faults.harness.operations import BAD, Operation
 from tests.faults.harness.processes import Footprint, footprint
@@ -194,7 +194,7 @@ class Scene:
         bad = (each.ended for each in operations if each.outcome in BAD)
         last = max(bad, default=self.ended)
         self.row.recovery = max(0.0, last - self.ended)
-        if self.row.recovery > RECOVERY + slack():
+        if self.row.recovery > RECOVERY + SLACK:
             return [f"still not back {self.row.recovery:.1f} s after the fault"]
         later = any(each.started > last for each in operations)
         return [] if later else ["nothing was answered after the fault"]
