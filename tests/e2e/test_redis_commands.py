@@ -66,9 +66,9 @@ def another(url: str) -> Iterator[PageStore]:
 def test_page_is_claimed_kept_and_put_out_of_date(store: PageStore, another: PageStore) -> None:
     store.check()
     generation = store.current().generation
-    assert [each.look_up(PAGE).is_ours for each in (another, store, another)] == [True, False, True]
+    assert [each.look_up(PAGE).claimed for each in (another, store, another)] == [True, False, True]
     another.give_back(PAGE)
-    assert store.look_up(PAGE).is_ours
+    assert store.look_up(PAGE).claimed
     assert store.store(PAGE, generation, b"body")
     assert store.look_up(PAGE) == Found(generation, None, b"body")
     store.replace_generation(despite_open_breaker=True)

@@ -90,7 +90,7 @@ class TestPages:
         generation = keep(store)
         with out_of_memory(redis):
             assert store.look_up(NAME).body == b"body"
-            assert [each.look_up("page=2").is_ours for each in (store, other)] == [True, True]
+            assert [each.look_up("page=2").claimed for each in (store, other)] == [True, True]
             for write in (store.replace_generation, lambda: store.store(NAME, generation, b"")) * 2:
                 with pytest.raises(RedisFailure, match="maxmemory"):
                     write()
@@ -197,18 +197,18 @@ class TestClaims:
     """A look-up of a page that is not there claims its refill for the process."""
 
     def test_is_of_a_process_page_and_generation(self, store: PageStore, other: PageStore) -> None:
-        owners = [each.look_up(NAME).is_ours for each in (store, other, store, other)]
+        owners = [each.look_up(NAME).claimed for each in (store, other, store, other)]
         assert owners == [True, False, True, False]
         store.settle(store.look_up(NAME).generation, 10)
-        assert not other.look_up(NAME).is_ours
-        assert other.look_up("page=2").is_ours
+        assert not other.look_up(NAME).claimed
+        assert other.look_up("page=2").claimed
         store.replace_generation()
-        assert [each.look_up(NAME).is_ours for each in (other, store)] == [True, False]
+        assert [each.look_up(NAME).claimed for each in (other, store)] == [True, False]
 
     def test_belongs_to_no_child(self, store: PageStore, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert store.look_up(NAME).is_ours
+        assert store.look_up(NAME).claimed
         monkeypatch.setattr("os.getpid", lambda: 1)
-        assert not store.look_up(NAME).is_ours
+        assert not store.look_up(NAME).claimed
 
     def test_store_ends_it_even_if_overtaken(self, store: PageStore, redis: redis_py.Redis) -> None:
         keep(store)
@@ -225,20 +225,20 @@ class TestClaims:
         assert other.store(NAME, before, b"body")
         assert len(claims(redis)) == 1
         store.replace_generation()
-        assert store.look_up(NAME).is_ours
+        assert store.look_up(NAME).claimed
         assert not store.store(NAME, before, b"late")
-        assert not other.look_up(NAME).is_ours
+        assert not other.look_up(NAME).claimed
 
     def test_claim_is_free_when_it_is_given_back_or_runs_out(
         self, store: PageStore, other: PageStore, redis: redis_py.Redis
     ) -> None:
         store.look_up(NAME)
         store.give_back(NAME)
-        assert other.look_up(NAME).is_ours
+        assert other.look_up(NAME).claimed
         (claim,) = claims(redis)
         assert 0 < redis.pttl(claim) <= CLAIM_MILLISECONDS
         redis.pexpire(claim, 1)
-        eventually(lambda: store.look_up(NAME).is_ours)
+        eventually(lambda: store.look_up(NAME).claimed)
 
     def test_that_redis_refuses_is_a_failure(self, store: PageStore, redis: redis_py.Redis) -> None:
         keep(store)
@@ -268,7 +268,7 @@ class TestAge:
         clock.now += seconds
         found = store.look_up(NAME)
         assert (found.body, found.generation) == (b"body" if fresh else None, generation)
-        assert found.is_ours is not fresh  # to be refilled
+        assert found.claimed is not fresh  # to be refilled
         assert store.look_up_stale(NAME) == (b"body" if kept else None)
 
     def test_age_begins_with_each_store_not_a_read(self, store: PageStore, clock: Clock) -> None:

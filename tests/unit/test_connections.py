@@ -14,7 +14,7 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from tests.unit.conftest import Clock
 from tests.waiting import eventually
-from user_service.database.connections import GROW_SECONDS, SHRINK_SECONDS, Connections
+from user_service.database.connections import GROW_SECONDS, SHRINK_SECONDS, ConnectionPool
 from user_service.errors import ConnectionLost, PoolTimeout
 
 SERVICE = Path(__file__).parents[2] / "services" / "user-service"
@@ -57,16 +57,16 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 @pytest.fixture
-def connections(server: Server, clock: Clock) -> Connections:
-    return Connections("dsn", 5, current_dsn=lambda: "dsn", clock=clock)
+def connections(server: Server, clock: Clock) -> ConnectionPool:
+    return ConnectionPool("dsn", 5, current_dsn=lambda: "dsn", clock=clock)
 
 
-def borrow(connections: Connections, timeout: float = 0) -> Any:
-    connections.begin(timeout)
+def borrow(connections: ConnectionPool, timeout: float = 0) -> Any:
+    connections.begin_loan(timeout)
     try:
-        return connections.idle() or connections.open(timeout)
+        return connections.take_idle() or connections.open_new(timeout)
     except BaseException:
-        connections.end(None)
+        connections.end_loan(None)
         raise
 
 
@@ -74,7 +74,7 @@ Wait = Callable[[int], list[Future[Any]]]
 
 
 @pytest.fixture
-def waiting(connections: Connections) -> Iterator[Wait]:
+def waiting(connections: ConnectionPool) -> Iterator[Wait]:
     """Return a function that returns callers which wait for a loan, in order of their arrival."""
     with ThreadPoolExecutor(4) as threads:
 
@@ -91,30 +91,30 @@ def waiting(connections: Connections) -> Iterator[Wait]:
 @pytest.mark.usefixtures("server")
 class TestQueue:
     @pytest.fixture
-    def connections(self) -> Connections:
-        return Connections("dsn", 1, current_dsn=lambda: "dsn")
+    def connections(self) -> ConnectionPool:
+        return ConnectionPool("dsn", 1, current_dsn=lambda: "dsn")
 
     def test_longest_waiting_caller_is_next_and_gets_the_connection(
-        self, connections: Connections, waiting: Wait
+        self, connections: ConnectionPool, waiting: Wait
     ) -> None:
         lent = borrow(connections)
         waits = waiting(3)
         for number, each in enumerate(waits, 1):
-            connections.end(lent)
+            connections.end_loan(lent)
             with pytest.raises(PoolTimeout):  # a new caller does not overtake, whoever runs by now
-                connections.begin()
+                connections.begin_loan()
             assert each.result(LONG) is lent
             assert not any(later.done() for later in waits[number:])
 
-    def test_caller_that_gave_up_leaves_its_turn(self, connections: Connections) -> None:
+    def test_caller_that_gave_up_leaves_its_turn(self, connections: ConnectionPool) -> None:
         lent = borrow(connections)
         with pytest.raises(PoolTimeout, match="no connection came free, all 1 are in use"):
-            connections.begin(0.01)
-        connections.end(lent)
+            connections.begin_loan(0.01)
+        connections.end_loan(lent)
         assert borrow(connections) is lent
 
     def test_loan_that_begins_with_the_time_out_is_taken(
-        self, connections: Connections, monkeypatch: pytest.MonkeyPatch
+        self, connections: ConnectionPool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         lent = borrow(connections)
 
@@ -123,7 +123,7 @@ class TestQueue:
 
             def acquire(self, timeout: float | None = None) -> None:
                 if timeout is not None:
-                    connections.end(lent)
+                    connections.end_loan(lent)
 
             def release(self) -> None: ...
 
@@ -137,20 +137,20 @@ class TestQueue:
         program = """
 from gevent import monkey; monkey.patch_all()
 import gevent, sys
-from user_service.database.connections import Connections
+from user_service.database.connections import ConnectionPool
 
-connections = Connections("", 1, current_dsn=str)
-connections.begin()
-waits = gevent.spawn(connections.begin, 30)
+connections = ConnectionPool("", 1, current_dsn=str)
+connections.begin_loan()
+waits = gevent.spawn(connections.begin_loan, 30)
 gevent.sleep(0)
 if sys.argv[1]:
-    connections.end(None)
+    connections.end_loan(None)
 waits.kill()
 if not sys.argv[1]:
-    connections.end(None)
+    connections.end_loan(None)
 elif waits.successful() and waits.value is None:  # the loan began before it was ended
-    connections.end(None)
-connections.begin()
+    connections.end_loan(None)
+connections.begin_loan()
 assert (connections.lent, connections.waiting) == (1, 0)
 """
         command = [sys.executable, "-c", program, handed_over]
@@ -158,7 +158,9 @@ assert (connections.lent, connections.waiting) == (1, 0)
 
 
 class TestServerWithoutRoom:
-    def test_refuses_the_first_connection(self, connections: Connections, server: Server) -> None:
+    def test_refuses_the_first_connection(
+        self, connections: ConnectionPool, server: Server
+    ) -> None:
         server.room = 0
         for _ in range(3):
             with pytest.raises(ConnectionLost):
@@ -167,7 +169,7 @@ class TestServerWithoutRoom:
 
     def test_connections_that_exist_are_shared(
         self,
-        connections: Connections,
+        connections: ConnectionPool,
         server: Server,
         waiting: Wait,
         caplog: pytest.LogCaptureFixture,
@@ -177,7 +179,7 @@ class TestServerWithoutRoom:
         waits = waiting(4)
         for _ in range(2):
             for each in lent:
-                connections.end(each)
+                connections.end_loan(each)
             lent = [each.result(LONG) for each in waits[:2]]
             del waits[:2]
         assert server.refused == 1  # the others waited without asking
@@ -185,24 +187,28 @@ class TestServerWithoutRoom:
             "connection pool continues with 2 of 5 connections: too many connections"
         ]
 
-    def test_wait_for_another_is_bounded_and_loses_no_loan(self, connections: Connections) -> None:
+    def test_wait_for_another_is_bounded_and_loses_no_loan(
+        self, connections: ConnectionPool
+    ) -> None:
         lent = borrow(connections)
         for timeout in (0, 0.01):
             with pytest.raises(PoolTimeout):
                 borrow(connections, timeout)
         assert connections.lent == 1
-        connections.end(lent)
+        connections.end_loan(lent)
         assert borrow(connections) is lent
 
-    def test_lost_connection_is_opened_again(self, connections: Connections, waiting: Wait) -> None:
+    def test_lost_connection_is_opened_again(
+        self, connections: ConnectionPool, waiting: Wait
+    ) -> None:
         lent = borrow(connections)
         (late,) = waiting(1)
         lent.close()
-        connections.end(lent)
+        connections.end_loan(lent)
         assert late.result(LONG) is not lent
 
     def test_is_asked_again_after_a_while(
-        self, connections: Connections, server: Server, clock: Clock
+        self, connections: ConnectionPool, server: Server, clock: Clock
     ) -> None:
         borrow(connections)
         for refused in (1, 2):
@@ -217,39 +223,39 @@ class TestServerWithoutRoom:
         assert (server.open, connections.lent) == (3, 3)
 
     def test_longest_waiting_caller_asks_again(
-        self, connections: Connections, server: Server, clock: Clock, waiting: Wait
+        self, connections: ConnectionPool, server: Server, clock: Clock, waiting: Wait
     ) -> None:
         borrow(connections)
         (late,) = waiting(1)
         server.room = 2
         clock.now += GROW_SECONDS
         with pytest.raises(PoolTimeout):
-            connections.begin()
+            connections.begin_loan()
         assert late.result(LONG) is server.connections[1]
 
 
 def test_idle_connections_that_were_not_needed_for_a_while_are_closed(
-    connections: Connections, server: Server, clock: Clock
+    connections: ConnectionPool, server: Server, clock: Clock
 ) -> None:
     server.room = 5
     for lent in [borrow(connections) for _ in range(5)]:
-        connections.end(lent)
+        connections.end_loan(lent)
     for _ in range(2):  # the busiest moment of the first period is its beginning
         assert server.open == 5
         clock.now += SHRINK_SECONDS
-        connections.end(borrow(connections))
+        connections.end_loan(borrow(connections))
     for _ in range(5):
-        connections.end(borrow(connections))
+        connections.end_loan(borrow(connections))
     assert server.open == 1
 
 
 def test_burst_after_a_quiet_minute_keeps_what_it_opens(
-    connections: Connections, server: Server, clock: Clock
+    connections: ConnectionPool, server: Server, clock: Clock
 ) -> None:
     server.room = 5
     clock.now += SHRINK_SECONDS
-    connections.end(borrow(connections))
+    connections.end_loan(borrow(connections))
     for _ in range(2):
         for lent in [borrow(connections) for _ in range(5)]:
-            connections.end(lent)
+            connections.end_loan(lent)
     assert len(server.connections) == connections.made == 5

@@ -64,7 +64,7 @@ class FakeStore(PageStore):
         if name in self.claimed_by_others:
             return Found(current, self.lsn)
         self.our_claims.add((name, current))
-        return Found(current, self.lsn, is_ours=True)
+        return Found(current, self.lsn, claimed=True)
 
     def current(self) -> Found:
         return Found(self._called("current"), self.lsn)

@@ -189,7 +189,7 @@ class PageCache:
 
     def _refill(self, name: str, missed: Found, produce: Produce) -> bytes:
         try:
-            found = missed if missed.is_ours else self._wait_for_other_process(name, missed)
+            found = missed if missed.claimed else self._wait_for_other_process(name, missed)
         except RedisFailure as error:
             self._reading.meet(error)
             return produce(missed.lsn)
@@ -198,7 +198,7 @@ class PageCache:
         try:
             body = produce(found.lsn)
         except BaseException:
-            if found.is_ours:
+            if found.claimed:
                 with suppress(RedisFailure):
                     self._store.give_back(name)
             raise
@@ -216,7 +216,7 @@ class PageCache:
             found = self._store.look_up(name)
             if found.body is not None:
                 return found
-            if found.is_ours:
+            if found.claimed:
                 if found.generation == missed.generation:
                     return found._replace(lsn=missed.lsn)
                 # This request read its generation before a write; the claim is for later ones.

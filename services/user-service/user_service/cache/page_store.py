@@ -61,13 +61,13 @@ class Found(NamedTuple):
     """The current generation and, if it is current and fresh, the page's body.
 
     ``lsn`` is the log position a replica must have replayed; None if it is unknown. Without a
-    body, ``is_ours`` tells whether this process has claimed the refill of the page.
+    body, ``claimed`` tells whether this process has claimed the refill.
     """
 
     generation: bytes
     lsn: int | None = None
     body: bytes | None = None
-    is_ours: bool = False
+    claimed: bool = False
 
 
 class Identify(Protocol):
@@ -132,8 +132,8 @@ class PageStore:
         """Return the same for several pages, in one round trip."""
         generation, lsn, pages = self._current(names)
         return {
-            name: Found(generation, lsn, entry and entry[BODY_AT:], bool(is_ours))
-            for name, entry, is_ours in zip(names, pages[::2], pages[1::2], strict=True)
+            name: Found(generation, lsn, entry and entry[BODY_AT:], bool(claimed))
+            for name, entry, claimed in zip(names, pages[::2], pages[1::2], strict=True)
         }
 
     def current(self) -> Found:

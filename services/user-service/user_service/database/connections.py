@@ -40,12 +40,13 @@ class Cursor(cursor):
         super().execute(ahead + query, values)
 
 
-class Connections:
+class ConnectionPool:
     """At most ``size`` connections, opened when needed and lent in FIFO order.
 
-    A loan begins with ``begin``, gets its connection from ``idle`` or else from ``open``, and ends
-    with ``end``. The order is kept here because threading's semaphores and queues are not FIFO: a
-    thread that has just put a connection back takes it again before the waiting threads run.
+    A loan begins with ``begin_loan``, gets its connection from ``take_idle`` or else from
+    ``open_new``, and ends with ``end_loan``. The order is kept here because threading's semaphores
+    and queues are not FIFO: a thread that has just put a connection back takes it again before the
+    waiting threads run.
 
     While the server has no room for more connections, those that exist are shared. The pool keeps
     as many as were lent at once in the last minute, which makes room for other processes.
@@ -91,7 +92,7 @@ class Connections:
         """The number of callers that wait for a loan."""
         return len(self._turns)
 
-    def begin(self, timeout: float = 0.0, *, first: bool = False) -> None:
+    def begin_loan(self, timeout: float = 0.0, *, first: bool = False) -> None:
         """Begin a loan, or raise PoolTimeout if none ends within ``timeout`` seconds.
 
         A caller that has waited before is the ``first`` of the queue, any other the last.
@@ -113,12 +114,12 @@ class Connections:
             turn.acquire(timeout=timeout)
         except BaseException:  # the caller is ended while it waits, as by a server's time-out
             if not self._withdraw(turn):
-                self.end(None)
+                self.end_loan(None)
             raise
         if self._withdraw(turn):
             raise PoolTimeout(f"no connection came free, all {self.lent} are in use")
 
-    def idle(self) -> connection | None:
+    def take_idle(self) -> connection | None:
         """Return the idle connection that was used last, or None if there is none."""
         with self._lock:
             if not self._idle:
@@ -126,7 +127,7 @@ class Connections:
             self._idle -= 1
             return self._pool.getconn()
 
-    def open(self, timeout: float = 0.0) -> connection:
+    def open_new(self, timeout: float = 0.0) -> connection:
         """Return a new connection, or one that has come back since.
 
         If the server refuses it, wait for another one to come back, until ``timeout`` seconds from
@@ -147,7 +148,7 @@ class Connections:
             self._hand_over()
             return self._pool.getconn()
 
-    def forget(self, *useless: connection) -> None:
+    def discard(self, *useless: connection) -> None:
         """Close connections whose loans continue with others."""
         with self._lock:
             for connection in useless:
@@ -155,7 +156,7 @@ class Connections:
                 self._pool.putconn(connection)
                 self._existing -= 1
 
-    def end(self, connection: connection | None) -> None:
+    def end_loan(self, connection: connection | None) -> None:
         """End a loan, and keep its connection if that is open."""
         with self._lock:
             self._most_lent = max(self._most_lent, self.lent)
@@ -180,7 +181,7 @@ class Connections:
         with self._lock:
             taken = [self._pool.getconn() for _ in range(self._idle)]
             self._idle = 0
-        self.forget(*taken)
+        self.discard(*taken)
         return len(taken)
 
     def close(self) -> None:
@@ -214,12 +215,12 @@ class Connections:
             self._grow_at = self._clock() + GROW_SECONDS
             self.lent -= 1
         try:
-            self.begin(until - self._clock(), first=True)
+            self.begin_loan(until - self._clock(), first=True)
         except BaseException:
             with self._lock:
                 self.lent += 1  # the caller ends the loan
             raise
-        return self.idle() or self.open(until - self._clock())
+        return self.take_idle() or self.open_new(until - self._clock())
 
     def _hand_over(self) -> None:
         """Begin loans for the callers that have waited longest."""

@@ -19,7 +19,7 @@ from psycopg2.extensions import (
 )
 
 from user_service.database.connect import must_be_writable, session_settings, with_session_defaults
-from user_service.database.connections import Connections, Cursor, has_become_read_only, is_alive
+from user_service.database.connections import ConnectionPool, Cursor, has_become_read_only, is_alive
 from user_service.database.failures import CONNECTION_IS_USELESS, translated
 from user_service.errors import (
     ConnectionLost,
@@ -98,7 +98,7 @@ class Database:
         self._checkout_timeout = checkout_timeout
         self._preparation = Preparation("the database", lambda: _with_errors_translated(prepare))
         current_dsn = current_dsn or (lambda: dsn)
-        self._connections = Connections(
+        self._pool = ConnectionPool(
             with_session_defaults(dsn, session_timeout),
             size,
             current_dsn=lambda: with_session_defaults(current_dsn(), session_timeout),
@@ -108,12 +108,12 @@ class Database:
     def open(self) -> None:
         """Open a connection. Raise Unavailable if the server is away; later checkouts try again."""
         with self.read():
-            log.info("connection pool opened, for at most %d connections", self._connections.size)
+            log.info("connection pool opened, for at most %d connections", self._pool.size)
 
     def close(self) -> None:
         """Close every idle connection now, and those in use when they come back."""
-        if not self._connections.closed:
-            self._connections.close()
+        if not self._pool.closed:
+            self._pool.close()
             log.info("connection pool closed")
 
     def is_ready(self) -> bool:
@@ -134,11 +134,11 @@ class Database:
     @property
     def connections_made(self) -> int:
         """The number of connections opened so far. Without a new one, the same server answers."""
-        return self._connections.made
+        return self._pool.made
 
     def stats(self) -> PoolStats:
         """Return the size of the pool, the connections in use and the waiting requests."""
-        pool = self._connections
+        pool = self._pool
         return PoolStats(pool.size, pool.lent, pool.waiting)
 
     @contextmanager
@@ -154,7 +154,7 @@ class Database:
         until = time.monotonic() + (min(self._checkout_timeout, time_left) if waits else 0)
         is_full = False
         try:
-            self._connections.begin()
+            self._pool.begin_loan()
         except PoolTimeout:
             is_full = True
             if not waits:
@@ -184,7 +184,7 @@ class Database:
         finally:
             if lent is not None:
                 self._inspect(lent)
-            self._connections.end(lent)
+            self._pool.end_loan(lent)
 
     @contextmanager
     def write(self, statement: str, parameters: Mapping[str, object]) -> Iterator[Cursor]:
@@ -225,12 +225,12 @@ class Database:
         self.breaker.refuse_if_open()  # before waiting in vain
         if not self._was_full:
             self._was_full = True
-            in_use = self._connections.lent
+            in_use = self._pool.lent
             log.warning("connection pool is full: all %d connections are in use", in_use)
         self._metrics.waiting.inc()
         try:
             with stage("pool", self._metrics.checkout.observe):
-                self._connections.begin(until - time.monotonic())
+                self._pool.begin_loan(until - time.monotonic())
         except PoolTimeout:
             self._metrics.timeouts.inc()
             raise
@@ -241,14 +241,14 @@ class Database:
         """Return a connection that works for a loan that has begun."""
         if not self._preparation.is_done:
             # Here, after a fork: each process has a gauge of its own.
-            self._metrics.size.set(self._connections.size)
+            self._metrics.size.set(self._pool.size)
             self._preparation.ensure(self._checkout_timeout)
-        while (idle := self._connections.idle()) is not None:
+        while (idle := self._pool.take_idle()) is not None:
             if is_alive(idle):
                 return idle
-            self._connections.forget(idle)
+            self._pool.discard(idle)
             self._count_replaced(1)
-        return self._connections.open(until - time.monotonic())
+        return self._pool.open_new(until - time.monotonic())
 
     def _retire_after(self, error: psycopg2.Error, lent: connection) -> None:
         """Close what ``error`` has made useless."""
@@ -256,7 +256,7 @@ class Database:
             lent.close()
         if lent.closed:
             # The idle connections have probably met the same end: a retry gets a new one.
-            self._count_replaced(self._connections.close_idle())
+            self._count_replaced(self._pool.close_idle())
 
     def _inspect(self, lent: connection) -> None:
         """Close a connection that is not to be lent again."""
@@ -265,7 +265,7 @@ class Database:
             # Reads alone would never notice a failover.
             log.warning("the database has become read-only, looking for the one that is not")
             lent.close()
-            self._count_replaced(self._connections.close_idle())
+            self._count_replaced(self._pool.close_idle())
         if lent.info.transaction_status != TRANSACTION_STATUS_IDLE:
             lent.close()
             self._count_replaced(1)
