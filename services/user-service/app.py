@@ -128,7 +128,11 @@ def create_services(settings: Settings, current: Callable[[], Settings] | None =
             )
         )
     repository = BatchingUserRepository(database, replica)
-    redis = redis_client(settings.redis_dsn, timeout=settings.redis_timeout)
+    redis = redis_client(
+        settings.redis_dsn,
+        timeout=settings.redis_timeout,
+        current_url=lambda: current().redis_dsn,
+    )
     identity = DatabaseIdentity(database)
     store = BatchingPageStore(
         redis,

@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+import redis as redis_py
 from flask.testing import FlaskClient
 from pydantic import SecretStr
 
@@ -75,6 +76,15 @@ def test_page_is_claimed_kept_and_put_out_of_date(store: PageStore, another: Pag
     assert store.look_up(PAGE).body is None
     assert not store.store(PAGE, generation, b"late")
     assert store.look_up_stale(PAGE) == b"body"
+
+
+def test_login_is_read_again_for_each_connection(url: str) -> None:
+    urls = [url.replace(PASSWORD, "old", 1)]
+    with closing(redis_client(urls[0], timeout=TIMEOUT, current_url=lambda: urls[-1])) as client:
+        with pytest.raises(redis_py.ConnectionError):
+            client.execute("GET", "users:{pages}")
+        urls.append(url)
+        assert client.execute("GET", "users:{pages}") is None
 
 
 def test_position_in_the_log_is_kept_and_only_grows(store: PageStore) -> None:

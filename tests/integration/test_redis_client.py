@@ -10,11 +10,15 @@ import pytest
 import redis as redis_py
 from pytest_mock import MockerFixture
 
+from app import create_app
 from dev.servers import RedisServer
 from tests.faults.harness.proxy import Proxy
+from tests.integration.users import URL
 from tests.servers import Servers
+from tests.waiting import eventually
 from user_service.cache.redis_client import MAX_CONNECTIONS, RedisClient, redis_client
 from user_service.resilience import resolver
+from user_service.web.services import services_of
 
 
 @pytest.fixture
@@ -68,6 +72,37 @@ def test_failed_command_leaves_its_connection_free(own_redis: RedisServer) -> No
                 client.execute("GET", "key")
         own_redis.start()
         assert client.execute("SET", "key", "value")
+
+
+@pytest.mark.parametrize("before", ["", "old"])
+def test_changed_password_is_read_from_its_file(
+    own_redis: RedisServer,
+    before: str,
+    database_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file, address = tmp_path / "url", own_redis.url.partition("@")[2]
+    for name, value in (("DATABASE_URL", database_url), ("REDIS_TIMEOUT", "2")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.setenv("REDIS_URL_FILE", str(file))
+    with redis_py.Redis.from_url(own_redis.url) as admin:
+
+        def change(password: str) -> None:
+            admin.config_set("requirepass", password)
+            admin.client_kill_filter(_type="normal", skipme=True)
+
+        change(before)
+        file.write_text(f"redis://:{before}@{address}" if before else f"redis://{address}")
+        app = create_app()
+        with closing(services_of(app)):
+            client = app.test_client()
+            assert client.get(URL).headers["X-Cache"] == "MISS"
+            change("new")
+            assert client.get(URL).headers["X-Cache"] == "BYPASS"
+            file.write_text(f"redis://:new@{address}\n")
+            eventually(lambda: client.get(URL).headers["X-Cache"] != "BYPASS")
 
 
 @pytest.mark.parametrize("by", ["command", "script"])

@@ -85,26 +85,28 @@ def test_cluster_is_waited_for_no_longer_than_the_time_out(monkeypatch: pytest.M
             release.set()
 
 
-OPTIONS = {"host": "host", "port": 1, "username": "ada", "password": "pw", "db": 2}
+OPTIONS = {"host": "host", "port": 1, "db": 2}
 SENTINELS, NODES = (("a", 26379), ("::1", 7)), (("a", 1), ("b", 6379))
 
 
 @pytest.mark.parametrize(
-    ("url", "topology", "hosts", "options"),
+    ("url", "topology", "hosts", "login", "options"),
     [
-        ("redis://host", Topology.SERVER, (), {"host": "host"}),
-        ("redis://ada:pw@host:1/2", Topology.SERVER, (), OPTIONS),
-        ("unix:///run/r.sock?db=1", Topology.SERVER, (), {"path": "/run/r.sock", "db": 1}),
+        ("redis://host", Topology.SERVER, (), (), {"host": "host"}),
+        ("redis://ada:pw@host:1/2", Topology.SERVER, (), ("ada", "pw"), OPTIONS),
+        ("unix:///run/r.sock?db=1", Topology.SERVER, (), (), {"path": "/run/r.sock", "db": 1}),
         (
             "redis+sentinel://:p%40w@a,[::1]:7/my%2Fusers/3",
             Topology.SENTINEL,
             SENTINELS,
-            {"password": "p@w", "db": 3},
+            ("p@w",),
+            {"db": 3},
         ),
         (
             "rediss+cluster://a:1,b?ssl_ca_certs=/ca",
             Topology.CLUSTER,
             NODES,
+            (),
             {"ssl_ca_certs": "/ca"},
         ),
     ],
@@ -113,10 +115,12 @@ def test_url_is_taken_apart(
     url: str,
     topology: Topology,
     hosts: tuple[tuple[str, int], ...],
+    login: tuple[str, ...],
     options: dict[str, object],
 ) -> None:
     parts = parse_redis_url(url)
-    assert (parts.topology, parts.hosts, parts.options) == (topology, hosts, options)
+    assert (parts.topology, parts.hosts) == (topology, hosts)
+    assert (parts.login, parts.options) == (login, options)
     assert parts.service == ("my/users" if topology is Topology.SENTINEL else "")
     assert issubclass(parts.connection_class, redis.SSLConnection) == url.startswith("rediss")
 

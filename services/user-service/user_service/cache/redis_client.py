@@ -19,6 +19,7 @@ from redis import exceptions as redis_errors
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
 from redis.connection import AbstractConnection
+from redis.credentials import CredentialProvider
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelManagedConnection, SentinelManagedSSLConnection
 
@@ -82,17 +83,30 @@ class RedisClient(ABC):
         self.connections_made = next(self._numbers)
 
 
+class Login(CredentialProvider):
+    """The login of each new connection. A password that changes in a file needs no restart."""
+
+    def __init__(self, current: Callable[[], tuple[str, ...]]) -> None:
+        """Take the function that returns the user and the password, a password, or nothing."""
+        self._current = current
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        """Return the login as it is now."""
+        return cast("tuple[str]", self._current())
+
+
 class MasterClient(RedisClient):
     """Commands to one server, or to the master that Sentinel names."""
 
-    def __init__(self, url: RedisUrl, timeout: float) -> None:
+    def __init__(self, url: RedisUrl, timeout: float, current: Callable[[], RedisUrl]) -> None:
         super().__init__()
         options = _one_attempt(timeout) | {
+            "credential_provider": Login(lambda: current().login),
             "max_connections": url.max_connections or MAX_CONNECTIONS,
             "redis_connect_func": self._on_connect,
         }
         if url.topology is Topology.SENTINEL:
-            self._redis = _master_by_sentinel(url, timeout, options)
+            self._redis = _master_by_sentinel(url, timeout, options, current)
         else:
             self._redis = _redis(url.connection_class, options | url.options)
 
@@ -125,9 +139,10 @@ class ClusterClient(RedisClient):
     and a caller waits for the Redis time-out, lookups of names included.
     """
 
-    def __init__(self, url: RedisUrl, timeout: float) -> None:
+    def __init__(self, url: RedisUrl, timeout: float, current: Callable[[], RedisUrl]) -> None:
         super().__init__()
         self._url = url
+        self._login = Login(lambda: current().login)
         self._timeout = timeout
         size = url.max_connections or CLUSTER_THREADS
         # The executor starts its threads with the first commands, hence after a fork.
@@ -176,6 +191,7 @@ class ClusterClient(RedisClient):
                     require_full_coverage=False,
                     ssl=issubclass(url.connection_class, redis.SSLConnection),
                     redis_connect_func=self._count_connection,
+                    credential_provider=self._login,
                     **(_one_attempt(self._timeout) | url.options),
                 )
             return self._cluster
@@ -245,19 +261,32 @@ class Sentinels(Sentinel):
             self._asking.release()
 
 
-def redis_client(url: str, *, timeout: float) -> RedisClient:
+def redis_client(
+    url: str, *, timeout: float, current_url: Callable[[], str] | None = None
+) -> RedisClient:
     """Return the client for ``url``; ``timeout`` is in seconds, for connecting and each command.
 
-    Raise ValueError if the URL has an option that redis-py does not know.
+    ``current_url`` is called for the login of each new connection. Raise ValueError if the URL has
+    an option that redis-py does not know.
     """
     parts = parse_redis_url(url)
-    is_cluster = parts.topology is Topology.CLUSTER
-    return ClusterClient(parts, timeout) if is_cluster else MasterClient(parts, timeout)
+
+    def current() -> RedisUrl:
+        try:
+            return parts if current_url is None else parse_redis_url(current_url())
+        except ValueError as error:
+            raise redis.AuthenticationError(str(error)) from error
+
+    client = ClusterClient if parts.topology is Topology.CLUSTER else MasterClient
+    return client(parts, timeout, current)
 
 
-def _master_by_sentinel(url: RedisUrl, timeout: float, options: dict[str, Any]) -> redis.Redis:
+def _master_by_sentinel(
+    url: RedisUrl, timeout: float, options: dict[str, Any], current: Callable[[], RedisUrl]
+) -> redis.Redis:
     tls_options = {name: url.options[name] for name in url.options if name.startswith("ssl_")}
-    asking = _one_attempt(timeout) | url.sentinel_login | tls_options
+    login = Login(lambda: current().sentinel_login)
+    asking = _one_attempt(timeout) | {"credential_provider": login} | tls_options
     sentinels = [
         _redis(url.connection_class, {**asking, "host": host, "port": port})
         for host, port in url.hosts

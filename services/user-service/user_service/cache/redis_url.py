@@ -32,17 +32,18 @@ DEFAULT_PORTS = {Topology.SENTINEL: 26379, Topology.CLUSTER: 6379}
 class RedisUrl:
     """A Redis URL in its parts.
 
-    ``options`` are redis-py's, for a connection of ``connection_class`` to Redis itself.
-    ``hosts`` are the sentinels, which know the master as ``service``, or nodes of the Cluster; a
-    single server is among the ``options``. ``max_connections`` belongs to the pool; it is None
-    unless the URL names it.
+    ``options`` are redis-py's, for a connection of ``connection_class`` to Redis itself. A login is
+    a user and a password, a password alone, or nothing. ``hosts`` are the sentinels, which know
+    the master as ``service``, or nodes of the Cluster; a single server is among the ``options``.
+    ``max_connections`` belongs to the pool; it is None unless the URL names it.
     """
 
     topology: Topology
     connection_class: type[AbstractConnection]
     options: dict[str, Any]
     max_connections: int | None
-    sentinel_login: dict[str, str]
+    login: tuple[str, ...]
+    sentinel_login: tuple[str, ...]
     hosts: tuple[Host, ...] = ()
     service: str = ""
 
@@ -68,16 +69,19 @@ def _parsed(
     connection_class: type[AbstractConnection] = options.pop("connection_class", Connection)
     max_connections = options.pop("max_connections", None)
     options.pop("timeout", None)  # of a wait for a free connection; there is none
-    login = {
-        name: options.pop(f"sentinel_{name}")
-        for name in ("username", "password")
-        if f"sentinel_{name}" in options
-    }
+    login, sentinel_login = _login(options, ""), _login(options, "sentinel_")
     try:  # redis-py itself would refuse an unknown option only at the first command
         connection_class(**options)
     except TypeError:
         raise ValueError("the URL of Redis has an option that redis-py does not know") from None
-    return RedisUrl(topology, connection_class, options, max_connections, login, hosts, service)
+    return RedisUrl(
+        topology, connection_class, options, max_connections, login, sentinel_login, hosts, service
+    )
+
+
+def _login(options: dict[str, Any], prefix: str) -> tuple[str, ...]:
+    user, password = (options.pop(prefix + name, "") for name in ("username", "password"))
+    return (user, password) if user else (password,) if password else ()
 
 
 def _host(text: str, default_port: int) -> Host:
