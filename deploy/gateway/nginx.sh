@@ -51,6 +51,13 @@ stop() {
 }
 trap stop TERM QUIT INT
 
+# A kernel without IPv6 has no IPv6 addresses to listen on.
+if [ ! -e /proc/net/if_inet6 ]; then
+    mkdir -p "$folder/ipv4"
+    cp "${config%/*}"/*.conf "$folder/ipv4"
+    sed -i '/listen \[::/d' "$folder"/ipv4/*.conf
+    config=$folder/ipv4/${config##*/}
+fi
 # Until there is an address, nginx answers 503.
 echo "server 127.0.0.1:$port down;" >"$folder/servers.conf"
 # Whether scripts of other origins may read the problems of nginx.

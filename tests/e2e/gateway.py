@@ -39,14 +39,15 @@ class Gateway:
 class Addresses:
     """The addresses that a name server would give for a name, in a file."""
 
-    def __init__(self, file: Path, *ports: int) -> None:
+    def __init__(self, file: Path, *ports: int, host: str = "127.0.0.1") -> None:
         self.command = f"cat {file}"
         self._file = file
+        self._host = f"[{host}]" if ":" in host else host
         self.set(*ports)
 
     def set(self, *ports: int) -> None:
         new = self._file.with_suffix(".new")
-        new.write_text("".join(f"127.0.0.1:{port}\n" for port in ports))
+        new.write_text("".join(f"{self._host}:{port}\n" for port in ports))
         new.rename(self._file)
 
 
@@ -65,11 +66,7 @@ def gateway(
     """
     folder.mkdir()
     tls_port, plain_port = free_port(), free_port()
-    listening = {
-        "listen 8443 ssl;": f"listen 127.0.0.1:{tls_port} ssl;",
-        "listen 8080;": f"listen 127.0.0.1:{plain_port};",
-    }
-    _adapt(folder, listening)
+    _adapt(folder, {8443: tls_port, 8080: plain_port})
     if balanced:
         shutil.copy(folder / "upstream-balancer.conf", folder / "upstream.conf")
     certificate = ["sh", str(SOURCE / "certificate.sh"), str(folder), str(os.getuid())]
@@ -86,24 +83,25 @@ def balancer(folder: Path, replicas: Addresses) -> Iterator[int]:
     """Start the balancer of ``replicas``, which must have one that is ready; return its port."""
     folder.mkdir()
     port = free_port()
-    _adapt(folder, {"listen 8081;": f"listen 127.0.0.1:{port};"})
+    _adapt(folder, {8081: port})
     arguments = ["balancer.conf", "name", "80", "/health/ready"]
     with _running(folder, arguments, f"http://127.0.0.1:{port}", {"SERVERS": replicas.command}):
         yield port
 
 
-def _adapt(folder: Path, changes: dict[str, str]) -> None:
+def _adapt(folder: Path, ports: dict[int, int]) -> None:
     for file in SOURCE.iterdir():
         text = file.read_text(encoding="utf-8")
-        for old, new in changes.items():
-            text = text.replace(old, new)
+        for old, new in ports.items():
+            text = text.replace(f"listen {old}", f"listen 127.0.0.1:{new}")
+            text = text.replace(f"listen [::]:{old}", f"listen [::1]:{new}")
         if file.suffix == ".conf":
             text = re.sub(r"(?<=[ ])/tmp/", f"{folder}/", text)
             text = text.replace("/etc/nginx/tls/", f"{folder}/")
             if os.geteuid() == 0 and "\nevents {" in text:
                 text = "user root;\n" + text  # or its workers could not enter the tests' folder
             # `http2 on` is from 1.25.1 on.
-            text = re.sub(r" ssl;\n\s*http2 on;", " ssl http2;", text)
+            text = text.replace(" ssl;", " ssl http2;").replace("http2 on;", "")
         (folder / file.name).write_text(text)
 
 

@@ -5,6 +5,7 @@ import re
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import pytest
 
 from dev.ports import free_port
 from tests.e2e.gateway import SOURCE, Addresses, Gateway, balancer, gateway
-from tests.e2e.service import RunningService
+from tests.e2e.service import SERVICE, RunningService, run
 from tests.faults.harness.raw import RawAnswer
 from tests.programs import program
 from tests.waiting import eventually
@@ -34,8 +35,9 @@ class Recorder(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, host: str) -> None:
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, 0), _Handler)
         self.reset()
 
     def reset(self) -> None:
@@ -72,8 +74,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def recorder() -> Iterator[Recorder]:
-    with Recorder() as server:
+def recorder(host: str = "127.0.0.1") -> Iterator[Recorder]:
+    with Recorder(host) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
@@ -238,6 +240,28 @@ def test_gateway_follows_a_service_to_its_new_address(tmp_path: Path) -> None:
         addresses.set()
         time.sleep(1.5)
         assert http.get(URL).status_code == 200
+
+
+def test_client_gateway_balancer_and_replica_may_have_ipv6_only(tmp_path: Path) -> None:
+    with recorder("::1") as only:
+        names = Addresses(tmp_path / "replicas", only.server_port, host="::1")
+        with balancer(tmp_path / "balancer", names) as port:
+            addresses = Addresses(tmp_path / "addresses", port, host="::1")
+            with gateway(tmp_path / "gateway", addresses, balanced=True) as started:
+                assert httpx.get(started.plain_url.replace("127.0.0.1", "[::1]")).status_code == 308
+                url = started.url.replace("127.0.0.1", "[::1]")
+                assert httpx.get(url, verify=False).status_code == 200
+        assert only.requests[-1][2]["x-forwarded-for"] == "::1"
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "127.0.0.1", "::", "::1"])
+def test_image_checks_its_health_where_it_listens(host: str) -> None:
+    check = (SERVICE / "Dockerfile").read_text("utf-8").partition("HEALTHCHECK")[2]
+    _, *arguments = json.loads(check.split("CMD ")[1].splitlines()[0])
+    with recorder(host or "0.0.0.0") as image:
+        settings = {"HOST": host, "PORT": str(image.server_port)}
+        assert run([sys.executable, *arguments], settings).returncode == 0
+    assert run([sys.executable, *arguments], settings).returncode == 1
 
 
 def test_problems_carry_no_cors_headers_without_cors_origins(balanced: Gateway) -> None:
