@@ -20,7 +20,7 @@ OUTSIDE = {name for name, _ in SECURITY_HEADERS} | {
     *("Content-Type", "Date", "Server", "Vary"),
 }
 # Not for the clients of the API.
-UNDOCUMENTED = re.compile(r"/docs|/metrics|/\.well-known/")
+UNDOCUMENTED = re.compile(r"/$|/docs|/metrics|/\.well-known/")
 
 
 class Undocumented(AssertionError):

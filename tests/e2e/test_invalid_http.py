@@ -99,7 +99,7 @@ DIFFERENT: list[tuple[bytes, str, str]] = [
     (get(host=b"Host: " + b"a" * 9000), "431", "200 200"),
     (get(host=b"Host: a, b"), "200 200", "400"),
     (get(line=b"GET * HTTP/1.1"), "400", "404 200"),
-    (get(line=b"GET x:80 HTTP/1.1"), "400", "404 200"),
+    (get(line=b"GET x:80 HTTP/1.1"), "400", "302 200"),
     (get(line="GET /ü HTTP/1.1".encode()), "400", "404 200"),
     (get(line=b'GET /health/live?"<> HTTP/1.1'), "200 200", "400"),
     (get(line=b"GET /%b HTTP/1.1" % (b"a" * 9000)), "414", "404 200"),
@@ -107,7 +107,7 @@ DIFFERENT: list[tuple[bytes, str, str]] = [
     (get(line=b"OPTIONS * HTTP/1.1"), "404 200", "404 200"),
     (get(line=b"GET http://y/health/live HTTP/1.1"), "200 200", "200 200"),
     *(
-        (get(line=b"%b / HTTP/1.1" % method), "400", "404 200")
+        (get(line=b"%b / HTTP/1.1" % method), "400", "405 200")
         for method in (b"GO", b"A" * 21, b"G#T")
     ),
     (get(line=b"FOO /health/live HTTP/1.1"), "405 200", "405 200"),
@@ -200,6 +200,17 @@ def test_request_that_breaks_off_is_not_executed(
         client.shutdown(socket.SHUT_WR)
         assert client.recv(65536).split()[1] in (b"400", b"411")
     assert http.get(URL).json()["pagination"]["total"] == 0
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_root_leads_to_the_documentation_whatever_the_host(service: RunningService) -> None:
+    for target in (b"/", b"//", b"/?a=b", b"http://evil.example", b"http://evil.example/"):
+        for method in (b"GET", b"HEAD"):
+            request = get(line=b"%b %b HTTP/1.1" % (method, target), host=b"Host: evil.example")
+            received = conversation(service, request)
+            assert received.startswith(b"HTTP/1.1 302 "), (request, received)
+            assert b"\nlocation: /docs\r\n" in received.lower()
+            assert b"evil" not in received
 
 
 @pytest.mark.parametrize("server", SERVERS)

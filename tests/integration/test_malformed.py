@@ -179,7 +179,7 @@ NO_JSON_TYPE = [
 NO_METHOD = ["TRACE", "CONNECT", "PROPFIND", "FOO", "gET ", "", "G\x00ET", "ÿ", "A" * 8192]
 
 NO_PATH = [
-    *("/", "/api", "/api/v1", "/api/v2/users", "/api/v1/users.json", "/api/v1/Users", "/%00"),
+    *("/api", "/api/v1", "/api/v2/users", "/api/v1/users.json", "/api/v1/Users", "/%00"),
     *("/%ff%fe", "/" + "a" * 8192, "/..%2f..%2fetc%2fpasswd", "/api/v1/users/"),
     *("/healthz", "/health/", "/favicon.ico", "/<script>", "/%3Cscript%3E"),
     *("/static", "/static/", "/static/app.js", "/static/../app.py"),

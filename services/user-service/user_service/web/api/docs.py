@@ -6,8 +6,9 @@ from importlib.metadata import distribution, version
 from pathlib import Path
 
 import orjson
-from flask import Blueprint, Response, current_app, render_template, request
+from flask import Blueprint, Response, current_app, redirect, render_template, request, url_for
 from werkzeug.exceptions import NotFound
+from werkzeug.wrappers import Response as WerkzeugResponse
 
 from user_service.web.openapi.document import document
 from user_service.web.openapi.operations import Answer, documented, undocumented
@@ -41,6 +42,14 @@ def get_openapi() -> Response:
     if client_has(etag, request.headers):
         return Response(status=304, headers=headers)
     return Response(body, mimetype=JSON, headers=headers)
+
+
+# Strict slashes would redirect an empty path to the absolute URL of any Host that a client names.
+@blueprint.get("/", strict_slashes=False)
+@undocumented("for people")
+def get_root() -> WerkzeugResponse:
+    """Redirect to the documentation, by a relative Location."""
+    return redirect(url_for("docs.get_docs"))
 
 
 @blueprint.get("/docs")
