@@ -142,15 +142,18 @@ def create_services(settings: Settings, current: Callable[[], Settings] | None =
         prefix=settings.redis_prefix,
         metrics=metrics,
     )
+    rate_limiter = None
+    if settings.rate_limit or settings.rate_limit_writes:
+        rate_limiter = RateLimiter(
+            redis, store.breaker, prefix=settings.redis_prefix, database=identity.name
+        )
     return Services(
         database=database,
         users=repository,
         pages=PageCache(
             store, current_lsn=repository.current_lsn if replica else None, metrics=metrics
         ),
-        rate_limiter=RateLimiter(
-            redis, store.breaker, prefix=settings.redis_prefix, database=identity.name
-        ),
+        rate_limiter=rate_limiter,
         cursors=Cursors(lambda: settings.cursor_key_bytes or repository.cursor_key()),
         metrics=metrics,
         retry_policy=RetryPolicy(

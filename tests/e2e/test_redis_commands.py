@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from app import create_app
 from tests.redis_states import identify
 from tests.redis_topologies import PASSWORD, DebianRedis, cluster, run, sentinel
+from tests.responses import json_of
 from user_service.cache.page_store import Found, PageStore
 from user_service.cache.redis_client import redis_client
 from user_service.settings import Settings
@@ -112,3 +113,4 @@ def test_limits_are_counted_over_all_processes(settings: Settings, url: str) -> 
             peer = {"REMOTE_ADDR": address}
             answers = [each.get(URL, environ_base=peer) for each in (one, other, one, other)]
             assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+        assert json_of(one.get("/health"))["status"] == "healthy"

@@ -157,6 +157,29 @@ class TestPermissions:
             admin.client_kill_filter(_type="normal", skipme=True)
             assert store.look_up("page").body is None
 
+    def test_without_a_command_that_writes_need_the_service_is_degraded(
+        self, admin: redis_py.Redis, url: str, serving: Serve
+    ) -> None:
+        plain, limited = (
+            serving(redis_url=url, redis_timeout=2, rate_limit=limit) for limit in (None, "9/day")
+        )
+
+        def states() -> list[str]:
+            return [json_of(each.get("/health"))["status"] for each in (plain, limited)]
+
+        both, limits, none = ["degraded"] * 2, ["healthy", "degraded"], ["healthy"] * 2
+        assert states() == none
+        for commands, expected in (
+            ("get mset del eval", both),
+            ("exists incrby pttl rename", limits),
+            ("info", none),
+        ):
+            for command in commands.split():
+                permit(admin, f"-{command}")
+                seen = states()
+                permit(admin, f"+{command}")
+                assert (command, seen) == (command, expected)
+
     @pytest.mark.parametrize("command", ["evalsha", "mget", "set"])
     def test_without_another_command_the_service_is_degraded_and_says_so_once(
         self, admin: redis_py.Redis, url: str, serving: Serve, log: io.StringIO, command: str

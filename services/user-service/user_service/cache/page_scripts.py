@@ -73,8 +73,10 @@ if not redis.call('GET', KEYS[2]) then redis.call('SET', KEYS[2], generation) en
 return history
 """
 
+# Every command of the scripts above and of the store, but for INFO.
 CHECK = """
 redis.call('SET', KEYS[1], '', 'PX', 1000)
+redis.call('MSET', KEYS[1], redis.call('GET', KEYS[1]))
 redis.call('MGET', KEYS[1])
 redis.call('DEL', KEYS[1])
 """

@@ -190,8 +190,10 @@ class PageStore:
 
     def check(self) -> None:
         """Return if Redis permits what the store needs, even while the breaker is open."""
+        key = self._prefix + "check"
         with self._asking(despite_open_breaker=True):
-            self._check([self._prefix + "check"], [])
+            self._redis.execute("EVAL", page_scripts.CHECK, 1, key)
+            self._check([key], [])  # EVALSHA
 
     def close(self) -> None:
         """Close the connections to Redis."""

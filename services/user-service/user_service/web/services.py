@@ -37,7 +37,7 @@ class Services:
     database: Database
     users: UserRepository
     pages: PageCache
-    rate_limiter: RateLimiter
+    rate_limiter: RateLimiter | None
     cursors: Cursors
     metrics: Metrics
     retry_policy: RetryPolicy

@@ -78,7 +78,9 @@ def _health(services: Services) -> bodies.Health:
         health["replica"] = state
         if state["status"] == "disconnected" or state["breaker"] is State.OPEN:
             health["status"] = "degraded"
-    if not cache.works or breakers["redis"] is State.OPEN:
+    limiter = services.rate_limiter
+    counts = limiter is None or limiter.counts_in_redis()
+    if not (cache.works and counts) or breakers["redis"] is State.OPEN:
         health["status"] = "degraded"
     if not has_database or breakers["database"] is State.OPEN:
         health["status"] = "unhealthy"

@@ -27,6 +27,14 @@ from user_service.resilience.breaker import CircuitBreaker
 
 # `limits` walks through all windows in memory many times a second, so their number is bounded.
 MAX_LOCAL_WINDOWS = 10_000
+# Every command of the scripts of `limits`.
+CHECK = """
+redis.call('SET', KEYS[1], 0, 'PX', 1000)
+redis.call('INCRBY', KEYS[1], redis.call('EXISTS', KEYS[1]))
+redis.call('RENAME', KEYS[1], KEYS[2])
+redis.call('PTTL', KEYS[2])
+redis.call('GET', KEYS[2])
+"""
 # Seconds by which rounding to milliseconds, here and in Redis, may shorten a wait.
 ROUNDING = 0.01
 
@@ -90,6 +98,8 @@ class RateLimiter:
         ``max_local_windows`` windows in this process, all of its clients start from zero.
         """
         self._shared = _SharedStorage(redis, f"{prefix}:limit")
+        self._check = redis.register_script(CHECK)
+        self._check_keys = [f"{prefix}:limit:{{check}}:{n}" for n in (1, 2)]
         self._breaker = breaker
         self._database = database
         self._max_local_windows = max_local_windows
@@ -106,6 +116,14 @@ class RateLimiter:
     def local_windows(self) -> int:
         """The number of windows in the memory of this process."""
         return len(self._local.storage)
+
+    def counts_in_redis(self) -> bool:
+        """Return whether Redis permits what the limits need."""
+        try:
+            self._check(self._check_keys, [])
+        except RedisError:
+            return False
+        return True
 
     def hit(self, limit: Limit, client: str) -> Window:
         """Count a request of ``client`` and return its window. Refused requests do not count."""

@@ -12,7 +12,7 @@ from user_service.errors import RateLimited
 from user_service.web.policies.client_address import Clients
 from user_service.web.policies.cors import is_preflight
 from user_service.web.policies.rate_limiter import Limit
-from user_service.web.services import services
+from user_service.web.services import services, services_of
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,8 @@ def register_limits(
     ``writes`` is a separate limit for writes; without it, they count for ``default``. None is no
     limit.
     """
-    if default is None and writes is None:
+    limiter = services_of(app).rate_limiter
+    if limiter is None:
         return
     reading = Limit.parsed("default", default) if default else None
     writing = Limit.parsed("writes", writes) if writes else reading
@@ -41,7 +42,7 @@ def register_limits(
         if limit is None or is_exempt(request.path) or is_preflight():
             return
         client = clients.key(request.remote_addr, request.headers)
-        window = services().rate_limiter.hit(limit, client)
+        window = limiter.hit(limit, client)
         g.rate_limit = limit, window
         if not window.passes:
             log.info("rate limit %s used up by %s", limit.name, client)
