@@ -71,7 +71,7 @@ def test_commands_restore_the_users_and_no_etag_of_a_lost_state(
     assert problem_of(refused, 412)["user"]["username"] == "other"
 
 
-def test_write_of_another_schema_counts_there(empty_url: str) -> None:
+def test_write_of_another_schema_counts_there_whatever_its_name(empty_url: str) -> None:
     def total(schema: str) -> int:
         cursor.execute(f"SELECT sum(number)::int FROM {schema}.users_count")
         ((number,),) = cursor.fetchall()
@@ -87,5 +87,8 @@ def test_write_of_another_schema_counts_there(empty_url: str) -> None:
                 " VALUES ('ada', 'ada', 'ada@example.com', 'ada@example.com')"
             )
         cursor.execute("SET search_path = two")
-        cursor.execute("DELETE FROM one.users")
-        assert (total("one"), total("two")) == (0, 1)
+        cursor.execute('ALTER SCHEMA one RENAME TO "the 1st"')
+        cursor.execute('DELETE FROM "the 1st".users')
+        assert (total('"the 1st"'), total("two")) == (0, 1)
+        cursor.execute("TRUNCATE two.users")
+        assert total("two") == 0
