@@ -8,6 +8,8 @@ from contextvars import ContextVar
 _ACCEPTED = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 _current: ContextVar[str] = ContextVar("request_id", default="-")
+# Returns the id of the current request; "-" outside a request.
+current = _current.get
 
 
 def begin(offered: str | None) -> str:
@@ -15,11 +17,6 @@ def begin(offered: str | None) -> str:
     request_id = offered if offered and _ACCEPTED.fullmatch(offered) else uuid.uuid4().hex
     _current.set(request_id)
     return request_id
-
-
-def current() -> str:
-    """Return the id of the current request; ``-`` outside a request."""
-    return _current.get()
 
 
 def clear() -> None:

@@ -34,6 +34,9 @@ MAX_BODY_BYTES = 64 * 1024
 
 _MESSAGES = {
     "missing": "is required",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "is too large",
+    "literal_error": "must be {expected}",
     "extra_forbidden": "is not known",
     "string_type": "must be a string",
     "int_type": "must be a whole number",
@@ -176,13 +179,11 @@ def _valid(model: type[M], values: dict[str, Any]) -> M:
 
 
 def _field_and_message(fault: ErrorDetails) -> tuple[str, str]:
-    context = fault.get("ctx", {})
-    field = str(fault["loc"][0])
+    field, context = str(fault["loc"][0]), fault.get("ctx", {})
     if fault["type"] == "value_error":  # a rule of this project
         return field, str(context["error"])
-    if fault["type"] == "literal_error":
-        return field, f"must be {context['expected']}"
-    return field, _MESSAGES.get(fault["type"], fault["msg"])
+    rule = _MESSAGES.get(fault["type"])
+    return field, fault["msg"] if rule is None else rule.format(**context)
 
 
 def _shortened(errors: dict[str, str]) -> dict[str, str]:

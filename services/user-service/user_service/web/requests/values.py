@@ -52,20 +52,11 @@ Precision = TypeAliasType("Precision", Count)
 UserMember = TypeAliasType("UserMember", Annotated[str, _text(enum=list(USER_MEMBERS))])
 
 
-def _positive_whole_number(text: object) -> int:
+def _whole_number(text: object) -> int:
     # int() also accepts "1_000", " 1" and the digits of other scripts.
     if not isinstance(text, str) or not re.fullmatch(r"-?[0-9]{1,1000}", text):
         raise ValueError("must be a whole number")
-    number = int(text)
-    if number < 1:
-        raise ValueError("must be at least 1")
-    return number
-
-
-def _page(number: int) -> int:
-    if number > BIGINT_MAX:
-        raise ValueError("is too large")
-    return number
+    return int(text)
 
 
 def _ids(text: object) -> tuple[int, ...]:
@@ -116,10 +107,13 @@ def _time(text: object) -> datetime:
 
 Time = Annotated[datetime, BeforeValidator(_time), _text(format="date-time")]
 PositiveWholeNumber = Annotated[
-    int, BeforeValidator(_positive_whole_number), WithJsonSchema({"type": "integer", "minimum": 1})
+    int,
+    BeforeValidator(_whole_number),
+    Field(ge=1),
+    WithJsonSchema({"type": "integer", "minimum": 1}),
 ]
 PerPage = Annotated[PositiveWholeNumber, AfterValidator(lambda n: min(n, MAX_PER_PAGE))]
-Page = Annotated[PositiveWholeNumber, AfterValidator(_page), WithJsonSchema(_BIGINT)]
+Page = Annotated[PositiveWholeNumber, Field(le=BIGINT_MAX), WithJsonSchema(_BIGINT)]
 Cursor = Annotated[str, _text(format="cursor", pattern="^[A-Za-z0-9_-]{24,6000}$")]
 Ids = Annotated[
     tuple[int, ...],
