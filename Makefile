@@ -8,7 +8,7 @@ SERVICE := services/user-service
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run seed test test-unit faults soak bench calls screenshot lint format migrate lock clean
+.PHONY: help run seed test test-unit faults soak bench calls screenshot lint lint-openapi client format migrate lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -62,7 +62,7 @@ calls: $(VENV)/dev.stamp ## Count the project functions called for each kind of 
 screenshot: $(VENV)/dev.stamp ## Retake docs/swagger-ui.png (needs chromium)
 	@SCREENSHOT="$(CURDIR)/docs/swagger-ui.png" $(BIN)/python -m pytest tests/e2e/test_docs.py -k creates_a_user
 
-lint: $(VENV)/dev.stamp ## ruff, mypy, hadolint, compose-lint, yamllint, kubernetes-validate
+lint: $(VENV)/dev.stamp ## ruff, mypy, hadolint, compose-lint, yamllint, kubernetes-validate, and lint-openapi
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -71,6 +71,29 @@ lint: $(VENV)/dev.stamp ## ruff, mypy, hadolint, compose-lint, yamllint, kuberne
 	@$(BIN)/yamllint --strict .
 	@set -o pipefail; for overlay in deploy/kubernetes/overlays/*; do \
 	  $(BIN)/python -m dev.kustomize $$overlay | $(BIN)/kubernetes-validate --strict --quiet /dev/stdin || exit 1; done
+
+	@if command -v npm >/dev/null && node -e 'process.exit(parseInt(process.versions.node) < 20)'; then \
+	  $(MAKE) --no-print-directory lint-openapi; else echo "no Node.js 20 and npm: lint-openapi is left out"; fi
+
+# The tools of OpenAPI in JavaScript. npm writes this file at the end.
+CLIENTS := tests/e2e/clients
+$(CLIENTS)/node_modules/.package-lock.json: $(CLIENTS)/package-lock.json
+	@echo "installing the tools of OpenAPI (once, about 20 s)"
+	@cd $(CLIENTS) && npm ci --ignore-scripts --silent
+	@touch $@
+
+OPENAPI := $(CURDIR)/$(VENV)/openapi.json
+WRITE_OPENAPI := PYTHONPATH=$(SERVICE) $(BIN)/python -m dev.openapi >"$(OPENAPI)"
+
+lint-openapi: $(VENV)/dev.stamp $(CLIENTS)/node_modules/.package-lock.json ## Spectral and Redocly on the OpenAPI document (needs Node.js 20)
+	@$(WRITE_OPENAPI)
+	@cd $(CLIENTS) && node_modules/.bin/spectral lint --quiet --fail-severity hint --ruleset spectral.yaml "$(OPENAPI)"
+	@cd $(CLIENTS) && report=$$(REDOCLY_TELEMETRY=off node_modules/.bin/redocly lint "$(OPENAPI)" 2>&1) || { echo "$$report"; exit 1; }
+
+client: $(VENV)/dev.stamp ## Generate a Python client from the OpenAPI document (TARGET=client)
+	@$(WRITE_OPENAPI)
+	@$(BIN)/openapi-python-client generate --path "$(OPENAPI)" --output-path "$(or $(TARGET),client)" --overwrite \
+	  --meta=uv --fail-on-warning
 
 format: $(VENV)/dev.stamp ## Format the code and fix simple findings with ruff
 	@$(BIN)/ruff check --fix .

@@ -1,8 +1,9 @@
-"""The OpenAPI document and the running service: it is fuzzed, and a generated client works."""
+"""The OpenAPI document and the running service: it is fuzzed, and generated clients work."""
 
 import importlib
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,8 +13,10 @@ from typing import Any
 import pytest
 
 from tests.e2e.service import SERVICE, RunningService, Start, clean_environment
+from tests.programs import program
 
 ROOT = Path(__file__).resolve().parents[2]
+CLIENTS = Path(__file__).with_name("clients")
 CURSOR_KEY = "known to the fuzzer too"
 REACHED = {
     "GET /api/v1/users 200",
@@ -68,22 +71,20 @@ def test_schemathesis_finds_nothing(
     assert " 5" not in "".join(line[-4:] for line in seen)
 
 
+def make(*arguments: str) -> None:
+    """Run ``make`` with the virtual environment as it is."""
+    subprocess.run(["make", "--old-file=.venv/dev.stamp", *arguments], cwd=ROOT, check=True)
+
+
 @pytest.fixture
-def generated(
-    service: RunningService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], Any]:
-    """Return a function that imports a module of a client generated from the document."""
-    command = [sys.executable, "-m", "openapi_python_client", "generate", "--meta=none"]
-    target = [f"--url={service.url}/openapi.json", "--output-path=generated", "--fail-on-warning"]
-    (tmp_path / "config.yaml").write_text("post_hooks: []\n", "utf-8")  # it would call ruff
-    subprocess.run(
-        [*command, *target, "--config=config.yaml"], cwd=tmp_path, check=True, timeout=100
-    )
-    monkeypatch.syspath_prepend(tmp_path)
-    return lambda name: importlib.import_module(f"generated.{name}")
+def generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Return a function that imports a module of the Python client."""
+    make("client", f"TARGET={tmp_path}/client")
+    monkeypatch.syspath_prepend(tmp_path / "client")
+    return lambda name: importlib.import_module(f"user_service_client.{name}")
 
 
-def test_generated_client_creates_lists_changes_and_deletes(
+def test_python_client_creates_lists_changes_and_deletes(
     service: RunningService, generated: Callable[[str], Any]
 ) -> None:
     models = generated("models")
@@ -137,3 +138,27 @@ def test_generated_client_creates_lists_changes_and_deletes(
         assert gone.type_ == "urn:user-service:problem:user-not-found"
     ready = generated("models").ReadinessStatus
     assert ready.NOT_READY.value == "not ready"
+
+
+def test_typescript_clients_create_walk_list_change_and_delete(
+    service: RunningService, tmp_path: Path
+) -> None:
+    version = subprocess.check_output([program("node"), "--version"], text=True)
+    if int(version[1:].split(".")[0]) < 20:
+        pytest.skip(f"Node.js {version.strip()} is older than 20")
+    program("npm")
+    make(f"{CLIENTS.relative_to(ROOT)}/node_modules/.package-lock.json")
+    others = shutil.ignore_patterns("node_modules", "*.yaml")
+    shutil.copytree(CLIENTS, tmp_path, ignore=others, dirs_exist_ok=True)
+    (tmp_path / "node_modules").symlink_to(CLIENTS / "node_modules")
+
+    def execute(command: str, *arguments: str) -> None:
+        path = f"{tmp_path}/node_modules/.bin:{os.environ['PATH']}"
+        subprocess.run([command, *arguments], cwd=tmp_path, env={"PATH": path}, check=True)
+
+    document = f"{service.url}/openapi.json"
+    execute("openapi-typescript", document, "--output", "openapi-typescript.ts")
+    execute("openapi-ts", "--input", document, "--output", "openapi-ts", "--silent")
+    execute("tsc")
+    execute("node", "openapi-fetch.js", service.url)
+    execute("node", "hey-api.js", service.url)
