@@ -233,6 +233,20 @@ class TestServerWithoutRoom:
             connections.begin_loan()
         assert late.result(LONG) is server.connections[1]
 
+    def test_one_is_given_up_for_another_process_however_busy_this_one_is(
+        self, connections: ConnectionPool, server: Server, clock: Clock, waiting: Wait
+    ) -> None:
+        server.room = 2
+        lent = [borrow(connections) for _ in range(2)]
+        (late,) = waiting(1)
+        clock.now += SHRINK_SECONDS
+        connections.end_loan(lent.pop())
+        another = ConnectionPool("", 5, current_dsn=lambda: "", clock=clock)
+        borrow(another)
+        connections.end_loan(lent.pop())
+        assert late.result(LONG)
+        assert server.open == 2
+
 
 def test_idle_connections_that_were_not_needed_for_a_while_are_closed(
     connections: ConnectionPool, server: Server, clock: Clock
@@ -243,8 +257,6 @@ def test_idle_connections_that_were_not_needed_for_a_while_are_closed(
     for _ in range(2):  # the busiest moment of the first period is its beginning
         assert server.open == 5
         clock.now += SHRINK_SECONDS
-        connections.end_loan(borrow(connections))
-    for _ in range(5):
         connections.end_loan(borrow(connections))
     assert server.open == 1
 

@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 
 # Seconds from a refused connection until a loan tries again to open one more.
 GROW_SECONDS = 1.0
-# Seconds after which a connection that was not needed in this time is closed as a loan ends.
-SHRINK_SECONDS = 60.0
+# Seconds after which connections that were not needed in this time are closed as a loan ends.
+SHRINK_SECONDS = 10.0
 
 
 class Cursor(cursor):
@@ -49,7 +49,8 @@ class ConnectionPool:
     waiting threads run.
 
     While the server has no room for more connections, those that exist are shared. The pool keeps
-    as many as were lent at once in the last minute, which makes room for other processes.
+    as many as were lent at once in the last seconds, and one less while the server refuses more:
+    that makes room for a new process, which has none.
 
     SimpleConnectionPool is not thread-safe, and its ``getconn`` connects if no connection is idle,
     which can take as long as the network likes. Here each of its methods is called under a lock,
@@ -160,29 +161,32 @@ class ConnectionPool:
         """End a loan, and keep its connection if that is open."""
         with self._lock:
             self._most_lent = max(self._most_lent, self.lent)
-            self._pool.minconn = max(self._pool.minconn, self.lent)
-            if self._clock() >= self._shrink_at:
-                self._shrink_at = self._clock() + SHRINK_SECONDS
-                self._pool.minconn, self._most_lent = self._most_lent, 0
             if connection is not None:
                 if self.closed:
                     connection.close()
-                self._pool.putconn(connection)  # closes a connection that is one too many
+                self._pool.putconn(connection)
                 if connection.closed:
                     self._existing -= 1
                 else:
                     self._idle += 1
             self.lent -= 1
+            kept = self._kept()
             if self._turns:
                 self._hand_over()
+        if kept is not None:
+            self.close_idle(kept)
 
-    def close_idle(self) -> int:
-        """Close the connections that are not in use, and return their number."""
+    def close_idle(self, kept: int = 0) -> int:
+        """Close the connections that are not in use but for ``kept``, and return their number.
+
+        Connections that are in use count as kept.
+        """
         with self._lock:
-            taken = [self._pool.getconn() for _ in range(self._idle)]
-            self._idle = 0
+            useless = max(0, min(self._idle, self._existing - kept))
+            taken = [self._pool.getconn() for _ in range(useless)]
+            self._idle -= useless
         self.discard(*taken)
-        return len(taken)
+        return useless
 
     def close(self) -> None:
         """Close every idle connection now, and each lent one when its loan ends."""
@@ -221,6 +225,17 @@ class ConnectionPool:
                 self.lent += 1  # the caller ends the loan
             raise
         return self.take_idle() or self.open_new(until - self._clock())
+
+    def _kept(self) -> int | None:
+        """Return the number of connections to keep if it is time to close others."""
+        if self._clock() < self._shrink_at:
+            return None
+        self._shrink_at = self._clock() + SHRINK_SECONDS
+        kept, self._most_lent = self._most_lent, 0
+        if self._grow_at < math.inf and self._existing > 1:
+            kept = self._limit = min(kept, self._existing - 1)
+            self._grow_at = self._clock() + GROW_SECONDS
+        return kept
 
     def _hand_over(self) -> None:
         """Begin loans for the callers that have waited longest."""
