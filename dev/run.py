@@ -118,6 +118,8 @@ def run(settings: Settings, service: Path, stop: StopRequest) -> int:
             print(f"starting {server.title} ...", flush=True)
             servers.append(stack.enter_context(server))
             addresses[name] = server.url
+            if isinstance(server, PostgresServer):
+                addresses |= {name: server.service_url, "DATABASE_OWNER_URL": server.url}
         if stop.received:
             return 0
         file = _write_addresses(addresses, settings.data_dir / ADDRESSES)

@@ -32,8 +32,23 @@ LOCALE = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--built
 NOT_DURABLE = {"fsync": "off", "full_page_writes": "off"}
 
 
+# One statement for each line. The limit leaves connections for migrations and operators.
+OWNER_ROLE = """\
+CREATE ROLE users LOGIN PASSWORD '{password}'
+CREATE DATABASE users OWNER users
+"""
+SERVICE_ROLE = """\
+CREATE ROLE users_service LOGIN PASSWORD '{password}' CONNECTION LIMIT 90
+REVOKE ALL ON DATABASE users FROM PUBLIC
+GRANT CONNECT ON DATABASE users TO users_service
+"""
+HAS_SERVICE_ROLE = "has-service-role"
+
+
 class PostgresServer(Server):
-    """PostgreSQL with the database `users`, owned by the role `users`, and a random password.
+    """PostgreSQL with the database `users`, its two roles, and a random password of both.
+
+    The role `users` owns the database; the service connects as `users_service`.
 
     `options` are settings of postgresql.conf. `durable=False` is faster, for tests.
     """
@@ -59,6 +74,11 @@ class PostgresServer(Server):
         return f"postgresql://users:{self._dir.password()}@127.0.0.1:{self.port}/users"
 
     @property
+    def service_url(self) -> str:
+        """The database `users` as the service's role, which owns nothing."""
+        return self.url.replace("//users:", "//users_service:")
+
+    @property
     def admin_url(self) -> str:
         """The database `users` as a superuser: for tests that break things."""
         return f"postgresql://postgres:{self._dir.password()}@127.0.0.1:{self.port}/users"
@@ -74,6 +94,8 @@ class PostgresServer(Server):
             # The lock is held and no process of this directory is left. PostgreSQL would mistake
             # any process with the id of the crashed one for a running server.
             (self._cluster / "postmaster.pid").unlink(missing_ok=True)
+            if not (self._cluster / HAS_SERVICE_ROLE).exists():  # it is older than this role
+                self._make_service_role(self._cluster)
             return
         # Renamed when complete: an existing cluster is never partial.
         partial = self._dir.path / "cluster.partial"
@@ -92,12 +114,18 @@ class PostgresServer(Server):
             *([] if self._durable else ["--no-sync"]),
         ]
         self._run([postgres_program("initdb"), "-D", str(folder), *options])
-        single = ["--single", "-D", str(folder), "-c", "exit_on_error=true", "postgres"]
-        self._run(
-            [postgres_program("postgres"), *single],
-            # Through stdin: every user of the machine can read a command line.
-            f"CREATE ROLE users LOGIN PASSWORD '{password}'\nCREATE DATABASE users OWNER users\n",
-        )
+        self._run_single(folder, OWNER_ROLE.format(password=password))
+        self._make_service_role(folder)
+
+    def _make_service_role(self, folder: Path) -> None:
+        self._run_single(folder, SERVICE_ROLE.format(password=self._dir.password()))
+        # In the folder of the data, hence also in a copy of it.
+        self._dir.create(f"{folder.name}/{HAS_SERVICE_ROLE}").close()
+
+    def _run_single(self, folder: Path, statements: str) -> None:
+        options = ["--single", "-D", str(folder), "-c", "exit_on_error=true", "postgres"]
+        # Through stdin: every user of the machine can read a command line.
+        self._run([postgres_program("postgres"), *options], statements)
 
     def _run(self, command: Sequence[str], stdin: str = "") -> None:
         tool = self._spawn(command, signal.SIGTERM, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -40,7 +40,7 @@ def servers(
     in_containers = request.config.getoption("--servers") == "containers"
     folder = tmp_path_factory.mktemp("servers")
     with server_kinds.containers() if in_containers else server_kinds.embedded(folder) as addresses:
-        migrate(addresses.database_url)
+        migrate(addresses.database_url, owner_dsn=addresses.owner_url)
         yield addresses
 
 
@@ -54,8 +54,8 @@ def redis(servers: Servers) -> Iterator[redis_py.Redis]:
 
 @pytest.fixture
 def database_url(servers: Servers) -> str:
-    """The URL of a migrated database without users."""
-    with closing(psycopg2.connect(servers.database_url)) as connection, connection:
+    """The URL of a migrated database without users, as the service's role."""
+    with closing(psycopg2.connect(servers.owner_url)) as connection, connection:
         connection.cursor().execute("TRUNCATE users RESTART IDENTITY")
     return servers.database_url
 

@@ -14,6 +14,13 @@ _POPULATE = """
     FROM generate_series(1, %(number)s::int) AS n
 """
 
+# Two users with the same times, which the trigger would not allow.
+SAME_TIMES = """
+    ALTER TABLE users DISABLE TRIGGER move_version_on;
+    UPDATE users SET created_at = now(), updated_at = now();
+    ALTER TABLE users ENABLE TRIGGER move_version_on
+"""
+
 
 def populate(database: Database, number: int) -> None:
     """Add ``number`` users to an empty table."""

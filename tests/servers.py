@@ -2,18 +2,25 @@
 
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dev.servers import PostgresServer, RedisServer
+import psycopg2
+
+from dev.servers import OWNER_ROLE, SERVICE_ROLE, PostgresServer, RedisServer
 
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """Where PostgreSQL and Redis answer."""
+    """Where PostgreSQL and Redis answer.
+
+    The roles of PostgreSQL are the service's, the owner of the tables, and a superuser.
+    """
 
     database_url: str
+    owner_url: str
+    admin_url: str
     redis_url: str
 
 
@@ -24,7 +31,7 @@ def embedded(folder: Path) -> Iterator[Servers]:
         PostgresServer(folder / "postgres", durable=False) as postgres,
         RedisServer(folder / "redis") as redis,
     ):
-        yield Servers(postgres.url, redis.url)
+        yield Servers(postgres.service_url, postgres.url, postgres.admin_url, redis.url)
 
 
 @contextmanager
@@ -45,7 +52,15 @@ def containers() -> Iterator[Servers]:
         RedisContainer("redis:8") as redis,
     ):
         redis_url = f"redis://{redis.get_container_host_ip()}:{redis.get_exposed_port(6379)}/0"
-        yield Servers(postgres.get_connection_url(), redis_url)
+        address = f"{postgres.get_container_host_ip()}:{postgres.get_exposed_port(5432)}/users"
+        with closing(psycopg2.connect(postgres.get_connection_url())) as connection:
+            connection.autocommit = True
+            for statement in (OWNER_ROLE + SERVICE_ROLE).format(password="test").splitlines():
+                connection.cursor().execute(statement)
+        service, owner, admin = (
+            f"postgresql://{role}:test@{address}" for role in ("users_service", "users", "test")
+        )
+        yield Servers(service, owner, admin, redis_url)
 
 
 def docker_answers() -> bool:

@@ -83,7 +83,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         fast_path=FastPath(app, services),
     )
     app.cli.add_command(cli.users)
-    app.cli.add_command(cli.migrate_command(settings.database_dsn))
+    app.cli.add_command(cli.migrate_command(settings.database_dsn, settings.owner_dsn))
     return app
 
 
@@ -101,7 +101,6 @@ def create_services(settings: Settings, current: Callable[[], Settings] | None =
     ``current`` returns the settings as they are now: a file may hold another password.
     """
     current = current or (lambda: settings)
-    prepare = migrate if settings.migrate_on_start else require_migrated
     metrics = Metrics(settings.prometheus_multiproc_dir)
     metrics.set_build_info(__version__, settings.git_commit)
     pool = partial(
@@ -114,7 +113,7 @@ def create_services(settings: Settings, current: Callable[[], Settings] | None =
     )
     database = pool(
         settings.database_dsn,
-        prepare=lambda: prepare(current().database_dsn),
+        prepare=lambda: prepare_database(current()),
         current_dsn=lambda: current().database_dsn,
     )
     replica, replica_dsn = None, settings.replica_dsn
@@ -163,6 +162,14 @@ def create_services(settings: Settings, current: Callable[[], Settings] | None =
         require_if_match=settings.require_if_match,
         replica=replica,
     )
+
+
+def prepare_database(settings: Settings) -> None:
+    """Apply the pending migrations, or raise Unavailable while another process is to do that."""
+    if settings.migrate_on_start:
+        migrate(settings.database_dsn, owner_dsn=settings.owner_dsn)
+    else:
+        require_migrated(settings.database_dsn)
 
 
 def _settings_of_environment() -> Settings:

@@ -90,9 +90,9 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[io.StringIO]:
 
 
 @pytest.fixture
-def admin(database_url: str) -> Iterator[cursor]:
-    """A cursor of the tests' own, beside the pool."""
-    with closing(psycopg2.connect(database_url)) as connection:
+def admin(servers: Servers, database_url: str) -> Iterator[cursor]:
+    """A superuser's cursor on the database, beside the pool."""
+    with closing(psycopg2.connect(servers.admin_url)) as connection:
         connection.autocommit = True
         yield connection.cursor()
 
@@ -104,22 +104,14 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
         yield server
 
 
-@pytest.fixture(scope="session")
-def admin_dsn(servers: Servers, request: pytest.FixtureRequest) -> str:
-    """A role that may create databases: not the service's own, if the servers are embedded."""
-    if request.config.getoption("--servers") == "containers":
-        return servers.database_url
-    return str(make_dsn(**{**parse_dsn(servers.database_url), "user": "postgres"}))
-
-
 @pytest.fixture
-def dsn(servers: Servers, admin_dsn: str) -> Iterator[str]:
-    """An empty database, owned by the service's role."""
-    parts = parse_dsn(servers.database_url)
+def dsn(servers: Servers) -> Iterator[str]:
+    """An empty database, as its owner."""
+    parts = parse_dsn(servers.owner_url)
     name, owner = f"migrate_{uuid4().hex}", sql.Identifier(parts["user"])
     create = sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), owner)
     drop = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
-    with closing(psycopg2.connect(admin_dsn)) as admin:
+    with closing(psycopg2.connect(servers.admin_url)) as admin:
         admin.autocommit = True
         admin.cursor().execute(create)
         yield str(make_dsn(**{**parts, "dbname": name}))
@@ -128,5 +120,5 @@ def dsn(servers: Servers, admin_dsn: str) -> Iterator[str]:
 
 @pytest.fixture
 def empty_url(servers: Servers, dsn: str) -> str:
-    """The URL of the empty database."""
-    return f"{servers.database_url.rpartition('/')[0]}/{parse_dsn(dsn)['dbname']}"
+    """The URL of the empty database, as its owner."""
+    return f"{servers.owner_url.rpartition('/')[0]}/{parse_dsn(dsn)['dbname']}"

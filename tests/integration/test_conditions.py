@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
+from psycopg2.extensions import cursor
 from pytest_mock import MockerFixture
 from werkzeug.http import http_date
 from werkzeug.test import TestResponse
@@ -52,15 +53,13 @@ class TestValidatorsOfAUser:
         assert read.headers["Last-Modified"] == http_date(updated_at)
         assert read.headers["Cache-Control"] == "private, no-cache"
 
-    def test_never_recur(self, client: FlaskClient, ada: TestResponse, services: Services) -> None:
+    def test_never_recur(self, client: FlaskClient, ada: TestResponse, admin: cursor) -> None:
         """Of two changes to the same version, one is lost with the database."""
-        with services.database.transaction() as cursor:
-            cursor.execute("CREATE TABLE dump AS TABLE users")
+        admin.execute("CREATE TABLE dump AS TABLE users")
         lost = changed(client, username="grace")
-        with services.database.transaction() as cursor:
-            cursor.execute("DELETE FROM users")
-            cursor.execute("INSERT INTO users OVERRIDING SYSTEM VALUE TABLE dump")
-            cursor.execute("DROP TABLE dump")
+        admin.execute("DELETE FROM users")
+        admin.execute("INSERT INTO users OVERRIDING SYSTEM VALUE TABLE dump")
+        admin.execute("DROP TABLE dump")
         assert client.get(USER).headers["ETag"] == ada.headers["ETag"]
         current = changed(client, username="other")
         problem_of(send(client, "PUT", GRACE, If_Match=lost.headers["ETag"]), 412)

@@ -11,9 +11,10 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 from flask.testing import FlaskClient
+from psycopg2.extensions import cursor
 
 from tests.integration.users import URL
-from tests.population import populate
+from tests.population import SAME_TIMES, populate
 from tests.responses import Serve, fields_of, json_of, problem_of
 from user_service.web.services import Services
 
@@ -191,10 +192,9 @@ class TestLinks:
 
     @pytest.mark.parametrize("count", ["none", "estimated"])
     def test_without_an_exact_total_lead_to_the_last_by_cursor(
-        self, client: FlaskClient, services: Services, count: str
+        self, client: FlaskClient, admin: cursor, count: str
     ) -> None:
-        with services.database.read() as cursor:
-            cursor.execute("ANALYZE users")  # by which two filters let everybody pass, or nobody
+        admin.execute("ANALYZE users")  # by which two filters let everybody pass, or nobody
         query = f"per_page=4&count={count}&q=user&created_before=2026-01-01T00:00:07Z"
         found = links(client, f"{URL}?{query}")
         assert found.keys() == {"next", "first", "last"}
@@ -259,22 +259,17 @@ class TestLinks:
 def test_walk_among_writers_sees_everybody_who_stays_once(  # noqa: PLR0913, PLR0917 -- strategies
     client: FlaskClient,
     services: Services,
+    admin: cursor,
     sort: str,
     per_page: int,
     forward: bool,
     same_times: bool,
     changes: list[tuple[set[int], int]],
 ) -> None:
-    with services.database.transaction() as cursor:
-        cursor.execute("TRUNCATE users RESTART IDENTITY")
+    admin.execute("TRUNCATE users RESTART IDENTITY")
     populate(services.database, 12)
     if same_times:
-        with services.database.transaction() as cursor:
-            cursor.execute(
-                "ALTER TABLE users DISABLE TRIGGER move_version_on;"
-                "UPDATE users SET created_at = now(), updated_at = now();"
-                "ALTER TABLE users ENABLE TRIGGER move_version_on"
-            )
+        admin.execute(SAME_TIMES)
     services.pages.invalidate()
     query: dict[str, Any] = {"sort": sort, "per_page": per_page}
     found, direction = page(client, **query), "next_cursor"

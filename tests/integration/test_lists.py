@@ -6,10 +6,11 @@ from urllib.parse import urlencode
 
 import pytest
 from flask.testing import FlaskClient
+from psycopg2.extensions import cursor
 from pytest_mock import MockerFixture
 
 from tests.integration.users import URL, USER, create
-from tests.population import populate
+from tests.population import SAME_TIMES, populate
 from tests.responses import fields_of, json_of, problem_of
 from user_service.web.services import Services
 
@@ -52,13 +53,10 @@ class TestSort:
         assert names(client, sort=sort, page=2, per_page=2) == expected[2:4]
 
     @pytest.mark.parametrize("sort", ["created_at", "updated_at"])
-    def test_breaks_ties_by_id(self, client: FlaskClient, services: Services, sort: str) -> None:
-        with services.database.transaction() as cursor:
-            cursor.execute(
-                "ALTER TABLE users DISABLE TRIGGER move_version_on;"
-                "UPDATE users SET created_at = now(), updated_at = now();"
-                "ALTER TABLE users ENABLE TRIGGER move_version_on"
-            )
+    def test_breaks_ties_by_id(
+        self, client: FlaskClient, services: Services, admin: cursor, sort: str
+    ) -> None:
+        admin.execute(SAME_TIMES)
         services.pages.invalidate()
         assert names(client, sort=sort) == ["bob", "Eve", "ada", "Dan", "carol"]
         assert names(client, sort=f"-{sort}") == ["carol", "Dan", "ada", "Eve", "bob"]
@@ -176,22 +174,24 @@ class TestCount:
         assert pagination(client, cursor=exact["next_cursor"]).keys() == cursors
         assert pagination(client, cursor=exact["next_cursor"], count="exact")["total"] == 250
 
-    def test_estimate_agrees_with_the_page(self, client: FlaskClient, services: Services) -> None:
+    def test_estimate_agrees_with_the_page(
+        self, client: FlaskClient, services: Services, admin: cursor
+    ) -> None:
         populate(services.database, 5000)  # and nobody has told the planner
         assert pagination(client, count="estimated", q="user499")["total"] == 11
         assert pagination(client, count="estimated", q="nobody")["total"] == 0
         last = pagination(client, count="estimated", q="user499", page=2, per_page=10)
         assert (last["total"], last["pages"]) == (11, 2)
         assert pagination(client, count="estimated", q="user", page=40)["total"] >= 40 * 50
-        with services.database.read() as cursor:
-            cursor.execute("ANALYZE users")
+        admin.execute("ANALYZE users")
         assert pagination(client, count="estimated")["total"] == 5000  # exact is as cheap here
         # 1 + 10 + 100 + 1000 and so on are exact; the planner knows only of shares.
         assert 500 < pagination(client, count="estimated", q="user1")["total"] < 2500
 
-    def test_low_estimate_counts_who_follows(self, client: FlaskClient, services: Services) -> None:
-        with services.database.read() as cursor:
-            cursor.execute("ANALYZE users")  # and then everybody comes
+    def test_low_estimate_counts_who_follows(
+        self, client: FlaskClient, services: Services, admin: cursor
+    ) -> None:
+        admin.execute("ANALYZE users")  # and then everybody comes
         populate(services.database, 100)
         found = pagination(client, count="estimated", id="1,2,3,4,5", q="user", per_page=2, page=2)
         assert found["next_cursor"] is not None
@@ -201,12 +201,11 @@ class TestCount:
         assert pagination(client, cursor=cursor, **query)["total"] >= 4
 
     def test_estimate_beyond_the_end_is_bounded(
-        self, client: FlaskClient, services: Services
+        self, client: FlaskClient, services: Services, admin: cursor
     ) -> None:
         populate(services.database, 500)
-        with services.database.read() as cursor:
-            cursor.execute("ANALYZE users")
-            cursor.execute("DELETE FROM users WHERE id > 10")  # of which the planner does not know
+        admin.execute("ANALYZE users")
+        admin.execute("DELETE FROM users WHERE id > 10")  # of which the planner does not know
         found = pagination(client, count="estimated", q="user", page=3, per_page=10)
         assert 1 <= found["total"] <= 20
         assert pagination(client, count="estimated", q="nobody", page=9)["total"] == 0

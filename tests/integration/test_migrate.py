@@ -6,19 +6,27 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 import pytest
 from psycopg2 import sql
+from psycopg2.errors import InsufficientPrivilege
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from tests.integration.users import ADA, URL, USER
 from tests.responses import Serve
+from tests.servers import Servers
 from tests.waiting import eventually
-from user_service.database.migrate import ADVISORY_LOCK, MIGRATIONS, migrate, require_migrated
+from user_service.database.migrate import (
+    ADVISORY_LOCK,
+    MIGRATIONS,
+    PRIVILEGES,
+    migrate,
+    require_migrated,
+)
 from user_service.errors import NotPrepared, Unavailable
 from user_service.web.services import services_of
 
@@ -36,6 +44,12 @@ def folder(tmp_path: Path) -> Path:
     write(tmp_path, "0001_planets", "CREATE TABLE planets (name text PRIMARY KEY)")
     write(tmp_path, "0002_earth", "INSERT INTO planets VALUES ('Earth'); SELECT '100 %';")
     return tmp_path
+
+
+@pytest.fixture
+def service_dsn(servers: Servers, dsn: str) -> str:
+    """The same database, as the service's role."""
+    return str(make_dsn(servers.database_url, dbname=parse_dsn(dsn)["dbname"]))
 
 
 def write(folder: Path, name: str, statements: str) -> None:
@@ -68,20 +82,78 @@ def waiting(dsn: str, wait_event: str) -> int:
     return int(number)
 
 
-def test_ours_are_applied_once_by_eight_at_once(dsn: str) -> None:
+def test_ours_are_applied_once_by_eight_at_once(dsn: str, service_dsn: str) -> None:
     start = threading.Barrier(8)
 
     def run(_number: int) -> list[str]:
         start.wait()
-        return migrate(dsn)
+        return migrate(service_dsn, owner_dsn=dsn)
 
     with ThreadPoolExecutor(8) as threads:
         results = list(threads.map(run, range(8)))
     assert sorted(results) == [[]] * 7 + [OURS]
-    assert migrate(dsn) == []
     assert applied(dsn) == OURS
-    ours = {"users", "users_count", "cursor_key", "idempotency_keys", "schema_migrations"}
-    assert tables(dsn) == ours
+    assert tables(dsn) == PRIVILEGES.keys()
+    require_migrated(service_dsn)
+
+
+def test_role_that_is_named_later_gets_its_privileges(dsn: str, service_dsn: str) -> None:
+    migrate(dsn)
+    with pytest.raises(Unavailable, match="GRANT DELETE ON users TO users_service"):
+        require_migrated(service_dsn)
+    assert migrate(service_dsn, owner_dsn=dsn) == []
+    require_migrated(service_dsn)
+    read_only = make_dsn(dsn, options="-c default_transaction_read_only=on")
+    assert migrate(service_dsn, owner_dsn=read_only) == []
+    with pytest.raises(ValueError, match="names no role"):
+        migrate("postgresql:///users", owner_dsn=dsn)
+
+
+# What an attacker could do who can run any statement as the service.
+FORBIDDEN = """
+CREATE TABLE notes (note text)
+CREATE TEMPORARY TABLE notes (note text)
+CREATE SCHEMA other
+CREATE FUNCTION one() RETURNS int LANGUAGE sql AS 'SELECT 1'
+CREATE TRIGGER spy BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION count_users()
+CREATE INDEX ON users (email)
+CREATE ROLE other
+CREATE DATABASE other
+DROP EXTENSION plpgsql
+ALTER TABLE users ADD COLUMN note text
+ALTER TABLE users DISABLE TRIGGER ALL
+ALTER TABLE users OWNER TO users_service
+ALTER FUNCTION count_users() RENAME TO other
+ALTER ROLE users PASSWORD 'known'
+ALTER ROLE users_service CONNECTION LIMIT -1
+ALTER SYSTEM SET log_statement = 'all'
+DROP TABLE users
+DROP INDEX users_created_at_key
+TRUNCATE users
+SET ROLE users
+SET session_replication_role = replica
+SELECT setval('users_id_seq', 1)
+SELECT rolpassword FROM pg_authid
+SELECT pg_read_file('PG_VERSION')
+COPY users TO PROGRAM 'cat'
+COPY users FROM '/etc/passwd'
+INSERT INTO schema_migrations (name) VALUES ('9999')
+UPDATE schema_migrations SET name = 'other'
+DELETE FROM schema_migrations
+UPDATE cursor_key SET key = 'known'
+DELETE FROM cursor_key
+"""
+
+
+def test_services_role_can_do_nothing_that_it_does_not_need(database_url: str) -> None:
+    allowed = []
+    with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        for statement in FORBIDDEN.strip().splitlines():
+            with suppress(InsufficientPrivilege):
+                cursor.execute(statement)
+                allowed.append(statement)
+    assert allowed == []
 
 
 def test_ours_count_users_that_were_there_before(dsn: str, tmp_path: Path) -> None:
@@ -212,7 +284,7 @@ def test_service_waits_for_the_command(dsn: str, empty_url: str, serving: Serve)
 
 @pytest.mark.parametrize("pending", [True, False], ids=["pending", "nothing pending"])
 def test_service_that_starts_while_the_database_is_read_only(
-    dsn: str, empty_url: str, admin_dsn: str, serving: Serve, pending: bool
+    dsn: str, empty_url: str, servers: Servers, serving: Serve, pending: bool
 ) -> None:
     if not pending:
         migrate(dsn)
@@ -220,7 +292,7 @@ def test_service_that_starts_while_the_database_is_read_only(
     read_only = sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on")
     reset = sql.SQL("ALTER DATABASE {} RESET default_transaction_read_only")
     client = serving(database_url=empty_url)
-    with closing(psycopg2.connect(admin_dsn)) as admin:
+    with closing(psycopg2.connect(servers.admin_url)) as admin:
         admin.autocommit = True
         admin.cursor().execute(read_only.format(database))
         # A worker that ends here takes gunicorn with it.

@@ -87,6 +87,16 @@ def test_pools_that_are_too_large_share(on_it: Serve, caplog: pytest.LogCaptureF
     assert "\n" not in line
 
 
+def test_pool_stays_within_the_limit_of_the_role(
+    postgres: PostgresServer, admin: cursor, on_it: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    urls = {"database_url": postgres.service_url, "database_owner_url": postgres.url}
+    admin.execute("ALTER ROLE users_service CONNECTION LIMIT 1")
+    assert statuses(on_it(**urls), 9) == [404] * 9
+    admin.execute("ALTER ROLE users_service CONNECTION LIMIT 90")
+    assert "continues with 1 of 10 connections" in caplog.text
+
+
 def test_no_room_for_a_connection_is_not_ready(postgres: PostgresServer, serving: Serve) -> None:
     client = serving(database_url=postgres.url)
     with ExitStack() as held:

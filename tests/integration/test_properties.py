@@ -12,6 +12,7 @@ import hypothesis.strategies as st
 import pytest
 from flask import Flask
 from hypothesis import note, stateful
+from psycopg2.extensions import cursor
 
 from tests.integration.users import URL
 from tests.responses import Serve, fields_of, json_of
@@ -33,6 +34,7 @@ class UserStories(stateful.RuleBasedStateMachine):
     """Random creates, reads, lists, updates and deletes against a dict as the model."""
 
     apps: tuple[Flask, Flask]
+    admin: cursor
 
     ids = stateful.Bundle("ids")
 
@@ -44,8 +46,7 @@ class UserStories(stateful.RuleBasedStateMachine):
 
     @stateful.initialize()
     def begin_with_nobody(self) -> None:
-        with services_of(self.apps[0]).database.transaction() as cursor:
-            cursor.execute("TRUNCATE users RESTART IDENTITY")
+        self.admin.execute("TRUNCATE users RESTART IDENTITY")
         services_of(self.apps[0]).pages.invalidate()
 
     @stateful.rule(target=ids, name=NAMES, local_part=LOCAL_PARTS, client=st.integers(0, 1))
@@ -154,7 +155,7 @@ class UserStories(stateful.RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(300)
-def test_service_answers_as_a_dict_would(app: Flask, serving: Serve) -> None:
-    UserStories.apps = (app, serving().application)
+def test_service_answers_as_a_dict_would(app: Flask, serving: Serve, admin: cursor) -> None:
+    UserStories.apps, UserStories.admin = (app, serving().application), admin
     budget = hypothesis.settings(max_examples=60, stateful_step_count=40, deadline=None)
     stateful.run_state_machine_as_test(UserStories, settings=budget)

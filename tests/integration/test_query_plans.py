@@ -10,6 +10,7 @@ import pytest
 from psycopg2.extensions import cursor
 
 from tests.population import populate
+from tests.servers import Servers
 from user_service.database.pool import Database
 from user_service.database.user_lists import (
     LIST_SETTINGS,
@@ -44,8 +45,8 @@ ORDERS = [Order(by, descending) for by in get_args(SortColumn) for descending in
 
 
 @pytest.fixture
-def planner(database_url: str) -> Iterator[cursor]:
-    database = Database(database_url, size=1, statement_timeout=60)
+def planner(servers: Servers, database_url: str) -> Iterator[cursor]:
+    database = Database(servers.owner_url, size=1, statement_timeout=60)
     populate(database, USERS)
     with database.read() as cursor:
         cursor.execute("ANALYZE users")

@@ -29,7 +29,9 @@ def environment(servers: Servers, empty_url: str) -> dict[str, str]:
     """The variables that the page names."""
     return {
         "DATABASE_URL": servers.database_url,
-        "RESTORED_URL": empty_url,
+        "DATABASE_OWNER_URL": servers.owner_url,
+        "RESTORED_URL": servers.database_url.removesuffix("users") + empty_url.rpartition("/")[2],
+        "RESTORED_OWNER_URL": empty_url,
         "REDIS_URL": servers.redis_url,
     }
 

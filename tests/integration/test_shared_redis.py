@@ -1,13 +1,12 @@
 """Several databases, and several histories of one database, on the same Redis."""
 
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
-import psycopg2
 import pytest
 import redis as redis_py
 from flask.testing import FlaskClient
+from psycopg2.extensions import cursor
 
 from dev.servers import PostgresServer
 from tests.faults.harness.proxy import Proxy
@@ -53,13 +52,12 @@ def test_prefix_separates_what_the_database_does_not(serving: Serve) -> None:
         assert client.get(URL).headers["RateLimit"].startswith('"default";r=7;')
 
 
-def test_restore_shows_no_old_page(client: FlaskClient, serving: Serve, database_url: str) -> None:
+def test_restore_shows_no_old_page(client: FlaskClient, serving: Serve, admin: cursor) -> None:
     """The other process stays connected, and hears of it from what is stored in Redis."""
     other = serving()
     create(client, "ada")
     assert [page(each)[1] for each in (client, other)] == ["MISS", "HIT"]
-    with closing(psycopg2.connect(database_url)) as admin, admin:
-        admin.cursor().execute("TRUNCATE users")
+    admin.execute("TRUNCATE users")
     with services_of(client.application).database.read():  # the connection that there is
         assert client.get(USER).status_code == 404  # on a new one
     seen = [page(each) for each in (client, other, client, other)]

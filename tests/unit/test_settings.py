@@ -9,7 +9,8 @@ from psycopg2.extensions import parse_dsn
 
 from user_service.settings import Launch, Settings, settings_or_exit
 
-SECRETS = ["DATABASE_URL", "DATABASE_REPLICA_URL", "DB_PASSWORD", "REDIS_URL", "CURSOR_KEY"]
+SECRETS = ["DATABASE_URL", "DB_PASSWORD", "REDIS_URL", "CURSOR_KEY"]
+SECRETS += ["DATABASE_OWNER_URL", "DATABASE_REPLICA_URL"]
 SECRET = "hunter2"
 
 
@@ -198,6 +199,7 @@ class TestSecrets:
     ) -> None:
         secret = {
             "DATABASE_URL": f"postgresql://users:{SECRET}@db/users",
+            "DATABASE_OWNER_URL": f"postgresql://owner:{SECRET}@db/users",
             "DATABASE_REPLICA_URL": f"postgresql://users:{SECRET}@standby/users",
             "REDIS_URL": f"redis://:{SECRET}@cache/0",
         }.get(name, f" {SECRET} ö")

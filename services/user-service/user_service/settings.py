@@ -129,6 +129,8 @@ class Settings(BaseSettings):
 
     database_url: PostgresUrl = None
     """PostgreSQL URL; overrides `DB_HOST`, `DB_PORT`, `DB_NAME`, `DB_USER` and `DB_PASSWORD`"""
+    database_owner_url: PostgresUrl = None
+    """PostgreSQL URL of the role that owns the tables: migrations run as it"""
     db_host: str = "localhost"
     """Host name, address or socket folder of PostgreSQL"""
     db_port: int = Field(default=5432, ge=1, le=65535)
@@ -228,6 +230,12 @@ class Settings(BaseSettings):
         user = quote(self.db_user, safe="") + (f":{quote(password, safe='')}" if password else "")
         host = quote(self.db_host, safe="")
         return f"postgresql://{user}@{host}:{self.db_port}/{quote(self.db_name, safe='')}"
+
+    @property
+    def owner_dsn(self) -> str | None:
+        """The URL of the owner, if it is set. It contains the password: never log it."""
+        url = self.database_owner_url
+        return None if url is None else url.get_secret_value()
 
     @property
     def replica_dsn(self) -> str | None:

@@ -46,6 +46,14 @@ def must_be_writable(dsn: str) -> bool:
     return _parsed(dsn).get("target_session_attrs") in ("read-write", "primary")
 
 
+def role_of(dsn: str) -> str:
+    """Return the role that ``dsn`` names, or raise ValueError."""
+    try:
+        return _parsed(dsn)["user"]
+    except KeyError:
+        raise ValueError("the URL of the database names no role") from None
+
+
 def session_settings(statement_timeout: float) -> dict[str, str]:
     """Return the settings of PostgreSQL that the service relies on; the time-out is in seconds.
 

@@ -7,6 +7,10 @@ mode too, where a lock of the session would not.
 
 yoyo, the library for plain SQL, keeps a lock row that a killed process leaves behind, creates trial
 tables at every start, and parses the URL itself.
+
+Migrations may run as a role of their own, which then owns the tables. It grants the service's role
+the privileges below and nothing else. They stand here and not in the migrations: a role that is
+named later, or another one, gets them from the next start or ``flask migrate``.
 """
 
 import logging
@@ -18,7 +22,7 @@ from pathlib import Path
 from psycopg2.errors import LockNotAvailable
 from psycopg2.extensions import cursor, make_dsn
 
-from user_service.database.connect import connect, with_session_defaults
+from user_service.database.connect import connect, role_of, with_session_defaults
 from user_service.errors import Unavailable
 from user_service.resilience import deadline
 
@@ -33,6 +37,28 @@ LOCK_TIMEOUT = "2s"
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 # Seconds for a look at the migrations that are applied.
 LOOK_SECONDS = 10.0
+
+# What the service's role may do with each table. It owns none, so it can neither change a schema
+# nor disable a trigger.
+_ROWS = ("SELECT", "INSERT", "UPDATE", "DELETE")
+PRIVILEGES = {
+    "users": _ROWS,
+    "users_count": _ROWS,  # by the triggers, which run as the role that writes, and by a recount
+    "idempotency_keys": _ROWS,
+    "cursor_key": ("SELECT",),
+    "schema_migrations": ("SELECT",),
+}
+# The statements that grant a role what it lacks; without a name, the session's own. Privileges on a
+# table that does not exist are not missing: its migration is pending.
+_GRANTS = """
+    WITH given (role) AS (SELECT coalesce(%(role)s, current_user::text))
+    SELECT format('GRANT %%s ON %%I TO %%I', privilege, name, role)
+    FROM given, unnest(%(privileges)s, %(tables)s) AS needed (privilege, name)
+    WHERE NOT has_table_privilege(role, to_regclass(name), privilege)
+    UNION ALL
+    SELECT format('GRANT USAGE ON SCHEMA %%I TO %%I', current_schema, role)
+    FROM given WHERE NOT has_schema_privilege(role, current_schema, 'USAGE')
+"""
 
 # An index on a large table takes as long as it takes. PostgreSQL 14 and newer end the statement of
 # a client that has gone; others do not know the setting, or cannot on their platform. PostgreSQL 17
@@ -54,18 +80,29 @@ log = logging.getLogger(__name__)
 
 
 def migrate(
-    dsn: str, folder: Path = MIGRATIONS, *, sleep: Callable[[float], None] = time.sleep
+    dsn: str,
+    folder: Path = MIGRATIONS,
+    *,
+    owner_dsn: str | None = None,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> list[str]:
     """Apply the pending migrations and return their names, oldest first.
+
+    With ``owner_dsn`` they run as its role, which then grants the role of ``dsn`` what it lacks.
 
     While another session holds a lock that one of them needs, all of them are rolled back, and
     tried again after growing pauses. Other processes wait for this one meanwhile. Raise
     ConnectionLost if the database is away, and psycopg2.Error if it refuses a migration.
     """
-    dsn = with_session_defaults(make_dsn(dsn, application_name="user-service migrations"), None)
+    role = None if owner_dsn is None else role_of(dsn)
+    owner_dsn = make_dsn(owner_dsn or dsn, application_name="user-service migrations")
     # Closing the connection rolls back what was not committed.
-    with closing(connect(dsn)) as connection, connection.cursor() as cursor:
-        if not _pending(cursor, folder):  # a start with nothing to do neither waits nor writes
+    with (
+        closing(connect(with_session_defaults(owner_dsn, None))) as connection,
+        connection.cursor() as cursor,
+    ):
+        # A start with nothing to do neither waits nor writes.
+        if not _pending(cursor, folder) and not (role and _grants(cursor, role)):
             return []
         # A snapshot from before the wait for the lock would not show what was applied meanwhile.
         cursor.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
@@ -76,14 +113,18 @@ def migrate(
         while (applied := _attempt(cursor, folder, is_first=pause == FIRST_PAUSE)) is None:
             sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
+        if role is not None:
+            for grant in _grants(cursor, role):
+                cursor.execute(grant)
         cursor.execute("COMMIT")
         return applied
 
 
 def require_migrated(dsn: str, folder: Path = MIGRATIONS) -> None:
-    """Raise Unavailable while migrations are pending, which another process applies.
+    """Raise Unavailable while migrations are pending, or privileges of the role missing.
 
-    More may be applied than this release has: in a rollout, the next release comes first.
+    Another process applies and grants them. More may be applied than this release has: in a
+    rollout, the next release comes first.
     """
     dsn = with_session_defaults(dsn, None)
     with (
@@ -91,6 +132,8 @@ def require_migrated(dsn: str, folder: Path = MIGRATIONS) -> None:
         closing(connect(dsn)) as connection,
         connection.cursor() as cursor,
     ):
+        if grants := _grants(cursor):
+            raise Unavailable(f"privileges are missing: {'; '.join(grants)}")
         pending = _pending(cursor, folder)
     if pending:
         raise Unavailable(f"migrations are pending: {', '.join(file.stem for file in pending)}")
@@ -111,6 +154,13 @@ def _attempt(cursor: cursor, folder: Path, *, is_first: bool) -> list[str] | Non
             log.warning("migrations wait for a lock of another session: %s", reason)
         cursor.execute("ROLLBACK TO SAVEPOINT attempt")
         return None
+
+
+def _grants(cursor: cursor, role: str | None = None) -> list[str]:
+    needed = [(privilege, name) for name, given in PRIVILEGES.items() for privilege in given]
+    privileges, tables = (list(column) for column in zip(*needed, strict=True))
+    cursor.execute(_GRANTS, {"privileges": privileges, "tables": tables, "role": role})
+    return [grant for (grant,) in cursor]
 
 
 def _pending(cursor: cursor, folder: Path) -> list[Path]:

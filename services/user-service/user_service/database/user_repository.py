@@ -264,11 +264,6 @@ class UserRepository:
         with self._database.write(_INSERT_MANY, arrays) as cursor:
             return cursor.rowcount
 
-    def analyze(self) -> None:
-        """Update the planner's statistics, after many users were added."""
-        with self._database.read() as cursor:
-            cursor.execute("ANALYZE users")
-
     def recount(self) -> int:
         """Count the users again, and return their number. Writes wait meanwhile."""
         with self._database.transaction() as cursor:

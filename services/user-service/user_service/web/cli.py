@@ -69,14 +69,14 @@ def check_users() -> None:
     click.echo(f"{number:,} names would be refused")
 
 
-def migrate_command(dsn: str) -> click.Command:
-    """Return the command that migrates the database at ``dsn``."""
+def migrate_command(dsn: str, owner_dsn: str | None) -> click.Command:
+    """Return the command that migrates the database at ``dsn``, as its owner if there is one."""
 
     @click.command("migrate")
     def apply() -> None:
         """Apply pending migrations."""
         try:
-            applied = migrate(dsn)
+            applied = migrate(dsn, owner_dsn=owner_dsn)
         except Unavailable as error:
             raise click.ClickException(" ".join(str(error).split())) from error
         click.echo("\n".join(applied) or "nothing to migrate")
@@ -99,5 +99,4 @@ def _add(number: int, seed: int) -> int:
         while batch := list(itertools.islice(examples, BATCH)):
             added += retry.call(repository.add_many, batch)
             bar.update(len(batch))
-    repository.analyze()
     return added
