@@ -60,8 +60,16 @@ if [ ! -e /proc/net/if_inet6 ]; then
 fi
 # Until there is an address, nginx answers 503.
 echo "server 127.0.0.1:$port down;" >"$folder/servers.conf"
-# Whether scripts of other origins may read the problems of nginx.
-echo "map '' \$cors_origin { default '${CORS_ORIGINS:+*}'; }" >"$folder/cors.conf"
+case ${HTTPS_PORT:-443} in
+443 | *:443) https_port= ;;
+*) https_port=:${HTTPS_PORT##*:} ;;
+esac
+{
+    # Whether scripts of other origins may read the problems of nginx.
+    echo "map '' \$cors_origin { default '${CORS_ORIGINS:+*}'; }"
+    # Where plain HTTP is redirected to.
+    echo "map '' \$https_port { default '$https_port'; }"
+} >"$folder/environment.conf"
 listed=
 update
 nginx -c "$config" -g 'daemon off;' &

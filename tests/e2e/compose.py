@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -41,6 +42,16 @@ class Project:
         """Run ``command`` in the container of ``service``, whether it succeeds or not."""
         return run(*self._compose, "exec", "--no-TTY", service, *command)
 
+    def bash(self, commands: str, folder: Path) -> None:
+        """Run ``commands``, which call ``docker compose``, in ``folder`` on this project."""
+        files = ":".join(str(ROOT / file) for file in self.files)
+        subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", commands],
+            cwd=folder,
+            env=os.environ | {"COMPOSE_PROJECT_NAME": self.name, "COMPOSE_FILE": files},
+            check=True,
+        )
+
     def address_of(self, service: str, network: str) -> str:
         """Return the address of the container of ``service`` on ``network``."""
         container = self.compose("ps", "--quiet", service).strip()
@@ -64,7 +75,16 @@ def started_project(*overlays: str) -> Iterator[Project]:
         project.up()
         yield project
     finally:
-        project.compose("down", "--volumes", "--rmi", "local", "--timeout", "30")
+        project.compose("--profile", "*", "down", "--volumes", "--rmi", "local", "--timeout", "30")
+    of_project = ("--quiet", "--filter", f"label=com.docker.compose.project={project.name}")
+    for command in (["ps", "--all"], ["volume", "ls"], ["network", "ls"]):
+        assert shell("docker", *command, *of_project) == ""
+
+
+def commands_of(page: str, section: str) -> list[str]:
+    """Return the blocks of commands in a section of a page of docs/."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8").split(f"\n## {section}\n")[1]
+    return re.findall(r"```sh\n(.*?)```", text.split("\n## ")[0], re.DOTALL)
 
 
 def obstacle() -> str | None:

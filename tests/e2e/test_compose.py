@@ -3,14 +3,17 @@
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from dev.ports import free_port
-from tests.e2e.compose import Project, obstacle, run, shell, started_project
+from tests.e2e.compose import ROOT, Project, commands_of, obstacle, run, shell, started_project
+from tests.servers import docker_answers
 from tests.waiting import eventually
+from user_service.settings import Settings
 
 pytestmark = pytest.mark.timeout(300)  # the first build and the pulls count too
 
@@ -31,7 +34,7 @@ def project() -> Iterator[Project]:
 def https(project: Project) -> Iterator[httpx.Client]:
     """A client on the gateway, whose certificate nobody has signed; there are no users."""
     with httpx.Client(base_url="https://localhost", verify=False, timeout=20) as client:
-        project.execute("postgres", "psql", "--quiet", "users", "--command", "TRUNCATE users")
+        project.execute("postgres", "psql", "--quiet", "--command", "TRUNCATE users")
         project.execute("redis", "redis-cli", "flushall")
         yield client
 
@@ -117,6 +120,82 @@ def test_rate_limit_counts_the_clients_of_the_gateway_whatever_they_claim(
     finally:
         monkeypatch.delenv("RATE_LIMIT")
         project.up()
+
+
+def test_every_setting_reaches_the_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not docker_answers():
+        pytest.skip("no Docker engine answers")
+    for name in ("docker-compose.yml", "deploy/settings-of-shell.env"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(ROOT / name)
+    names = [name.upper() for name in Settings.model_fields]
+    (tmp_path / "settings.env").write_text("".join(f"{name}=of the file\n" for name in names))
+    for name in names:
+        monkeypatch.setenv(name, "of the shell")
+    monkeypatch.setenv("HTTPS_PORT", "127.0.0.1:9443")
+    config = ("docker", "compose", "--project-directory", str(tmp_path), "config", "--format=json")
+    services = json.loads(shell(*config))["services"]
+
+    port = services["gateway"]["ports"][1]
+    assert (port["host_ip"], port["published"]) == ("127.0.0.1", "9443")
+    passed = services["user-service"]["environment"]
+    assert {name: passed[name] for name in services["settings"]["environment"]} == passed
+    fixed = {"PORT", "DB_HOST", "REDIS_HOST", "TRUSTED_PROXIES"}
+    assert {name for name in names if "of the" not in passed[name]} == fixed
+    assert {name for name in names if passed[name] == "of the file"} == {
+        *("DATABASE_URL", "DATABASE_REPLICA_URL", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD"),
+        *("REDIS_URL", "REDIS_PORT"),
+        # A name of shells, the image's own, and those of other ways to start the service.
+        *("HOST", "GIT_COMMIT", "FLASK_ENV", "PROMETHEUS_MULTIPROC_DIR"),
+    }
+
+
+def test_tracked_env_is_about_compose_only() -> None:
+    lines = (ROOT / ".env").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not line.startswith("#")] == ["COMPOSE_BAKE=false"]
+
+
+def test_wrong_setting_ends_the_start_with_its_reason(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RATE_LIMIT", "10")
+    try:
+        with pytest.raises(AssertionError, match=r'service "settings" didn.t complete'):
+            project.up()
+        assert "user-service: RATE_LIMIT: " in project.compose("logs", "settings")
+        assert "user-service" not in project.health()
+    finally:
+        monkeypatch.delenv("RATE_LIMIT")
+        project.up()
+
+
+def test_own_certificate_is_served(project: Project, tmp_path: Path) -> None:
+    certificate = tmp_path / "certificate.pem"
+    name = ("-subj", "/CN=users.example", "-addext", "subjectAltName=DNS:users.example")
+    files = ("-keyout", str(tmp_path / "key.pem"), "-out", str(certificate))
+    shell("openssl", "req", "-x509", "-nodes", *name, *files)  # files of this user only
+    (commands,) = commands_of("containers.md", "A certificate of your own")
+    project.bash(commands, tmp_path)
+
+    def is_served() -> bool:
+        resolved = ("--resolve", "users.example:443:127.0.0.1", "https://users.example/health/live")
+        return run("curl", "-fs", "--cacert", str(certificate), *resolved).returncode == 0
+
+    eventually(is_served)
+    project.compose("up", "--wait", "--force-recreate", "certificate", "gateway")
+    assert is_served()
+
+
+def test_dump_restores_the_users(project: Project, https: httpx.Client, tmp_path: Path) -> None:
+    dump, restore = commands_of("backup-and-restore.md", "With Docker Compose")
+    created = https.post(URL, json=ADA)
+    page = https.get(URL).json()
+    project.bash(dump, tmp_path)
+    assert https.delete(created.headers["Location"]).status_code == 204
+    assert https.get(URL).json()["users"] == []
+    project.bash(restore, tmp_path)
+    assert https.get(created.headers["Location"]).headers["ETag"] == created.headers["ETag"]
+    assert https.get(URL).json() == page
 
 
 def assert_is_confined(project: Project, service: str) -> None:

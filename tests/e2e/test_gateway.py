@@ -112,7 +112,8 @@ def direct(
     """The gateway of docker-compose.yml, before one replica."""
     folder = tmp_path_factory.mktemp("direct")
     addresses = Addresses(folder / "addresses", recorders[0].server_port)
-    with gateway(folder / "gateway", addresses, CORS_ORIGINS="https://a.example") as started:
+    origin, port = "https://a.example", "127.0.0.1:9443"
+    with gateway(folder / "gateway", addresses, CORS_ORIGINS=origin, HTTPS_PORT=port) as started:
         yield started
 
 
@@ -271,10 +272,13 @@ def test_problems_carry_no_cors_headers_without_cors_origins(balanced: Gateway) 
     assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
-def test_redirect_to_https_has_the_headers_for_browsers(direct: Gateway) -> None:
-    answer = httpx.post(f"{direct.plain_url}/a?b=c", headers={"Host": "users.example"})
-    assert answer.status_code == 308
-    assert answer.headers["Location"] == "https://users.example/a?b=c"
+def test_redirect_to_https_has_the_port_and_the_headers_for_browsers(
+    direct: Gateway, balanced: Gateway
+) -> None:
+    for started, host in ((balanced, "users.example"), (direct, "users.example:9443")):
+        answer = httpx.post(f"{started.plain_url}/a?b=c", headers={"Host": "users.example"})
+        assert answer.status_code == 308
+        assert answer.headers["Location"] == f"https://{host}/a?b=c"
     for name, value in SECURITY_HEADERS:
         assert answer.headers[name] == value
     assert re.fullmatch("[0-9a-f]{32}", answer.headers["X-Request-ID"])

@@ -19,7 +19,7 @@ from user_service.database.migrate import migrate
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICE = ROOT / "services" / "user-service"
-DUMP, RESTORE, USERS_ALONE = re.findall(
+DUMP, RESTORE, USERS_ALONE, *OTHERS = re.findall(
     r"```sh\n(.*?)```", (ROOT / "docs" / "backup-and-restore.md").read_text("utf-8"), re.DOTALL
 )
 
