@@ -134,6 +134,7 @@ def test_every_parameter_and_header_has_a_valid_example() -> None:
     for each in described:
         (example,) = each["schema"]["examples"]
         check(each["schema"], example)
+        assert each.get("example") == (example if each.get("in") == "path" else None)
 
 
 def test_enumerations_have_names_and_components_are_used() -> None:
