@@ -19,13 +19,14 @@ from queue import Empty, SimpleQueue
 from shutil import rmtree
 from tempfile import TemporaryDirectory, TemporaryFile, gettempdir
 
+from user_service.errors import ConnectionLost
 from user_service.observability import logs
 from user_service.observability.metric_files import files_in, reserve
 from user_service.settings import (
     InvalidSettings,
     Launch,
+    Settings,
     load_settings,
-    settings_or_exit,
     share_no_metrics,
 )
 
@@ -51,7 +52,10 @@ PREFIX = "user-service-"
 
 def main() -> int:
     """Run the server until it ends; return its exit code."""
-    settings = settings_or_exit()
+    try:
+        settings = checked_settings()
+    except InvalidSettings as error:
+        sys.exit(f"user-service: {error}")
     logs.configure(settings.log_level, settings.log_format)
     # A connection is an open file; 1,024, a usual soft limit, are fewer than CONNECTIONS need.
     hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -72,6 +76,26 @@ def main() -> int:
             # Workers whose master was killed would keep the port.
             with suppress(ProcessLookupError):
                 os.killpg(server, signal.SIGKILL)
+
+
+def checked_settings() -> Settings:
+    """Return the settings, or raise InvalidSettings, also if a driver rejects its URL."""
+    # Imported here: gunicorn imports this module before gevent patches what redis-py imports.
+    from user_service.cache.redis_url import parse_redis_url  # noqa: PLC0415
+    from user_service.database.connect import must_be_writable  # noqa: PLC0415
+
+    settings = load_settings()
+    for name, parse, url in (
+        ("DATABASE_URL", must_be_writable, settings.database_dsn),
+        ("DATABASE_OWNER_URL", must_be_writable, settings.owner_dsn),
+        ("DATABASE_REPLICA_URL", must_be_writable, settings.replica_dsn),
+        ("REDIS_URL", parse_redis_url, settings.redis_dsn),
+    ):
+        try:
+            parse(url or "")
+        except (ValueError, ConnectionLost) as error:
+            raise InvalidSettings(f"{name}: {error}") from None
+    return settings
 
 
 @contextmanager
@@ -159,7 +183,7 @@ def supervise(
 def reload(server: int) -> None:
     """Let ``server`` read the settings again, unless they are invalid: it would end."""
     try:
-        load_settings()
+        checked_settings()
     except InvalidSettings as error:
         log.error("not reloading: %s", error)  # noqa: TRY400 -- one line says it all
     else:

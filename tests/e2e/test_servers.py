@@ -306,6 +306,7 @@ def test_debug_is_off_whatever_flask_env_says(start: Start) -> None:
         ("LOG_FORMAT", "xml"),
         ("PORT", "0"),
         ("DB_PASSWORD_FILE", "/no"),
+        ("DATABASE_URL", "postgresql://host/users?foo=bar"),
         ("PROMETHEUS_MULTIPROC_DIR", "/proc/no"),
     ],
 )

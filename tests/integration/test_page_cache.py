@@ -84,8 +84,10 @@ def test_write_costs_one_command_whatever_redis_holds(
     assert write == {"evalsha": 1, "get": 1, "mset": 1}
 
 
-def test_without_redis_every_user_route_answers_the_same(serving: Serve) -> None:
+def test_without_redis_every_user_route_answers_the_same(serving: Serve, log: io.StringIO) -> None:
     client = serving(redis_url="redis://127.0.0.1:1")
+    services_of(client.application).open()
+    assert log.getvalue().count("starting without Redis: ") == 1
     create(client, "ada")
     assert x_cache(client) == "BYPASS"
     assert total(client) == 1

@@ -10,6 +10,7 @@ import pytest
 from pytest_mock import MockerFixture
 
 import serve
+from user_service.settings import InvalidSettings
 
 
 def test_metrics_directory_is_made_and_loses_only_metrics(tmp_path: Path) -> None:
@@ -23,6 +24,25 @@ def test_metrics_directory_is_made_and_loses_only_metrics(tmp_path: Path) -> Non
     with pytest.raises(SystemExit) as ended:
         serve.emptied(directory / "notes.txt")
     assert ended.value.code == "user-service: PROMETHEUS_MULTIPROC_DIR: File exists"
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("DATABASE_URL", "postgresql://ada:s3cret@host/users?foo=bar"),
+        ("DATABASE_REPLICA_URL", "postgresql://ada:s3cret@host/users?connect_timeout=s3cret"),
+        ("REDIS_URL", "redis://:s3cret@host?foo=s3cret"),
+        ("REDIS_URL", "redis+cluster://:s3cret@host?socket_timeout=s3cret"),
+        ("REDIS_URL", "rediss+sentinel://:s3cret@host/users?ssl_cert_reqs=s3cret"),
+    ],
+)
+def test_url_that_a_driver_rejects_is_an_invalid_setting(
+    monkeypatch: pytest.MonkeyPatch, name: str, url: str
+) -> None:
+    monkeypatch.setenv(name, url)
+    with pytest.raises(InvalidSettings, match=f"^{name}: ") as raised:
+        serve.checked_settings()
+    assert "s3cret" not in str(raised.value)
 
 
 @pytest.mark.parametrize(("port", "signals"), [("5000", [(7, signal.SIGHUP)]), ("none", [])])

@@ -85,6 +85,13 @@ class PageCache:
         """The state of the circuit breaker of Redis."""
         return self._store.breaker.state
 
+    def open(self) -> None:
+        """Log the reason if Redis cannot be used; requests then do without it, and try again."""
+        try:
+            self._store.check()
+        except RedisFailure as error:
+            log.warning("starting without Redis: %s", error)
+
     def health(self) -> CacheHealth:
         """Ask Redis whether the cache works."""
         try:

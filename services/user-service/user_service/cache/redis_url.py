@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from redis import Connection
+from redis import Connection, RedisError
 from redis.connection import AbstractConnection, parse_url
 
 Host = tuple[str, int]
@@ -72,7 +72,7 @@ def _parsed(
     login, sentinel_login = _login(options, ""), _login(options, "sentinel_")
     try:  # redis-py itself would refuse an unknown option only at the first command
         connection_class(**options)
-    except TypeError:
+    except (TypeError, RedisError):
         raise ValueError("the URL of Redis has an option that redis-py does not know") from None
     return RedisUrl(
         topology, connection_class, options, max_connections, login, sentinel_login, hosts, service

@@ -42,7 +42,10 @@ def connect(dsn: str) -> connection:
 
 
 def must_be_writable(dsn: str) -> bool:
-    """Return whether ``dsn`` asks for a server that takes writes: the primary of several hosts."""
+    """Return whether ``dsn`` asks for a server that takes writes: the primary of several hosts.
+
+    Raise ConnectionLost if libpq does not know an option of it.
+    """
     return _parsed(dsn).get("target_session_attrs") in ("read-write", "primary")
 
 
@@ -92,11 +95,13 @@ def with_session_defaults(dsn: str, statement_timeout: float | None) -> str:
 
 
 def _parsed(dsn: str) -> dict[str, str]:
-    """Return the parameters of ``dsn``, or raise ValueError, which quotes nothing of it."""
+    """Return the parameters of ``dsn``, or raise ConnectionLost, which quotes nothing of it."""
     try:
-        return dict(parse_dsn(dsn))
-    except psycopg2.ProgrammingError:  # its message may contain the password
-        raise ValueError("the URL of the database has parts that libpq does not know") from None
+        parameters = dict(parse_dsn(dsn))
+        float(parameters.get("connect_timeout", 0))
+    except (psycopg2.ProgrammingError, ValueError):  # the message may contain the password
+        raise ConnectionLost("the URL of the database has parts that libpq rejects") from None
+    return parameters
 
 
 def _require_unicode(opened: connection) -> None:

@@ -95,12 +95,11 @@ def migrate(
     ConnectionLost if the database is away, and psycopg2.Error if it refuses a migration.
     """
     role = None if owner_dsn is None else role_of(dsn)
-    owner_dsn = make_dsn(owner_dsn or dsn, application_name="user-service migrations")
+    owner_dsn = make_dsn(
+        with_session_defaults(owner_dsn or dsn, None), application_name="user-service migrations"
+    )
     # Closing the connection rolls back what was not committed.
-    with (
-        closing(connect(with_session_defaults(owner_dsn, None))) as connection,
-        connection.cursor() as cursor,
-    ):
+    with closing(connect(owner_dsn)) as connection, connection.cursor() as cursor:
         # A start with nothing to do neither waits nor writes.
         if not _pending(cursor, folder) and not (role and _grants(cursor, role)):
             return []

@@ -49,6 +49,7 @@ class Services:
 
     def open(self) -> None:
         """Connect to the database. Raise Unavailable if it is away; requests then try again."""
+        self.pages.open()
         if self.replica is not None:
             self.replica.open()
         self.database.open()
