@@ -1,22 +1,21 @@
-"""`make cluster`: PostgreSQL that fails over. Three nodes under Patroni, etcd and HAProxy, from wheels.
+"""`make cluster`: three PostgreSQL nodes under Patroni, with etcd and HAProxy, from wheels.
 
 DATA_DIR names the directory. Like the other servers, all of it runs for an ordinary user and for
 root. etcd is a single process here: it may be killed too, and production has three.
 """
 
 import base64
+import http.client
 import json
 import os
 import signal
 import sys
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import psycopg2
 
@@ -73,7 +72,7 @@ class Etcd(Server):
         return [str(program), *(f"--{name}={value}" for name, value in options.items())]
 
     def _ready(self) -> bool:
-        return _status(f"{self.url}/health") == 200  # noqa: PLR2004
+        return _is_ok(self.port, "/health")
 
 
 class Node(Server):
@@ -115,17 +114,19 @@ class Node(Server):
     @property
     def is_leader(self) -> bool:
         """Whether Patroni answers, within two seconds, that this node is the primary."""
-        return _status(f"http://127.0.0.1:{self.api}/primary") == 200  # noqa: PLR2004
+        return _is_ok(self.api, "/primary")
 
-    def ask(self, path: str, body: object = None) -> Any:
-        """Return the answer of Patroni: GET, or POST with a body. Raise OSError."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.api}/{path}")
+    def switch_over(self) -> None:
+        """Ask Patroni for another leader than this node, and wait for it; raise ServerFailed."""
         login = base64.b64encode(f"patroni:{self._password}".encode()).decode()
-        request.add_header("Authorization", f"Basic {login}")
-        data = None if body is None else json.dumps(body).encode()
-        with urllib.request.urlopen(request, data, timeout=30) as answer:  # noqa: S310
-            text = answer.read().decode()
-        return json.loads(text) if text.startswith("{") else text
+        headers = {"Authorization": f"Basic {login}"}
+        body = json.dumps({"leader": self.name})
+        connection = http.client.HTTPConnection("127.0.0.1", self.api, timeout=LEADER_SECONDS)
+        with closing(connection):
+            connection.request("POST", "/switchover", body, headers)
+            answer = connection.getresponse()
+            if answer.status != http.HTTPStatus.OK:
+                raise ServerFailed(f"no switchover: {answer.read().decode()}")
 
     @property
     def _data(self) -> str:
@@ -172,7 +173,7 @@ class Node(Server):
         return [sys.executable, "-Im", "patroni", f"{self._data}.json"]  # JSON is YAML
 
     def _ready(self) -> bool:
-        return _status(f"http://127.0.0.1:{self.api}/health") == 200  # noqa: PLR2004
+        return _is_ok(self.api, "/health")
 
     def _family(self) -> set[Process]:
         return super()._family() | family("postgres", self._dir.mark)
@@ -316,15 +317,16 @@ class Cluster:
         return found[0]
 
 
-def _status(url: str) -> int:
-    """Return the status of the response, or 0 without one."""
+def _is_ok(port: int, path: str) -> bool:
+    """Return whether 200 is the response of a server on this machine, within two seconds."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:  # noqa: S310
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return 0
+        connection.request("GET", path)
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def main() -> int:
@@ -340,8 +342,13 @@ def main() -> int:
             print(f"standbys: DATABASE_REPLICA_URL={balancer.replicas_url}")
             print(f"without HAProxy: DATABASE_URL={cluster.url}")
             for node in cluster.nodes:
-                print(f"{node.name}: {node.admin_url}  Patroni: http://127.0.0.1:{node.api}/cluster")
-            print(f"etcd: {cluster.etcd.url}  (Ctrl-C stops all of it; data in {data_dir})", flush=True)
+                print(
+                    f"{node.name}: {node.admin_url}  Patroni: http://127.0.0.1:{node.api}/cluster"
+                )
+            print(
+                f"etcd: {cluster.etcd.url}  (Ctrl-C stops all of it; data in {data_dir})",
+                flush=True,
+            )
             stop.wait()
     except (DataDirInUse, ServerFailed) as error:
         print(f"make cluster: {error}", file=sys.stderr)

@@ -13,7 +13,7 @@ from tests.faults.harness.clients import URL, Client, Mix
 from tests.faults.harness.figures import Row
 from tests.faults.harness.operations import Kind, Operation, Outcome, failures
 from tests.faults.harness.probes import Liveness
-from tests.faults.harness.stage import Scene, Stage
+from tests.faults.harness.stage import POOL_SIZE, Scene, Stage
 from tests.waiting import eventually
 
 
@@ -198,6 +198,35 @@ def test_write_cut_at_commit_is_answered_as_unknown_or_resolved(
     row.note(f"{cut} COMMITs cut")
     assert cut >= 5
     assert row.unknown <= cut
+
+
+@pytest.mark.slow
+@pytest.mark.row("the only synchronous standby is gone")
+def test_commits_without_a_standby_stay_within_the_pool_and_hold_up_no_read(
+    stage: Stage, row: Row
+) -> None:
+    commits = most = 0
+    mix = Mix(clients=24, create=10, update=10, delete=5, read=60, list=40, keyed=0.3)
+    with stage.scene(row, mix, after=4) as scene:
+        with scene.fault():
+            stage.sql("ALTER SYSTEM SET synchronous_standby_names = 'gone'")
+            stage.sql("SELECT pg_reload_conf()")
+            while time.monotonic() < scene.began + 12:
+                ((waiting, backends),) = stage.sql(
+                    "SELECT count(*) FILTER (WHERE wait_event = 'SyncRep'), count(*)"
+                    " FROM pg_stat_activity WHERE usename = 'users'"
+                )
+                commits, most = max(commits, waiting), max(most, backends)
+                scene.wait(0.1)
+            stage.sql("ALTER SYSTEM RESET synchronous_standby_names")
+            stage.sql("SELECT pg_reload_conf()")
+        size = POOL_SIZE * len(scene.workers)
+    row.note(f"{commits} commits waited at once, on {most} connections of {size}")
+    assert commits > 0
+    assert most <= size
+    reads = [each for each in scene.during() if each.kind in (Kind.READ, Kind.LIST)]
+    assert len(reads) > 100
+    assert failures(reads) == []
 
 
 @pytest.mark.slow

@@ -14,9 +14,13 @@ from psycopg2.extensions import cursor
 from app import create_app
 from dev.servers import PostgresServer
 from tests.integration.users import ADA, URL, USER
+from tests.pgbouncer import PgBouncer
 from tests.responses import Serve, json_of, problem_of
 from tests.waiting import eventually
 from user_service.database.connections import GROW_SECONDS
+from user_service.database.pool import Database
+from user_service.errors import OutcomeUnknown, PoolTimeout
+from user_service.resilience import deadline
 from user_service.resilience.breaker import State
 from user_service.settings import Settings
 from user_service.web.services import services_of
@@ -95,6 +99,55 @@ def test_pool_stays_within_the_limit_of_the_role(
     assert statuses(on_it(**urls), 9) == [404] * 9
     admin.execute("ALTER ROLE users_service CONNECTION LIMIT 90")
     assert "continues with 1 of 10 connections" in caplog.text
+
+
+@pytest.mark.parametrize("by", ["", "PgBouncer"])
+def test_commits_that_wait_for_a_standby_keep_their_slots_and_leave_one_for_reads(
+    on_it: Serve, admin: cursor, postgres: PostgresServer, tmp_path: Path, by: str
+) -> None:
+    on_it()  # migrates
+    with ExitStack() as stack:
+        url = postgres.url
+        if by:
+            options = {"default_pool_size": "3"}
+            url = stack.enter_context(PgBouncer(tmp_path, postgres.url, options=options)).url
+        database = Database(url, size=3, checkout_timeout=0.2, transaction_pooling=bool(by))
+        stack.enter_context(closing(database))
+        writes_wait_and_reads_go_on(database, admin)
+
+
+def writes_wait_and_reads_go_on(database: Database, admin: cursor) -> None:
+
+    def write(slot: int) -> None:
+        touch = "UPDATE users_count SET number = number WHERE slot = %(slot)s"
+        with database.write(touch, {"slot": slot}):
+            pass
+
+    wait_for(admin, "gone")
+    try:
+        for slot in range(2):
+            with pytest.raises(OutcomeUnknown), deadline.within(0.3):
+                write(slot)
+        for slot in range(3):
+            with pytest.raises(PoolTimeout):
+                write(slot)
+            assert database.is_ready()
+        admin.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+        assert admin.fetchone() == (2,)
+        # PgBouncer would have given the sessions of clients that left to others.
+        admin.execute("SELECT count(*) FROM pg_stat_activity WHERE usename = 'users'")
+        assert admin.fetchone() in [(3,), (4,)]  # with that of the migrations
+        assert database.stats().in_use == 2
+    finally:
+        wait_for(admin, "")
+    eventually(lambda: database.stats().in_use == 0)
+    write(0)
+
+
+def wait_for(admin: cursor, standby: str) -> None:
+    """Have each commit wait for ``standby``; without one, those that wait go on."""
+    admin.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{standby}'")
+    admin.execute("SELECT pg_reload_conf()")
 
 
 def test_no_room_for_a_connection_is_not_ready(postgres: PostgresServer, serving: Serve) -> None:

@@ -42,7 +42,7 @@ class Network:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return self.names[name]
 
-    def connect(self, dsn: str) -> SimpleNamespace:
+    def connect(self, dsn: str, **_options: object) -> SimpleNamespace:
         parameters = parse_dsn(dsn)
         self.attempts.append((parameters.get("hostaddr"), parameters.get("port")))
         self.times_left.append(deadline.remaining())

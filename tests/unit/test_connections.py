@@ -5,6 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,8 +26,18 @@ class FakeConnection:
     closed = 0
     info = SimpleNamespace(transaction_status=TRANSACTION_STATUS_IDLE)
 
+    def __init__(self, server: str) -> None:
+        self.server = server
+        self.answered = threading.Event()
+
     def close(self) -> None:
         self.closed = 1
+
+    def wait_for_answer(self) -> None:
+        assert self.answered.wait(LONG)
+
+    def give_up(self) -> None:
+        self.answered.set()
 
 
 class Server:
@@ -34,6 +45,7 @@ class Server:
 
     def __init__(self) -> None:
         self.room = 1
+        self.name = "one"
         self.connections: list[FakeConnection] = []
         self.refused = 0
 
@@ -45,7 +57,7 @@ class Server:
         if self.open >= self.room:
             self.refused += 1
             raise ConnectionLost("too many connections")
-        self.connections.append(FakeConnection())
+        self.connections.append(FakeConnection(self.name))
         return self.connections[-1]
 
 
@@ -108,7 +120,7 @@ class TestQueue:
 
     def test_caller_that_gave_up_leaves_its_turn(self, connections: ConnectionPool) -> None:
         lent = borrow(connections)
-        with pytest.raises(PoolTimeout, match="no connection came free, all 1 are in use"):
+        with pytest.raises(PoolTimeout, match="no connection came free: 1 connections are in use"):
             connections.begin_loan(0.01)
         connections.end_loan(lent)
         assert borrow(connections) is lent
@@ -130,6 +142,31 @@ class TestQueue:
         monkeypatch.setattr(threading, "Lock", LateTurn)
         assert borrow(connections, LONG) is lent
         assert connections.lent == 1
+
+    def test_writes_leave_a_quarter_of_the_loans_to_reads(self) -> None:
+        connections = ConnectionPool("dsn", 4, current_dsn=lambda: "dsn")
+        order: list[str] = []
+
+        def wait(name: str) -> None:
+            connections.begin_loan(LONG, writes="write" in name)
+            order.append(name)
+
+        for _ in range(3):
+            connections.begin_loan(writes=True)
+        with pytest.raises(PoolTimeout, match="3 connections are in use, 3 of them by writes"):
+            connections.begin_loan(writes=True)
+        connections.begin_loan()
+        with ThreadPoolExecutor(3) as threads:
+            for name in ("write", "read", "next write"):
+                waiting = connections.waiting
+                threads.submit(wait, name)
+                eventually(partial(lambda number: connections.waiting > number, waiting))
+            connections.end_loan(None)
+            eventually(lambda: order == ["read"])  # the write before it has to wait for a write
+            connections.end_loan(None, writes=True)
+            eventually(lambda: order == ["read", "write"])
+            connections.end_loan(None, writes=True)
+        assert order == ["read", "write", "next write"]
 
     @pytest.mark.parametrize("handed_over", ["handed over", ""])
     def test_caller_that_is_ended_while_it_waits_loses_no_loan(self, handed_over: str) -> None:
@@ -246,6 +283,20 @@ class TestServerWithoutRoom:
         connections.end_loan(lent.pop())
         assert late.result(LONG)
         assert server.open == 2
+
+
+def test_answer_of_an_old_primary_is_not_waited_for_once_another_server_serves(
+    connections: ConnectionPool, server: Server
+) -> None:
+    server.room = 4
+    lent = borrow(connections)
+    with ThreadPoolExecutor(1) as threads:
+        waits = threads.submit(connections.wait_for_answer, lent)
+        borrow(connections)
+        assert not lent.answered.wait(0.05)
+        server.name = "other"
+        borrow(connections)
+        waits.result(LONG)
 
 
 def test_idle_connections_that_were_not_needed_for_a_while_are_closed(

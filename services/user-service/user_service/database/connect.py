@@ -8,9 +8,10 @@ import math
 from collections.abc import Iterator
 
 import psycopg2
-from psycopg2.extensions import connection, make_dsn, parse_dsn
+from psycopg2.extensions import make_dsn, parse_dsn
 
 from user_service.database import wait
+from user_service.database.wait import Connection
 from user_service.errors import ConnectionLost, DeadlineExceeded, Unavailable
 from user_service.resilience import deadline, resolver
 
@@ -18,7 +19,7 @@ from user_service.resilience import deadline, resolver
 CONNECT_TIMEOUT = 2.0
 
 
-def connect(dsn: str) -> connection:
+def connect(dsn: str) -> Connection:
     """Return a connection in autocommit mode.
 
     Raise ConnectionLost, or Unavailable if the database cannot store every character.
@@ -104,19 +105,22 @@ def _parsed(dsn: str) -> dict[str, str]:
     return parameters
 
 
-def _require_unicode(opened: connection) -> None:
+def _require_unicode(opened: Connection) -> None:
     encoding = opened.info.parameter_status("server_encoding")
     if encoding not in ("UTF8", None):  # a pooler may not tell
         opened.close()
         raise Unavailable(f"the encoding of the database must be UTF8, and is {encoding}")
 
 
-def _connect_to(host: dict[str, str], parameters: dict[str, str], timeout: float) -> connection:
+def _connect_to(host: dict[str, str], parameters: dict[str, str], timeout: float) -> Connection:
     failure: Exception | None = None
     for address in _addresses(host, min(timeout, deadline.remaining())):
         try:
             with deadline.within(timeout):
-                return psycopg2.connect(make_dsn(**{**parameters, **host, **address}))
+                dsn = make_dsn(**{**parameters, **host, **address})
+                opened = psycopg2.connect(dsn, connection_factory=Connection)
+                opened.server = {**host, **address}
+                return opened
         except (psycopg2.OperationalError, DeadlineExceeded) as error:
             # The traceback's frames hold the half-open connection, whose socket would stay open
             # until the next garbage collection.

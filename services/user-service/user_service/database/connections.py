@@ -6,12 +6,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import psycopg2
-from psycopg2.extensions import connection, cursor
+from psycopg2.extensions import cursor
 from psycopg2.pool import SimpleConnectionPool
 
 from user_service.database.connect import connect
+from user_service.database.wait import Connection
 from user_service.errors import ConnectionLost, PoolTimeout, Unavailable
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,10 @@ class ConnectionPool:
     as many as were lent at once in the last seconds, and one less while the server refuses more:
     that makes room for a new process, which has none.
 
+    Writes get at most three quarters of the loans. The loan of a commit without an answer goes on
+    until the server has ended that session, so that it never has more sessions than ``size``. While
+    commits wait for a standby, the last quarter serves reads.
+
     SimpleConnectionPool is not thread-safe, and its ``getconn`` connects if no connection is idle,
     which can take as long as the network likes. Here each of its methods is called under a lock,
     and connections are opened without the lock: its ``connection_factory`` only hands over what
@@ -76,8 +82,11 @@ class ConnectionPool:
         self._current_dsn = current_dsn
         self._clock = clock
         self._lock = threading.Lock()
-        self._turns: deque[threading.Lock] = deque()  # one for each waiting caller
-        self._opened: list[connection] = []  # connections that the pool has not seen yet
+        # One for each waiting caller, and whether it writes.
+        self._turns: deque[tuple[threading.Lock, bool]] = deque()
+        self._writing = 0
+        self._unanswered: set[Connection] = set()
+        self._opened: list[Connection] = []  # connections that the pool has not seen yet
         self._pool = SimpleConnectionPool(
             0, size, "", connection_factory=lambda _dsn: self._opened.pop(), cursor_factory=Cursor
         )
@@ -93,7 +102,9 @@ class ConnectionPool:
         """The number of callers that wait for a loan."""
         return len(self._turns)
 
-    def begin_loan(self, timeout: float = 0.0, *, first: bool = False) -> None:
+    def begin_loan(
+        self, timeout: float = 0.0, *, writes: bool = False, first: bool = False
+    ) -> None:
         """Begin a loan, or raise PoolTimeout if none ends within ``timeout`` seconds.
 
         A caller that has waited before is the ``first`` of the queue, any other the last.
@@ -103,32 +114,34 @@ class ConnectionPool:
                 self._grow_at = self._clock() + GROW_SECONDS
                 self._limit = min(self._limit + 1, self.size)
                 self._hand_over()
-            if self.lent < self._limit:  # then no caller waits
+            # Then no caller of its kind waits.
+            if self.lent < self._limit and not (writes and self._is_full_of_writes):
                 self.lent += 1
+                self._writing += writes
                 return
             if timeout <= 0:
-                raise PoolTimeout(f"all {self.lent} connections are in use")
-            turn = threading.Lock()
-            turn.acquire()
+                raise PoolTimeout(self._in_use)
+            turn = (threading.Lock(), writes)
+            turn[0].acquire()
             self._turns.insert(0 if first else len(self._turns), turn)
         try:
-            turn.acquire(timeout=timeout)
+            turn[0].acquire(timeout=timeout)
         except BaseException:  # the caller is ended while it waits, as by a server's time-out
             if not self._withdraw(turn):
-                self.end_loan(None)
+                self.end_loan(None, writes=writes)
             raise
         if self._withdraw(turn):
-            raise PoolTimeout(f"no connection came free, all {self.lent} are in use")
+            raise PoolTimeout(f"no connection came free: {self._in_use}")
 
-    def take_idle(self) -> connection | None:
+    def take_idle(self) -> Connection | None:
         """Return the idle connection that was used last, or None if there is none."""
         with self._lock:
             if not self._idle:
                 return None
             self._idle -= 1
-            return self._pool.getconn()
+            return cast("Connection", self._pool.getconn())
 
-    def open_new(self, timeout: float = 0.0) -> connection:
+    def open_new(self, timeout: float = 0.0) -> Connection:
         """Return a new connection, or one that has come back since.
 
         If the server refuses it, wait for another one to come back, until ``timeout`` seconds from
@@ -146,10 +159,13 @@ class ConnectionPool:
             self.made += 1
             self._existing += 1
             self._limit, self._grow_at = self.size, math.inf
+            for other in self._unanswered:
+                if other.server != opened.server:  # its answer would come from an old primary
+                    other.give_up()
             self._hand_over()
-            return self._pool.getconn()
+            return cast("Connection", self._pool.getconn())
 
-    def discard(self, *useless: connection) -> None:
+    def discard(self, *useless: Connection) -> None:
         """Close connections whose loans continue with others."""
         with self._lock:
             for connection in useless:
@@ -157,7 +173,7 @@ class ConnectionPool:
                 self._pool.putconn(connection)
                 self._existing -= 1
 
-    def end_loan(self, connection: connection | None) -> None:
+    def end_loan(self, connection: Connection | None, *, writes: bool = False) -> None:
         """End a loan, and keep its connection if that is open."""
         with self._lock:
             self._most_lent = max(self._most_lent, self.lent)
@@ -170,11 +186,20 @@ class ConnectionPool:
                 else:
                     self._idle += 1
             self.lent -= 1
+            self._writing -= writes
             kept = self._kept()
             if self._turns:
                 self._hand_over()
         if kept is not None:
             self.close_idle(kept)
+
+    def wait_for_answer(self, connection: Connection) -> None:
+        """Return when a commit without an answer has one, or another server serves by now."""
+        with self._lock:
+            self._unanswered.add(connection)
+        connection.wait_for_answer()
+        with self._lock:
+            self._unanswered.remove(connection)
 
     def close_idle(self, kept: int = 0) -> int:
         """Close the connections that are not in use but for ``kept``, and return their number.
@@ -183,7 +208,7 @@ class ConnectionPool:
         """
         with self._lock:
             useless = max(0, min(self._idle, self._existing - kept))
-            taken = [self._pool.getconn() for _ in range(useless)]
+            taken = [cast("Connection", self._pool.getconn()) for _ in range(useless)]
             self._idle -= useless
         self.discard(*taken)
         return useless
@@ -193,7 +218,7 @@ class ConnectionPool:
         self.closed = True
         self.close_idle()
 
-    def _connect(self) -> connection:
+    def _connect(self) -> Connection:
         try:
             return connect(self._dsn)
         except ConnectionLost:
@@ -204,7 +229,7 @@ class ConnectionPool:
             self._dsn = current
             return connect(current)
 
-    def _wait_for_another(self, until: float, refusal: ConnectionLost) -> connection:
+    def _wait_for_another(self, until: float, refusal: ConnectionLost) -> Connection:
         with self._lock:
             if not self._existing:
                 raise refusal
@@ -239,11 +264,25 @@ class ConnectionPool:
 
     def _hand_over(self) -> None:
         """Begin loans for the callers that have waited longest."""
-        while self._turns and self.lent < self._limit:
+        while self.lent < self._limit:
+            is_full = self._is_full_of_writes
+            turn = next((turn for turn in self._turns if not (turn[1] and is_full)), None)
+            if turn is None:
+                return
+            self._turns.remove(turn)
             self.lent += 1
-            self._turns.popleft().release()
+            self._writing += turn[1]
+            turn[0].release()
 
-    def _withdraw(self, turn: threading.Lock) -> bool:
+    @property
+    def _is_full_of_writes(self) -> bool:
+        return self._writing >= max(1, self._limit * 3 // 4)
+
+    @property
+    def _in_use(self) -> str:
+        return f"{self.lent} connections are in use, {self._writing} of them by writes"
+
+    def _withdraw(self, turn: tuple[threading.Lock, bool]) -> bool:
         """Stop waiting; return False if the loan has begun before that."""
         with self._lock:
             if turn not in self._turns:
@@ -252,7 +291,7 @@ class ConnectionPool:
             return True
 
 
-def is_alive(idle: connection) -> bool:
+def is_alive(idle: Connection) -> bool:
     """Return whether the server has not closed ``idle``, without a round trip.
 
     It takes two reads of the socket: libpq takes the server's farewell by the first, and
@@ -266,7 +305,7 @@ def is_alive(idle: connection) -> bool:
     return not idle.closed
 
 
-def has_become_read_only(connection: connection) -> bool:
+def has_become_read_only(connection: Connection) -> bool:
     """Return whether the server has said that it takes no writes any more.
 
     PostgreSQL 14 and newer report changes of both settings with their next answer.

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import NamedTuple, cast
 
 import psycopg2
@@ -15,12 +16,12 @@ from psycopg2.extensions import (
     TRANSACTION_STATUS_IDLE,
     TRANSACTION_STATUS_INERROR,
     TRANSACTION_STATUS_INTRANS,
-    connection,
 )
 
 from user_service.database.connect import must_be_writable, session_settings, with_session_defaults
 from user_service.database.connections import ConnectionPool, Cursor, has_become_read_only, is_alive
 from user_service.database.failures import CONNECTION_IS_USELESS, translated
+from user_service.database.wait import Connection
 from user_service.errors import (
     ConnectionLost,
     DeadlineExceeded,
@@ -32,7 +33,7 @@ from user_service.errors import (
 from user_service.observability.metrics import Metrics
 from user_service.observability.server_timing import stage
 from user_service.resilience import deadline
-from user_service.resilience.background import Preparation
+from user_service.resilience.background import Preparation, in_background
 from user_service.resilience.breaker import CircuitBreaker, State
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,8 @@ class Database:
         self._local_settings = "".join(f"SET LOCAL {key} = '{value}'; " for key, value in local)
         self.breaker = breaker or CircuitBreaker(
             "the database",
-            failures=(ConnectionLost, DeadlineExceeded, OutcomeUnknown),
+            # A commit may wait for a standby while the server serves reads.
+            failures=(ConnectionLost, DeadlineExceeded),
             open_seconds=OPEN_SECONDS,
             on_change=metrics.breaker_listener(name),
         )
@@ -142,24 +144,28 @@ class Database:
         return PoolStats(pool.size, pool.lent, pool.waiting)
 
     @contextmanager
-    def read(self, *, waits: bool = True) -> Iterator[Cursor]:
+    def read(self, *, waits: bool = True, writes: bool = False) -> Iterator[Cursor]:
         """Lend a cursor for statements that change nothing, each a transaction of its own.
 
         A lost connection raises ConnectionLost, which is transient. Without ``waits``, PoolTimeout
-        is raised at once, and the breaker counts no failure.
+        is raised at once, and the breaker counts no failure. ``write`` and ``transaction`` lend
+        theirs with ``writes``.
         """
+        if writes and self.breaker.state is not State.CLOSED:  # a commit is no trial call
+            with self.read() as cursor:
+                cursor.execute("SELECT 1")
         time_left = deadline.remaining()
         if not time_left:  # it would count as a failure of the database
             raise DeadlineExceeded("no time was left to ask the database")
         until = time.monotonic() + (min(self._checkout_timeout, time_left) if waits else 0)
         is_full = False
         try:
-            self._pool.begin_loan()
+            self._pool.begin_loan(writes=writes)
         except PoolTimeout:
             is_full = True
             if not waits:
                 raise
-            self._wait_for_loan(until)
+            self._wait_for_loan(until, writes=writes)
         self._was_full = is_full
         # A time-out soon after a long wait tells nothing about the database.
         blaming = waits and (not is_full or deadline.remaining() >= time_left / 2)
@@ -182,9 +188,12 @@ class Database:
                         raise
                     raise meaning from error
         finally:
-            if lent is not None:
-                self._inspect(lent)
-            self._pool.end_loan(lent)
+            if lent is not None and lent.unanswered is not None:
+                in_background(partial(self._end_after_answer, lent))
+            else:
+                if lent is not None:
+                    self._inspect(lent)
+                self._pool.end_loan(lent, writes=writes)
 
     @contextmanager
     def write(self, statement: str, parameters: Mapping[str, object]) -> Iterator[Cursor]:
@@ -194,13 +203,8 @@ class Database:
         server may have committed it, or may yet. An error that the server answers has committed
         nothing.
         """
-        with self.read() as cursor:
-            try:
-                cursor.execute(statement, parameters)
-            except (psycopg2.Error, DeadlineExceeded) as error:
-                if cursor.connection.closed:
-                    raise OutcomeUnknown("the connection was lost during a write") from error
-                raise
+        with self.read(writes=True) as cursor:
+            _commit(cursor, statement, parameters)
             yield cursor
 
     @contextmanager
@@ -210,7 +214,7 @@ class Database:
         BEGIN goes along with the first statement. Raise OutcomeUnknown if the connection was lost
         after COMMIT had been sent.
         """
-        with self.read() as cursor:
+        with self.read(writes=True) as cursor:
             # The isolation level that the statements are written for, whatever the role's default.
             cursor.ahead_of_next = "BEGIN ISOLATION LEVEL READ COMMITTED; " + self._local_settings
             cursor.ahead_of_each = ""
@@ -219,25 +223,27 @@ class Database:
             except BaseException:
                 _roll_back(cursor)
                 raise
-            _commit(cursor)
+            _commit(cursor, "COMMIT")
+            if cursor.statusmessage != "COMMIT":
+                raise TransientFailure("the server rolled back instead of committing")
 
-    def _wait_for_loan(self, until: float) -> None:
+    def _wait_for_loan(self, until: float, *, writes: bool) -> None:
         self.breaker.refuse_if_open()  # before waiting in vain
         if not self._was_full:
             self._was_full = True
             in_use = self._pool.lent
-            log.warning("connection pool is full: all %d connections are in use", in_use)
+            log.warning("connection pool is full: %d connections are in use", in_use)
         self._metrics.waiting.inc()
         try:
             with stage("pool", self._metrics.checkout.observe):
-                self._pool.begin_loan(until - time.monotonic())
+                self._pool.begin_loan(until - time.monotonic(), writes=writes)
         except PoolTimeout:
             self._metrics.timeouts.inc()
             raise
         finally:
             self._metrics.waiting.dec()
 
-    def _connection(self, until: float) -> connection:
+    def _connection(self, until: float) -> Connection:
         """Return a connection that works for a loan that has begun."""
         if not self._preparation.is_done:
             # Here, after a fork: each process has a gauge of its own.
@@ -250,7 +256,7 @@ class Database:
             self._count_replaced(1)
         return self._pool.open_new(until - time.monotonic())
 
-    def _retire_after(self, error: psycopg2.Error, lent: connection) -> None:
+    def _retire_after(self, error: psycopg2.Error, lent: Connection) -> None:
         """Close what ``error`` has made useless."""
         if error.pgcode in CONNECTION_IS_USELESS:
             lent.close()
@@ -258,7 +264,7 @@ class Database:
             # The idle connections have probably met the same end: a retry gets a new one.
             self._count_replaced(self._pool.close_idle())
 
-    def _inspect(self, lent: connection) -> None:
+    def _inspect(self, lent: Connection) -> None:
         """Close a connection that is not to be lent again."""
         self._metrics.in_use.dec()
         if self._must_be_writable and not lent.closed and has_become_read_only(lent):
@@ -269,6 +275,14 @@ class Database:
         if lent.info.transaction_status != TRANSACTION_STATUS_IDLE:
             lent.close()
             self._count_replaced(1)
+
+    def _end_after_answer(self, lent: Connection) -> None:
+        """End the loan of a commit without an answer once the server has ended its session."""
+        log.warning("a commit was not answered within its request's deadline")
+        with self._metrics.unanswered.track_inprogress():
+            self._pool.wait_for_answer(lent)
+        self._inspect(lent)
+        self._pool.end_loan(lent, writes=True)
 
     def _count_replaced(self, number: int) -> None:
         if number:
@@ -284,15 +298,18 @@ def _roll_back(cursor: Cursor) -> None:
             cursor.execute("ROLLBACK")
 
 
-def _commit(cursor: Cursor) -> None:
+def _commit(cursor: Cursor, statement: str, parameters: Mapping[str, object] | None = None) -> None:
+    """Run a statement that commits."""
+    connection = cast("Connection", cursor.connection)
+    connection.is_committing = True
     try:
-        cursor.execute("COMMIT")
+        cursor.execute(statement, parameters)
     except (psycopg2.Error, DeadlineExceeded) as error:
-        if cursor.connection.closed:
-            raise OutcomeUnknown("the connection was lost during COMMIT") from error
+        if connection.closed:
+            raise OutcomeUnknown("the connection was lost during a commit") from error
         raise
-    if cursor.statusmessage != "COMMIT":
-        raise TransientFailure("the server rolled back instead of committing")
+    finally:
+        connection.is_committing = False
 
 
 def _with_errors_translated(prepare: Callable[[], object]) -> None:

@@ -7,7 +7,11 @@ greenlets run in the meantime.
 """
 
 import math
+import os
 import select
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
 
 import psycopg2
 from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, connection, set_wait_callback
@@ -16,6 +20,34 @@ from user_service.errors import DeadlineExceeded
 from user_service.resilience import deadline
 
 _EVENTS = {POLL_READ: select.POLLIN, POLL_WRITE: select.POLLOUT}
+
+
+class Connection(connection):
+    """A connection whose socket stays open when the deadline passes during a commit.
+
+    A commit that waits for a synchronous standby goes on without a client, for as long as the
+    standby is away, and no time-out of PostgreSQL ends that.
+    """
+
+    server: Mapping[str, str]  # the host, its address and its port, where they are known
+    is_committing = False
+    unanswered: socket.socket | None = None  # waits for the answer to a commit
+
+    def wait_for_answer(self) -> None:
+        """Return when the server has answered the commit and ended its session, or is gone."""
+        if self.unanswered is not None:
+            with self.unanswered as waiting, suppress(OSError):
+                waiting.settimeout(None)
+                waiting.recv(1)
+                waiting.shutdown(socket.SHUT_WR)
+                while waiting.recv(4096):
+                    pass
+
+    def give_up(self) -> None:
+        """End ``wait_for_answer`` now."""
+        if self.unanswered is not None:
+            with suppress(OSError):
+                self.unanswered.shutdown(socket.SHUT_RDWR)
 
 
 def install() -> None:
@@ -36,4 +68,19 @@ def wait_within_deadline(connection: connection) -> None:
         poller.register(connection.fileno(), _EVENTS[state])
         left = deadline.remaining()
         if not poller.poll(None if left == math.inf else left * 1000):
+            if isinstance(connection, Connection) and connection.is_committing:
+                connection.unanswered = _take_socket(connection.fileno())
             raise DeadlineExceeded("the database did not answer within the request's deadline")
+
+
+def _take_socket(descriptor: int) -> socket.socket:
+    """Return the socket, and leave an empty file in its place.
+
+    libpq closes the file instead, and its farewell goes there: PgBouncer would take it for the end
+    of the session, and lend the next one while the server still commits.
+    """
+    taken = socket.socket(fileno=os.dup(descriptor))
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, descriptor)
+    os.close(null)
+    return taken

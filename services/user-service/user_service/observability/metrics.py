@@ -34,6 +34,7 @@ class PoolMetrics(NamedTuple):
     checkout: Histogram
     timeouts: Counter
     replaced: Counter
+    unanswered: Gauge
 
 
 class Metrics:
@@ -90,6 +91,11 @@ class Metrics:
             counter(
                 "user_service_pool_connections_replaced",
                 "Database connections replaced because they broke or may have broken",
+                ["pool"],
+            ),
+            total(
+                "user_service_pool_commits_unanswered",
+                "Database connections in use by commits that had no answer by the deadline",
                 ["pool"],
             ),
         )
