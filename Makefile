@@ -8,7 +8,7 @@ SERVICE := services/user-service
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run seed test test-unit faults soak bench calls screenshot lint lint-openapi client format migrate lock clean
+.PHONY: help run cluster seed test test-unit faults soak bench calls screenshot lint lint-openapi client format migrate lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ $(VENV)/dev.stamp: requirements-dev.txt | $(BIN)/python
 
 run: $(VENV)/run.stamp ## Serve on http://127.0.0.1:5000 with its own PostgreSQL and Redis (PORT=, DATA_DIR=)
 	@exec $(BIN)/python -m dev.run
+
+cluster: $(VENV)/dev.stamp ## Run three PostgreSQL nodes that fail over, with etcd and HAProxy (DATA_DIR=)
+	@exec $(BIN)/python -m dev.cluster
 
 # The servers of a running `make run`, if there is one; the environment names others.
 IN_SERVICE = addresses="$${DATA_DIR:-.data}/addresses"; [[ ! -f $$addresses ]] || . "$$addresses"; cd $(SERVICE) && exec

@@ -116,6 +116,11 @@ class Node(Server):
         """Whether Patroni answers, within two seconds, that this node is the primary."""
         return _is_ok(self.api, "/primary")
 
+    @property
+    def is_synchronous(self) -> bool:
+        """Whether Patroni answers that this node is a synchronous standby."""
+        return _is_ok(self.api, "/synchronous")
+
     def switch_over(self) -> None:
         """Ask Patroni for another leader than this node, and wait for it; raise ServerFailed."""
         login = base64.b64encode(f"patroni:{self._password}".encode()).decode()
@@ -230,9 +235,14 @@ class HAProxy(Server):
         return [str(program), "-db", "-f", f"{self._dir.path}/{self._dir.mark}.cfg"]
 
     def _ready(self) -> bool:
-        with suppress(psycopg2.OperationalError), closing(psycopg2.connect(self.url)):
-            return True
-        return False
+        # Until its first checks, HAProxy takes every node for the leader, one after the other.
+        leader = f"{self.url}?target_session_attrs=read-write"
+        try:
+            for _ in self._nodes:
+                psycopg2.connect(leader).close()
+        except psycopg2.OperationalError:
+            return False
+        return True
 
 
 class Cluster:

@@ -33,6 +33,17 @@ class Connection(connection):
     is_committing = False
     unanswered: socket.socket | None = None  # waits for the answer to a commit
 
+    def keep_socket(self) -> None:
+        """Take the socket from libpq, which closes an empty file instead.
+
+        libpq's farewell goes there. PgBouncer would take it for the end of the session, and open
+        the next one while the server still commits.
+        """
+        self.unanswered = socket.socket(fileno=os.dup(self.fileno()))
+        empty = os.open(os.devnull, os.O_RDWR)
+        os.dup2(empty, self.fileno())
+        os.close(empty)
+
     def wait_for_answer(self) -> None:
         """Return when the server has answered the commit and ended its session, or is gone."""
         if self.unanswered is not None:
@@ -69,18 +80,5 @@ def wait_within_deadline(connection: connection) -> None:
         left = deadline.remaining()
         if not poller.poll(None if left == math.inf else left * 1000):
             if isinstance(connection, Connection) and connection.is_committing:
-                connection.unanswered = _take_socket(connection.fileno())
+                connection.keep_socket()
             raise DeadlineExceeded("the database did not answer within the request's deadline")
-
-
-def _take_socket(descriptor: int) -> socket.socket:
-    """Return the socket, and leave an empty file in its place.
-
-    libpq closes the file instead, and its farewell goes there: PgBouncer would take it for the end
-    of the session, and lend the next one while the server still commits.
-    """
-    taken = socket.socket(fileno=os.dup(descriptor))
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, descriptor)
-    os.close(null)
-    return taken
