@@ -18,12 +18,20 @@ from pathlib import Path
 from typing import Self
 
 import psycopg2
+from psycopg2.errors import DuplicateDatabase, DuplicateObject
 
 from dev.data_dir import DataDir, DataDirInUse, ServerFailed
 from dev.lifecycle import Server
 from dev.ports import free_port
 from dev.processes import Process, family, wait_until
-from dev.servers import LOCALE, NOT_DURABLE, postgres_program, wheel_file
+from dev.servers import (
+    LOCALE,
+    NOT_DURABLE,
+    OWNER_ROLE,
+    SERVICE_ROLE,
+    postgres_program,
+    wheel_file,
+)
 
 NODES = 3
 # Patroni demands loop_wait + 2 x retry_timeout <= ttl, and 20 of ttl: a leader that is gone without
@@ -275,7 +283,7 @@ class Cluster:
 
     @property
     def url(self) -> str:
-        """The database `users` on whichever node is the leader, as its owner."""
+        """The database `users` on the leader, as its owner."""
         hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
         first = self.nodes[0]
         url = first.url.replace(f"127.0.0.1:{first.port}", hosts)
@@ -298,14 +306,11 @@ class Cluster:
         ]
         with ThreadPoolExecutor() as threads:
             list(threads.map(Node.start, self.nodes))
-        with closing(psycopg2.connect(self.leader().admin_url.replace("/users", "/postgres"))) as c:
-            c.autocommit = True
-            for statement in (
-                f"CREATE ROLE users LOGIN PASSWORD '{password}'",
-                "CREATE DATABASE users OWNER users",
-            ):
-                with suppress(psycopg2.errors.DuplicateObject, psycopg2.errors.DuplicateDatabase):
-                    c.cursor().execute(statement)
+        with closing(psycopg2.connect(self.leader().admin_url, dbname="postgres")) as connection:
+            connection.autocommit = True
+            for statement in (OWNER_ROLE + SERVICE_ROLE).format(password=password).splitlines():
+                with suppress(DuplicateObject, DuplicateDatabase):
+                    connection.cursor().execute(statement)
 
     def stop(self) -> None:
         """Stop everything, also what is frozen."""
