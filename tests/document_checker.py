@@ -14,10 +14,11 @@ from werkzeug.test import TestResponse
 from user_service.web.policies.security_headers import HEADERS as SECURITY_HEADERS
 
 PROBLEM = {"$ref": "#/components/schemas/Problem"}
-# Headers that the document leaves out: those of HTTP itself, of browsers, of OPTIONS, 405 and 415.
+# Headers that the document leaves out: those of HTTP itself, of browsers, of OPTIONS, 405 and 415,
+# and the one that the gateway removes.
 OUTSIDE = {name for name, _ in SECURITY_HEADERS} | {
     *("Accept", "Accept-Encoding", "Accept-Patch", "Allow", "Connection", "Content-Length"),
-    *("Content-Type", "Date", "Server", "Vary"),
+    *("Content-Type", "Date", "Server", "Vary", "X-Page-Place"),
 }
 # Not for the clients of the API.
 UNDOCUMENTED = re.compile(r"/$|/docs|/metrics|/\.well-known/")

@@ -80,7 +80,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         app.wsgi_app,
         request_timeout=settings.request_timeout,
         metrics=services.metrics,
-        fast_path=FastPath(app, services),
+        fast_path=FastPath(app, services, tells_place=settings.gateway_pages),
     )
     app.cli.add_command(cli.users)
     app.cli.add_command(cli.migrate_command(settings.database_dsn, settings.owner_dsn))

@@ -1,6 +1,7 @@
 """The gateway and the balancer of deploy/gateway under this machine's own nginx, without Docker.
 
 Replaced are addresses, ports and folders, and what a nginx older than 1.25 writes differently.
+The edge, which is the gateway with Lua, runs in its image.
 """
 
 import os
@@ -30,10 +31,19 @@ class Gateway:
     port: int
     plain_url: str
     log_file: Path
+    metrics_url: str
 
     @property
     def log(self) -> str:
         return self.log_file.read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """The image of the edge, and the milliseconds for which it waits for Redis."""
+
+    image: str
+    redis_timeout: int
 
 
 class Addresses:
@@ -58,24 +68,35 @@ def gateway(
     *,
     balanced: bool = False,
     open_files: int = 1024,
+    edge: Edge | None = None,
     **environment: str,
 ) -> Iterator[Gateway]:
     """Start the gateway before the service, or with ``balanced`` before the balancer.
 
-    ``open_files`` is its soft limit.
+    ``open_files`` is its soft limit. With ``edge`` it serves pages itself.
     """
     folder.mkdir()
-    tls_port, plain_port = free_port(), free_port()
-    _adapt(folder, {8443: tls_port, 8080: plain_port})
+    tls_port, plain_port, metrics_port = free_port(), free_port(), free_port()
+    environment |= {"SERVERS": addresses.command, "FOLDER": str(folder)}
+    start = ["sh", "-c", f'ulimit -Sn {open_files}; exec sh "$0" "$@"']
+    changes = {}
+    if edge is not None:
+        changes["/etc/nginx/edge/"] = f"{folder}/edge/"
+        changes["TIMEOUT = 50"] = f"TIMEOUT = {edge.redis_timeout}"
+        names = (part for name in environment for part in ("--env", name))
+        volume = f"--volume={folder.parent}:{folder.parent}"
+        start = ["docker", "run", "--rm", "--user=0", "--network=host", volume, *names]
+        start += ["--entrypoint=sh", edge.image]
+    _adapt(folder, {8443: tls_port, 8080: plain_port, 9145: metrics_port}, changes)
     if balanced:
         shutil.copy(folder / "upstream-balancer.conf", folder / "upstream.conf")
     certificate = ["sh", str(SOURCE / "certificate.sh"), str(folder), str(os.getuid())]
     subprocess.run(certificate, check=True, capture_output=True)
     url = f"https://127.0.0.1:{tls_port}"
     arguments = ["nginx.conf", "name", "80"]
-    environment["SERVERS"] = addresses.command
-    with _running(folder, arguments, url, environment, open_files) as log:
-        yield Gateway(url, tls_port, f"http://127.0.0.1:{plain_port}", log)
+    with _running(folder, arguments, url, environment, start) as log:
+        plain_url, metrics_url = (f"http://127.0.0.1:{port}" for port in (plain_port, metrics_port))
+        yield Gateway(url, tls_port, plain_url, log, f"{metrics_url}/metrics")
 
 
 @contextmanager
@@ -83,26 +104,30 @@ def balancer(folder: Path, replicas: Addresses) -> Iterator[int]:
     """Start the balancer of ``replicas``, which must have one that is ready; return its port."""
     folder.mkdir()
     port = free_port()
-    _adapt(folder, {8081: port})
+    _adapt(folder, {8081: port}, {})
     arguments = ["balancer.conf", "name", "80", "/health/ready"]
-    with _running(folder, arguments, f"http://127.0.0.1:{port}", {"SERVERS": replicas.command}):
+    environment = {"SERVERS": replicas.command, "FOLDER": str(folder)}
+    with _running(folder, arguments, f"http://127.0.0.1:{port}", environment, ["sh"]):
         yield port
 
 
-def _adapt(folder: Path, ports: dict[int, int]) -> None:
-    for file in SOURCE.iterdir():
+def _adapt(folder: Path, ports: dict[int, int], changes: dict[str, str]) -> None:
+    (folder / "edge").mkdir()
+    for file in (path for path in SOURCE.rglob("*") if path.is_file()):
         text = file.read_text(encoding="utf-8")
         for old, new in ports.items():
             text = text.replace(f"listen {old}", f"listen 127.0.0.1:{new}")
             text = text.replace(f"listen [::]:{old}", f"listen [::1]:{new}")
         if file.suffix == ".conf":
             text = re.sub(r"(?<=[ ])/tmp/", f"{folder}/", text)
-            text = text.replace("/etc/nginx/tls/", f"{folder}/")
+            text = re.sub("/etc/nginx/(tls|gateway)/", f"{folder}/", text)
             if os.geteuid() == 0 and "\nevents {" in text:
                 text = "user root;\n" + text  # or its workers could not enter the tests' folder
             # `http2 on` is from 1.25.1 on.
             text = text.replace(" ssl;", " ssl http2;").replace("http2 on;", "")
-        (folder / file.name).write_text(text)
+        for before, after in changes.items():
+            text = text.replace(before, after)
+        (folder / file.relative_to(SOURCE)).write_text(text)
 
 
 @contextmanager
@@ -111,16 +136,17 @@ def _running(
     arguments: list[str],
     url: str,
     environment: dict[str, str],
-    open_files: int = 1024,
+    start: list[str],
 ) -> Iterator[Path]:
-    """Run nginx.sh until the end of the block, which begins when nginx answers."""
+    """Run nginx.sh by ``start`` until the end of the block, which begins when nginx answers."""
     log = folder / "log"
     script, arguments[0] = str(folder / "nginx.sh"), str(folder / arguments[0])
-    path = f"{Path(program('nginx')).parent}:{os.environ['PATH']}"
+    nginx = program("nginx") if start[0] == "sh" else ""
+    path = f"{Path(nginx).parent}:{os.environ['PATH']}"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            ["sh", "-c", f'ulimit -Sn {open_files}; exec sh "$0" "$@"', script, *arguments],
-            env={"PATH": path, "FOLDER": str(folder), **environment},
+            [*start, script, *arguments],
+            env={"PATH": path, **environment},
             stdout=output,
             stderr=output,
         )

@@ -12,6 +12,7 @@ from pytest_mock import MockerFixture
 
 from tests import scrapes
 from tests.integration.users import URL, create
+from tests.redis_states import out_of_memory
 from tests.responses import Serve, json_of
 from user_service.errors import CircuitOpen, DeadlineExceeded, TransientFailure
 from user_service.settings import Settings
@@ -146,6 +147,22 @@ def test_request_is_counted_and_logged_by_its_route(
     assert scrapes.value(exposition, "http_request_duration_seconds_count", **labels) == 1
 
 
+def test_pages_tell_a_gateway_where_they_are(serving: Serve, redis: redis_py.Redis) -> None:
+    assert "X-Page-Place" not in serving().get(URL).headers
+    client = serving(gateway_pages="on")
+    for path in ("", "?page=0", "/1"):
+        assert ("X-Page-Place" in client.get(URL + path).headers) == (path == "")
+    ttl, base, pages = client.get(URL).headers["X-Page-Place"].split()
+    assert ttl == "60"
+    keys = (f"{base}history", f"{base}generation", f"{pages}page=1&per_page=50")
+    assert redis.exists(*keys) == len(keys)
+    with out_of_memory(redis):
+        services_of(client.application).pages.invalidate()
+        answer = client.get(URL)
+    assert answer.headers["X-Cache"] == "BYPASS"
+    assert "X-Page-Place" not in answer.headers
+
+
 class TestRequestsForFlask:
     @pytest.mark.parametrize(
         ("asked", "environ", "status"),
@@ -176,7 +193,9 @@ class TestRequestsForFlask:
 
     def check_that_none_is_taken(self, client: FlaskClient, dispatched: list[str]) -> None:
         for number, path in enumerate(("", "?page=1", "/1"), start=1):
-            assert client.get(URL + path).status_code == 200
+            answer = client.get(URL + path)
+            assert answer.status_code == 200
+            assert "X-Page-Place" not in answer.headers
             assert len(dispatched) == number
 
     @pytest.mark.parametrize(
@@ -186,13 +205,13 @@ class TestRequestsForFlask:
     def test_application_with_hooks(
         self, serving: Serve, dispatched: list[str], changed: dict[str, str]
     ) -> None:
-        self.check_that_none_is_taken(serving(**changed), dispatched)
+        self.check_that_none_is_taken(serving(gateway_pages="on", **changed), dispatched)
 
     @pytest.mark.parametrize("setup", SETUPS)
     def test_application_that_was_changed_after_it_was_made(
         self, serving: Serve, dispatched: list[str], setup: Callable[[Flask], object]
     ) -> None:
-        client = serving()
+        client = serving(gateway_pages="on")
         setup(client.application)
         self.check_that_none_is_taken(client, dispatched)
 

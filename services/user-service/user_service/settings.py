@@ -196,6 +196,8 @@ class Settings(BaseSettings):
     retry_delay: float = Field(default=0.5, ge=0, le=60)
     """Seconds; the pause before retry n is random, at most this times 2^(n-1)"""
 
+    gateway_pages: bool = False
+    """Let the gateway serve cached pages: pages tell it their place in Redis (`X-Page-Place`)"""
     server_timing: bool = False
     """Report the stages of each response in `Server-Timing`"""
     prometheus_multiproc_dir: Path | None = None

@@ -142,6 +142,10 @@ class PageCache:
             self._metrics.pages_stale.inc()
         return body
 
+    def place(self) -> str:
+        """Return where pages are in Redis, as the store tells it."""
+        return self._store.place()
+
     def invalidate(self) -> None:
         """Put every cached page out of date. Call it after each write that may be committed."""
         try:

@@ -195,6 +195,11 @@ class PageStore:
             self._redis.execute("EVAL", page_scripts.CHECK, 1, key)
             self._check([key], [])  # EVALSHA
 
+    def place(self) -> str:
+        """Return ``ttl`` and the beginnings of all keys and of those of pages: for a gateway."""
+        base = self._base(self._identify()[0])
+        return f"{self._ttl} {base} {base}{PAGE}"
+
     def close(self) -> None:
         """Close the connections to Redis."""
         self._redis.close()
@@ -230,8 +235,11 @@ class PageStore:
         self._confirmed = (connections, history, stored)
         return history, stored
 
+    def _base(self, database: str) -> str:
+        return f"{self._prefix}{database}:"
+
     def _keys(self, database: str, names: Iterable[str] = ()) -> list[str]:
-        base = f"{self._prefix}{database}:"
+        base = self._base(database)
         keys = [base + "history", base + "generation", base + "lsn"]
         for name in names:
             page = base + PAGE + name

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from flask import Flask
 
+from user_service.cache.page_cache import CacheStatus
 from user_service.web.policies.deprecation import deprecation_of
 from user_service.web.problems import problem_reply, problem_response
 from user_service.web.reads import read_page, read_user
@@ -32,11 +33,16 @@ USER_PATH = re.compile(rf"{USERS_PATH}/([0-9]{{1,{len(str(BIGINT_MAX)) - 1}}})")
 
 
 class FastPath:
-    """Answers plain GET requests of one application, and returns None for all others."""
+    """Answers plain GET requests of one application, and returns None for all others.
 
-    def __init__(self, app: Flask, services: Services) -> None:
+    With ``tells_place``, pages tell where they are in Redis. The gateway serves them from there as
+    long as it is told, hence never while Flask's hooks must see every request.
+    """
+
+    def __init__(self, app: Flask, services: Services, *, tells_place: bool = False) -> None:
         self._app = app
         self._services = services
+        self._tells_place = tells_place
 
     @cached_property
     def _is_open(self) -> bool:
@@ -77,7 +83,10 @@ class FastPath:
         try:
             if user is None:
                 query = parse_query(ListQuery, query_string)
-                reply = page_reply(*read_page(self._services, query))
+                page, status = read_page(self._services, query)
+                reply = page_reply(page, status)
+                if self._tells_place and status in (CacheStatus.HIT, CacheStatus.MISS):
+                    reply.headers["X-Page-Place"] = self._services.pages.place()
             else:
                 reply = user_reply(read_user(self._services, int(user[1])))
         except Exception as error:  # noqa: BLE001 -- as Flask's error handlers do

@@ -1,0 +1,56 @@
+"""The edge: the gateway in its image, which reads pages from Redis by a user of its own."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+import pytest
+import redis as redis_py
+
+from tests.e2e.gateway import SOURCE, Addresses, Edge, Gateway, gateway
+from tests.servers import docker_answers
+
+IMAGE = "user-service-edge-test"
+PASSWORD = "of the gateway"
+# As docker-compose.edge.yml gives them.
+PERMISSIONS = ("~users:{pages}:*", "-@all", "+mget", "+info")
+
+
+@cache
+def edge_image() -> str:
+    """Return the name of the image, built from deploy/gateway; skip the test without Docker."""
+    if not docker_answers():
+        pytest.skip("no Docker engine answers")
+    build = ["docker", "build", "--quiet", "--tag", IMAGE, str(SOURCE)]
+    built = subprocess.run(build, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    return IMAGE
+
+
+@contextmanager
+def edge(
+    folder: Path, service_port: int, redis_port: int, redis_timeout: int = 1000
+) -> Iterator[Gateway]:
+    """Start the edge before a service whose pages are in the Redis at ``redis_port``.
+
+    A busy machine misses the 50 ms of ``redis_timeout`` now and then.
+    """
+    folder.mkdir()
+    (folder / "password").write_text(f"{PASSWORD}\n")
+    addresses = Addresses(folder / "addresses", service_port)
+    with gateway(
+        folder / "gateway",
+        addresses,
+        edge=Edge(edge_image(), redis_timeout),
+        PAGES_REDIS_HOST="127.0.0.1",
+        PAGES_REDIS_PORT=str(redis_port),
+        PAGES_REDIS_PASSWORD_FILE=str(folder / "password"),
+    ) as started:
+        yield started
+
+
+def permit(redis: redis_py.Redis) -> None:
+    """Make the user of the edge, as often as wanted."""
+    redis.execute_command("ACL", "SETUSER", "gateway", "on", f">{PASSWORD}", *PERMISSIONS)
