@@ -69,7 +69,7 @@ lint: $(VENV)/dev.stamp ## ruff, mypy, hadolint, compose-lint, yamllint, kuberne
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/hadolint $(SERVICE)/Dockerfile
+	@$(BIN)/hadolint $(SERVICE)/Dockerfile deploy/gateway/Dockerfile
 	@$(BIN)/compose-lint docker-compose.yml docker-compose.scale.yml
 	@$(BIN)/yamllint --strict .
 	@set -o pipefail; for overlay in deploy/kubernetes/overlays/*; do \

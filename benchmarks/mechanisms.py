@@ -39,7 +39,13 @@ MECHANISMS = (
     Mechanism(
         "fast path",
         (CACHED, GET),
-        (Edit("app.py", "        fast_path=FastPath(app, services),\n", ""),),
+        (
+            Edit(
+                "app.py",
+                "        fast_path=FastPath(app, services, tells_place=settings.gateway_pages),\n",
+                "",
+            ),
+        ),
     ),
     Mechanism(
         "batches of users by id",
