@@ -310,14 +310,14 @@ def test_body_up_to_the_limit(client: FlaskClient, size: int, status: int, chunk
 # Unusual, and by the stated rules fine.
 USERNAMES = [
     *("ada", "a" * 50, "Ada Lovelace", "ａｄａ１", "ada\u0301x", "ad\u00e1y", "ıııı", "İdil"),
-    *("straße", "\u212aelvin", "\u0430da", "\u0391da", "李小龍", "😀😀😀", "ﷺ" * 50, "a\u00a0b"),
+    *("straße", "\u212aelvin", "\u0430da", "\u0391da", "李小龍", "😀😀😀", "ﷺßﷺ", "a\u00a0b"),
     *("⅓⅔½", "'; --", '<script>"&', "%s%n%00", "{{7*7}}", "null", "../../etc", "\\u0000", "true"),
     "ada\u0327\u0301z",
 ]
 EMAILS = [
     *("a@b.co", "a" * 64 + "@example.com", "ａｂ@example.com", "e\u0301@example.com"),
     *("ß@example.com", "\u0430da@example.com", "ıx@example.com", "ada@bücher.example"),
-    *("ada@xn--strae-oqa.example", "ada@例え.example", "ada@ｅxample。org", "o'brien@example.com"),
+    *("ada@xn--strae-oqa.example", "ada@例え.example", "ada@ｅxample.org", "o'brien@example.com"),
     *("a+b@example.com", "!#$%&*/=?^_`{|}~-@example.com", "ﬁ" * 32 + "@a.co", "ada@EXAMPLE.net"),
 ]
 SAME = [  # as somebody who was there before

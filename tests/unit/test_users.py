@@ -53,9 +53,9 @@ class TestValidUsername:
         with pytest.raises(ValueError, match="must have 3 to 50 characters after trimming"):
             valid_username(name)
 
-    @pytest.mark.parametrize("name", ["e\u0301e\u0301", "a\u0300 "])
-    def test_that_is_too_short_once_composed_is_refused(self, name: str) -> None:
-        with pytest.raises(ValueError, match="3"):
+    @pytest.mark.parametrize("name", ["e\u0301e\u0301", "a\u0300e", "\ufdfa" * 3, "ß" * 26])
+    def test_of_another_length_in_canonical_form_is_refused(self, name: str) -> None:
+        with pytest.raises(ValueError, match="must have 3 to 50 characters in canonical form"):
             valid_username(name)
 
     @pytest.mark.parametrize(
@@ -132,10 +132,6 @@ class TestCanonicalUsername:
     def test_is_composed_again_after_folding_took_letters_apart(self) -> None:
         assert canonical_username("ma\u0390os") == "ma\u0390os"
 
-    def test_of_the_longest_expansion_fits_into_an_index(self) -> None:
-        # A row of a PostgreSQL B-tree holds 2704 bytes; no character expands further than this.
-        assert len(canonical_username(valid_username("ﷺ" * 50)).encode()) < 2704
-
 
 class TestValidEmail:
     @pytest.mark.parametrize(
@@ -157,6 +153,7 @@ class TestValidEmail:
             *("a\uff0eb@example.com", "a\u1fefb@example.com", "a\uff05b@example.com"),
             *("\u33c2@example.com", "\u00b4ada@example.com", "\u037eada@example.com"),
             *("\ufdfa@example.com", "\u0301da@example.com"),
+            *("ada@ex\uff0eample.com", "ada@example\u3002com", "ada@ex\uff61ample.com"),
         ],
         ids=ascii,
     )
@@ -191,7 +188,7 @@ class TestCanonicalEmail:
     @pytest.mark.parametrize(
         "addresses",
         [
-            "Ada@Example.COM ada@example.com ａda@example.com ada@ｅxample.com ada@example。com",
+            "Ada@Example.COM ada@example.com ａda@example.com ada@ｅxample.com",
             "ada@bücher.example ada@xn--bcher-kva.example ada@XN--BCHER-KVA.example",
             "ada@bücher.example ada@BÜCHER.example ada@bu\u0308cher.example",
             *("e\u0301@example.com é@example.com", "ß@example.com ss@example.com"),
@@ -224,9 +221,7 @@ class TestCanonicalEmail:
     @repeatable
     @given(
         st.text(st.sampled_from("aZ09.+-" + DIFFICULT) | st.characters(categories=["L"])),
-        st.sampled_from(
-            ["example.com", "BÜCHER.example", "ｅxample。com", "xn--bcher-kva.example"]
-        ),
+        st.sampled_from(["example.com", "BÜCHER.example", "ｅxample.com", "xn--bcher-kva.example"]),
     )
     def test_is_valid_and_its_own_canonical_form(self, local_part: str, domain: str) -> None:
         address = f"{local_part}@{domain}"

@@ -41,8 +41,10 @@ def valid_username(text: str) -> str:
     canonical = canonical_username(name)
     if canonical != canonical.strip():
         raise ValueError("must not begin or end with a space in canonical form")
-    if len(canonical) < USERNAME_MIN_LENGTH:
-        raise ValueError(f"must have at least {USERNAME_MIN_LENGTH} characters in canonical form")
+    if not USERNAME_MIN_LENGTH <= len(canonical) <= USERNAME_MAX_LENGTH:
+        raise ValueError(
+            f"must have {USERNAME_MIN_LENGTH} to {USERNAME_MAX_LENGTH} characters in canonical form"
+        )
     return name
 
 
@@ -112,16 +114,21 @@ def _parsed(address: str) -> tuple[str, str]:
 def _is_address(text: str) -> bool:
     """Tell whether ``text`` is an address, and its canonical form is one of the same form.
 
-    A full-width "＠", or a leader for a dot, would otherwise turn into punctuation with a meaning.
+    A full-width "＠" or "．", or a leader for a dot, would otherwise turn into punctuation with a
+    meaning.
     """
     try:
         canonical = canonical_email(text)
         is_stable = canonical == text or canonical_email(canonical) == canonical
     except EmailNotValidError:
         return False
-    local_parts = text.rpartition("@")[0], canonical.rpartition("@")[0]
-    before, after = ([c for c in part if c in string.punctuation] for part in local_parts)
-    return is_stable and before == after
+    return is_stable and _structure(text) == _structure(canonical)
+
+
+def _structure(address: str) -> tuple[list[str], int]:
+    """Return the punctuation of the local part, and the number of the domain's dots."""
+    local_part, _, domain = address.rpartition("@")
+    return [c for c in local_part if c in string.punctuation], domain.count(".")
 
 
 def _refuse_invisible(text: str) -> None:
