@@ -1,0 +1,61 @@
+"""The examples of the documents, on the running service."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.service import RunningService, Start, run
+from tests.faults.harness.proxy import Proxy
+from tests.programs import program
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
+FLASK = [sys.executable, "-m", "flask", "--app", "app"]
+REQUEST = re.compile(r"^### .+\n([A-Z]+) (\S+)\n((?:\S+: .+\n)*)\n?(\{.+\n)?", re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("interpreter", "example"),
+    [("bash", "users.sh"), (sys.executable, "users.py"), ("node", "users.mjs")],
+)
+def test_example_creates_once_walks_and_changes(
+    start: Start, environment: dict[str, str], database_url: str, interpreter: str, example: str
+) -> None:
+    port = int(re.findall(r":(\d+)/", database_url)[-1])
+    with Proxy(port) as link:
+        url = database_url.replace(f":{port}/", f":{link.port}/")
+        with start(DATABASE_URL=url) as service:
+            assert run([*FLASK, "users", "seed", "230"], environment).returncode == 0
+            link.cut_commits(1, forward=True)
+            command = [program(interpreter), str(EXAMPLES / example), service.url]
+            said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            (ada,) = httpx.get(f"{service.url}/api/v1/users?username=ada").json()["users"]
+    assert link.commits_cut == 1
+    assert ada["email"] == "countess@example.com"
+    assert said.splitlines()[:2] == [f"created {ada['id']}", "walked 231"]
+    assert ada["email"] in said
+
+
+def test_each_request_of_the_collection_succeeds(service: RunningService) -> None:
+    collection = (EXAMPLES / "users.http").read_text("utf-8")
+    values = {"service": service.url}
+
+    def filled(text: str) -> str:
+        return re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], text)
+
+    for name in ("grace", "edsger"):
+        user = {"username": name, "email": f"{name}@example.com"}
+        assert httpx.post(f"{service.url}/api/v1/users", json=user).status_code == 201
+    statuses = []
+    for method, url, lines, body in REQUEST.findall(collection):
+        headers = dict(line.split(": ", 1) for line in filled(lines).splitlines())
+        answer = httpx.request(method, filled(url), headers=headers, content=body)
+        statuses.append(answer.status_code)
+        if method == "POST":
+            values |= {"id": str(answer.json()["id"]), "etag": answer.headers["ETag"]}
+        elif method == "GET":
+            values["cursor"] = answer.json()["pagination"]["next_cursor"]
+    assert statuses == [201, 200, 200, 200, 204]
