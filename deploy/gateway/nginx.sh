@@ -75,6 +75,8 @@ name_servers=$(sed -n 's/^nameserver \(.*:.*\)/[\1]/p; s/^nameserver \([0-9.]*\)
 echo "resolver ${name_servers:-127.0.0.1} valid=1s;" >"$folder/resolver.conf"
 listed=
 update
+# Where the hard limit of open files is below the one in CONFIG, nginx would keep the soft one.
+ulimit -Sn "$(ulimit -Hn)"
 nginx -c "$config" -g 'daemon off;' &
 nginx=$!
 while kill -0 "$nginx" 2>/dev/null; do
