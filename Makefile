@@ -66,11 +66,11 @@ screenshot: $(VENV)/dev.stamp ## Retake docs/swagger-ui.png (needs chromium)
 	@SCREENSHOT="$(CURDIR)/docs/swagger-ui.png" $(BIN)/python -m pytest tests/e2e/test_docs.py -k creates_a_user
 
 lint: $(VENV)/dev.stamp ## ruff, mypy, hadolint, compose-lint, yamllint, kubernetes-validate, and lint-openapi
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/hadolint $(SERVICE)/Dockerfile deploy/gateway/Dockerfile
-	@$(BIN)/compose-lint docker-compose.yml docker-compose.scale.yml
+	@report=$$($(BIN)/compose-lint docker-compose.yml docker-compose.scale.yml 2>&1) || { echo "$$report"; exit 1; }
 	@$(BIN)/yamllint --strict .
 	@set -o pipefail; for overlay in deploy/kubernetes/overlays/*; do \
 	  $(BIN)/kubectl kustomize $$overlay | $(BIN)/kubernetes-validate --strict --quiet --no-warn /dev/stdin || exit 1; done
