@@ -8,7 +8,7 @@ SERVICE := services/user-service
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run cluster seed test test-unit faults soak bench calls screenshot lint lint-openapi client format migrate lock clean
+.PHONY: help run cluster seed test test-unit faults soak bench calls screenshot rules lint lint-openapi client format migrate lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -97,6 +97,11 @@ client: $(VENV)/dev.stamp ## Generate a Python client from the OpenAPI document 
 	@$(WRITE_OPENAPI)
 	@$(BIN)/openapi-python-client generate --path "$(OPENAPI)" --output-path "$(or $(TARGET),client)" --overwrite \
 	  --meta=uv --fail-on-warning
+
+RULES := deploy/kubernetes/components/monitoring/rules.yaml
+rules: ## Copy the rules of Prometheus into the manifests of Kubernetes
+	@{ sed '/^  groups:$$/q' $(RULES); grep -hv -e '^#' -e '^groups:' -e '^$$' deploy/prometheus/rules/*.yml | sed 's/^/  /'; } >$(RULES).new
+	@mv $(RULES).new $(RULES)
 
 format: $(VENV)/dev.stamp ## Format the code and fix simple findings with ruff
 	@$(BIN)/ruff check --fix .

@@ -93,6 +93,19 @@ def test_page_has_the_table_that_the_code_makes(page: str, table: Callable[[], s
     assert table() in read(page), f"put this into {page}:\n\n{table()}\n"
 
 
+def test_compose_takes_every_setting_but_these_from_the_shell() -> None:
+    names = set(read("deploy/settings-of-shell.env").splitlines())
+    assert {name.upper() for name in Settings.model_fields} - names == {
+        # Of Compose and of the image.
+        *("PORT", "DB_HOST", "REDIS_HOST", "TRUSTED_PROXIES", "GIT_COMMIT"),
+        # The servers, which a shell may name for another purpose.
+        *("DATABASE_URL", "DATABASE_OWNER_URL", "DATABASE_REPLICA_URL", "REDIS_URL", "REDIS_PORT"),
+        *("DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD"),
+        # A name of shells, and those of other ways to start the service.
+        *("HOST", "FLASK_ENV", "PROMETHEUS_MULTIPROC_DIR"),
+    }
+
+
 def test_every_sqlstate_that_is_classified_is_named() -> None:
     section = read("docs/design.md").split("## Retry\n", 1)[1].split("\n## ", 1)[0]
     codes = failures.TRANSIENT | failures.UNAVAILABLE

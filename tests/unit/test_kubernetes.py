@@ -1,6 +1,7 @@
 """The manifests of deploy/kubernetes, as kubectl renders them. ``make lint`` validates them."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,14 +20,20 @@ Resource = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[2]
 KUBECTL = Path(sys.executable).with_name("kubectl")
 OVERLAYS = ROOT / "deploy" / "kubernetes" / "overlays"
-OURS = [("Deployment", "user-service"), ("Job", "user-service-migrate")]
+MIGRATION = f"user-service-migrate-{__version__}"
+OURS = [("Deployment", "user-service"), ("Job", MIGRATION)]
+
+
+def kustomize(folder: Path) -> str:
+    """Return what ``kubectl apply -k`` would apply."""
+    command = [str(KUBECTL), "kustomize", str(folder)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def render(folder: Path) -> list[Resource]:
     """Return the resources of a kustomization, without the hashes at the ends of their names."""
-    command = [str(KUBECTL), "kustomize", str(folder)]
-    rendered = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return list(yaml.safe_load_all(re.sub(r"\b(user-service)-[0-9a-z]{10}\b", r"\1", rendered)))
+    rendered = re.sub(r"\b(user-service)-[0-9a-z]{10}\b", r"\1", kustomize(folder))
+    return list(yaml.safe_load_all(rendered))
 
 
 PRODUCTION = render(OVERLAYS / "production")
@@ -119,11 +126,36 @@ def test_images_have_a_version_that_does_not_move(overlay: list[Resource]) -> No
 
 
 def test_settings_are_ones_that_the_service_knows(overlay: list[Resource]) -> None:
-    settings = one(overlay, "ConfigMap")["data"]
-    for name, value in settings.items():
+    settings, of_the_job = (
+        one(overlay, "ConfigMap", name)["data"] for name in ("user-service", "user-service-migrate")
+    )
+    for name, value in [*settings.items(), *of_the_job.items()]:
         assert name.removesuffix("_FILE").lower() in Settings.model_fields, name
         assert "password" not in value or name.endswith("_FILE")
     assert settings["MIGRATE_ON_START"] == "false"
+
+
+def changed(folder: Path, old: str, new: str) -> dict[tuple[str, str], Any]:
+    """Render a copy of the production overlay in ``folder`` with another text."""
+    overlay = shutil.copytree(OVERLAYS.parent, folder) / "overlays" / "production"
+    file = overlay / "kustomization.yaml"
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
+    return by_name(yaml.safe_load_all(kustomize(overlay)))
+
+
+def test_changed_setting_replaces_the_pods_and_leaves_the_job(tmp_path: Path) -> None:
+    before = by_name(yaml.safe_load_all(kustomize(OVERLAYS / "production")))
+    after = changed(tmp_path / "copy", "DB_POOL_SIZE=5", "DB_POOL_SIZE=4")
+    assert after["Job", MIGRATION] == before["Job", MIGRATION]
+    assert after["Deployment", "user-service"] != before["Deployment", "user-service"]
+
+
+def test_each_version_has_a_migration_job_of_its_own(tmp_path: Path) -> None:
+    after = changed(tmp_path / "copy", f"newTag: {__version__}", "newTag: 9.0.0")
+    assert ("Job", "user-service-migrate-9.0.0") in after
+    assert ("Job", MIGRATION) not in after
 
 
 def test_secrets_are_named_and_never_in_the_manifests(overlay: list[Resource]) -> None:
@@ -135,7 +167,7 @@ def test_secrets_are_named_and_never_in_the_manifests(overlay: list[Resource]) -
 
 
 def test_selectors_find_the_pods_that_they_mean() -> None:
-    deployment, job = one(PRODUCTION, "Deployment"), one(PRODUCTION, "Job", "user-service-migrate")
+    deployment, job = one(PRODUCTION, "Deployment"), one(PRODUCTION, "Job", MIGRATION)
     labels, others = (each["spec"]["template"]["metadata"]["labels"] for each in (deployment, job))
     spreads = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
     assert len(spreads) == 2
@@ -156,6 +188,20 @@ def test_network_is_closed_but_for_what_is_listed() -> None:
     (ingress,) = one(PRODUCTION, "NetworkPolicy")["spec"]["ingress"]
     assert len(ingress["from"]) == 2
     assert ingress["ports"] == [{"protocol": "TCP", "port": "http"}]
+    # The instances of the database reach each other, in both directions.
+    between = {"podSelector": {"matchLabels": {"cnpg.io/cluster": "users-db"}}}
+    database = one(PRODUCTION, "NetworkPolicy", "users-db")["spec"]
+    for direction, peers in (("ingress", "from"), ("egress", "to")):
+        rules = [rule for rule in database[direction] if between in rule.get(peers, ())]
+        assert {port["port"] for rule in rules for port in rule["ports"]} == {5432, 8000}
+
+
+def test_rules_are_those_of_prometheus() -> None:
+    files = sorted((ROOT / "deploy/prometheus/rules").glob("*.yml"))
+    groups = [
+        group for file in files for group in yaml.safe_load(file.read_text("utf-8"))["groups"]
+    ]
+    assert one(PRODUCTION, "PrometheusRule")["spec"]["groups"] == groups, "run `make rules`"
 
 
 def test_autoscaler_alone_scales_and_all_fit_into_the_database() -> None:
