@@ -3,6 +3,7 @@
 ``python serve.py`` serves it under gunicorn or granian; ``python app.py`` is for development.
 """
 
+import logging
 from collections.abc import Callable
 from functools import partial
 
@@ -21,7 +22,7 @@ from user_service.database.user_repository import BatchingUserRepository
 from user_service.observability import logs
 from user_service.observability.metrics import Metrics
 from user_service.resilience.retry import RetryPolicy
-from user_service.settings import Settings, current_settings, settings_or_exit
+from user_service.settings import Settings, current_settings, log_ignored, settings_or_exit
 from user_service.web import cli
 from user_service.web.api import docs, health, metrics_endpoint, users
 from user_service.web.api.security_txt import register_security_txt
@@ -36,6 +37,8 @@ from user_service.web.problems import register_problems
 from user_service.web.requests.values import UserIdConverter
 from user_service.web.responses.cursors import Cursors
 from user_service.web.services import Services, attach
+
+log = logging.getLogger("user_service.app")
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -88,11 +91,19 @@ def create_app(settings: Settings | None = None) -> Flask:
 
 
 def start_tracing(app: Flask, exporter: str) -> Callable[[], None]:
-    """Trace ``app`` and return the function that ends it. OpenTelemetry is imported only here."""
-    from user_service.observability import tracing  # noqa: PLC0415
+    """Trace ``app`` and return the function that ends it. OpenTelemetry is imported only here.
 
+    Without success, the application continues without traces: OTEL_* may be meant for others.
+    """
+    try:
+        from user_service.observability import tracing  # noqa: PLC0415
+
+        stop = tracing.start(app, exporter)
+    except Exception as error:  # noqa: BLE001 -- a variable may have any value
+        log.warning("no traces: %s", error)
+        return lambda: None
     logs.set_span_ids(tracing.current_ids)
-    return tracing.start(app, exporter)
+    return stop
 
 
 def create_services(settings: Settings, current: Callable[[], Settings] | None = None) -> Services:
@@ -175,6 +186,7 @@ def prepare_database(settings: Settings) -> None:
 def _settings_of_environment() -> Settings:
     settings = settings_or_exit()
     logs.configure(settings.log_level, settings.log_format)
+    log_ignored(settings)
     return settings
 
 

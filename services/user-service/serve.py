@@ -27,6 +27,7 @@ from user_service.settings import (
     Launch,
     Settings,
     load_settings,
+    log_ignored,
     share_no_metrics,
 )
 
@@ -57,6 +58,7 @@ def main() -> int:
     except InvalidSettings as error:
         sys.exit(f"user-service: {error}")
     logs.configure(settings.log_level, settings.log_format)
+    log_ignored(settings)
     # A connection is an open file; 1,024, a usual soft limit, are fewer than CONNECTIONS need.
     hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with suppress(ValueError, OSError):  # macOS does not let the soft limit be infinite
@@ -66,7 +68,7 @@ def main() -> int:
         drain_file = directory / "draining"
         launch = Launch(launcher_pid=os.getpid(), drain_file=drain_file)
         metrics = emptied(settings.prometheus_multiproc_dir or directory / "metrics")
-        environment = launch.environment(metrics)
+        environment = launch.environment(settings, metrics)
         os.chdir(HERE)
         command = [sys.executable, *COMMANDS[settings.server]]
         server = os.posix_spawn(command[0], command, environment, setpgroup=0)

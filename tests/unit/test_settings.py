@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from psycopg2.extensions import parse_dsn
 
-from user_service.settings import Launch, Settings, settings_or_exit
+from user_service.settings import Launch, Settings, log_ignored, settings_or_exit
 
 SECRETS = ["DATABASE_URL", "DB_PASSWORD", "REDIS_URL", "CURSOR_KEY"]
 SECRETS += ["DATABASE_OWNER_URL", "DATABASE_REPLICA_URL"]
@@ -210,12 +210,18 @@ class TestSecrets:
         assert getattr(read(**{f"{name}_FILE": str(secret_file)}), name.lower()) is None
 
     def test_variable_wins_over_the_file_and_a_warning_says_so(
-        self, secret_file: Path, caplog: pytest.LogCaptureFixture
+        self,
+        secret_file: Path,
+        caplog: pytest.LogCaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         secret_file.write_text("from-the-file")
         file = str(secret_file)
         assert "from-the-file" in read(DB_PASSWORD="", DB_PASSWORD_FILE=file).database_dsn
         assert "given" in read(DB_PASSWORD="given", DB_PASSWORD_FILE=file).database_dsn
+        monkeypatch.setenv("DB_PASSWORD", "given")
+        monkeypatch.setenv("DB_PASSWORD_FILE", file)
+        log_ignored(settings_or_exit())
         assert caplog.messages == ["DB_PASSWORD_FILE is ignored, because DB_PASSWORD is set too"]
 
     def test_only_secrets_are_read_from_files_that_have_a_name(self) -> None:
@@ -266,11 +272,29 @@ def test_tracing_is_on_where_an_exporter_or_an_endpoint_is_named(
     assert read(**variables).traces_exporter == exporter
 
 
-def test_exporter_and_protocol_of_traces_that_are_wanted_must_be_known() -> None:
-    assert complaint(**{EXPORTER: "zipkin"}) == f"{EXPORTER}: must be `otlp`, `console` or `none`"
-    assert (
-        complaint(**{EXPORTER: "otlp", PROTOCOL: "grpc"}) == f"{PROTOCOL}: must be `http/protobuf`"
-    )
+@pytest.mark.parametrize(
+    ("reason", "variables"),
+    [
+        ("OTEL_TRACES_EXPORTER is none of", {EXPORTER: "zipkin"}),
+        ("OTEL_TRACES_EXPORTER is none of", {EXPORTER: "otlp,console"}),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL is not", {ENDPOINT: "http://collector", PROTOCOL: "grpc"}),
+    ],
+)
+def test_traces_that_cannot_be_exported_are_left_out_with_a_warning(
+    reason: str,
+    variables: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    settings = settings_or_exit()
+    assert settings.traces_exporter is None
+    log_ignored(settings)
+    assert caplog.messages[0].startswith(f"no traces: {reason}")
+    # The server that serve.py starts repeats nothing.
+    log_ignored(read(**Launch().environment(settings, Path("metrics"))))
+    assert len(caplog.messages) == 1
 
 
 class TestParts:
@@ -301,6 +325,10 @@ def test_server_in_another_folder_finds_the_secrets(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DB_PASSWORD_FILE", "password")
-    environment = Launch().environment(metrics=tmp_path)
+    (tmp_path / "password").touch()
+    variables = {"DB_PASSWORD_FILE": "password", "CURSOR_KEY": "key", "CURSOR_KEY_FILE": "unused"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    environment = Launch().environment(settings_or_exit(), tmp_path)
     assert environment["DB_PASSWORD_FILE"] == str(tmp_path / "password")
+    assert environment["CURSOR_KEY_FILE"] == ""

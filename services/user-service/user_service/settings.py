@@ -219,6 +219,25 @@ class Settings(BaseSettings):
     @property
     def traces_exporter(self) -> str | None:
         """Where traces go, ``otlp`` or ``console``; None for no tracing."""
+        return None if self.obstacle_to_traces else self._wanted_exporter
+
+    @property
+    def obstacle_to_traces(self) -> str | None:
+        """The reason why there are no traces although the environment asks for them."""
+        exporter, protocol = self._wanted_exporter, self.otel_exporter_otlp_protocol
+        if exporter not in (None, "otlp", "console"):
+            return "OTEL_TRACES_EXPORTER is none of `otlp`, `console` and `none`"
+        if exporter == "otlp" and protocol != "http/protobuf":
+            return "OTEL_EXPORTER_OTLP_PROTOCOL is not `http/protobuf`"
+        if exporter is not None and not _has_packages_for_traces():
+            return (
+                "packages are missing: install requirements-tracing.txt,"
+                " or build the image with --build-arg TRACING=on"
+            )
+        return None
+
+    @property
+    def _wanted_exporter(self) -> str | None:
         endpoint = self.otel_exporter_otlp_traces_endpoint or self.otel_exporter_otlp_endpoint
         exporter = self.otel_traces_exporter or ("otlp" if endpoint else "none")
         return None if self.otel_sdk_disabled or exporter == "none" else exporter
@@ -259,6 +278,13 @@ class Settings(BaseSettings):
         return None if self.cursor_key is None else self.cursor_key.get_secret_value().encode()
 
 
+_SECRETS = [
+    field.upper()
+    for field, info in Settings.model_fields.items()
+    if SecretStr in getattr(info.annotation, "__args__", ())
+]
+
+
 def settings_or_exit() -> Settings:
     """Return the settings, or end the process with one line that names the invalid variables."""
     try:
@@ -270,12 +296,20 @@ def settings_or_exit() -> Settings:
 def load_settings() -> Settings:
     """Return the settings, or raise InvalidSettings."""
     try:
-        settings = Settings(**_secrets_of_files())
+        return Settings(**_secrets_of_files())
     except ValidationError as error:
         raise InvalidSettings("; ".join(_complaints(error))) from None
-    if settings.traces_exporter is not None:  # else, OTEL_* may be meant for a whole cluster
-        _check_tracing(settings)
-    return settings
+
+
+def log_ignored(settings: Settings) -> None:
+    """Log each variable without effect. ``serve.py`` does not pass these on to its server.
+
+    OTEL_* may be meant for a whole cluster, and prevent no start.
+    """
+    for name in _ignored_files():
+        log.warning("%s is ignored, because %s is set too", name, name.removesuffix("_FILE"))
+    if settings.obstacle_to_traces:
+        log.warning("no traces: %s", settings.obstacle_to_traces)
 
 
 def current_settings(known: Settings) -> Settings:
@@ -294,39 +328,30 @@ class InvalidSettings(Exception):
 def _secrets_of_files() -> dict[str, Any]:
     """Return for each secret ``NAME`` the content of the file that ``NAME_FILE`` names."""
     secrets = {}
-    for field, info in Settings.model_fields.items():
-        name = field.upper()
+    for name in _SECRETS:
         path = os.environ.get(f"{name}_FILE")
-        if not path or SecretStr not in getattr(info.annotation, "__args__", ()):
-            continue
-        if os.environ.get(name):
-            log.warning("%s_FILE is ignored, because %s is set too", name, name)
+        if not path or os.environ.get(name):
             continue
         try:
-            secrets[field] = Path(path).read_text(encoding="utf-8").removesuffix("\n")
+            secrets[name.lower()] = Path(path).read_text(encoding="utf-8").removesuffix("\n")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
             raise InvalidSettings(f"{name}_FILE must name a readable file: {reason}") from None
     return {field: text for field, text in secrets.items() if text}  # empty means unset
 
 
-def _check_tracing(settings: Settings) -> None:
-    if settings.traces_exporter not in ("otlp", "console"):
-        raise InvalidSettings("OTEL_TRACES_EXPORTER: must be `otlp`, `console` or `none`")
-    protocol = settings.otel_exporter_otlp_protocol
-    if settings.traces_exporter == "otlp" and protocol != "http/protobuf":
-        raise InvalidSettings("OTEL_EXPORTER_OTLP_PROTOCOL: must be `http/protobuf`")
+def _ignored_files() -> list[str]:
+    files = [f"{name}_FILE" for name in _SECRETS if os.environ.get(name)]
+    return [name for name in files if os.environ.get(name)]
+
+
+def _has_packages_for_traces() -> bool:
     instrumented = ("flask", "psycopg2", "redis")
     wanted = ("sdk", "exporter.otlp.proto.http", *(f"instrumentation.{it}" for it in instrumented))
     try:
-        is_installed = all(find_spec(f"opentelemetry.{name}") for name in wanted)
+        return all(find_spec(f"opentelemetry.{name}") for name in wanted)
     except ModuleNotFoundError:  # of a parent package
-        is_installed = False
-    if not is_installed:
-        raise InvalidSettings(
-            "OTEL_* asks for traces, for which packages are missing: install"
-            " requirements-tracing.txt, or build the image with --build-arg TRACING=on"
-        )
+        return False
 
 
 def _complaints(error: ValidationError) -> Iterator[str]:
@@ -357,10 +382,11 @@ class Launch(BaseSettings):
         """Tell whether the server is about to stop."""
         return self.drain_file is not None and self.drain_file.exists()
 
-    def environment(self, metrics: Path) -> dict[str, str]:
+    def environment(self, settings: Settings, metrics: Path) -> dict[str, str]:
         """Return the environment of the server, whose processes share ``metrics``.
 
-        It runs in another folder, so the paths of secrets become absolute.
+        It runs in another folder, so the paths of secrets become absolute. It lacks the variables
+        that ``log_ignored`` has reported.
         """
         told = {f"USER_SERVICE_{name.upper()}": str(value) for name, value in self if value}
         files = {
@@ -368,4 +394,8 @@ class Launch(BaseSettings):
             for name, value in os.environ.items()
             if name.endswith("_FILE") and value
         }
-        return {**os.environ, **files, **told, "PROMETHEUS_MULTIPROC_DIR": str(metrics)}
+        unused = dict.fromkeys(_ignored_files(), "")
+        if settings.obstacle_to_traces:
+            unused["OTEL_SDK_DISABLED"] = "true"
+        metrics_of_all = {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}
+        return {**os.environ, **files, **unused, **told, **metrics_of_all}
