@@ -8,7 +8,7 @@ SERVICE := services/user-service
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run cluster seed test test-unit faults soak bench calls screenshot rules lint lint-openapi client format migrate lock clean
+.PHONY: help run cluster seed test test-unit faults soak bench calls screenshot sessions rules lint lint-openapi client format migrate lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -64,6 +64,9 @@ calls: $(VENV)/dev.stamp ## Count the project functions called for each kind of 
 
 screenshot: $(VENV)/dev.stamp ## Retake docs/swagger-ui.png (needs chromium)
 	@SCREENSHOT="$(CURDIR)/docs/swagger-ui.png" $(BIN)/python -m pytest tests/e2e/test_docs.py -k creates_a_user
+
+sessions: $(VENV)/dev.stamp ## Write the output of the documents' sessions with curl again
+	@WRITE_SESSIONS=1 $(BIN)/python -m pytest --quiet tests/e2e/test_sessions.py
 
 lint: $(VENV)/dev.stamp ## ruff, mypy, hadolint, compose-lint, yamllint, kubernetes-validate, and lint-openapi
 	@$(BIN)/ruff check --quiet .
