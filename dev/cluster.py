@@ -26,7 +26,6 @@ from dev.ports import free_port
 from dev.processes import Process, family, wait_until
 from dev.servers import (
     LOCALE,
-    NOT_DURABLE,
     OWNER_ROLE,
     SERVICE_ROLE,
     postgres_program,
@@ -129,17 +128,23 @@ class Node(Server):
         """Whether Patroni answers that this node is a synchronous standby."""
         return _is_ok(self.api, "/synchronous")
 
+    def configure(self, **settings: object) -> None:
+        """Change settings of Patroni on all nodes; raise ServerFailed."""
+        self._ask("PATCH", "/config", settings)
+
     def switch_over(self) -> None:
-        """Ask Patroni for another leader than this node, and wait for it; raise ServerFailed."""
+        """Have another node take this one's place as the leader; raise ServerFailed."""
+        self._ask("POST", "/switchover", {"leader": self.name})
+
+    def _ask(self, method: str, path: str, body: object) -> None:
         login = base64.b64encode(f"patroni:{self._password}".encode()).decode()
         headers = {"Authorization": f"Basic {login}"}
-        body = json.dumps({"leader": self.name})
         connection = http.client.HTTPConnection("127.0.0.1", self.api, timeout=LEADER_SECONDS)
         with closing(connection):
-            connection.request("POST", "/switchover", body, headers)
+            connection.request(method, path, json.dumps(body), headers)
             answer = connection.getresponse()
             if answer.status != http.HTTPStatus.OK:
-                raise ServerFailed(f"no switchover: {answer.read().decode()}")
+                raise ServerFailed(f"Patroni refuses: {answer.read().decode()}")
 
     @property
     def _data(self) -> str:
@@ -174,6 +179,7 @@ class Node(Server):
                 "pgpass": f"{self._dir.path}/pgpass",
                 "authentication": accounts,
                 "parameters": parameters,
+                "remove_data_directory_on_rewind_failure": True,
                 "pg_hba": [
                     f"host {database} all 127.0.0.1/32 scram-sha-256"
                     for database in ("all", "replication")
@@ -265,7 +271,8 @@ class Cluster:
         patroni: Mapping[str, object] | None = None,
     ) -> None:
         self._dir = DataDir(data_dir)
-        self._options = {**({} if durable else NOT_DURABLE), **(options or {})}
+        # full_page_writes stays on: pg_rewind demands it.
+        self._options = {**({} if durable else {"fsync": "off"}), **(options or {})}
         self._patroni = patroni or {}
         self.etcd = Etcd(data_dir / "etcd")
         self.nodes: list[Node] = []
@@ -311,6 +318,13 @@ class Cluster:
             for statement in (OWNER_ROLE + SERVICE_ROLE).format(password=password).splitlines():
                 with suppress(DuplicateObject, DuplicateDatabase):
                     connection.cursor().execute(statement)
+
+    def heal(self) -> None:
+        """Start what was killed, and thaw what was frozen."""
+        for server in (self.etcd, *self.nodes):
+            if server.running:
+                server.thaw()
+        self.start()
 
     def stop(self) -> None:
         """Stop everything, also what is frozen."""

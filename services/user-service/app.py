@@ -127,6 +127,7 @@ def create_services(settings: Settings, current: Callable[[], Settings] | None =
         prepare=lambda: prepare_database(current()),
         current_dsn=lambda: current().database_dsn,
     )
+    identity = DatabaseIdentity(database)
     replica, replica_dsn = None, settings.replica_dsn
     if replica_dsn is not None:
         replica = Replica(
@@ -135,7 +136,8 @@ def create_services(settings: Settings, current: Callable[[], Settings] | None =
                 current_dsn=lambda: current().replica_dsn or replica_dsn,
                 breaker=replica_breaker(metrics),
                 name="replica",
-            )
+            ),
+            identity,
         )
     repository = BatchingUserRepository(database, replica)
     redis = redis_client(
@@ -143,7 +145,6 @@ def create_services(settings: Settings, current: Callable[[], Settings] | None =
         timeout=settings.redis_timeout,
         current_url=lambda: current().redis_dsn,
     )
-    identity = DatabaseIdentity(database)
     store = BatchingPageStore(
         redis,
         identity,

@@ -1,6 +1,7 @@
 """The database moves to another server: the service follows it by itself."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from dev.servers import PostgresServer
 from tests.faults.harness.figures import Row
 from tests.faults.harness.stage import Stage
 from tests.faults.harness.standby import Standby, follow_synchronously, run, switch_over
+from tests.waiting import eventually
 from user_service.settings import Settings
 from user_service.web.services import services_of
 
@@ -73,3 +75,38 @@ def test_reads_alone_leave_the_old_primary(pair: tuple[PostgresServer, Standby])
         assert run(standby, OURS) == 1
     finally:
         services_of(app).close()
+
+
+def test_replica_that_stays_on_the_old_timeline_is_not_read(
+    stage: Stage, pair: tuple[PostgresServer, Standby], tmp_path: Path
+) -> None:
+    primary, standby = pair
+    with Standby(tmp_path / "replica", primary) as replica:
+        app = create_app(
+            Settings.model_validate(
+                {
+                    "database_url": url_of(primary, standby),
+                    "database_replica_url": replica.url,
+                    "redis_url": stage.redis.url,
+                    "redis_timeout": 1,
+                }
+            )
+        )
+        with closing(services_of(app)) as services:
+            client, reader = app.test_client(), services.replica
+            assert reader is not None
+            body = {"username": "ada", "email": "ada@example.com"}
+            ada = client.post("/api/v1/users", json=body).headers["Location"]
+            eventually(lambda: client.get(ada).status_code == 200 and reader.reads > 0)
+            # The replica has more of the old timeline than the new primary.
+            standby.kill()
+            run(primary, "SELECT pg_logical_emit_message(false, '', repeat('x', 1000000), true)")
+            end = run(primary, "SELECT pg_current_wal_lsn()")
+            eventually(lambda: run(replica, f"SELECT pg_last_wal_replay_lsn() >= '{end}'"))
+            primary.kill()
+            standby.start()
+            run(standby, "SELECT pg_promote()")
+            change = {"username": "lovelace"}
+            eventually(lambda: client.patch(ada, json=change).status_code == 200)
+            assert client.get(ada).get_json()["username"] == "lovelace"
+            assert client.get("/api/v1/users").get_json()["users"][0]["username"] == "lovelace"

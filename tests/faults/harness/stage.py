@@ -103,9 +103,16 @@ class Stage:
         return redis_py.Redis.from_url(self.redis.url, socket_timeout=10)
 
     @property
+    def database_ports(self) -> tuple[int, ...]:
+        return (self.database_link.port, self.postgres.port)
+
+    @property
+    def redis_ports(self) -> tuple[int, ...]:
+        return (self.redis_link.port, self.redis.port)
+
+    @property
     def ports(self) -> tuple[int, ...]:
-        links = (self.database_link.port, self.redis_link.port)
-        return (*links, self.postgres.port, self.redis.port)
+        return self.database_ports + self.redis_ports
 
     @contextmanager
     def scene(
@@ -226,10 +233,10 @@ class Scene:
         return complaints
 
     def _grown_in(self, pid: int) -> list[str]:
-        before, now, stage = self.workers[pid], self.footprint(pid), self.stage
-        servers = (stage.database_link, stage.postgres), (stage.redis_link, stage.redis)
+        before, now = self.workers[pid], self.footprint(pid)
         database, redis = (
-            sum(now.connections.get(each.port, 0) for each in server) for server in servers
+            sum(now.connections.get(port, 0) for port in ports)
+            for ports in (self.stage.database_ports, self.stage.redis_ports)
         )
         growths = [
             ("threads", before.threads, now.threads, 2),

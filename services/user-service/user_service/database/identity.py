@@ -54,6 +54,10 @@ class DatabaseIdentity:
                     raise Unavailable(f"the primary does not tell its identity: {error}") from error
         return self._known
 
+    def timeline(self) -> int:
+        """Return the timeline of the primary, or raise Unavailable."""
+        return int(self()[1][:8], 16)
+
     def name(self) -> str:
         """Return the name of the database, or nothing as long as it is not known."""
         try:

@@ -1,4 +1,4 @@
-"""Reads from a streaming replica that has replayed what the reader must see.
+"""Reads from a streaming replica that follows the primary and has replayed what a read must see.
 
 A statement of its own checks the replayed position before the read: a snapshot is taken when its
 statement begins, so a check within the read could be younger than the snapshot.
@@ -7,12 +7,14 @@ statement begins, so a check within the read could be younger than the snapshot.
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import psycopg2
 
 from user_service.database.connections import Cursor
+from user_service.database.identity import DatabaseIdentity
 from user_service.database.pool import Database
+from user_service.database.wait import Connection
 from user_service.errors import ConnectionLost, DeadlineExceeded, ReplicaUnusable, Unavailable
 from user_service.observability.metrics import Metrics
 from user_service.resilience import deadline
@@ -26,6 +28,14 @@ T = TypeVar("T")
 # time, if that is less.
 WAIT_FOR_REPLICA = 1.0
 
+# The first two change with the next restartpoint after a failover, or with writes to disk. The
+# third changes at once, and is visible to members of pg_read_all_stats.
+_TIMELINE = """
+SELECT greatest(checkpoint.timeline_id, recovery.min_recovery_end_timeline,
+                (SELECT received_tli FROM pg_stat_wal_receiver))
+FROM pg_control_checkpoint() AS checkpoint, pg_control_recovery() AS recovery
+"""
+
 
 class Replica:
     """A second pool, on a server that follows the primary, which serves all reads that it cannot.
@@ -34,9 +44,10 @@ class Replica:
     regularly refused is not worth the round trip.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, primary: DatabaseIdentity) -> None:
         """``database`` has the breaker of ``replica_breaker``."""
         self.database = database
+        self._primary = primary
         self._asked = 0
         self.fallbacks = 0
 
@@ -70,6 +81,7 @@ class Replica:
             with ExitStack() as stack:
                 with deadline.within(min(WAIT_FOR_REPLICA, deadline.remaining() / 2)):
                     cursor = stack.enter_context(self.database.read())
+                    _require_timeline(self._primary.timeline(), cursor)
                     _require_replayed(after_lsn, cursor)
                 with deadline.within(deadline.remaining() / 2):
                     return work(cursor)
@@ -92,8 +104,19 @@ def replica_breaker(metrics: Metrics) -> CircuitBreaker:
     )
 
 
+def _require_timeline(timeline: int, cursor: Cursor) -> None:
+    """Refuse a server that stayed behind at a failover: its positions mean other changes."""
+    server = cast("Connection", cursor.connection)
+    if server.timeline < timeline:
+        cursor.execute(_TIMELINE)
+        (server.timeline,) = cast("tuple[int]", cursor.fetchone())
+        if server.timeline < timeline:
+            raise _Behind("the replica is not known to follow the present primary")
+
+
 def _require_replayed(lsn: int, cursor: Cursor) -> None:
-    # NULL on a server that never followed another, of which nothing is known.
-    cursor.execute("SELECT pg_last_wal_replay_lsn() - '0/0' >= %(lsn)s", {"lsn": lsn})
+    cursor.execute(
+        "SELECT pg_is_in_recovery() AND pg_last_wal_replay_lsn() - '0/0' >= %(lsn)s", {"lsn": lsn}
+    )
     if cursor.fetchone() != (True,):
         raise _Behind("the replica has not replayed what this read must see")

@@ -30,6 +30,7 @@ class Connection(connection):
     """
 
     server: Mapping[str, str]  # the host, its address and its port, where they are known
+    timeline = 0  # that the server is known to follow, for a replica
     is_committing = False
     unanswered: socket.socket | None = None  # waits for the answer to a commit
 
