@@ -18,16 +18,31 @@ from user_service.database.identity import DatabaseIdentity
 from user_service.database.migrate import migrate, require_migrated
 from user_service.database.pool import Database
 from user_service.database.replica import Replica, replica_breaker
+from user_service.database.stored_keys import valid_keys
 from user_service.database.user_repository import BatchingUserRepository
 from user_service.observability import logs
 from user_service.observability.metrics import Metrics
 from user_service.resilience.retry import RetryPolicy
-from user_service.settings import Settings, current_settings, log_ignored, settings_or_exit
+from user_service.security import principal
+from user_service.security.api_keys import ApiKeys
+from user_service.security.key_set import REFRESH_SECONDS, fetched_from, read_from_file
+from user_service.security.refreshed import Refreshed
+from user_service.security.tokens import TokenRules, TokenVerifier
+from user_service.settings import (
+    Settings,
+    current_settings,
+    log_ignored,
+    settings_or_exit,
+    warn_of_open_access,
+)
 from user_service.web import cli
 from user_service.web.api import docs, health, metrics_endpoint, users
 from user_service.web.api.security_txt import register_security_txt
 from user_service.web.fast_path import FastPath
+from user_service.web.key_commands import key_commands
 from user_service.web.middleware import RequestMiddleware, expect_failures
+from user_service.web.policies.access import enforce
+from user_service.web.policies.authentication import Authentication
 from user_service.web.policies.client_address import Clients
 from user_service.web.policies.cors import register_cors
 from user_service.web.policies.rate_limiter import RateLimiter
@@ -78,14 +93,18 @@ def create_app(settings: Settings | None = None) -> Flask:
     )
     register_problems(app)
     register_cors(app, settings.cors_origins)
+    if settings.authenticates:
+        enforce(app, frozenset(settings.auth_public))
     expect_failures(app, services.metrics)
     app.wsgi_app = RequestMiddleware(  # type: ignore[method-assign]  # as Flask documents it
         app.wsgi_app,
         request_timeout=settings.request_timeout,
         metrics=services.metrics,
         fast_path=FastPath(app, services, tells_place=settings.gateway_pages),
+        authentication=services.authentication,
     )
     app.cli.add_command(cli.users)
+    app.cli.add_command(key_commands(settings.owner_dsn or settings.database_dsn))
     app.cli.add_command(cli.migrate_command(settings.database_dsn, settings.owner_dsn))
     return app
 
@@ -98,7 +117,7 @@ def start_tracing(app: Flask, exporter: str) -> Callable[[], None]:
     try:
         from user_service.observability import tracing  # noqa: PLC0415
 
-        stop = tracing.start(app, exporter)
+        stop = tracing.start(app, exporter, principal.current_name)
     except Exception as error:  # noqa: BLE001 -- a variable may have any value
         log.warning("no traces: %s", error)
         return lambda: None
@@ -173,6 +192,7 @@ def create_services(settings: Settings, current: Callable[[], Settings] | None =
         commit=settings.git_commit,
         require_if_match=settings.require_if_match,
         replica=replica,
+        authentication=create_authentication(settings, database),
     )
 
 
@@ -184,6 +204,35 @@ def prepare_database(settings: Settings) -> None:
         require_migrated(settings.database_dsn)
 
 
+def create_authentication(settings: Settings, database: Database) -> Authentication | None:
+    """Return the authentication that ``settings`` ask for; None for none."""
+    if not settings.authenticates:
+        return None
+    tokens, api_keys = None, None
+    if settings.auth_issuer is not None and settings.auth_audience is not None:
+        read = partial(fetched_from, settings.auth_issuer, settings.auth_jwks_url)
+        if settings.auth_jwks_file is not None:
+            read = partial(read_from_file, settings.auth_jwks_file)
+        max_stale = settings.auth_jwks_max_stale
+        keys = Refreshed(
+            "the issuer's keys",
+            partial(read, settings.auth_algorithms),
+            refresh_after=min(REFRESH_SECONDS, max_stale / 2),
+            wait_after=max_stale,
+            keep=max_stale,
+        )
+        rules = TokenRules(
+            settings.auth_issuer,
+            settings.auth_audience,
+            settings.auth_scope_claim,
+            settings.auth_leeway,
+        )
+        tokens = TokenVerifier(keys, rules)
+    if settings.auth_api_keys:
+        api_keys = ApiKeys(partial(valid_keys, database))
+    return Authentication(tokens, api_keys)
+
+
 def _settings_of_environment() -> Settings:
     settings = settings_or_exit()
     logs.configure(settings.log_level, settings.log_format)
@@ -193,5 +242,6 @@ def _settings_of_environment() -> Settings:
 
 if __name__ == "__main__":
     settings = _settings_of_environment()
+    warn_of_open_access(settings)
     click.echo(f"user service: http://127.0.0.1:{settings.port}  (Ctrl-C stops it)")
     create_app(settings).run(port=settings.port, threaded=True)

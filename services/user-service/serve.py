@@ -29,6 +29,7 @@ from user_service.settings import (
     load_settings,
     log_ignored,
     share_no_metrics,
+    warn_of_open_access,
 )
 
 log = logging.getLogger("user_service.serve")
@@ -59,6 +60,7 @@ def main() -> int:
         sys.exit(f"user-service: {error}")
     logs.configure(settings.log_level, settings.log_format)
     log_ignored(settings)
+    warn_of_open_access(settings)
     # A connection is an open file; 1,024, a usual soft limit, are fewer than CONNECTIONS need.
     hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with suppress(ValueError, OSError):  # macOS does not let the soft limit be infinite

@@ -12,6 +12,7 @@ import pytest
 from dev.ports import free_port
 from tests.collector import Collector, Span, collecting
 from tests.e2e.service import RunningService, Start, run
+from tests.issuer import Issuer, ec_key
 from tests.waiting import eventually
 
 URL = "/api/v1/users"
@@ -68,6 +69,22 @@ def test_request_is_one_trace_with_http_sql_and_redis(
         if line["request_id"] == answer.headers["X-Request-ID"]
     ]
     assert (line["trace_id"], line["span_id"]) == (TRACE, server.span_id)
+
+
+def test_server_span_names_the_principal_and_no_span_has_the_token(
+    start: Start, collector: Collector, tmp_path: Path
+) -> None:
+    issuer = Issuer(ec_key("ec"))
+    (tmp_path / "keys.json").write_bytes(issuer.document())
+    switch = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+    with start(**QUICKLY, **switch, **issuer.settings(tmp_path / "keys.json")) as service:
+        token = issuer.token()
+        headers = TRACEPARENT | {"Authorization": f"Bearer {token}"}
+        assert httpx.get(service.url + URL, headers=headers).status_code == 200
+        eventually(lambda: any(span.kind == SERVER for span in collector.trace(TRACE)))
+    (server,) = [span for span in collector.trace(TRACE) if span.kind == SERVER]
+    assert f"principal={server.attributes['enduser.pseudo.id']}" in service.log
+    assert [span for span in collector.spans if token in span.text] == []
 
 
 def test_no_span_contains_input_or_a_secret(

@@ -25,10 +25,11 @@ from tests.servers import Servers
 from user_service.observability.logs import TextFormatter
 from user_service.settings import Settings
 from user_service.web.openapi.document import document
+from user_service.web.policies.access import required_scope
 from user_service.web.services import services_of
 
-# One for each set of routes, by its size: a document costs some milliseconds.
-document_checkers: dict[int, DocumentChecker] = {}
+# One for each set of routes and their scopes: a document costs some milliseconds.
+document_checkers: dict[tuple[str | None, ...], DocumentChecker] = {}
 PROTECTION = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -43,9 +44,10 @@ def _responses_are_documented_and_protected(monkeypatch: pytest.MonkeyPatch) -> 
 
     def checked_open(client: FlaskClient, *args: Any, **kwargs: Any) -> TestResponse:
         response = unchecked_open(client, *args, **kwargs)
-        routes = len(list(client.application.url_map.iter_rules()))
+        app = client.application
+        routes = tuple(required_scope(app, each.endpoint) for each in app.url_map.iter_rules())
         if routes not in document_checkers:
-            document_checkers[routes] = DocumentChecker(document(client.application))
+            document_checkers[routes] = DocumentChecker(document(app))
         document_checkers[routes].check(response)
         for name, value in PROTECTION.items():
             own = name == "Content-Security-Policy" and response.request.path == "/docs"

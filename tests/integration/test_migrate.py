@@ -142,6 +142,9 @@ UPDATE schema_migrations SET name = 'other'
 DELETE FROM schema_migrations
 UPDATE cursor_key SET key = 'known'
 DELETE FROM cursor_key
+INSERT INTO api_keys (prefix, name, digest, scopes) VALUES ('known', 'known', '', '{}')
+UPDATE api_keys SET revoked_at = NULL
+DELETE FROM api_keys
 """
 
 

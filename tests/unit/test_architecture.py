@@ -1,6 +1,6 @@
 """The rules of the architecture: direction of imports, public interfaces, small folders.
 
-``app -> web -> {database, cache} -> {resilience, observability} -> {errors, domain}``
+``app -> web -> {database, cache, security} -> {resilience, observability} -> {errors, domain}``
 """
 
 import ast
@@ -15,7 +15,7 @@ SERVICE = Path(__file__).parents[2] / "services" / "user-service"
 # The parts that each part may import, beside itself. Siblings do not import each other.
 CORE = {"errors", "domain"}
 POLICIES = CORE | {"resilience", "observability"}
-ADAPTERS = POLICIES | {"database", "cache"}
+ADAPTERS = POLICIES | {"database", "cache", "security"}
 MAY_IMPORT: dict[str, set[str]] = {
     "user_service": set(),
     "settings": set(),
@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "observability": CORE,
     "database": POLICIES,
     "cache": POLICIES,
+    "security": POLICIES,
     "web": ADAPTERS | {"user_service"},
     "app": ADAPTERS | {"user_service", "web", "settings"},
 }
@@ -39,6 +40,7 @@ LIBRARIES = {
     "redis": {"cache", "user_service.web.policies.rate_limiter"},
     "limits": {"user_service.web.policies.rate_limiter"},
     "opentelemetry": {"observability"},
+    "joserfc": {"security"},
 }
 ENVIRONMENT = {"os.environ", "os.environb", "os.getenv", "os.getenvb"}
 MAX_MODULES_IN_A_FOLDER = 12

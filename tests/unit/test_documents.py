@@ -45,7 +45,8 @@ def configuration_table() -> str:
     """Return the documents' table of environment variables."""
     rows = ["| variable | default | meaning |", "|---|---|---|"]
     for name, field in Settings.model_fields.items():
-        text = str(field.default)
+        values = field.default
+        text = ",".join(values) if isinstance(values, tuple) else str(values)
         default = f"`{text.lower() if isinstance(field.default, bool) else text}`"
         if field.default in (None, (), frozenset()):
             default = ""
@@ -55,7 +56,8 @@ def configuration_table() -> str:
 
 def problem_table() -> str:
     """Return the documents' table of problem types, from the examples in the OpenAPI document."""
-    app = create_app(Settings(database_url=SecretStr("postgresql://users@localhost/users")))
+    url = SecretStr("postgresql://users@localhost/users")
+    app = create_app(Settings(database_url=url, auth_api_keys=True))
     examples = [each["value"] for each in document(app)["components"]["examples"].values()]
     types = {(each["status"], each["type"], each["title"]) for each in examples}
     rows = ["| type | status | title |", "|---|---|---|"]

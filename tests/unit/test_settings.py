@@ -57,6 +57,8 @@ NETWORKS = "10.0.0.0/8, 192.0.2.1,2001:db8::/32"
         ("SERVER_TIMING", "on", True),
         ("SERVER_TIMING", "false", False),
         ("LOG_LEVEL", "Info", "INFO"),
+        ("AUTH_ALGORITHMS", "ES256, RS256", ("ES256", "RS256")),
+        ("AUTH_PUBLIC", "none", ("none",)),
         ("CORS_ORIGINS", "*", {"*"}),
         ("CORS_ORIGINS", ORIGINS, set(ORIGINS.split(", "))),
         ("TRUSTED_PROXIES", NETWORKS, tuple(map(ip_network, NETWORKS.replace(" ", "").split(",")))),
@@ -108,6 +110,14 @@ MALFORMED: dict[str, dict[str, list[str]]] = {
         "without host bits": ["10.0.0.1/8"],
         "addresses, or networks": ["10.0.0.1,"],
     },
+    "AUTH_ISSUER": {
+        "Issuer of the JSON Web Tokens": ["issuer.example", "http://issuer.example", "https:// a"],
+    },
+    "AUTH_JWKS_URL": {"key set": ["http://issuer.example/keys"]},
+    "AUTH_ALGORITHMS": {"a key without `alg`": ["none", "HS256", "EdDSA", "RS256,", ","]},
+    "AUTH_SCOPE_CLAIM": {"scopes of a token": ["a b", "scope,"]},
+    "AUTH_LEEWAY": {"clocks": ["301"]},
+    "AUTH_PUBLIC": {"`docs`, `openapi`": ["users", "docs;metrics"]},
     "SECURITY_CONTACT": {
         "mailto:security@example.com": ["security@example.com", "mailto:a@example.com\nExpires: x"],
     },
@@ -166,6 +176,13 @@ class TestMalformed:
                 message = complaint(**{name: value})
                 assert message.startswith(f"{name}: ")
                 assert takes in message
+
+    def test_half_of_a_configuration_of_authentication(self) -> None:
+        issuer, needed = "https://issuer.example", "is needed with"
+        assert complaint(AUTH_ISSUER=issuer) == f"AUTH_AUDIENCE: {needed} AUTH_ISSUER"
+        for name in ("AUTH_AUDIENCE", "AUTH_JWKS_URL", "AUTH_JWKS_FILE"):
+            assert complaint(**{name: issuer}) == f"AUTH_ISSUER: {needed} {name}"
+        assert read(AUTH_ISSUER=issuer, AUTH_AUDIENCE="users").authenticates
 
     def test_all_invalid_values_are_reported_at_once_without_the_secret_of_another(self) -> None:
         secrets = dict.fromkeys(SECRETS, f"redis://:{SECRET}@host")

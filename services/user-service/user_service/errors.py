@@ -69,6 +69,22 @@ class PreconditionRequired(Exception):
     """The service is configured to refuse changes without If-Match."""
 
 
+class Unauthenticated(Exception):
+    """The request has no valid credential. The message is the fault of the one that it has."""
+
+
+class InsufficientScope(Exception):
+    """The principal lacks ``scope``."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"the scope {scope} is needed")
+        self.scope = scope
+
+
+class ApiKeyExists(Exception):
+    """An API key with this name is in use."""
+
+
 class RateLimited(Exception):
     """The client has exceeded ``policy``; its next request passes in ``retry_after`` seconds."""
 

@@ -79,6 +79,10 @@ def _url(example: str, form: re.Pattern[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _listed(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)]
 PostgresUrl = Annotated[
     SecretStr | None, _url("postgresql://user:password@host:5432/database", _POSTGRES_URL)
@@ -94,6 +98,20 @@ RedisUrl = Annotated[
 # Lists with commas; NoDecode: pydantic would expect JSON.
 Origins = Annotated[frozenset[str], NoDecode, BeforeValidator(_origins)]
 Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
+Algorithm = Literal[
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "Ed25519"
+]
+Algorithms = Annotated[
+    tuple[Algorithm, ...], NoDecode, BeforeValidator(_listed), Field(min_length=1)
+]
+Claim = Annotated[str, Field(pattern=r"^[!-~]+$")]
+Claims = Annotated[tuple[Claim, ...], NoDecode, BeforeValidator(_listed)]
+PublicPart = Literal["docs", "openapi", "metrics", "health", "none"]
+PublicParts = Annotated[tuple[PublicPart, ...], NoDecode, BeforeValidator(_listed)]
+# Keys must come from the issuer itself: without TLS only on this machine.
+IssuerUrl = Annotated[
+    str, Field(pattern=r"^(https://|http://(localhost|127\.0\.0\.1|\[::1\])[:/])[!-~]+$")
+]
 # Up to ten digits: the numbers of Lua, with which Redis counts, are exact far beyond that.
 RateLimit = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,9}/(second|minute|hour|day)$")]
 # A value that is no boolean means false, as in OpenTelemetry.
@@ -185,6 +203,26 @@ class Settings(BaseSettings):
     """Header in which a trusted proxy names the client, such as `X-Authenticated-Subject`"""
     trusted_proxies: Networks = ()
     """Addresses and networks whose `X-Forwarded-For` is trusted, such as `10.0.0.0/8,192.0.2.1`"""
+    auth_issuer: IssuerUrl | None = None
+    """Issuer of the JSON Web Tokens that callers send; turns authentication on"""
+    auth_audience: str | None = None
+    """Audience that a token must name; needed with `AUTH_ISSUER`"""
+    auth_jwks_url: IssuerUrl | None = None
+    """URL of the issuer's key set; by default the one in its `/.well-known/openid-configuration`"""
+    auth_jwks_file: Path | None = None
+    """File with the issuer's key set, which is then not fetched"""
+    auth_jwks_max_stale: int = Field(default=3600, ge=60, le=604800)
+    """Seconds for which the last key set is used while the issuer is unavailable"""
+    auth_algorithms: Algorithms = ("RS256", "ES256", "Ed25519")
+    """Algorithms of signatures; a key without `alg` gets the first that fits it"""
+    auth_scope_claim: Claims = ("scope", "scp")
+    """Claims that may hold the scopes of a token; the first that is there counts"""
+    auth_leeway: int = Field(default=30, ge=0, le=300)
+    """Seconds by which the clocks of the issuer and of the service may differ"""
+    auth_api_keys: bool = False
+    """Accept the API keys that `flask --app app keys create` makes; turns authentication on"""
+    auth_public: PublicParts = ("docs", "openapi")
+    """Parts open to all: `docs`, `openapi`, `metrics` and `health` (its details), or `none`"""
     security_contact: str | None = Field(default=None, pattern=r"^(https://|mailto:|tel:)[!-~]+$")
     """URI for vulnerability reports in `security.txt`, such as `mailto:security@example.com`"""
     request_timeout: float = Field(default=5.0, gt=0, le=600)
@@ -215,6 +253,11 @@ class Settings(BaseSettings):
     """Protocol of the collector; only `http/protobuf` is installed"""
     otel_sdk_disabled: Lenient = False
     """Turn tracing off, whatever the other variables contain"""
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether callers must authenticate."""
+        return self.auth_issuer is not None or self.auth_api_keys
 
     @property
     def traces_exporter(self) -> str | None:
@@ -296,9 +339,17 @@ def settings_or_exit() -> Settings:
 def load_settings() -> Settings:
     """Return the settings, or raise InvalidSettings."""
     try:
-        return Settings(**_secrets_of_files())
+        settings = Settings(**_secrets_of_files())
     except ValidationError as error:
         raise InvalidSettings("; ".join(_complaints(error))) from None
+    _check_authentication(settings)
+    return settings
+
+
+def warn_of_open_access(settings: Settings) -> None:
+    """Log that authentication is off, if it is: once, not in each process."""
+    if not settings.authenticates:
+        log.warning("authentication is off: every caller may read and change users")
 
 
 def log_ignored(settings: Settings) -> None:
@@ -338,6 +389,15 @@ def _secrets_of_files() -> dict[str, Any]:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
             raise InvalidSettings(f"{name}_FILE must name a readable file: {reason}") from None
     return {field: text for field, text in secrets.items() if text}  # empty means unset
+
+
+def _check_authentication(settings: Settings) -> None:
+    """Refuse half of a configuration, with which no token would be accepted, or none be needed."""
+    if settings.auth_issuer and not settings.auth_audience:
+        raise InvalidSettings("AUTH_AUDIENCE: is needed with AUTH_ISSUER")
+    for name in ("auth_audience", "auth_jwks_url", "auth_jwks_file"):
+        if getattr(settings, name) and not settings.auth_issuer:
+            raise InvalidSettings(f"AUTH_ISSUER: is needed with {name.upper()}")
 
 
 def _ignored_files() -> list[str]:

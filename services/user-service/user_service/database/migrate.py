@@ -46,6 +46,8 @@ PRIVILEGES = {
     "users_count": _ROWS,  # by the triggers, which run as the role that writes, and by a recount
     "idempotency_keys": _ROWS,
     "cursor_key": ("SELECT",),
+    "api_keys": ("SELECT",),  # the commands run as the owner
+    "api_key_uses": ("SELECT", "INSERT", "UPDATE"),
     "schema_migrations": ("SELECT",),
 }
 # The statements that grant a role what it lacks; without a name, the session's own. Privileges on a

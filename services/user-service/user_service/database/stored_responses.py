@@ -17,7 +17,8 @@ def begin(cursor: cursor, request: KeyedRequest) -> StoredResponse | None:
     with another route or body raises IdempotencyKeyReused, for as long as the key is kept.
     """
     cursor.execute(
-        "SELECT pg_try_advisory_xact_lock(hashtextextended(%(key)s, 0))", {"key": request.key}
+        "SELECT pg_try_advisory_xact_lock(hashtextextended(%(key)s, 0))",
+        {"key": request.principal + request.key},
     )
     if cursor.fetchone() != (True,):
         raise IdempotencyKeyInFlight
@@ -31,9 +32,10 @@ def find(cursor: cursor, request: KeyedRequest) -> StoredResponse | None:
         """
         SELECT route, fingerprint, status, headers, body
         FROM idempotency_keys
-        WHERE key = %(key)s AND created_at > now() - interval '24 hours'
+        WHERE principal = %(principal)s AND key = %(key)s
+            AND created_at > now() - interval '24 hours'
         """,
-        {"key": request.key},
+        {"principal": request.principal, "key": request.key},
     )
     row = cursor.fetchone()
     if row is None:
@@ -48,8 +50,8 @@ def remember(cursor: cursor, request: KeyedRequest, response: StoredResponse) ->
     """Store the response, and remove some expired ones."""
     cursor.execute(
         """
-        DELETE FROM idempotency_keys WHERE key IN (
-            SELECT key FROM idempotency_keys
+        DELETE FROM idempotency_keys WHERE (principal, key) IN (
+            SELECT principal, key FROM idempotency_keys
             WHERE created_at <= now() - interval '24 hours'
             ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
         )
@@ -58,14 +60,17 @@ def remember(cursor: cursor, request: KeyedRequest, response: StoredResponse) ->
     )
     cursor.execute(
         """
-        INSERT INTO idempotency_keys (key, route, fingerprint, status, headers, body)
-        VALUES (%(key)s, %(route)s, %(fingerprint)s, %(status)s, %(headers)s, %(body)s)
-        ON CONFLICT (key) DO UPDATE SET
+        INSERT INTO idempotency_keys (principal, key, route, fingerprint, status, headers, body)
+        VALUES (
+            %(principal)s, %(key)s, %(route)s, %(fingerprint)s, %(status)s, %(headers)s, %(body)s
+        )
+        ON CONFLICT (principal, key) DO UPDATE SET
             (route, fingerprint, status, headers, body, created_at)
             = (excluded.route, excluded.fingerprint, excluded.status, excluded.headers,
                excluded.body, now())
         """,
         {
+            "principal": request.principal,
             "key": request.key,
             "route": request.route,
             "fingerprint": request.fingerprint,

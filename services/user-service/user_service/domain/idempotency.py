@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class KeyedRequest:
-    """A write with an idempotency key, which stands for one route and one body."""
+    """A write with an idempotency key, which stands for one route and one body of a principal."""
 
     key: str
     route: str
     fingerprint: bytes
+    principal: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,11 +34,17 @@ def set_span_ids(span_ids: SpanIds | None) -> None:
     _Tracing.span_ids = span_ids
 
 
-def log_request(method: str, route: str, status: int, seconds: float) -> None:
-    """Log one request that took so many ``seconds``."""
+def log_request(
+    method: str, route: str, status: int, seconds: float, principal: str | None = None
+) -> None:
+    """Log one request that took so many ``seconds``; None while authentication is off."""
     milliseconds = round(seconds * 1000, 2)
     fields = {"method": method, "route": route, "status": status, "duration_ms": milliseconds}
-    _access_log.info("%s %s %d %.2f ms", *fields.values(), extra={"fields": fields})
+    message = "%s %s %d %.2f ms"
+    if principal is not None:
+        fields["principal"] = principal
+        message += " principal=%s"
+    _access_log.info(message, *fields.values(), extra={"fields": fields})
 
 
 class TextFormatter(logging.Formatter):

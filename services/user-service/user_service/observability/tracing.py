@@ -42,23 +42,32 @@ _SETTINGS = re.compile(r"\s*(?:(?:BEGIN|SET LOCAL)\b[^;]*;\s*)+(?=\S)")
 _STRING = re.compile(r"'(?:[^']|'')*(?:'|$)")
 
 
-def start(app: object, exporter: str) -> Callable[[], None]:
+def start(app: object, exporter: str, principal: Callable[[], str]) -> Callable[[], None]:
     """Trace ``app``, a Flask application, and return the function that ends it.
 
-    ``exporter`` is ``otlp`` or ``console``. Call this after the fork and before the first
-    connection. A thread exports the spans, so that no request waits; without a collector they are
-    dropped.
+    ``exporter`` is ``otlp`` or ``console``. ``principal`` returns the name of the caller. Call this
+    after the fork and before the first connection. A thread exports the spans, so that no request
+    waits; without a collector they are dropped.
     """
     export = ConsoleSpanExporter() if exporter == "console" else OTLPSpanExporter()
     provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(WithoutPersonalData(export)))
     set_global_response_propagator(TraceResponsePropagator())
     FlaskInstrumentor().instrument_app(
-        app, tracer_provider=provider, excluded_urls=_NOT_TRACED, enable_commenter=False
+        app,
+        tracer_provider=provider,
+        excluded_urls=_NOT_TRACED,
+        enable_commenter=False,
+        request_hook=lambda span, _environ: _name_principal(span, principal()),
     )
     Psycopg2Instrumentor().instrument(tracer_provider=provider, skip_dep_check=True)
     RedisInstrumentor().instrument(tracer_provider=provider, skip_dep_check=True)
     return lambda: _flush(provider)
+
+
+def _name_principal(span: trace.Span, name: str) -> None:
+    if name:
+        span.set_attribute("enduser.pseudo.id", name)
 
 
 def current_ids() -> tuple[str, str] | None:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from flask import Flask
 
 from user_service.cache.page_cache import CacheStatus
+from user_service.security import principal
+from user_service.web.policies.access import required_scope
 from user_service.web.policies.deprecation import deprecation_of
 from user_service.web.problems import problem_reply, problem_response
 from user_service.web.reads import read_page, read_user
@@ -26,6 +28,7 @@ from user_service.web.services import Services
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
+VIEWS = ("users.list_users", "users.get_user")
 # As the URL map spells it: the label of metrics and of the access log.
 USER_ROUTE = f"{USERS_PATH}/<user_id:user_id>"
 # Ids with fewer digits than the largest one are bigints.
@@ -36,13 +39,19 @@ class FastPath:
     """Answers plain GET requests of one application, and returns None for all others.
 
     With ``tells_place``, pages tell where they are in Redis. The gateway serves them from there as
-    long as it is told, hence never while Flask's hooks must see every request.
+    long as it is told, hence never while Flask's hooks must see every request, or a permission is
+    needed.
     """
 
     def __init__(self, app: Flask, services: Services, *, tells_place: bool = False) -> None:
         self._app = app
         self._services = services
         self._tells_place = tells_place
+
+    @cached_property
+    def _scope(self) -> str | None:
+        """The scope that both views need, if authentication is on."""
+        return required_scope(self._app, VIEWS[0])
 
     @cached_property
     def _is_open(self) -> bool:
@@ -61,10 +70,11 @@ class FastPath:
             for by_error in app.error_handler_spec.get(scope, {}).values()
             for handler in by_error.values()
         }
-        views = ("users.list_users", "users.get_user")
-        is_deprecated = any(deprecation_of(app, view) for view in views)
+        is_deprecated = any(deprecation_of(app, view) for view in VIEWS)
+        has_one_scope = len({required_scope(app, view) for view in VIEWS}) == 1
         # In debug mode the developer gets the traceback.
-        return not (app.debug or has_hooks or is_deprecated or handlers - {problem_response})
+        is_closed = app.debug or has_hooks or is_deprecated or handlers - {problem_response}
+        return has_one_scope and not is_closed
 
     def __call__(self, environ: "WSGIEnvironment") -> tuple[str, Reply] | None:
         """Return route and response, or None if the request is Flask's."""
@@ -81,11 +91,17 @@ class FastPath:
         if path != USERS_PATH and (user is None or query_string):
             return None
         try:
+            if self._scope is not None:
+                principal.require(self._scope)
             if user is None:
                 query = parse_query(ListQuery, query_string)
                 page, status = read_page(self._services, query)
                 reply = page_reply(page, status)
-                if self._tells_place and status in (CacheStatus.HIT, CacheStatus.MISS):
+                if (
+                    self._tells_place
+                    and self._scope is None
+                    and status in (CacheStatus.HIT, CacheStatus.MISS)
+                ):
                     reply.headers["X-Page-Place"] = self._services.pages.place()
             else:
                 reply = user_reply(read_user(self._services, int(user[1])))

@@ -11,8 +11,10 @@ from user_service.observability import request_id
 from user_service.observability.logs import log_request
 from user_service.observability.metrics import UNMATCHED, Metrics
 from user_service.resilience import deadline
+from user_service.security import principal
 from user_service.web.fast_path import FastPath
 from user_service.web.policies import security_headers
+from user_service.web.policies.authentication import Authentication
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
@@ -28,7 +30,8 @@ class RequestMiddleware:
 
     Every response gets ``X-Request-ID`` and the security headers. It is counted and logged when it
     starts, while Flask still knows the route and a trace its span. ``fast_path`` answers plain
-    reads before Flask; None leaves every request to Flask.
+    reads before Flask; None leaves every request to Flask. ``authentication`` establishes the
+    principal before both; None trusts all callers.
     """
 
     def __init__(
@@ -38,11 +41,13 @@ class RequestMiddleware:
         request_timeout: float,
         metrics: Metrics,
         fast_path: FastPath | None = None,
+        authentication: Authentication | None = None,
     ) -> None:
         self._wsgi_app = wsgi_app
         self._request_timeout = request_timeout
         self._metrics = metrics
         self._fast_path = fast_path
+        self._authentication = authentication
 
     def __call__(
         self, environ: "WSGIEnvironment", start_response: "StartResponse"
@@ -64,6 +69,8 @@ class RequestMiddleware:
 
         self._metrics.in_flight.inc()
         try:
+            if self._authentication is not None:
+                principal.begin(self._authentication.caller(environ.get("HTTP_AUTHORIZATION")))
             answer = self._fast_path(environ) if self._fast_path is not None else None
             if answer is None:
                 return self._wsgi_app(environ, start)
@@ -79,6 +86,8 @@ class RequestMiddleware:
             return [body]
         finally:
             self._metrics.in_flight.dec()
+            if self._authentication is not None:
+                principal.clear()
             deadline.clear()
             request_id.clear()
 
@@ -91,7 +100,8 @@ class RequestMiddleware:
             rule = getattr(environ.get("werkzeug.request"), "url_rule", None)
             route = UNMATCHED if rule is None else rule.rule
         self._metrics.observe(route, method, status, seconds)
-        log_request(method, route, status, seconds)
+        name = None if self._authentication is None else principal.current_name() or "-"
+        log_request(method, route, status, seconds, name)
 
 
 def expect_failures(app: Flask, metrics: Metrics) -> None:

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 RETRY_SOON = {"Retry-After": "1"}
 PROBLEM_JSON = "application/problem+json"
+# RFC 6750, section 3.
+CHALLENGE = 'Bearer realm="user-service"'
 
 # As RFC 9110 names them; Python used older names before 3.13.
 _TITLES = {413: "Content Too Large", 414: "URI Too Long"}
@@ -109,6 +111,15 @@ def _unavailable(error: errors.Unavailable) -> Problem:
     return Problem(503, "Service unavailable", detail, "unavailable", headers=headers)
 
 
+def _unauthenticated(error: errors.Unauthenticated) -> Problem:
+    challenge, detail = CHALLENGE, "Send a bearer token or an API key in Authorization"
+    if reason := str(error):
+        challenge += f', error="invalid_token", error_description="{reason}"'
+        detail = f"The credential is not accepted: {reason}"
+    headers = {"WWW-Authenticate": challenge}
+    return Problem(401, "Authentication required", detail, "unauthenticated", headers=headers)
+
+
 def _http_exception(error: HTTPException) -> Problem:
     status = HTTPStatus(error.code or 500)
     title = _TITLES.get(status, status.phrase)
@@ -150,6 +161,16 @@ KNOWN: Mapping[type[Exception], Callable[[Any], Problem]] = {
         "Idempotency key reused",
         "This Idempotency-Key was used for another request",
         "idempotency-key-reused",
+    ),
+    errors.Unauthenticated: _unauthenticated,
+    errors.InsufficientScope: lambda error: Problem(
+        403,
+        "Insufficient scope",
+        f"The credential lacks the scope {error.scope}",
+        "insufficient-scope",
+        headers={
+            "WWW-Authenticate": f'{CHALLENGE}, error="insufficient_scope", scope="{error.scope}"'
+        },
     ),
     errors.PreconditionFailed: lambda error: Problem(
         412,

@@ -16,6 +16,7 @@ from user_service.database.user_repository import UserRepository
 from user_service.errors import NotPrepared, OutcomeUnknown, Unavailable
 from user_service.observability.metrics import Metrics
 from user_service.resilience.retry import RetryPolicy
+from user_service.web.policies.authentication import Authentication
 from user_service.web.policies.rate_limiter import RateLimiter
 from user_service.web.responses.cursors import Cursors
 
@@ -31,7 +32,8 @@ R = TypeVar("R")
 class Services:
     """The parts of an application. Call ``begin`` after a fork and ``close`` before the end.
 
-    ``commit`` names the build. ``is_draining`` tells whether the server is about to stop.
+    ``commit`` names the build. ``authentication`` is None while all callers are trusted.
+    ``is_draining`` tells whether the server is about to stop.
     """
 
     database: Database
@@ -44,6 +46,7 @@ class Services:
     commit: str
     require_if_match: bool = False
     replica: Replica | None = None
+    authentication: Authentication | None = None
     is_draining: Callable[[], bool] = lambda: False
     stop_tracing: Callable[[], None] = lambda: None
 

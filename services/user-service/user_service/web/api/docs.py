@@ -12,6 +12,7 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from user_service.web.openapi.document import document
 from user_service.web.openapi.operations import Answer, documented, undocumented
+from user_service.web.policies.access import needs, open_to_all
 from user_service.web.requests.conditions import client_has
 from user_service.web.responses.reply import JSON
 
@@ -30,6 +31,7 @@ CONTENT_SECURITY_POLICY = (
 
 
 @blueprint.get("/openapi.json")
+@needs("service:read", unless_public="openapi")
 @documented(
     Answer(200, "The document", {"type": "object", "title": "Document"}, headers=HEADERS),
     Answer(304, "The client has it", headers=HEADERS),
@@ -46,6 +48,7 @@ def get_openapi() -> Response:
 
 # Strict slashes would redirect an empty path to the absolute URL of any Host that a client names.
 @blueprint.get("/", strict_slashes=False)
+@open_to_all
 @undocumented("for people")
 def get_root() -> WerkzeugResponse:
     """Redirect to the documentation, by a relative Location."""
@@ -53,6 +56,7 @@ def get_root() -> WerkzeugResponse:
 
 
 @blueprint.get("/docs")
+@needs("service:read", unless_public="docs")
 @undocumented("for people")
 def get_docs() -> Response:
     """Return the page of Swagger UI."""
@@ -61,6 +65,7 @@ def get_docs() -> Response:
 
 
 @blueprint.get("/docs/assets/<version>/<name>")
+@needs("service:read", unless_public="docs")
 @undocumented("for the page of Swagger UI")
 def get_asset(version: str, name: str) -> Response:
     """Return a file of Swagger UI, or of ours."""

@@ -10,6 +10,7 @@ from user_service import __version__
 from user_service.resilience.breaker import State
 from user_service.web.openapi.examples import HEALTH
 from user_service.web.openapi.operations import Answer, documented
+from user_service.web.policies.access import needs, open_to_all
 from user_service.web.responses import bodies
 from user_service.web.responses.reply import JSON, Reply, respond
 from user_service.web.services import Services, services
@@ -22,6 +23,7 @@ ON_503 = (*ON_200, "Retry-After")
 
 
 @blueprint.get("")
+@needs("service:read", unless_public="health")
 @documented(
     Answer(200, "Healthy, or degraded: without its cache", bodies.Health, HEALTH, ON_200),
     Answer(503, "Unhealthy: without the database", bodies.Health, HEALTH, ON_503),
@@ -33,6 +35,7 @@ def get_health() -> Response:
 
 
 @blueprint.get("/live")
+@open_to_all
 @documented(Answer(200, "The process serves", bodies.Liveness, {"status": "alive"}, ON_200))
 def get_liveness() -> Response:
     """Answer: the process serves. Touches nothing outside of it."""
@@ -40,6 +43,7 @@ def get_liveness() -> Response:
 
 
 @blueprint.get("/ready")
+@open_to_all
 @documented(
     Answer(200, "Send requests here", bodies.Readiness, {"status": "ready"}, ON_200),
     Answer(503, "Send no requests here", bodies.Readiness, {"status": "not ready"}, ON_503),

@@ -6,6 +6,7 @@ from flask import Blueprint, Response, request
 from prometheus_client.exposition import choose_encoder
 
 from user_service.web.openapi.operations import undocumented
+from user_service.web.policies.access import needs
 from user_service.web.services import services
 
 blueprint = Blueprint("metrics", __name__)
@@ -14,6 +15,7 @@ OPENMETRICS = "application/openmetrics-text"
 
 
 @blueprint.get("/metrics")
+@needs("service:read", unless_public="metrics")
 @undocumented("for Prometheus")
 def metrics() -> Response:
     """Return the metrics of all worker processes, without a call to the database or Redis."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from flask import Flask, Response
 
 from user_service.web.openapi.operations import undocumented
+from user_service.web.policies.access import open_to_all
 
 # The RFC advises less than a year. The time runs from the start of the process: a deployment
 # confirms the address, and an old deployment may have an outdated one.
@@ -22,6 +23,7 @@ def register_security_txt(app: Flask, contact: str | None) -> None:
     text = f"Contact: {contact}\nExpires: {expires}\n"
 
     @app.get("/.well-known/security.txt")
+    @open_to_all
     @undocumented("RFC 9116 says what it is")
     def security_txt() -> Response:
         return Response(text, mimetype="text/plain")

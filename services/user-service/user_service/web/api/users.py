@@ -9,6 +9,7 @@ from user_service.domain.idempotency import StoredResponse
 from user_service.domain.user import GIVEN_MEMBERS, User
 from user_service.web.openapi.examples import PAGE, USER
 from user_service.web.openapi.operations import Answer, documented, link, undocumented
+from user_service.web.policies.access import needs, open_to_all
 from user_service.web.reads import read_page, read_user
 from user_service.web.requests.conditions import client_has, client_has_user, precondition_of
 from user_service.web.requests.idempotency_key import keyed_request
@@ -47,6 +48,7 @@ answers_with_the_changed_user = documented(
 
 
 @blueprint.get("")
+@needs("users:read")
 @documented(
     Answer(
         200,
@@ -80,6 +82,7 @@ def list_users(services: Services, query: ListQuery) -> Response:
 
 
 @blueprint.post("")
+@needs("users:write")
 @documented(
     Answer(
         201,
@@ -115,6 +118,7 @@ def create_user(services: Services, body: UserWrite) -> Response:
 
 
 @blueprint.route("/<user_id:user_id>", methods=["OPTIONS"])
+@open_to_all
 @undocumented("OPTIONS is there for every path")
 def get_options(user_id: int) -> Response:  # noqa: ARG001 -- there for every id
     """Return the methods of a user, and the media types of its PATCH."""
@@ -124,6 +128,7 @@ def get_options(user_id: int) -> Response:  # noqa: ARG001 -- there for every id
 
 
 @blueprint.get("/<user_id:user_id>")
+@needs("users:read")
 @documented(
     Answer(
         200,
@@ -150,6 +155,7 @@ def get_user(services: Services, user_id: int) -> Response:
 
 
 @blueprint.put("/<user_id:user_id>")
+@needs("users:write")
 @answers_with_the_changed_user
 @validated
 def replace_user(services: Services, user_id: int, body: UserReplacement) -> Response:
@@ -158,6 +164,7 @@ def replace_user(services: Services, user_id: int, body: UserReplacement) -> Res
 
 
 @blueprint.patch("/<user_id:user_id>")
+@needs("users:write")
 @answers_with_the_changed_user
 @validated
 def change_user(services: Services, user_id: int, body: UserPatch) -> Response:
@@ -166,6 +173,7 @@ def change_user(services: Services, user_id: int, body: UserPatch) -> Response:
 
 
 @blueprint.delete("/<user_id:user_id>")
+@needs("users:delete")
 @documented(Answer(204, "The user is gone"), raises=CHANGES, reads=CONDITIONS)
 @validated
 @retry_on_failure

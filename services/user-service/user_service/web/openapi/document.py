@@ -18,11 +18,13 @@ from user_service import __version__, errors
 from user_service.web.openapi import models, operations
 from user_service.web.openapi.examples import PROBLEMS, problem_examples
 from user_service.web.openapi.operations import Object
+from user_service.web.policies.access import SCOPES, required_scope
 from user_service.web.policies.deprecation import deprecation_of
 from user_service.web.policies.rate_limits import is_exempt
 from user_service.web.problems import Problem
 from user_service.web.requests.validation import BODY_TYPES
 from user_service.web.responses import bodies
+from user_service.web.services import services_of
 
 INFO = {
     "title": "User service",
@@ -40,6 +42,20 @@ TAGS = [
     {"name": "health", "description": "The state of the service, for people and probes"},
     {"name": "docs", "description": "This document"},
 ]
+_OF_SCOPES = "\n".join(f"- `{scope}`: {text}" for scope, text in SCOPES.items())
+SECURITY_SCHEMES = {
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": f"An access token of the issuer, with the scopes\n\n{_OF_SCOPES}",
+    },
+    "api_key": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": f"An API key `usk_…` of this service, with the scopes\n\n{_OF_SCOPES}",
+    },
+}
 # A path parameter in the notation of the URL map: <converter:name>.
 _PARAMETER = re.compile(r"<(\w+):(\w+)>")
 
@@ -60,6 +76,7 @@ def document(app: Flask) -> Object:
     for operation in listed:
         paths.setdefault(operation.path, {})[operation.method.lower()] = operation.described()
     references = orjson.dumps(paths).decode()
+    schemes = {name: SECURITY_SCHEMES[name] for name in _schemes(app)}
     schemas = models.schemas_of(
         [*(model for operation in listed for model in operation.body_models), bodies.Problem]
     )
@@ -83,9 +100,20 @@ def document(app: Flask) -> Object:
                 for name, header in operations.RESPONSE_HEADERS.items()
                 if f'"#/components/headers/{name}"' in references
             },
-            "examples": problem_examples(),
+            "examples": {
+                name: example
+                for name, example in problem_examples().items()
+                if f'"#/components/examples/{name}"' in references
+            },
+            **({"securitySchemes": schemes} if schemes else {}),
         },
     }
+
+
+def _schemes(app: Flask) -> list[str]:
+    """Return the names of the credentials that ``app`` accepts."""
+    authentication = services_of(app).authentication
+    return [] if authentication is None else authentication.kinds
 
 
 class Operation:
@@ -101,6 +129,8 @@ class Operation:
         self._declaration: operations.Declaration = vars(view)["declaration"]
         self._documentation = inspect.getdoc(view) or ""
         self._is_deprecated = deprecation_of(app, rule.endpoint) is not None
+        self._scope = required_scope(app, rule.endpoint)
+        self._schemes = _schemes(app)
         self._converters: dict[str, Any] = {
             name: app.url_map.converters[converter]
             for converter, name in _PARAMETER.findall(rule.rule)
@@ -125,6 +155,8 @@ class Operation:
             "parameters": self._parameters(),
             "responses": self._responses(),
         }
+        if self._scope is not None:
+            described["security"] = [{name: [self._scope]} for name in self._schemes]
         if self._is_deprecated:
             described["deprecated"] = True
         if description:
@@ -156,6 +188,8 @@ class Operation:
             raised.append(errors.RateLimited)
         if self._is_deprecated:
             sometimes += "Deprecation", "Sunset", "Link"
+        if self._scope is not None:
+            raised += errors.Unauthenticated, errors.InsufficientScope, errors.Unavailable
         if self._converters:
             raised.append(exceptions.NotFound)
         if self.query is not None:
@@ -164,7 +198,7 @@ class Operation:
             raised += errors.MalformedBody, errors.UnsupportedBody
             raised += exceptions.RequestEntityTooLarge, exceptions.RequestTimeout
         problems: dict[int, list[Problem]] = {}
-        for problem in (PROBLEMS[error] for error in raised):
+        for problem in (PROBLEMS[error] for error in dict.fromkeys(raised)):
             problems.setdefault(problem.status, []).append(problem)
         responses = {
             answer.status: models.answer_response(answer, sometimes)

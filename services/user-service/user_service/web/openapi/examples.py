@@ -48,6 +48,8 @@ ERRORS: tuple[Exception, ...] = (
     errors.UserExists("username"),
     errors.IdempotencyKeyInFlight(),
     errors.IdempotencyKeyReused(),
+    errors.Unauthenticated("the token has expired"),
+    errors.InsufficientScope("users:read"),
     errors.PreconditionFailed(_ADA._replace(email="countess@example.com", version=2)),
     errors.PreconditionRequired(),
     errors.Unavailable(),

@@ -111,6 +111,9 @@ RESPONSE_HEADERS: Mapping[str, Object] = {
     "Retry-After": header(
         "Seconds after which to try again", 1, type="integer", format="int64", minimum=1
     ),
+    "WWW-Authenticate": header(
+        "The credential that is needed (RFC 6750)", 'Bearer realm="user-service"'
+    ),
     "Server-Timing": header("Milliseconds of each stage, if SERVER_TIMING is on", "total;dur=1.2"),
     "Deprecation": header(
         "Start of the deprecation (RFC 9745), in seconds since 1970",

@@ -11,7 +11,7 @@ from user_service.web.openapi.operations import REQUEST_HEADERS, RESPONSE_HEADER
 # The response headers that scripts may read, besides the few that they always may.
 EXPOSED = ", ".join(sorted(RESPONSE_HEADERS.keys() - {"Cache-Control", "Last-Modified"}))
 # The request headers that scripts may send, besides the few that they always may.
-ALLOWED = ", ".join(sorted({"Content-Type", *REQUEST_HEADERS}))
+ALLOWED = ", ".join(sorted({"Authorization", "Content-Type", *REQUEST_HEADERS}))
 # Firefox caches a preflight for as long as this; Chromium for 7200 s at most.
 MAX_AGE_SECONDS = 86400
 # For problems of a server, which may not have read the origin. They contain nothing private.

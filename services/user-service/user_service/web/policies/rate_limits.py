@@ -9,6 +9,7 @@ import logging
 from flask import Flask, Response, g, request
 
 from user_service.errors import RateLimited
+from user_service.security import principal
 from user_service.web.policies.client_address import Clients
 from user_service.web.policies.cors import is_preflight
 from user_service.web.policies.rate_limiter import Limit
@@ -41,7 +42,7 @@ def register_limits(
         # A browser sends a preflight by itself, and gives the write up if it is refused.
         if limit is None or is_exempt(request.path) or is_preflight():
             return
-        client = clients.key(request.remote_addr, request.headers)
+        client = principal.current_name() or clients.key(request.remote_addr, request.headers)
         window = limiter.hit(limit, client)
         g.rate_limit = limit, window
         if not window.passes:

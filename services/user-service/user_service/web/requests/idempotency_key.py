@@ -7,6 +7,7 @@ from werkzeug.datastructures import Headers
 
 from user_service.domain.idempotency import KeyedRequest, fingerprint
 from user_service.errors import InvalidInput
+from user_service.security import principal
 
 # A string with parameters, which have no meaning here (RFC 9651, sections 3.1.2 and 3.3.3).
 # Servers join repeated header lines by commas, so no comma may be part of it.
@@ -36,4 +37,5 @@ def keyed_request(headers: Headers, route: str, body: BaseModel) -> KeyedRequest
         rule = f"must be one string of 1 to {_MAX_LENGTH} ASCII characters"
         raise InvalidInput({"Idempotency-Key": rule})
     # Without defaults: a key outlives a release, and the next one may have further members.
-    return KeyedRequest(key, route, fingerprint(body.model_dump(exclude_defaults=True)))
+    digest = fingerprint(body.model_dump(exclude_defaults=True))
+    return KeyedRequest(key, route, digest, principal.current_name())

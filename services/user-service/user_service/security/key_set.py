@@ -1,0 +1,115 @@
+"""Reads the key set of an issuer: from its metadata, from a URL, or from a file."""
+
+import hashlib
+import logging
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.client import HTTPException
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import orjson
+
+from user_service.errors import Unavailable
+from user_service.security.key_policy import SigningKey, acceptable_keys
+from user_service.security.principal import Principal
+
+# Seconds after which a key set is read again, if requests come.
+REFRESH_SECONDS = 300.0
+METADATA = "/.well-known/openid-configuration"
+# Seconds for each step of a fetch, and for all of it: an issuer may send one byte a second.
+STEP_SECONDS, FETCH_SECONDS = 3.0, 8.0
+MAX_BYTES = 256 * 1024
+CHUNK = 16 * 1024
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class KeySet:
+    """The acceptable keys of an issuer by ``kid``. Sets from the same document are equal.
+
+    ``verified`` has the principal and the expiry of tokens that these keys have verified, by the
+    tokens' SHA-256. It ends with the set, so a withdrawn key takes its tokens along.
+    """
+
+    document: bytes
+    keys: Mapping[str | None, SigningKey] = field(compare=False)
+    verified: dict[bytes, tuple[Principal, float]] = field(compare=False, default_factory=dict)
+
+
+def read_from_file(path: Path, algorithms: Sequence[str]) -> KeySet:
+    """Return the key set in a file; raise Unavailable if there is none."""
+    try:
+        return key_set(path.read_bytes(), algorithms)
+    except OSError as error:
+        raise Unavailable(f"AUTH_JWKS_FILE cannot be read: {error.strerror}") from error
+
+
+def fetched_from(issuer: str, url: str | None, algorithms: Sequence[str]) -> KeySet:
+    """Return the key set at ``url``, by default the one that the issuer's metadata names.
+
+    Raise Unavailable if a document cannot be had, or has no acceptable key.
+    """
+    return key_set(fetch(url or _jwks_uri(issuer)), algorithms)
+
+
+def key_set(document: bytes, algorithms: Sequence[str]) -> KeySet:
+    """Return the acceptable keys of ``document``; raise Unavailable if there are none."""
+    accepted, refused = acceptable_keys(_parsed(document), algorithms)
+    for reason in refused:
+        log.info("key of the issuer refused: %s", reason)
+    if not accepted:
+        raise Unavailable("the key set has no acceptable key")
+    return KeySet(hashlib.sha256(document).digest(), accepted)
+
+
+def fetch(url: str, *, clock: Callable[[], float] = time.monotonic) -> bytes:
+    """Return the body of a 200 without a redirect; raise Unavailable for anything else."""
+    ends = clock() + FETCH_SECONDS
+    opener = urllib.request.build_opener(_NoRedirects)
+    try:
+        with opener.open(url, timeout=STEP_SECONDS) as response:
+            if response.status != HTTPStatus.OK:
+                raise Unavailable(f"the issuer answered {response.status}")
+            body = bytearray()
+            while chunk := response.read1(CHUNK):
+                body += chunk
+                if len(body) > MAX_BYTES or clock() > ends:
+                    raise Unavailable("the issuer's answer is too long, or takes too long")
+            return bytes(body)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise Unavailable(f"the issuer answered {error.code}") from error
+    except (OSError, HTTPException, ValueError) as error:
+        raise Unavailable(f"the issuer cannot be reached: {error}") from error
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Makes a redirect an error: keys come from the configured origin."""
+
+    def redirect_request(self, *_: object, **__: object) -> None:
+        """Return no request to follow."""
+
+
+def _jwks_uri(issuer: str) -> str:
+    metadata = _parsed(fetch(issuer.removesuffix("/") + METADATA))
+    if not isinstance(metadata, dict) or metadata.get("issuer") != issuer:
+        raise Unavailable("the metadata is not that of AUTH_ISSUER")
+    uri = metadata.get("jwks_uri")
+    if not isinstance(uri, str) or urlsplit(uri).scheme not in {"https", urlsplit(issuer).scheme}:
+        raise Unavailable("the metadata has no secure jwks_uri")
+    return uri
+
+
+def _parsed(document: bytes) -> object:
+    try:
+        parsed: object = orjson.loads(document)
+    except orjson.JSONDecodeError:
+        raise Unavailable("the issuer's document is not JSON") from None
+    else:
+        return parsed

@@ -1,0 +1,89 @@
+"""A value that ages: it is read again in the background, and kept while that fails."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from typing import Generic, TypeVar
+
+from user_service.errors import Unavailable
+from user_service.observability.outage import Outage
+from user_service.resilience import deadline
+from user_service.resilience.background import in_background
+
+T = TypeVar("T")
+
+
+class Refreshed(Generic[T]):
+    """The result of ``read``, one call at a time. All times are in seconds.
+
+    From the age ``refresh_after`` on, a caller of ``get`` begins a read and does not wait for it.
+    Without a value younger than ``wait_after`` it waits, for ``patience`` at most; but not while
+    reads fail. Then the last value stands, up to the age ``keep``. A value that equals the one
+    before replaces its age only.
+    """
+
+    def __init__(  # noqa: PLR0913 -- the others are keywords
+        self,
+        name: str,
+        read: Callable[[], T],
+        *,
+        refresh_after: float,
+        wait_after: float,
+        keep: float,
+        patience: float = 2.0,
+        pause: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``pause`` is the least time between the beginnings of two reads."""
+        self._name = name
+        self._read = read
+        self._refresh_after = refresh_after
+        self._wait_after = wait_after
+        self._keep = keep
+        self._patience = patience
+        self._pause = pause
+        self._clock = clock
+        self._outage = Outage(f"{name} cannot be read, the last ones stay", f"{name} read again")
+        self._lock = threading.Lock()
+        self._known: tuple[T, float] | None = None
+        self._reading: Future[None] | None = None
+        self._began = float("-inf")
+
+    def get(self) -> T:
+        """Return the value; raise Unavailable if there is none, or only one that is too old."""
+        if (known := self._known) is not None and self._age(known) < self._refresh_after:
+            return known[0]
+        reading = self.refresh(at_most_every=self._pause)
+        is_usable = known is not None and self._age(known) < self._wait_after
+        if reading is not None and not is_usable and not self._outage.lasts:
+            time_left = self._began + self._patience - self._clock()
+            wait([reading], min(max(0.0, time_left), deadline.remaining()))
+        known = self._known
+        if known is None or self._age(known) >= self._keep:
+            raise Unavailable(f"{self._name} cannot be read")
+        return known[0]
+
+    def refresh(self, *, at_most_every: float) -> "Future[None] | None":
+        """Return the read under way. If there is none, begin one unless the last was just now."""
+        with self._lock:
+            if self._reading is None or self._reading.done():
+                self._reading = None
+                if self._clock() - self._began >= at_most_every:
+                    self._began = self._clock()
+                    self._reading = in_background(self._read_once)
+            return self._reading
+
+    def _age(self, known: tuple[T, float]) -> float:
+        return self._clock() - known[1]
+
+    def _read_once(self) -> None:
+        began, known = self._began, self._known
+        try:
+            value = self._read()
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the last value stands
+            self._outage.meet(error)
+        else:
+            is_same = known is not None and known[0] == value
+            self._known = (known[0] if known is not None and is_same else value, began)
+            self._outage.end()

@@ -1,0 +1,163 @@
+"""A value that ages is read again in the background, and the last one stands while that fails."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from tests.unit.conftest import Clock
+from tests.waiting import eventually
+from user_service.errors import Unavailable
+from user_service.resilience import deadline
+from user_service.security.refreshed import Refreshed
+
+
+class Source:
+    """What is read: each read takes the next result, once the test lets it."""
+
+    def __init__(self) -> None:
+        self.value: object = "first"
+        self.reads = 0
+        self.may_end = threading.Event()
+        self.may_end.set()
+
+    def read(self) -> object:
+        self.reads += 1
+        value = self.value
+        assert self.may_end.wait(30)
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+
+@pytest.fixture
+def source() -> Iterator[Source]:
+    source = Source()
+    yield source
+    source.may_end.set()
+
+
+@pytest.fixture
+def values(source: Source, clock: Clock) -> Refreshed[object]:
+    return Refreshed(
+        "values", source.read, refresh_after=10, wait_after=20, keep=100, patience=5, clock=clock
+    )
+
+
+def settled(values: Refreshed[object]) -> None:
+    """Wait for the end of the read under way."""
+    reading = values.refresh(at_most_every=float("inf"))
+    if reading is not None:
+        reading.result(30)
+
+
+def test_first_callers_wait_for_one_read(values: Refreshed[object], source: Source) -> None:
+    source.may_end.clear()
+    results: list[object] = []
+    threads = [threading.Thread(target=lambda: results.append(values.get())) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    eventually(lambda: source.reads == 1)
+    source.may_end.set()
+    for thread in threads:
+        thread.join(30)
+    assert (results, source.reads) == (["first"] * 5, 1)
+
+
+def test_value_is_read_again_in_the_background_and_nobody_waits(
+    values: Refreshed[object], source: Source, clock: Clock
+) -> None:
+    assert values.get() == "first"
+    clock.now += 9.9
+    assert (values.get(), source.reads) == ("first", 1)
+    clock.now += 0.1
+    source.value = "second"
+    source.may_end.clear()
+    assert [values.get() for _ in range(3)] == ["first"] * 3
+    source.may_end.set()
+    settled(values)
+    assert (values.get(), source.reads) == ("second", 2)
+
+
+def test_value_that_is_too_old_is_waited_for(
+    values: Refreshed[object], source: Source, clock: Clock
+) -> None:
+    values.get()
+    clock.now += 20
+    source.value = "second"
+    assert values.get() == "second"
+
+
+def test_age_counts_from_the_beginning_of_the_read(
+    values: Refreshed[object], source: Source, clock: Clock
+) -> None:
+    source.may_end.clear()
+    values.refresh(at_most_every=0)
+    clock.now += 30
+    source.may_end.set()
+    settled(values)
+    source.value = "second"
+    assert values.get() == "second"
+
+
+def test_last_value_stands_while_reads_fail_and_nobody_waits_for_them(
+    values: Refreshed[object],
+    source: Source,
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    values.get()
+    source.value = OSError("the source is away")
+    clock.now += 50
+    assert values.get() == "first"
+    source.may_end.clear()  # the next attempt hangs
+    clock.now += 1
+    assert values.get() == "first"
+    source.may_end.set()
+    settled(values)
+    clock.now += 49
+    with pytest.raises(Unavailable):
+        values.get()
+    source.value = "second"
+    clock.now += 1
+    eventually(lambda: values.get() == "second")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "the source is away" in caplog.text
+
+
+def test_failed_first_read_is_repeated_after_a_pause(
+    values: Refreshed[object], source: Source, clock: Clock
+) -> None:
+    source.value = Unavailable("away")
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            values.get()
+    assert source.reads == 1
+    source.value = "first"
+    clock.now += 1
+    with suppress(Unavailable):  # it begins the read and does not wait
+        values.get()
+    settled(values)
+    assert (values.get(), source.reads) == ("first", 2)
+
+
+def test_wait_ends_at_the_deadline(values: Refreshed[object], source: Source) -> None:
+    source.may_end.clear()
+    with deadline.within(0.01), pytest.raises(Unavailable):
+        values.get()
+
+
+def test_refresh_is_limited_and_an_equal_value_stays_the_same_object(
+    values: Refreshed[object], source: Source, clock: Clock
+) -> None:
+    source.value = first = ["first"]
+    assert values.get() is first
+    source.value = ["first"]
+    assert values.refresh(at_most_every=30) is None
+    clock.now += 30
+    reading = values.refresh(at_most_every=30)
+    assert reading is not None
+    reading.result(30)
+    assert values.get() is first
+    assert source.reads == 2

@@ -1,0 +1,293 @@
+"""Tokens are accepted by the rules alone, and the policy for keys comes before any token."""
+
+import json
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from joserfc.jwk import Key, OctKey, OKPKey
+from pytest_mock import MockerFixture
+
+from tests.issuer import AUDIENCE, Issuer, ec_key, ed_key, rsa_key, signed
+from tests.unit.conftest import Clock
+from user_service.errors import Unauthenticated, Unavailable
+from user_service.security.key_policy import SigningKey, acceptable_keys
+from user_service.security.key_set import KeySet, key_set
+from user_service.security.refreshed import Refreshed
+from user_service.security.tokens import TokenRules, TokenVerifier
+
+ALGORITHMS = ("RS256", "ES256", "Ed25519")
+RSA, EC, ED = rsa_key("rsa"), ec_key("ec"), ed_key("ed")
+ISSUER = Issuer(RSA, EC, ED)
+OTHER = rsa_key("rsa")
+SECRET = OctKey.import_key("a secret that a server and its clients share", {"kid": "secret"})
+FAR = 10**10
+
+
+class FixedKeys(Refreshed[KeySet]):
+    """The key set of the issuer, without reads; lists the wishes for a newer one."""
+
+    def __init__(self) -> None:
+        self.set = key_set(ISSUER.document(), ALGORITHMS)
+        self.wishes: list[float] = []
+
+    def get(self) -> KeySet:
+        return self.set
+
+    def refresh(self, *, at_most_every: float) -> None:
+        self.wishes.append(at_most_every)
+
+
+def verifier(
+    keys: FixedKeys | None = None, clock: Callable[[], float] = time.time
+) -> TokenVerifier:
+    rules = TokenRules(ISSUER.url, AUDIENCE, ("scope", "scp"), leeway=30)
+    return TokenVerifier(keys or FixedKeys(), rules, clock=clock)
+
+
+def reason(token: str) -> str:
+    with pytest.raises(Unauthenticated) as raised:
+        verifier().principal(token)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("key", [RSA, EC, ED], ids=lambda key: key.kid)
+def test_valid_token_gives_a_name_without_personal_data_and_scopes(key: Key) -> None:
+    principal = verifier().principal(ISSUER.token("users:read users:write", key=key))
+    assert principal.scopes == {"users:read", "users:write"}
+    assert principal.name.startswith("sub:")
+    assert "ada" not in principal.name
+    same, other = (ISSUER.token(sub=subject) for subject in ("ada@example.com", "grace"))
+    assert verifier().principal(same).name == principal.name
+    assert verifier().principal(other).name != principal.name
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"aud": ["other", AUDIENCE]},
+        {"exp": FAR},
+        {"nbf": 0, "iat": 0},
+        {"custom": {"nested": [1]}},
+    ],
+)
+@pytest.mark.parametrize("header", [{}, {"typ": None}, {"typ": "JWT"}, {"x5t": "AA"}])
+def test_harmless_variations_are_accepted(claims: dict[str, Any], header: dict[str, Any]) -> None:
+    assert verifier().principal(ISSUER.token(header=header, **claims)).name
+
+
+def test_older_name_of_ed25519_is_accepted() -> None:
+    with pytest.warns(UserWarning, match="RFC 9864"):  # by the library, when it signs
+        token = ISSUER.token(key=ED, header={"alg": "EdDSA"})
+    assert verifier().principal(token).name
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [
+        ({"exp": 1}, "expired"),
+        ({"exp": None}, "claim exp"),
+        ({"exp": str(FAR)}, "claim exp"),
+        ({"exp": True}, "claim exp"),
+        ({"nbf": FAR}, "claim nbf"),
+        ({"iat": FAR}, "claim iat"),
+        ({"iss": "https://other.example"}, "claim iss"),
+        ({"iss": f"{ISSUER.url}/"}, "claim iss"),
+        ({"iss": None}, "claim iss"),
+        ({"iss": [ISSUER.url]}, "claim iss"),
+        ({"aud": "other"}, "claim aud"),
+        ({"aud": []}, "claim aud"),
+        ({"aud": None}, "claim aud"),
+        ({"aud": {AUDIENCE: 1}}, "claim aud"),
+        ({"sub": None}, "claim sub"),
+        ({"sub": ""}, "claim sub"),
+        ({"sub": 7}, "claim sub"),
+    ],
+)
+def test_claim_that_breaks_a_rule(changed: dict[str, Any], complaint: str) -> None:
+    assert complaint in reason(ISSUER.token(**changed))
+
+
+@pytest.mark.parametrize(
+    ("token", "complaint"),
+    [
+        ("", "malformed"),
+        ("x", "malformed"),
+        ("a.b.c", "malformed"),
+        ("é.é.é", "malformed"),
+        (f"{ISSUER.token()}.x", "malformed"),
+        (f"{ISSUER.token()}=", "malformed"),
+        (ISSUER.token()[:-1], "malformed"),
+        (ISSUER.token().rpartition(".")[0] + ".", "signature"),
+        (ISSUER.token(key=OTHER), "signature"),
+        (ISSUER.token(key=rsa_key("unknown")), "not known"),
+        (ISSUER.token(header={"kid": None}), "not known"),
+        (ISSUER.token(key=SECRET), "not known"),
+        (ISSUER.token(key=SECRET, header={"kid": "rsa"}), "signature"),
+        (signed({"alg": "RS256", "kid": "rsa"}, b"[1]", RSA), "no claims"),
+        (signed({"alg": "RS256", "kid": "rsa"}, b'{"exp": NaN}', RSA), "no claims"),
+        (ISSUER.token(header={"typ": "logout+jwt"}), "header"),
+        (ISSUER.token(header={"jku": "https://other.example/keys"}), "header"),
+        (ISSUER.token(header={"x5u": "https://other.example/chain"}), "header"),
+        (ISSUER.token(header={"jwk": EC.as_dict(private=False)}), "header"),
+    ],
+)
+def test_token_that_breaks_a_rule(token: str, complaint: str) -> None:
+    assert complaint in reason(token)
+
+
+def with_header(**fields: object) -> str:
+    """Return a token of the issuer, whose signature is that of its own header."""
+    encoded = urlsafe_b64encode(json.dumps(fields).encode()).decode().rstrip("=")
+    return f"{encoded}.{ISSUER.token().partition('.')[2]}"
+
+
+@pytest.mark.parametrize("algorithm", ["none", "None", "HS256", "PS256", "ES256", "", 7, None])
+def test_key_determines_the_algorithm(algorithm: object) -> None:
+    token = with_header(alg=algorithm, kid="rsa")
+    assert "signature" in reason(token)
+    assert "signature" in reason(token.rpartition(".")[0] + ".")
+
+
+@pytest.mark.parametrize("fields", [{"crit": ["exp"]}, {"zip": "DEF"}, {"enc": "A128GCM"}])
+def test_extension_is_refused(fields: dict[str, object]) -> None:
+    assert "header" in reason(with_header(alg="RS256", kid="rsa", **fields))
+
+
+@pytest.mark.parametrize(
+    ("claims", "scopes"),
+    [
+        ({"scope": " a  b "}, {"a", "b"}),
+        ({"scope": None, "scp": ["a", "b"]}, {"a", "b"}),
+        ({"scope": "a", "scp": ["b"]}, {"a"}),
+        ({"scope": ["a", 1, None]}, {"a"}),
+        ({"scope": None}, set()),
+        ({"scope": {"a": True}}, set()),
+    ],
+)
+def test_scopes_are_a_text_or_a_list(claims: dict[str, Any], scopes: set[str]) -> None:
+    given = claims.pop("scope")
+    assert verifier().principal(ISSUER.token(given, **claims)).scopes == scopes
+
+
+def test_verified_token_is_kept_until_it_expires_or_the_keys_change(
+    clock: Clock, mocker: MockerFixture
+) -> None:
+    verifies = mocker.spy(SigningKey, "verifies")
+    keys = FixedKeys()
+    tokens = verifier(keys, clock)
+    token = ISSUER.token(exp=1100, iat=0)
+    for _ in range(3):
+        assert tokens.principal(token)
+    assert verifies.call_count == 1
+    clock.now = 1129.9  # within the leeway
+    assert tokens.principal(token)
+    assert verifies.call_count == 1
+    clock.now = 1130.1
+    with pytest.raises(Unauthenticated, match="expired"):
+        tokens.principal(token)
+    clock.now = 1000
+    keys.set = key_set(Issuer(OTHER, EC).document(), ALGORITHMS)
+    with pytest.raises(Unauthenticated, match="signature"):
+        tokens.principal(token)
+
+
+def test_number_of_verified_tokens_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("user_service.security.tokens.MAX_VERIFIED", 2)
+    keys = FixedKeys()
+    for subject in "abc":
+        verifier(keys).principal(ISSUER.token(sub=subject))
+    assert len(keys.set.verified) == 2
+
+
+def test_unknown_key_asks_for_a_newer_set_and_nothing_else_does() -> None:
+    keys = FixedKeys()
+    for token in (ISSUER.token(), ISSUER.token(key=OTHER), ISSUER.token(exp=1)):
+        with suppress(Unauthenticated):
+            verifier(keys).principal(token)
+    assert keys.wishes == []
+    with pytest.raises(Unauthenticated):
+        verifier(keys).principal(ISSUER.token(key=rsa_key("new")))
+    assert keys.wishes == [30]
+
+
+def public(key: Key, **changed: object) -> dict[str, Any]:
+    """Return the public key as an entry of a key set; a change to None leaves a member out."""
+    members = {**key.as_dict(private=False), **changed}
+    return {name: value for name, value in members.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("jwk", "algorithm"),
+    [
+        (public(RSA), "RS256"),
+        (public(RSA, kid=None), "RS256"),
+        (public(RSA, alg="PS256"), "PS256"),
+        (public(EC, use="sig", key_ops=["verify"]), "ES256"),
+        (public(ec_key("384", "P-384")), "ES384"),
+        (public(ED, alg="Ed25519"), "Ed25519"),
+        (public(ED, alg="EdDSA"), "Ed25519"),
+    ],
+)
+def test_acceptable_key_has_one_algorithm(jwk: dict[str, Any], algorithm: str) -> None:
+    every = ("RS256", "PS256", "ES256", "ES384", "Ed25519")
+    accepted, refused = acceptable_keys({"keys": [jwk]}, every)
+    assert [key.algorithm for key in accepted.values()] == [algorithm]
+    assert refused == []
+
+
+@pytest.mark.parametrize(
+    "jwk",
+    [
+        public(RSA, n=urlsafe_b64encode(b"\xff" * 255).decode()),  # 2,040 bits
+        public(RSA, n=urlsafe_b64encode(b"\xff" * 1025).decode().rstrip("=")),
+        public(RSA, use="enc"),
+        public(RSA, use=["sig"]),
+        public(RSA, key_ops=["sign"]),
+        public(RSA, key_ops="verify"),
+        public(RSA, alg="RS512"),
+        public(RSA, alg="ES256"),
+        public(RSA, alg=["RS256"]),
+        public(RSA, n=None),
+        public(RSA, n="!"),
+        public(RSA, e="AA"),
+        public(RSA, kid=7),
+        RSA.as_dict(private=True),
+        SECRET.as_dict(private=True),
+        public(EC, x=public(ec_key("x"))["x"]),  # not on the curve
+        public(EC, crv="P-521"),
+        public(ec_key("k1", "secp256k1")),
+        public(OKPKey.generate_key("Ed448")),
+        public(OKPKey.generate_key("X25519")),
+        public(ED, x="AA", kid="short"),
+        public(RSA, kty=["RSA"]),
+        {},
+        [],
+        "RSA",
+    ],
+)
+def test_unacceptable_key_is_refused_and_the_others_stay(jwk: object) -> None:
+    keys = key_set(json.dumps({"keys": [jwk, public(ED)]}).encode(), ALGORITHMS)
+    assert set(keys.keys) == {"ed"}
+    with pytest.raises(Unavailable):
+        key_set(json.dumps({"keys": [jwk]}).encode(), ALGORITHMS)
+
+
+def test_keys_that_share_a_kid_are_refused() -> None:
+    document = {"keys": [public(RSA), public(EC, kid="rsa"), public(ED)]}
+    assert set(key_set(json.dumps(document).encode(), ALGORITHMS).keys) == {"ed"}
+
+
+@pytest.mark.parametrize("document", [b"", b"[]", b"{}", b'{"keys": {}}', b'{"keys": []}', b"\xff"])
+def test_document_without_keys_is_no_key_set(document: bytes) -> None:
+    with pytest.raises(Unavailable):
+        key_set(document, ALGORITHMS)
+
+
+def test_algorithm_that_is_not_allowed_is_refused() -> None:
+    accepted, refused = acceptable_keys(ISSUER.key_set(), ["ES256"])
+    assert set(accepted) == {"ec"}
+    assert len(refused) == 2
