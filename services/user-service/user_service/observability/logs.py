@@ -93,32 +93,37 @@ def _span_fields() -> dict[str, str]:
     return {} if ids is None else {"trace_id": ids[0], "span_id": ids[1]}
 
 
-class Pipe:
-    """A stream to a pipe that drops entries while the pipe is full or has no reader.
+class UnwaitingStream:
+    """A stream to a pipe, terminal or socket that drops entries which its reader has no room for.
 
     A log collector that stalls would otherwise stop every request.
     """
 
     def __init__(self, file: int) -> None:
-        # A second open file, because O_NONBLOCK would affect all programs that share the open file.
-        self._pipe = os.open(f"/proc/self/fd/{file}", os.O_WRONLY | os.O_NONBLOCK)
-        with suppress(OSError):  # the limits of the system are lower
-            fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        if stat.S_ISSOCK(os.fstat(file).st_mode):  # which cannot be opened again
+            self._file = os.dup(file)
+            os.set_blocking(self._file, False)
+        else:
+            # A second open file, because O_NONBLOCK affects all programs that share an open file.
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
+            self._file = os.open(f"/proc/self/fd/{file}", flags)
+        with suppress(OSError):  # no pipe, or the limits of the system are lower
+            fcntl.fcntl(self._file, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._separator = b""
 
     def write(self, entry: str) -> None:
         """Write an entry at once or not at all; a long one may be cut off."""
         with suppress(OSError):
             line = self._separator + entry.encode(errors="backslashreplace")
-            self._separator = b"" if os.write(self._pipe, line) == len(line) else b"\n"
+            self._separator = b"" if os.write(self._file, line) == len(line) else b"\n"
 
 
-def log_handler() -> "logging.StreamHandler[TextIO | Pipe]":
-    """Return the handler for standard output, which does not wait for the reader of a pipe."""
+def log_handler() -> "logging.StreamHandler[TextIO | UnwaitingStream]":
+    """Return the handler for standard output, which waits for a file only."""
     with suppress(AttributeError, OSError):  # closed, not a file, or a system without /proc
         file = sys.stdout.fileno()
-        if stat.S_ISFIFO(os.fstat(file).st_mode):
-            return logging.StreamHandler(Pipe(file))
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            return logging.StreamHandler(UnwaitingStream(file))
     return logging.StreamHandler(sys.stdout)
 
 
