@@ -1,9 +1,11 @@
 """The manifests of deploy/kubernetes, as kubectl renders them. ``make lint`` validates them."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,37 @@ def test_urls_of_the_secret_are_what_the_settings_take() -> None:
         field = name.replace("-", "_")
         read = getattr(Settings.model_validate({field: url}), field)
         assert read.get_secret_value() == url
+
+
+def test_commands_of_the_page_make_the_secrets_that_are_mounted(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    (commands,) = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    applied = tmp_path / "applied"
+    made = commands.replace("kubectl apply --filename -", f"(cat && echo ---) >>{applied}")
+    given = {"REDIS_URL": "redis://redis/0", "ACCESS_KEY_ID": "id", "ACCESS_SECRET_KEY": "key"}
+    path = f"{KUBECTL.parent}:{os.environ['PATH']}"
+    subprocess.run(["bash", "-euc", made], env={"PATH": path} | given, check=True)
+    secrets = by_name(filter(None, yaml.safe_load_all(applied.read_text(encoding="utf-8"))))
+    assert {each["metadata"]["namespace"] for each in secrets.values()} == {"user-service"}
+    data = {name: each["data"] for (_, name), each in secrets.items()}
+    assert data["users-db-owner"].keys() == {"username", "password"}
+    store = one(PRODUCTION, "ObjectStore", "users-db-backup")["spec"]["configuration"]
+    assert {each["key"] for each in store["s3Credentials"].values()} == data[
+        "users-db-backup"
+    ].keys()
+    settings = (
+        one(PRODUCTION, "ConfigMap")["data"]
+        | one(PRODUCTION, "ConfigMap", "user-service-migrate")["data"]
+    )
+    files = {
+        name.removesuffix("_FILE").lower(): value.removeprefix("/run/secrets/user-service/")
+        for name, value in settings.items()
+        if name.endswith("_FILE")
+    }
+    assert set(files.values()) == data["user-service"].keys()
+    read = {name: b64decode(data["user-service"][key]).decode() for name, key in files.items()}
+    password = b64decode(data["users-db-owner"]["password"]).decode()
+    assert f":{password}@" in Settings.model_validate(read).database_dsn
 
 
 def test_there_is_time_for_preStop_and_the_drain(overlay: list[Resource]) -> None:  # noqa: N802
