@@ -78,7 +78,7 @@ lint: $(VENV)/dev.stamp ## ruff, mypy, hadolint, compose-lint, yamllint, kuberne
 	@set -o pipefail; for overlay in deploy/kubernetes/overlays/*; do \
 	  $(BIN)/kubectl kustomize $$overlay | $(BIN)/kubernetes-validate --strict --quiet --no-warn /dev/stdin || exit 1; done
 
-	@if command -v npm >/dev/null && node -e 'process.exit(parseInt(process.versions.node) < 20)'; then \
+	@if command -v npm >/dev/null && node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)'; then \
 	  $(MAKE) --no-print-directory lint-openapi; else echo "no Node.js 20 and npm: lint-openapi is left out"; fi
 
 # The tools of OpenAPI in JavaScript. npm writes this file at the end.
