@@ -23,7 +23,7 @@ VARIES = re.compile(
 )
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/api.md", "docs/examples.md"])
 def test_session_is_what_the_service_says(start: Start, page: str) -> None:
     program("curl")
     path = ROOT / page
@@ -53,7 +53,7 @@ def session(written: str, address: str) -> str:
         for old, new in etags.items():
             command = command.replace(old, new)
         run = ["bash", "-c", command.replace("localhost:5000", address)]
-        output = subprocess.check_output(run, text=True, stderr=subprocess.DEVNULL)
+        output = subprocess.check_output(run, cwd=ROOT, text=True, stderr=subprocess.DEVNULL)
         after = shortened(output.replace("\r", "").rstrip(), before)
         etags |= zip(re.findall("ETag: (.*)", before), re.findall("ETag: (.*)", after), strict=True)
         commands.append(f"$ {command}\n{after}\n")
