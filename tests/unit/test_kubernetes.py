@@ -237,7 +237,10 @@ def test_rules_are_those_of_prometheus() -> None:
     assert one(PRODUCTION, "PrometheusRule")["spec"]["groups"] == groups, "run `make rules`"
 
 
-def test_autoscaler_alone_scales_and_all_fit_into_the_database() -> None:
+@pytest.mark.parametrize("through", ["", "pooler"])
+def test_autoscaler_alone_scales_and_all_fit_into_the_database(
+    tmp_path: Path, through: str
+) -> None:
     settings, deployment = one(PRODUCTION, "ConfigMap")["data"], one(PRODUCTION, "Deployment")
     autoscaler = one(PRODUCTION, "HorizontalPodAutoscaler")["spec"]
     assert "replicas" not in deployment["spec"]
@@ -245,6 +248,15 @@ def test_autoscaler_alone_scales_and_all_fit_into_the_database() -> None:
     assert autoscaler["minReplicas"] >= 2
     most = autoscaler["maxReplicas"] + deployment["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
     connections = most * int(settings["WEB_CONCURRENCY"]) * int(settings["DB_POOL_SIZE"])
-    parameters = one(PRODUCTION, "Cluster", "users-db")["spec"]["postgresql"]["parameters"]
-    # 20 for the operator, the standbys, the migrations and a person who looks.
-    assert connections + 20 <= int(parameters["max_connections"])
+    database = one(PRODUCTION, "Cluster", "users-db")["spec"]
+    if through:
+        component = "- ../../components/pooler"
+        pooler = changed(tmp_path / "copy", f"# {component}", component)[
+            "Pooler", "users-db-pooler"
+        ]
+        size = int(pooler["spec"]["pgbouncer"]["parameters"]["default_pool_size"])
+        connections = pooler["spec"]["instances"] * size
+    # 10 for migrations, 20 for the operator, the standbys and a person who looks.
+    limit = database["managed"]["roles"][0]["connectionLimit"]
+    assert connections + 10 <= limit
+    assert limit + 20 <= int(database["postgresql"]["parameters"]["max_connections"])
