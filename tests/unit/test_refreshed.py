@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
+from pytest_mock import MockerFixture
 
 from tests.unit.conftest import Clock
 from tests.waiting import eventually
@@ -66,9 +67,10 @@ def test_first_callers_wait_for_one_read(values: Refreshed[object], source: Sour
 
 
 def test_value_is_read_again_in_the_background_and_nobody_waits(
-    values: Refreshed[object], source: Source, clock: Clock
+    values: Refreshed[object], source: Source, clock: Clock, mocker: MockerFixture
 ) -> None:
     assert values.get() == "first"
+    mocker.patch("user_service.security.refreshed.wait", side_effect=AssertionError("waits"))
     clock.now += 9.9
     assert (values.get(), source.reads) == ("first", 1)
     clock.now += 0.1
@@ -106,11 +108,13 @@ def test_last_value_stands_while_reads_fail_and_nobody_waits_for_them(
     source: Source,
     clock: Clock,
     caplog: pytest.LogCaptureFixture,
+    mocker: MockerFixture,
 ) -> None:
     values.get()
     source.value = OSError("the source is away")
     clock.now += 50
     assert values.get() == "first"
+    waits = mocker.patch("user_service.security.refreshed.wait", side_effect=AssertionError)
     source.may_end.clear()  # the next attempt hangs
     clock.now += 1
     assert values.get() == "first"
@@ -119,6 +123,7 @@ def test_last_value_stands_while_reads_fail_and_nobody_waits_for_them(
     clock.now += 49
     with pytest.raises(Unavailable):
         values.get()
+    mocker.stop(waits)
     source.value = "second"
     clock.now += 1
     eventually(lambda: values.get() == "second")

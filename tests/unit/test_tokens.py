@@ -287,6 +287,17 @@ def test_document_without_keys_is_no_key_set(document: bytes) -> None:
         key_set(document, ALGORITHMS)
 
 
+def test_token_without_a_kid_has_the_only_key() -> None:
+    keys = FixedKeys()
+    token = ISSUER.token(header={"kid": None})
+    keys.set = key_set(Issuer(RSA).document(), ALGORITHMS)
+    assert verifier(keys).principal(token)
+    keys.set = key_set(Issuer(OTHER).document(), ALGORITHMS)
+    with pytest.raises(Unauthenticated, match="signature"):
+        verifier(keys).principal(token)
+    assert keys.wishes == [30]
+
+
 def test_algorithm_that_is_not_allowed_is_refused() -> None:
     accepted, refused = acceptable_keys(ISSUER.key_set(), ["ES256"])
     assert set(accepted) == {"ec"}

@@ -41,6 +41,12 @@ class KeySet:
     keys: Mapping[str | None, SigningKey] = field(compare=False)
     verified: dict[bytes, tuple[Principal, float]] = field(compare=False, default_factory=dict)
 
+    def named(self, kid: object) -> SigningKey | None:
+        """Return the key; without a name the only one (OpenID Connect Core, section 10.1)."""
+        if kid is None and len(self.keys) == 1:
+            return next(iter(self.keys.values()))
+        return self.keys.get(kid) if isinstance(kid, str | None) else None
+
 
 def read_from_file(path: Path, algorithms: Sequence[str]) -> KeySet:
     """Return the key set in a file; raise Unavailable if there is none."""

@@ -39,6 +39,10 @@ class TokenRules:
     leeway: int
 
 
+class UnknownKey(Unauthenticated):
+    """The key set lacks the key of the token."""
+
+
 class TokenVerifier:
     """Turns tokens into principals. Verified ones are kept until they expire or the keys change."""
 
@@ -80,22 +84,10 @@ class TokenVerifier:
 
     def _verified_claims(self, token: str, keys: KeySet) -> dict[str, Any]:
         try:
-            parts = jws.extract_compact(token.encode())
-            header, signature = parts.headers(), urlsafe_b64decode(parts.segments["signature"])
-        except (JoseError, ValueError, TypeError, RecursionError):
-            raise Unauthenticated("the token is malformed") from None
-        kid, kind = header.get("kid"), header.get("typ", "JWT")
-        if REFUSED_FIELDS & header.keys() or str(kind).lower() not in TYPES:
-            raise Unauthenticated("the token's header is not accepted")
-        key = keys.keys.get(kid) if isinstance(kid, str | None) else None
-        if key is None:
+            claims = orjson.loads(verified_payload(token, keys))
+        except UnknownKey:
             self._keys.refresh(at_most_every=UNKNOWN_KEY_SECONDS)
-            raise Unauthenticated("the token's key is not known")
-        message = parts.segments["header"] + b"." + parts.segments["payload"]
-        if not key.verifies(header.get("alg"), message, signature):
-            raise Unauthenticated("the token's signature is not valid")
-        try:
-            claims = orjson.loads(parts.payload or b"")
+            raise
         except orjson.JSONDecodeError:
             claims = None
         if not isinstance(claims, dict):
@@ -107,6 +99,29 @@ class TokenVerifier:
         values = value.split() if isinstance(value, str) else value
         listed = values if isinstance(values, list) else []
         return frozenset(each for each in listed if isinstance(each, str))
+
+
+def verified_payload(token: str, keys: KeySet) -> bytes:
+    """Return the payload of a JSON Web Signature (RFC 7515) of one of ``keys``.
+
+    Raise UnknownKey if the issuer may have a newer key that made it, and Unauthenticated if not.
+    """
+    try:
+        parts = jws.extract_compact(token.encode())
+        header, signature = parts.headers(), urlsafe_b64decode(parts.segments["signature"])
+    except (JoseError, ValueError, TypeError, RecursionError):
+        raise Unauthenticated("the token is malformed") from None
+    kid, kind = header.get("kid"), header.get("typ", "JWT")
+    if REFUSED_FIELDS & header.keys() or str(kind).lower() not in TYPES:
+        raise Unauthenticated("the token's header is not accepted")
+    key = keys.named(kid)
+    if key is None:
+        raise UnknownKey("the token's key is not known")
+    message = parts.segments["header"] + b"." + parts.segments["payload"]
+    if not key.verifies(header.get("alg"), message, signature):
+        error = UnknownKey if kid is None else Unauthenticated
+        raise error("the token's signature is not valid")
+    return parts.payload or b""
 
 
 def _name(claims: Mapping[str, Any]) -> str:

@@ -1,0 +1,245 @@
+"""An issuer over HTTP: its keys rotate, and it fails in every way that HTTP allows."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
+
+import httpx
+import pytest
+from flask.testing import FlaskClient
+
+from dev.ports import free_port
+from tests.integration.users import URL
+from tests.issuer import AUDIENCE, METADATA, Answer, Issuer, IssuerServer, ec_key, issuer_server
+from tests.responses import Serve, problem_of
+from tests.waiting import eventually
+from user_service.errors import Unavailable
+from user_service.security import key_set
+from user_service.security.key_set import MAX_BYTES, fetched_from
+
+OLD, NEW = ec_key("old"), ec_key("new")
+ALGORITHMS = ("ES256",)
+
+
+@pytest.fixture
+def issuer() -> Iterator[IssuerServer]:
+    with issuer_server(OLD) as server:
+        yield server
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let key sets be read again as soon as the pause after the last read permits it."""
+    monkeypatch.setattr("app.REFRESH_SECONDS", 0.05)
+    monkeypatch.setattr("user_service.security.tokens.UNKNOWN_KEY_SECONDS", 0)
+
+
+def trusting(serving: Serve, url: str, audience: str = AUDIENCE, **changed: object) -> FlaskClient:
+    return serving(auth_issuer=url, auth_audience=audience, **changed)
+
+
+def status(client: FlaskClient, token: str) -> int:
+    return client.get(URL, headers={"Authorization": f"Bearer {token}"}).status_code
+
+
+def test_keys_are_read_once_for_many_requests(serving: Serve, issuer: IssuerServer) -> None:
+    client = trusting(serving, issuer.url)
+    assert [status(client, issuer.token()) for _ in range(3)] == [200] * 3
+    assert issuer.requests == [METADATA, "/keys"]
+    named = trusting(serving, issuer.url, auth_jwks_url=f"{issuer.url}/keys")
+    assert status(named, issuer.token()) == 200
+    assert issuer.requests == [METADATA, "/keys", "/keys"]
+
+
+@pytest.mark.usefixtures("eager")
+def test_rotation_adds_a_key_and_withdraws_another(serving: Serve, issuer: IssuerServer) -> None:
+    client = trusting(serving, issuer.url)
+    old = issuer.token()
+    assert status(client, old) == 200
+    issuer.keys = [NEW, OLD]
+    eventually(lambda: status(client, issuer.token()) == 200)
+    assert status(client, old) == 200
+    issuer.keys = [NEW]
+    eventually(lambda: status(client, old) == 401)  # though it was verified before
+    assert status(client, issuer.token()) == 200
+
+
+def test_unknown_keys_cause_one_read_in_half_a_minute(serving: Serve, issuer: IssuerServer) -> None:
+    client = trusting(serving, issuer.url)
+    assert status(client, issuer.token()) == 200
+    assert {status(client, issuer.token(key=ec_key(f"k{n}"))) for n in range(20)} == {401}
+    assert issuer.requests == [METADATA, "/keys"]
+
+
+def redirect(location: str) -> Answer:
+    return 302, {"Location": location}, b""
+
+
+def truncated(handler: BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Length: 1000\r\n\r\n{")
+
+
+def no_http(handler: BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"\x00\x01\x02\r\n\r\n")
+
+
+def in_drips(handler: BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n")
+    for _ in range(100):
+        handler.wfile.write(b" ")
+        time.sleep(0.02)
+
+
+def silent(handler: BaseHTTPRequestHandler) -> None:
+    time.sleep(1)
+
+
+BAD_ANSWERS: dict[str, Answer] = {
+    "not found": (404, {}, b"{}"),
+    "error": (500, {}, Issuer(OLD).document()),
+    "no content": (204, {}, b""),
+    "redirect": redirect("/other"),
+    "redirect to a file": redirect("file:///etc/passwd"),
+    "no JSON": (200, {}, b"<html>"),
+    "no object": (200, {}, b"[]"),
+    "empty": (200, {}, b""),
+    "no keys": (200, {}, b'{"keys": []}'),
+    "too long": (200, {}, b" " * (MAX_BYTES + 1)),
+    "truncated": truncated,
+    "no HTTP": no_http,
+    "in drips": in_drips,
+    "silent": silent,
+}
+
+
+@pytest.mark.parametrize("path", [METADATA, "/keys"])
+@pytest.mark.parametrize("answer", BAD_ANSWERS.values(), ids=BAD_ANSWERS.keys())
+def test_bad_answer_is_no_key_set(
+    issuer: IssuerServer, monkeypatch: pytest.MonkeyPatch, path: str, answer: Answer
+) -> None:
+    monkeypatch.setattr(key_set, "FETCH_SECONDS", 0.3)
+    monkeypatch.setattr(key_set, "STEP_SECONDS", 0.3)
+    assert set(fetched_from(issuer.url, None, ALGORITHMS).keys) == {"old"}
+    issuer.answers[path] = answer
+    with pytest.raises(Unavailable):
+        fetched_from(issuer.url, None, ALGORITHMS)
+    assert "/other" not in issuer.requests
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        '{"issuer": "https://other.example", "jwks_uri": "%s/keys"}',
+        '{"jwks_uri": "%s/keys"}',
+        '{"issuer": "%s"}',
+        '{"issuer": "%s", "jwks_uri": 7}',
+        '{"issuer": "%s", "jwks_uri": "file:///keys.json"}',
+    ],
+)
+def test_metadata_of_another_issuer_or_without_a_secure_address(
+    issuer: IssuerServer, metadata: str
+) -> None:
+    issuer.answers[METADATA] = 200, {}, metadata.replace("%s", issuer.url).encode()
+    with pytest.raises(Unavailable):
+        fetched_from(issuer.url, None, ALGORITHMS)
+    assert issuer.requests == [METADATA]
+
+
+@pytest.mark.usefixtures("eager")
+def test_known_keys_serve_while_the_issuer_fails_and_no_request_waits(
+    serving: Serve, issuer: IssuerServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = trusting(serving, issuer.url)
+    assert status(client, issuer.token()) == 200
+    may_end = threading.Event()
+
+    def hanging(_handler: BaseHTTPRequestHandler) -> None:
+        may_end.wait(30)
+
+    issuer.answers[METADATA] = hanging
+    try:
+        asked = len(issuer.requests)
+        eventually(lambda: status(client, issuer.token()) == 200 and len(issuer.requests) > asked)
+        # The issuer has not answered yet. A request that waited for it would end at its deadline.
+        assert [status(client, issuer.token()) for _ in range(20)] == [200] * 20
+        assert status(client, issuer.token(key=NEW)) == 401
+    finally:
+        may_end.set()
+    for answer in (BAD_ANSWERS["no keys"], BAD_ANSWERS["error"]):
+        issuer.answers = {"/keys": answer}
+        asked = len(issuer.requests)
+        eventually(lambda: status(client, issuer.token()) == 200 and len(issuer.requests) > asked)  # noqa: B023
+    issuer.answers = {}
+    issuer.keys = [NEW]
+    eventually(lambda: status(client, issuer.token()) == 200)
+    outages = [each for each in caplog.messages if "issuer's keys cannot be read" in each]
+    assert len(outages) == 1
+
+
+def test_without_a_first_key_set_tokens_are_a_503_until_the_issuer_answers(
+    serving: Serve, issuer: IssuerServer
+) -> None:
+    client = trusting(serving, issuer.url)
+    issuer.answers[METADATA] = BAD_ANSWERS["error"]
+    token = issuer.token()
+    for _ in range(3):
+        problem_of(client.get(URL, headers={"Authorization": f"Bearer {token}"}), 503)
+    assert len(issuer.requests) == 1
+    assert client.get("/health/live").status_code == 200
+    issuer.answers = {}
+    eventually(lambda: status(client, token) == 200)
+
+
+@contextmanager
+def real_issuer(port: int) -> Iterator[str]:
+    """Run oidc-provider-mock, which makes a key at each start, and yield its address."""
+    command = [sys.executable, "-W", "ignore", "-m", "oidc_provider_mock", "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        try:
+            return httpx.get(f"{url}/jwks").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    try:
+        eventually(answers, timeout=30)
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+
+
+def token_of(url: str) -> str:
+    """Log in and return the token, by the authorization code flow."""
+    client = {"client_id": AUDIENCE, "redirect_uri": "https://client.example/back"}
+    asked = {**client, "response_type": "code", "scope": "openid"}
+    with httpx.Client(base_url=url) as http:
+        http.put("/users/ada", json={"scope": "users:read"})
+        agreed = http.post("/oauth2/authorize", params=asked, data={"sub": "ada"})
+        code = httpx.URL(agreed.headers["Location"]).params["code"]
+        grant = {**client, "grant_type": "authorization_code", "code": code}
+        answer = http.post("/oauth2/token", data={**grant, "client_secret": "any"})
+        return str(answer.json()["id_token"])
+
+
+@pytest.mark.usefixtures("eager")
+def test_real_issuer_that_rotates_and_fails(serving: Serve) -> None:
+    port = free_port()
+    with real_issuer(port) as url:
+        client = trusting(serving, url)
+        first = token_of(url)
+        assert status(client, first) == 200
+        other = trusting(serving, url, audience="other")
+        assert status(other, first) == 401
+    time.sleep(1.1)  # longer than the pause between two reads
+    assert [status(client, first) for _ in range(5)] == [200] * 5
+    with real_issuer(port) as url:
+        second = token_of(url)
+        eventually(lambda: status(client, second) == 200)
+        eventually(lambda: status(client, first) == 401)
