@@ -19,7 +19,7 @@ from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
 from serve import CONNECTIONS, GRACEFUL_SECONDS, KEEPALIVE_SECONDS, share_metrics
-from server_problems import PROBLEMS, server_problem
+from server_problems import PROBLEMS, is_host, server_problem
 from user_service.observability.logs import logging_config
 from user_service.settings import Launch, settings_or_exit
 
@@ -126,8 +126,8 @@ def refusal(environ: "WSGIEnvironment") -> int | None:
     if "HTTP_TRANSFER_ENCODING" in environ:  # granian shows a body that broke off as complete
         return 411
     # Empty if there is none; repeated ones are joined by commas (RFC 9112, section 3.2).
-    host = environ["HTTP_HOST"]
-    has_host = "," not in host and (host != "" or environ["SERVER_PROTOCOL"] != "HTTP/1.1")
+    may_be_missing = environ["SERVER_PROTOCOL"] != "HTTP/1.1"
+    has_host = is_host(environ["HTTP_HOST"], may_be_missing=may_be_missing)
     return None if has_host and environ["REQUEST_METHOD"].isupper() else 400
 
 

@@ -20,12 +20,12 @@ from user_service.settings import Launch, settings_or_exit
 if TYPE_CHECKING:
     from user_service.web.services import Services
 
+launch = Launch()
 # A worker would do it after an application that is preloaded has made its locks.
-if "--preload" in sys.argv:
+if "--preload" in [*sys.argv, *launch.gunicorn_options.split()]:
     monkey.patch_all()
 
 settings = settings_or_exit()
-launch = Launch()
 
 bind = [f"[{settings.host}]:{settings.port}"]
 workers = settings.web_concurrency

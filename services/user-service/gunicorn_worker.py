@@ -19,7 +19,7 @@ from gunicorn.http.body import Body, ChunkedReader
 from gunicorn.http.message import Request
 from gunicorn.workers.ggevent import GeventWorker
 
-from server_problems import PROBLEMS, server_problem
+from server_problems import PROBLEMS, is_host, server_problem
 from user_service.observability.metric_files import is_running
 
 # In seconds. The first header of a connection has no reason to be late.
@@ -145,8 +145,8 @@ class Worker(GeventWorker):
         """Serve one request, then let the other connections have their turn."""
         self._connections[gevent.getcurrent()].turn(is_serving=True)
         # RFC 9112, section 3.2; gunicorn itself refuses a repeated Host only.
-        has_host = any(value for name, value in req.headers if name == "HOST")
-        if req.version >= (1, 1) and not has_host:
+        host = next((value for name, value in req.headers if name == "HOST"), "")
+        if not is_host(host, may_be_missing=req.version < (1, 1)):
             raise errors.InvalidHeader("HOST")
         if isinstance(req.body.reader, ChunkedReader):
             req.body = ChunkedBody(req, self.log)

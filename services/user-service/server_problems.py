@@ -1,6 +1,7 @@
 """Problems for requests that a server refuses before they reach the application."""
 
 import logging
+import re
 
 from user_service.observability import request_id
 
@@ -16,6 +17,14 @@ PROBLEMS = {
     500: ("Internal Server Error", "An unexpected error occurred"),
     501: ("Not Implemented", "The only transfer coding that is supported is chunked"),
 }
+
+# RFC 3986, section 3.2.2; but a comma stands between the Hosts of a request that has two.
+_HOST = re.compile(r"(?:[\w.~!$&'()*+;=%-]+|\[[\w.:%~-]+\])(?::[0-9]*)?", re.ASCII)
+
+
+def is_host(value: str, *, may_be_missing: bool) -> bool:
+    """Tell whether ``value``, empty if it is missing, may be the Host of a request."""
+    return _HOST.fullmatch(value) is not None or (may_be_missing and not value)
 
 
 def server_problem(status: int, *, cors: bool) -> tuple[list[tuple[str, str]], bytes]:

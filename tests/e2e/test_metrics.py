@@ -150,8 +150,14 @@ def test_directory_of_a_killed_launcher_is_removed_by_the_next_start(start: Star
 
 
 @pytest.mark.parametrize("server", ["gunicorn"])
-def test_workers_of_a_preloaded_application_share_metrics(start: Start) -> None:
-    with start([*GUNICORN[:-1], "--preload", GUNICORN[-1]]) as service:
+@pytest.mark.parametrize(
+    ("command", "variables"),
+    [([*GUNICORN[:-1], "--preload", GUNICORN[-1]], {}), (None, {"GUNICORN_CMD_ARGS": "--preload"})],
+)
+def test_workers_of_a_preloaded_application_share_metrics(
+    start: Start, command: list[str] | None, variables: dict[str, str]
+) -> None:
+    with start(command, **variables) as service:
         with ThreadPoolExecutor(40) as threads:
             answers = list(threads.map(HTTP.get, [f"{service.url}{URL}/1"] * 400))
         assert {answer.status_code for answer in answers} == {404}

@@ -46,18 +46,25 @@ def test_is_text_for_prometheus(client: FlaskClient) -> None:
     assert value(client, "http_request_duration_seconds_count", **asked) == 2
 
 
-@pytest.mark.parametrize("odd", ["text/plain;version=x", "application/openmetrics-text;version=x"])
+OPENMETRICS = "application/openmetrics-text"
+
+
+@pytest.mark.parametrize("odd", ["text/plain;version=x", f"{OPENMETRICS};version=x"])
 def test_scrape_may_be_openmetrics_and_compressed(client: FlaskClient, odd: str) -> None:
-    headers = {"Accept": "application/openmetrics-text;version=1.0.0,*/*;q=0.1"}
+    headers = {"Accept": f"{OPENMETRICS};version=1.0.0,*/*;q=0.1"}
     answer = client.get("/metrics", headers={**headers, "Accept-Encoding": "gzip"})
     assert answer.headers["Content-Encoding"] == "gzip"
     assert answer.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
     assert answer.headers["Vary"] == "Accept, Accept-Encoding"
     families = openmetrics.text_string_to_metric_families(gzip.decompress(answer.data).decode())
     assert "user_service_retries" in {family.name for family in families}
-    plain = client.get("/metrics", headers={"Accept": odd, "Accept-Encoding": "gzip;q=0"})
-    assert plain.status_code == 200
-    assert "Content-Encoding" not in plain.headers
+    for accept in (odd, f"{OPENMETRICS};q=0,*/*", "*/*"):
+        plain = client.get("/metrics", headers={"Accept": accept, "Accept-Encoding": "gzip;q=0"})
+        assert plain.status_code == 200
+        assert "Content-Encoding" not in plain.headers
+        assert plain.headers["Content-Type"].startswith(OPENMETRICS) == accept.startswith(
+            f"{OPENMETRICS};v"
+        )
 
 
 def test_build_info_says_what_health_says(serving: Serve) -> None:

@@ -26,7 +26,8 @@ class Call:
         self.read: bytes | None = None
         self.parts = Parts([b"a", b"b"])
         app = GatewayedApp(self._app, lambda: draining)
-        environ = {"REQUEST_METHOD": "POST", "HTTP_HOST": "x", "wsgi.input": self.body, **environ}
+        request = {"REQUEST_METHOD": "POST", "SERVER_PROTOCOL": "HTTP/1.1", "HTTP_HOST": "x"}
+        environ = {**request, "wsgi.input": self.body, **environ}
         self.response = app(environ, self._start)
 
     def _app(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Parts:

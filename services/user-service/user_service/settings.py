@@ -430,13 +430,14 @@ class Launch(BaseSettings):
     """What ``serve.py`` tells the server that it starts; nothing, if another program starts it.
 
     ``launcher_pid`` is the process of ``serve.py``. The server drains as soon as ``drain_file``
-    exists.
+    exists. ``gunicorn_options`` are more arguments of gunicorn, which reads them itself.
     """
 
     model_config = SettingsConfigDict(frozen=True, env_prefix="USER_SERVICE_")
 
     launcher_pid: int | None = None
     drain_file: Path | None = None
+    gunicorn_options: str = Field(default="", validation_alias="GUNICORN_CMD_ARGS")
 
     def is_draining(self) -> bool:
         """Tell whether the server is about to stop."""

@@ -20,8 +20,8 @@ OPENMETRICS = "application/openmetrics-text"
 def metrics() -> Response:
     """Return the metrics of all worker processes, without a call to the database or Redis."""
     # The encoder of the version 1.0.0: an odd version in Accept raises an error there.
-    wanted = OPENMETRICS if OPENMETRICS in request.headers.get("Accept", "") else ""
-    encode, content_type = choose_encoder(wanted)
+    is_wanted = any(q > 0 and name.startswith(OPENMETRICS) for name, q in request.accept_mimetypes)
+    encode, content_type = choose_encoder(OPENMETRICS if is_wanted else "")
     exposition = encode(services().metrics.collector)
     headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
     if request.accept_encodings["gzip"] > 0:
