@@ -1,6 +1,7 @@
 """The policy of the page cache, on a store in memory; tests/integration has the real one."""
 
 import logging
+import runpy
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from functools import partial
 import pytest
 
 from tests.waiting import eventually
+from user_service.cache import page_store
 from user_service.cache.page_cache import (
     CLAIM_POLL_INTERVAL,
     WAIT_FOR_CLAIM,
@@ -386,3 +388,8 @@ class TestFailedInvalidation:
         pages.close()
         assert "close" in store.calls
         eventually(lambda: "page-cache-repair" not in {each.name for each in threading.enumerate()})
+
+
+def test_page_with_other_members_of_users_has_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("user_service.domain.user.USER_MEMBERS", ("id", "username"))
+    assert runpy.run_path(page_store.__file__)["PAGE"] != page_store.PAGE

@@ -13,6 +13,7 @@ from flask import Flask, Response
 from werkzeug.exceptions import ClientDisconnected
 from werkzeug.test import create_environ
 
+from user_service.domain.user import USER_MEMBERS, WRITABLE_MEMBERS
 from user_service.errors import InvalidInput, MalformedBody, UnsupportedBody
 from user_service.web.requests.schemas import ListQuery, UserPatch, UserWrite
 from user_service.web.requests.validation import json_object, parse_body, parse_query, validated
@@ -232,6 +233,11 @@ class TestParseQuery:
     def test_tells_made_up_names_back_in_64_characters_at_most(self, text: str) -> None:
         name = "x" * 1000
         assert list(errors_of(lambda: parse_query(ListQuery, text.format(name)))) == [name[:64]]
+
+
+def test_bodies_have_the_members_of_users() -> None:
+    assert UserWrite.model_fields.keys() == set(WRITABLE_MEMBERS)
+    assert UserPatch.model_fields.keys() == set(USER_MEMBERS)
 
 
 def test_view_that_takes_no_body_does_not_look_at_one() -> None:
