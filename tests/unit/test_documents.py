@@ -16,12 +16,12 @@ from user_service.settings import Settings
 from user_service.web.openapi.document import document
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = (".", "docs", "benchmarks/peers", "deploy/prometheus")
+FOLDERS = (".", "docs", "docs/decisions", "benchmarks/peers", "deploy/prometheus")
 DOCUMENTS = [
     path.relative_to(ROOT) for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.md"))
 ]
 INDEX = Path("docs/README.md")
-PAGES = [page for page in DOCUMENTS if page.parts[0] == "docs" and page != INDEX]
+PAGES = [page for page in DOCUMENTS if page.parent == INDEX.parent and page != INDEX]
 # Generated, so that the limit of a line does not apply.
 REGION = re.compile(r"<!-- benchmark:.*?<!-- /benchmark -->", re.DOTALL)
 BLOCK = re.compile(r"^ *```.*?^ *```$", re.DOTALL | re.MULTILINE)
