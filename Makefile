@@ -73,7 +73,7 @@ lint: $(VENV)/dev.stamp ## ruff, mypy, hadolint, compose-lint, yamllint, kuberne
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/hadolint $(SERVICE)/Dockerfile deploy/gateway/Dockerfile
-	@report=$$($(BIN)/compose-lint docker-compose.yml docker-compose.scale.yml 2>&1) || { echo "$$report"; exit 1; }
+	@report=$$($(BIN)/compose-lint docker-compose.yml docker-compose.scale.yml docker-compose.edge.yml 2>&1) || { echo "$$report"; exit 1; }
 	@$(BIN)/yamllint --strict .
 	@set -o pipefail; for overlay in deploy/kubernetes/overlays/*; do \
 	  $(BIN)/kubectl kustomize $$overlay | $(BIN)/kubernetes-validate --strict --quiet --no-warn /dev/stdin || exit 1; done

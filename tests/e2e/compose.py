@@ -81,6 +81,16 @@ def started_project(*overlays: str) -> Iterator[Project]:
         assert shell("docker", *command, *of_project) == ""
 
 
+def assert_is_confined(project: Project, service: str) -> None:
+    """Check that the container has no root, no capability and no writable root."""
+    assert project.execute(service, "id", "-u").stdout.strip() != "0"
+    status = project.execute(service, "cat", "/proc/1/status").stdout
+    facts = dict(line.split(":\t", 1) for line in status.splitlines())
+    assert int(facts["CapBnd"], 16) == int(facts["CapEff"], 16) == 0
+    assert facts["NoNewPrivs"] == "1"
+    assert "Read-only file system" in project.execute(service, "touch", "/x").stderr
+
+
 def commands_of(page: str, section: str) -> list[str]:
     """Return the blocks of commands in a section of a page of docs/."""
     text = (ROOT / "docs" / page).read_text(encoding="utf-8").split(f"\n## {section}\n")[1]

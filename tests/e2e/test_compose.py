@@ -10,7 +10,16 @@ import httpx
 import pytest
 
 from dev.ports import free_port
-from tests.e2e.compose import ROOT, Project, commands_of, obstacle, run, shell, started_project
+from tests.e2e.compose import (
+    ROOT,
+    Project,
+    assert_is_confined,
+    commands_of,
+    obstacle,
+    run,
+    shell,
+    started_project,
+)
 from tests.servers import docker_answers
 from tests.waiting import eventually
 from user_service.settings import Settings
@@ -192,16 +201,6 @@ def test_dump_restores_the_users(project: Project, https: httpx.Client, tmp_path
     project.bash(restore, tmp_path)
     assert https.get(created.headers["Location"]).headers["ETag"] == created.headers["ETag"]
     assert https.get(URL).json() == page
-
-
-def assert_is_confined(project: Project, service: str) -> None:
-    """Check that the container has no root, no capability and no writable root."""
-    assert project.execute(service, "id", "-u").stdout.strip() != "0"
-    status = project.execute(service, "cat", "/proc/1/status").stdout
-    facts = dict(line.split(":\t", 1) for line in status.splitlines())
-    assert int(facts["CapBnd"], 16) == int(facts["CapEff"], 16) == 0
-    assert facts["NoNewPrivs"] == "1"
-    assert "Read-only file system" in project.execute(service, "touch", "/x").stderr
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -68,7 +68,7 @@ class Prometheus:
 def prometheus(folder: Path, service: RunningService) -> Iterator[Prometheus]:
     """Start Prometheus on a free port, with other addresses, paths and intervals only."""
     config = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text("utf-8"))
-    (job, _itself) = config["scrape_configs"]
+    (job, *_others) = config["scrape_configs"]
     del job["dns_sd_configs"]
     job["static_configs"] = [{"targets": [f"127.0.0.1:{service.port}"]}]
     config["scrape_configs"] = [job]

@@ -10,7 +10,9 @@ import httpx
 import pytest
 import redis as redis_py
 
+from dev.ports import free_port
 from tests import scrapes
+from tests.e2e.compose import assert_is_confined, obstacle, started_project
 from tests.e2e.edge import edge, permit
 from tests.e2e.gateway import Gateway
 from tests.e2e.service import RunningService, Start
@@ -202,3 +204,41 @@ def test_page_that_is_not_current_is_left_to_the_service(
         redis.client_kill_filter(_type="normal", skipme=True)
         assert of_the_edge(edged, http, request, tries=5) is None
     assert "no master, or another one" in edged.log
+
+
+def test_edge_of_compose_serves_pages_until_the_service_must_see_each_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if reason := obstacle():
+        pytest.skip(reason)
+    with (
+        started_project("docker-compose.edge.yml") as project,
+        httpx.Client(base_url="https://localhost", verify=False, timeout=20) as http,
+    ):
+
+        def served() -> float:
+            metrics = ("curl", "-fsS", "http://127.0.0.1:9145/metrics")
+            exposition = project.execute("gateway", *metrics).stdout
+            return scrapes.value(exposition, "page_cache_requests_total", result="hit")
+
+        def pages(number: int) -> list[str]:
+            return [http.get(URL).headers["X-Cache"] for _ in range(number)]
+
+        pages(2)
+        eventually(lambda: "HIT" in pages(9) and served() > 10)
+        assert_is_confined(project, "gateway")
+        redis = ("redis", "redis-cli")
+        assert project.execute(*redis, "get", "x").stdout.startswith("NOPERM")
+        assert project.execute("gateway", "getent", "hosts", "postgres").returncode != 0
+        port = free_port()
+        monkeypatch.setenv("PROMETHEUS_PORT", str(port))
+        project.compose("--profile", "observability", "up", "--wait", "prometheus")
+        hit = 'user_service_page_cache_requests_total{job="user-service",instance="gateway:9145"}'
+        found = f"http://127.0.0.1:{port}/api/v1/query?query={hit}"
+        eventually(lambda: bool(httpx.get(found).json()["data"]["result"]), timeout=60)
+        monkeypatch.setenv("RATE_LIMIT", "10000/hour")
+        project.up()
+        eventually(lambda: pages(2) == ["HIT", "HIT"])
+        before = served()
+        assert pages(20) == ["HIT"] * 20
+        assert served() == before

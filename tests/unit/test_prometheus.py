@@ -40,6 +40,7 @@ def test_configuration_is_valid_and_alerts_fire_as_their_tests_say(tmp_path: Pat
     config = (PROMETHEUS / "prometheus.yml").read_text("utf-8")
     here = config.replace("/etc/prometheus/", f"{PROMETHEUS}/")
     assert here != config
+    here = here.replace("/etc/prometheus-edge/", f"{PROMETHEUS}/edge/")
     (tmp_path / "prometheus.yml").write_text(here)
     told = promtool("check", "config", str(tmp_path / "prometheus.yml"))
     assert f"{len(RULE_FILES)} rule files found" in told
