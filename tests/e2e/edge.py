@@ -1,21 +1,25 @@
 """The edge: the gateway in its image, which reads pages from Redis by a user of its own."""
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+import httpx
 import pytest
 import redis as redis_py
 
+from tests import scrapes
 from tests.e2e.gateway import SOURCE, Addresses, Edge, Gateway, gateway
 from tests.servers import docker_answers
 
 IMAGE = "user-service-edge-test"
-PASSWORD = "of the gateway"
-# As docker-compose.edge.yml gives them.
-PERMISSIONS = ("~users:{pages}:*", "-@all", "+mget", "+info")
+PASSWORD = "of-the-gateway"
+# As in docker-compose.edge.yml.
+USER = f"gateway on >{PASSWORD} ~users:{{pages}}:* -@all +mget +info"
+# A busy machine misses 50 ms now and then.
+PATIENT = {"TIMEOUT = 50": "TIMEOUT = 1000"}
 
 
 @cache
@@ -31,19 +35,16 @@ def edge_image() -> str:
 
 @contextmanager
 def edge(
-    folder: Path, service_port: int, redis_port: int, redis_timeout: int = 1000
+    folder: Path, service_port: int, redis_port: int, changes: Mapping[str, str] = PATIENT
 ) -> Iterator[Gateway]:
-    """Start the edge before a service whose pages are in the Redis at ``redis_port``.
-
-    A busy machine misses the 50 ms of ``redis_timeout`` now and then.
-    """
+    """Start the edge before a service whose pages are in the Redis at ``redis_port``."""
     folder.mkdir()
     (folder / "password").write_text(f"{PASSWORD}\n")
     addresses = Addresses(folder / "addresses", service_port)
     with gateway(
         folder / "gateway",
         addresses,
-        edge=Edge(edge_image(), redis_timeout),
+        edge=Edge(edge_image(), changes),
         PAGES_REDIS_HOST="127.0.0.1",
         PAGES_REDIS_PORT=str(redis_port),
         PAGES_REDIS_PASSWORD_FILE=str(folder / "password"),
@@ -53,4 +54,10 @@ def edge(
 
 def permit(redis: redis_py.Redis) -> None:
     """Make the user of the edge, as often as wanted."""
-    redis.execute_command("ACL", "SETUSER", "gateway", "on", f">{PASSWORD}", *PERMISSIONS)
+    redis.execute_command("ACL", "SETUSER", *USER.split())
+
+
+def hits(gateway: Gateway, http: httpx.Client | None = None) -> int:
+    """Return how many pages the edge has served."""
+    exposition = (http or httpx).get(gateway.metrics_url).text
+    return int(scrapes.value(exposition, "page_cache_requests_total", result="hit"))

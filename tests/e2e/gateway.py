@@ -7,8 +7,10 @@ The edge, which is the gateway with Lua, runs in its image.
 import os
 import re
 import shutil
+import socket
+import ssl
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,10 +42,10 @@ class Gateway:
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """The image of the edge, and the milliseconds for which it waits for Redis."""
+    """The image of the edge, and texts of its files with their replacements."""
 
     image: str
-    redis_timeout: int
+    changes: Mapping[str, str]
 
 
 class Addresses:
@@ -79,10 +81,9 @@ def gateway(
     tls_port, plain_port, metrics_port = free_port(), free_port(), free_port()
     environment |= {"SERVERS": addresses.command, "FOLDER": str(folder)}
     start = ["sh", "-c", f'ulimit -Sn {open_files}; exec sh "$0" "$@"']
-    changes = {}
+    changes: dict[str, str] = {}
     if edge is not None:
-        changes["/etc/nginx/edge/"] = f"{folder}/edge/"
-        changes["TIMEOUT = 50"] = f"TIMEOUT = {edge.redis_timeout}"
+        changes = {"/etc/nginx/edge/": f"{folder}/edge/", **edge.changes}
         names = (part for name in environment for part in ("--env", name))
         volume = f"--volume={folder.parent}:{folder.parent}"
         start = ["docker", "run", "--rm", "--user=0", "--network=host", volume, *names]
@@ -97,6 +98,22 @@ def gateway(
     with _running(folder, arguments, url, environment, start) as log:
         plain_url, metrics_url = (f"http://127.0.0.1:{port}" for port in (plain_port, metrics_port))
         yield Gateway(url, tls_port, plain_url, log, f"{metrics_url}/metrics")
+
+
+def insecure() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+@contextmanager
+def tls(gateway: Gateway, context: ssl.SSLContext | None = None) -> Iterator[ssl.SSLSocket]:
+    with (
+        socket.create_connection(("127.0.0.1", gateway.port), timeout=15) as plain,
+        (context or insecure()).wrap_socket(plain) as secured,
+    ):
+        yield secured
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import redis as redis_py
 from dev.ports import free_port
 from tests import scrapes
 from tests.e2e.compose import assert_is_confined, obstacle, started_project
-from tests.e2e.edge import edge, permit
+from tests.e2e.edge import edge, hits, permit
 from tests.e2e.gateway import Gateway
 from tests.e2e.service import RunningService, Start
 from tests.redis_states import generation_key, promote, read_only
@@ -61,11 +61,6 @@ def of_the_edge(
         if hits(gateway, http) > before:
             return response
     return None
-
-
-def hits(gateway: Gateway, http: httpx.Client) -> int:
-    exposition = http.get(gateway.metrics_url).text
-    return int(scrapes.value(exposition, "page_cache_requests_total", result="hit"))
 
 
 def headers_of(response: httpx.Response) -> list[tuple[str, str]]:

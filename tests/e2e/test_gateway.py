@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from dev.ports import free_port
-from tests.e2e.gateway import SOURCE, Addresses, Gateway, balancer, gateway
+from tests.e2e.gateway import SOURCE, Addresses, Gateway, balancer, gateway, insecure, tls
 from tests.e2e.service import SERVICE, RunningService, run
 from tests.faults.harness.raw import RawAnswer
 from tests.programs import program
@@ -140,22 +140,6 @@ def either(request: pytest.FixtureRequest) -> Gateway:
 def client(gateway: Gateway, **options: Any) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=gateway.url, verify=False, timeout=20, **options) as http:
         yield http
-
-
-def insecure() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-@contextmanager
-def tls(gateway: Gateway, context: ssl.SSLContext | None = None) -> Iterator[ssl.SSLSocket]:
-    with (
-        socket.create_connection(("127.0.0.1", gateway.port), timeout=15) as plain,
-        (context or insecure()).wrap_socket(plain) as secured,
-    ):
-        yield secured
 
 
 def exchange(connection: socket.socket, request: bytes) -> RawAnswer:

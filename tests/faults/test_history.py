@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.edge import hits
 from tests.e2e.service import GUNICORN
 from tests.faults.harness.clients import Mix
 from tests.faults.harness.figures import Row
@@ -47,15 +48,21 @@ def standby(stage: Stage, tmp_path: Path) -> Iterator[Standby]:
 
 @pytest.mark.row("faults at random, history checked")
 @pytest.mark.timeout(120 + 2 * SECONDS)
-@pytest.mark.parametrize("replica", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "setup", ["alone", *(pytest.param(s, marks=pytest.mark.slow) for s in ("replica", "edge"))]
+)
 def test_no_answer_is_contradicted_whatever_fails(
-    stage: Stage, row: Row, request: pytest.FixtureRequest, replica: bool
+    stage: Stage, row: Row, request: pytest.FixtureRequest, setup: str
 ) -> None:
+    replica = setup == "replica"
     standby = request.getfixturevalue("standby") if replica else None
-    row.fault += ", with a replica" if replica else ""
+    row.fault += f", {setup}"
     row.note(f"FAULT_SEED={SEED} FAULT_SECONDS={SECONDS:.0f}")
     mix = Mix(clients=10, keyed=0.5, seed=SEED)
+    if setup == "edge":  # most pages come from Redis
+        mix = replace(mix, create=4, update=4, delete=3, read=9, list=80)
     environment = ENVIRONMENT | ({"DATABASE_REPLICA_URL": standby.url} if standby else {})
+    environment |= {"GATEWAY_PAGES": "true"} if setup == "edge" else {}
     with stage.scene(row, mix, environment=environment, after=4) as scene:
         scene.workers_may_change = True
         nemesis = Nemesis(stage, scene.service, SEED, standby=standby)
@@ -68,6 +75,10 @@ def test_no_answer_is_contradicted_whatever_fails(
         bound = TTL + 1.5 + (LAG if replica else 0)
         scene.pages = PageRule(excused, bound, STALE_TTL + 1.5, reads_too=replica)
         row.note(", ".join(f"{kind} {times}" for kind, times in sorted(nemesis.provoked.items())))
+        if scene.edge is not None:
+            served = hits(scene.edge)
+            row.note(f"{served} pages by the edge")
+            assert served > 0
     pages = [each for each in scene.load.operations if each.users is not None]
     strict = sum(scene.pages.allowance(page) == 0 for page in pages)
     row.note(f"{len(pages)} pages, {strict} of them by the strict rule")

@@ -16,7 +16,7 @@ from tests.faults.harness.clients import Client
 from tests.faults.harness.figures import Row
 from tests.faults.harness.operations import Kind, Operation, Outcome, failures
 from tests.faults.harness.stage import Scene, Stage
-from tests.redis_states import generation_key
+from tests.redis_states import generation_key, promote
 from tests.waiting import eventually
 from user_service.settings import Settings
 
@@ -24,6 +24,10 @@ TTL = 2
 # Between the end of a fault of Redis and the end of what it may do to pages: the breaker asks
 # again after 1 s, the repair of an invalidation after 0.2 s.
 SETTLING = 2.5
+
+
+# By name, where the pages come from: the service, or the gateway that reads them itself.
+FRONTS = pytest.mark.parametrize("front", [{}, {"GATEWAY_PAGES": "true"}], ids=["", "edge"])
 
 
 def excuse(scene: Scene) -> None:
@@ -39,13 +43,14 @@ def all_answered(operations: list[Operation]) -> None:
 
 
 @pytest.mark.slow
+@FRONTS
 @pytest.mark.parametrize("fault", ["killed", "stopped (SIGSTOP)"])
 @pytest.mark.row("Redis")
 def test_without_redis_every_status_stays_and_requests_are_50_ms_slower_at_most(
-    stage: Stage, row: Row, fault: str
+    stage: Stage, row: Row, fault: str, front: dict[str, str]
 ) -> None:
-    row.fault += f" {fault}"
-    environment = {"REDIS_TIMEOUT": "0.05", "CACHE_TTL": str(TTL)}
+    row.fault += f" {fault}{edge_of(front)}"
+    environment = {"REDIS_TIMEOUT": "0.05", "CACHE_TTL": str(TTL), **front}
     with stage.scene(row, after=3, environment=environment) as scene:
         calm = list(scene.load.operations)
         with scene.fault():
@@ -67,6 +72,10 @@ def test_without_redis_every_status_stays_and_requests_are_50_ms_slower_at_most(
     assert attempts <= 60
     settled = [each for each in lists(during) if each.started > scene.began + 0.5]
     assert {each.cache for each in settled} == {"BYPASS"}
+
+
+def edge_of(front: dict[str, str]) -> str:
+    return " behind the edge" if front else ""
 
 
 def lists(operations: list[Operation]) -> list[Operation]:
@@ -102,10 +111,18 @@ def test_frozen_redis_is_asked_once_a_request_and_then_not_at_all(stage: Stage, 
 
 
 @pytest.mark.slow
+@FRONTS
 @pytest.mark.row("Redis flushed under load")
-def test_flush_brings_no_generation_back_and_no_stale_page(stage: Stage, row: Row) -> None:
+def test_flush_brings_no_generation_back_and_no_stale_page(
+    stage: Stage, row: Row, front: dict[str, str]
+) -> None:
+    row.fault += edge_of(front)
     generations: list[bytes] = []
-    with stage.scene(row) as scene, scene.fault(), stage.redis_client() as client:
+    with (
+        stage.scene(row, environment=front) as scene,
+        scene.fault(),
+        stage.redis_client() as client,
+    ):
         key = generation_key(client)
         for _ in range(100):
             client.flushall()
@@ -141,6 +158,30 @@ def test_page_is_refilled_once_however_many_ask_for_it_at_once(stage: Stage, row
     assert 20 <= refills <= 24  # two processes may begin two generations at one moment
 
 
+@pytest.mark.slow
+@FRONTS
+@pytest.mark.row("Redis failed over: the replica lacks the last writes")
+def test_promoted_replica_revives_no_page(stage: Stage, row: Row, front: dict[str, str]) -> None:
+    row.fault += edge_of(front)
+    with stage.scene(row, after=5, environment=front) as scene, stage.redis_client() as redis:
+        scene.wait(1)
+        old = {key: redis.dump(key) for key in redis.scan_iter("*{pages}*")}
+        scene.wait(1)
+        with scene.fault():
+            stage.redis_link.hold()
+            for key, value in old.items():
+                if isinstance(value, bytes):
+                    redis.restore(key, 60_000, value, replace=True)
+            promote(redis)
+            stage.redis_link.cut()
+            stage.redis_link.resume()
+        settled = [(scene.began, scene.ended + SETTLING)]
+        scene.pages = replace(scene.pages, excused=settled, bound=61)
+    all_answered(scene.load.operations)
+    served = [each for each in lists(scene.load.operations) if each.cache == "HIT"]
+    assert any(each.started > scene.ended + SETTLING for each in served)
+
+
 @contextmanager
 def refusing(stage: Stage, how: str) -> Iterator[None]:
     """Have Redis answer and refuse every write for a block."""
@@ -172,13 +213,15 @@ def refuses_writes(redis: redis_py.Redis) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("refusal", ["out of memory", "read-only", "MISCONF"])
 @pytest.mark.parametrize("processes", [1, 2])
+@FRONTS
 @pytest.mark.row("Redis refuses writes:")
 def test_failed_invalidation_makes_no_page_older_than_the_ttl(
-    stage: Stage, row: Row, refusal: str, processes: int
+    stage: Stage, row: Row, refusal: str, processes: int, front: dict[str, str]
 ) -> None:
     """The process itself stops reading the cache: alone, it has no excuse for an old page."""
-    row.fault += f" {refusal}, processes: {processes}"
-    environment = {"CACHE_TTL": str(TTL), "WEB_CONCURRENCY": str(processes)}
+    row.fault += f" {refusal}, processes: {processes}{edge_of(front)}"
+    environment = {"CACHE_TTL": str(TTL), "WEB_CONCURRENCY": str(processes), **front}
+    processes += len(front)  # the gateway reads too
     with stage.scene(row, after=3, environment=environment) as scene:
         with refusing(stage, refusal), scene.fault():
             scene.wait(3 * processes)

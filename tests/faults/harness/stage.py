@@ -18,6 +18,8 @@ import redis as redis_py
 
 from dev.processes import wait_until
 from dev.servers import PostgresServer, RedisServer
+from tests.e2e.edge import USER, edge
+from tests.e2e.gateway import Gateway
 from tests.e2e.service import RunningService, running
 from tests.faults.harness.clients import DEADLINE, SLACK, Load, Mix
 from tests.faults.harness.figures import Row
@@ -87,6 +89,17 @@ class Stage:
                 eventually(lambda: httpx.get(url, timeout=20).status_code == 200)
             yield service
 
+    @contextmanager
+    def _edge(self, service: RunningService, own: Mapping[str, str]) -> Iterator[Gateway | None]:
+        if "GATEWAY_PAGES" not in own:
+            yield None
+            return
+        timeout = 1000 * float(own.get("REDIS_TIMEOUT", PATIENT["REDIS_TIMEOUT"]))
+        changes = {"TIMEOUT = 50": f"TIMEOUT = {timeout:.0f}"}
+        folder = self.folder / f"edge-{next(self._numbers)}"
+        with edge(folder, service.port, self.redis_link.port, changes) as started:
+            yield started
+
     def sql(self, statement: str) -> list[tuple[Any, ...]]:
         """Run one statement as a superuser, not through the proxy, and return its rows."""
         with closing(psycopg2.connect(self.postgres.admin_url)) as connection:
@@ -124,15 +137,21 @@ class Stage:
         environment: Mapping[str, str] | None = None,
         command: list[str] | None = None,
     ) -> Iterator["Scene"]:
-        """Play a fault under load, for ``after`` seconds beyond its end; then check it all."""
+        """Play a fault under load, for ``after`` seconds beyond its end; then check it all.
+
+        With GATEWAY_PAGES in its ``environment``, the service is behind the edge.
+        """
         own = environment or {}
-        with self.service(own, command=command) as service:
+        with (
+            self.service(own, command=command) as service,
+            self._edge(service, own) as gateway,
+        ):
             # One worker answers before the others, whose files are to be counted too.
             line, number = STARTED[own.get("SERVER", "gunicorn")], len(service.workers)
             eventually(lambda: service.log.count(line) >= number)
             deadline = float(own.get("REQUEST_TIMEOUT", DEADLINE))
-            load = Load(service.url, deadline=deadline, mix=mix or Mix())
-            scene = Scene(self, row, service, load)
+            load = Load((gateway or service).url, deadline=deadline, mix=mix or Mix())
+            scene = Scene(self, row, service, load, gateway)
             # What is marked STALE may be as old as that; all else is fresh unless a test says so.
             scene.pages = PageRule(stale_bound=float(own.get("CACHE_STALE_TTL", STALE_TTL)))
             with load:
@@ -153,6 +172,7 @@ class Scene:
     row: Row
     service: RunningService
     load: Load
+    edge: Gateway | None = None
     workers: dict[int, Footprint] = field(default_factory=dict)
     began: float = 0.0
     ended: float = 0.0
@@ -265,6 +285,7 @@ def set_up(folder: Path) -> Iterator[Stage]:
     with ExitStack() as stack:
         start = stack.enter_context
         postgres = start(PostgresServer(folder / "postgres", durable=False))
-        redis = start(RedisServer(folder / "redis", options={"dir": f'"{dumps}"'}))
+        options = {"dir": f'"{dumps}"', "user": USER}
+        redis = start(RedisServer(folder / "redis", options=options))
         links = start(Proxy(postgres.port)), start(Proxy(redis.port))
         yield Stage(postgres, redis, *links, folder, dumps)

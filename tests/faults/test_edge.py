@@ -1,0 +1,168 @@
+"""The edge, which reads pages from Redis itself: no page is older than a write, for any request."""
+
+import re
+import ssl
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+
+import httpx
+import pytest
+
+from app import create_services
+from tests.e2e.edge import PATIENT, edge, hits
+from tests.e2e.gateway import Gateway, tls
+from tests.e2e.service import RunningService
+from tests.e2e.test_invalid_http import CORPUS as INVALID
+from tests.e2e.test_invalid_http import FOLLOWING
+from tests.faults.harness.clients import URL, Client
+from tests.faults.harness.figures import Row
+from tests.faults.harness.stage import Stage
+from tests.faults.test_input import over_the_wire
+from tests.integration.test_malformed import CORPUS as MALFORMED
+from tests.waiting import eventually
+from user_service.settings import Settings
+from user_service.web.requests.schemas import ListQuery
+from user_service.web.requests.validation import parse_query
+from user_service.web.responses.pages import produce_page
+
+pytestmark = pytest.mark.timeout(1800)
+WITH_PAGES = {"GATEWAY_PAGES": "true"}
+
+
+@pytest.fixture
+def service(stage: Stage) -> Iterator[RunningService]:
+    with stage.service(WITH_PAGES) as started:
+        yield started
+
+
+@pytest.fixture
+def edged(stage: Stage, service: RunningService) -> Iterator[Gateway]:
+    with edge(stage.folder / "edge", service.port, stage.redis.port) as started:
+        yield started
+
+
+@pytest.fixture
+def reader(edged: Gateway) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=edged.url, verify=False, timeout=20) as http:
+        yield http
+
+
+def values(page: httpx.Response) -> set[str]:
+    assert page.status_code == 200, page.text
+    return {user["email"] for user in page.json()["users"]}
+
+
+@pytest.mark.parametrize("writes", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.row("edge: write through one replica, read through the edge before the other,")
+def test_read_through_the_edge_shows_the_write_through_another_replica(
+    stage: Stage, row: Row, edged: Gateway, reader: httpx.Client, writes: int
+) -> None:
+    row.fault += f" {writes:,} times"
+    with stage.service(WITH_PAGES) as other, Client(other.url) as writer:
+        made = writer.create("ada", "ada@example.com")
+        assert made.user_id is not None
+        for number in range(writes):
+            row.count([writer.update(made.user_id, f"{number}@example.com")])
+            for _ in range(2):  # the second one is in Redis
+                shown = values(reader.get(URL))
+                row.stale += shown != {f"{number}@example.com"}
+    row.note(f"{hits(edged)} of {2 * writes:,} pages by the edge")
+    assert row.stale == 0
+    assert hits(edged) > writes / 2
+
+
+@pytest.mark.parametrize("reads", [1_000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.row("edge: late store:")
+def test_edge_serves_no_page_that_was_read_before_a_write(  # noqa: PLR0913, PLR0917 -- fixtures
+    stage: Stage,
+    row: Row,
+    service: RunningService,
+    edged: Gateway,
+    reader: httpx.Client,
+    reads: int,
+) -> None:
+    """Readers read the old page and pause, a writer commits, then they store their pages."""
+    row.fault += f" {reads:,} reads"
+    queries = [parse_query(ListQuery, f"page=1&per_page={size}") for size in range(1, 21)]
+    urls = {"database_url": stage.postgres.url, "redis_url": stage.redis.url, "redis_timeout": 2}
+    with (
+        closing(create_services(Settings.model_validate(urls))) as services,
+        Client(service.url) as writer,
+    ):
+        services.open()
+        made = writer.create("ada", "ada@example.com")
+        assert made.user_id is not None
+
+        def read_and_pause(left: list[ListQuery], number: int) -> None:
+            """Read each page within the read of the one before, then write ``number``."""
+            if not left:
+                row.count([writer.update(made.user_id or 0, f"{number}@example.com")])
+                return
+
+            def produce(lsn: int | None) -> bytes:
+                page = produce_page(services.users, services.cursors, left[0], lsn)
+                read_and_pause(left[1:], number)
+                return page
+
+            services.pages.get_or_produce(left[0].page_name, produce)
+
+        for number in range(reads // len(queries)):
+            services.pages.invalidate()
+            read_and_pause(queries, number)
+            for query in queries:
+                row.stale += values(reader.get(f"{URL}?{query.page_name}")) != {
+                    f"{number}@example.com"
+                }
+            # What is stored by now is served by the edge, and right as well.
+            shown = values(reader.get(f"{URL}?{queries[-1].page_name}"))
+            row.stale += shown != {f"{number}@example.com"}
+    row.note(f"{hits(edged)} pages by the edge")
+    assert row.stale == 0
+    assert hits(edged) > 0
+
+
+def conversation(gateway: Gateway, request: bytes) -> str:
+    """Return the statuses that come for ``request`` and a valid one after it."""
+    received = b""
+    with tls(gateway) as client, suppress(ConnectionError, ssl.SSLError):
+        client.sendall(request + FOLLOWING)
+        while part := client.recv(65536):
+            received += part
+    # Of the valid requests that create a user, any may be the first.
+    return (
+        b" ".join(re.findall(rb"HTTP/1\.[0-2] (\d{3}) ", received)).decode().replace("409", "201")
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.row("malformed requests, and such that smuggle one, to the edge")
+def test_malformed_requests_are_answered_as_by_the_plain_gateway(
+    stage: Stage, row: Row, service: RunningService, edged: Gateway, reader: httpx.Client
+) -> None:
+    page = f"{URL}?page=1&per_page=50".encode()
+    corpus = [request.replace(b"/health/live", page) for request, *_ in INVALID]
+    corpus += [
+        over_the_wire(each)
+        for each in MALFORMED
+        if not any("\n" in str(value) for value in each.environ.values())
+    ]
+    without_pages = {**PATIENT, "access_by_lua_block": "# access_by_lua_block"}
+    folder, answers = stage.folder / "plain", []
+    with edge(folder, service.port, stage.redis.port, without_pages) as plain:
+        for gateway in (edged, plain):
+            stage.sql("TRUNCATE users RESTART IDENTITY")
+            reader.post(URL, json={"username": "ada", "email": "ada@example.com"})
+            eventually(lambda: reader.get(page.decode()).headers["X-Cache"] == "HIT")
+            began = time.monotonic()
+            with ThreadPoolExecutor(32) as threads:
+                sent = [threads.submit(conversation, gateway, request) for request in corpus]
+                answers.append([each.result() for each in sent])
+            row.longest = time.monotonic() - began
+        assert hits(plain) == 0
+    assert hits(edged) > 0
+    row.sent = row.acknowledged = len(corpus)
+    different = [each for each in zip(corpus, *answers, strict=True) if each[1] != each[2]]
+    assert [(request[:200], *both) for request, *both in different] == []
+    assert not any(status.startswith("5") for each in answers[0] for status in each.split())
