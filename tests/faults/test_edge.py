@@ -126,10 +126,11 @@ def test_edge_serves_no_page_that_was_read_before_a_write(  # noqa: PLR0913, PLR
 def conversation(gateway: Gateway, request: bytes) -> str:
     """Return the statuses that come for ``request`` and a valid one after it."""
     received = b""
-    with tls(gateway) as client, suppress(ConnectionError, ssl.SSLError):
-        client.sendall(request + FOLLOWING)
-        while part := client.recv(65536):
-            received += part
+    while not received:  # a busy machine misses the time-out of a handshake now and then
+        with suppress(ConnectionError, ssl.SSLError), tls(gateway) as client:
+            client.sendall(request + FOLLOWING)
+            while part := client.recv(65536):
+                received += part
     # Of the valid requests that create a user, any may be the first.
     return (
         b" ".join(re.findall(rb"HTTP/1\.[0-2] (\d{3}) ", received)).decode().replace("409", "201")
@@ -156,7 +157,7 @@ def test_malformed_requests_are_answered_as_by_the_plain_gateway(
             reader.post(URL, json={"username": "ada", "email": "ada@example.com"})
             eventually(lambda: reader.get(page.decode()).headers["X-Cache"] == "HIT")
             began = time.monotonic()
-            with ThreadPoolExecutor(32) as threads:
+            with ThreadPoolExecutor(12) as threads:
                 sent = [threads.submit(conversation, gateway, request) for request in corpus]
                 answers.append([each.result() for each in sent])
             row.longest = time.monotonic() - began

@@ -158,6 +158,25 @@ def test_images_have_a_version_that_does_not_move(overlay: list[Resource]) -> No
     assert any(image.endswith(f"user-service:{__version__}") for image in images)
 
 
+def test_edge_is_a_way_in_that_is_as_closed_as_the_rest(tmp_path: Path) -> None:
+    gateway = "- ../../components/gateway"
+    after = list(changed(tmp_path / "copy", gateway, gateway.replace("gateway", "edge")).values())
+    test_pods_have_no_root_no_capability_and_no_writable_root(after)
+    test_images_have_a_version_that_does_not_move(after)
+    settings = [each["data"] for each in after if each["kind"] == "ConfigMap"]
+    assert [each for each in settings if each.get("GATEWAY_PAGES") == "true"]
+    edge, api = (
+        one(after, "Deployment", name)["spec"]["template"]["metadata"]["labels"]
+        for name in ("user-service-edge", "user-service")
+    )
+    between = one(after, "NetworkPolicy", "user-service-from-edge")["spec"]
+    assert between["podSelector"]["matchLabels"].items() <= api.items()
+    assert between["ingress"][0]["from"] == [{"podSelector": {"matchLabels": edge}}]
+    validate = [str(KUBECTL.with_name("kubernetes-validate")), "--strict", "--quiet", "--no-warn"]
+    rendered = yaml.safe_dump_all(each for each in after if "edge" in each["metadata"]["name"])
+    subprocess.run([*validate, "/dev/stdin"], input=rendered, text=True, check=True)
+
+
 def test_settings_are_ones_that_the_service_knows(overlay: list[Resource]) -> None:
     settings, of_the_job = (
         one(overlay, "ConfigMap", name)["data"] for name in ("user-service", "user-service-migrate")
