@@ -151,7 +151,7 @@ def test_every_setting_reaches_the_service(tmp_path: Path, monkeypatch: pytest.M
     assert {name: passed[name] for name in services["settings"]["environment"]} == passed
     of_the_shell = (ROOT / "deploy" / "settings-of-shell.env").read_text(encoding="utf-8").split()
     for name in names:
-        if name not in ("PORT", "DB_HOST", "REDIS_HOST", "TRUSTED_PROXIES"):
+        if name not in ("PORT", "MIGRATE_ON_START", "REDIS_HOST", "TRUSTED_PROXIES"):
             assert passed[name] == f"of the {'shell' if name in of_the_shell else 'file'}", name
 
 
@@ -259,10 +259,16 @@ def test_prometheus_of_the_profile_finds_the_replica_up(
         project.compose(*profile, "rm", "--stop", "--force", "--volumes", "prometheus")
 
 
-def test_service_has_no_superuser_and_no_way_out(project: Project) -> None:
-    query = "SELECT rolsuper OR rolcreaterole OR rolcreatedb FROM pg_roles WHERE rolname = 'users'"
-    asked = project.execute("postgres", "psql", "--tuples-only", "--no-align", "--command", query)
-    assert asked.stdout.strip() == "f"
+def test_service_has_no_superuser_no_table_of_its_own_and_no_way_out(project: Project) -> None:
+    def roles(source: str) -> str:
+        psql = ("psql", "--tuples-only", "--no-align", "users", "--command")
+        return project.execute("postgres", *psql, f"SELECT DISTINCT {source}").stdout.strip()
+
+    assert roles("rolname FROM pg_roles WHERE rolsuper OR rolcreaterole") == "postgres"
+    assert roles("tableowner FROM pg_tables WHERE schemaname = 'public'") == "users"
+    assert roles("usename FROM pg_stat_activity WHERE client_addr IS NOT NULL") == "users_service"
+    files = project.execute("user-service", "find", "/run", "-type", "f").stdout.split()
+    assert [file for file in files if "database" in file] == ["/run/database/url"]
     networks = "{{range $name, $_ := .NetworkSettings.Networks}}{{$name}} {{end}}"
     for name in shell("docker", "inspect", "user-service", "--format", networks).split():
         inspected = shell("docker", "network", "inspect", name, "--format", "{{.Internal}}")

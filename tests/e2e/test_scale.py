@@ -81,6 +81,7 @@ def new_release_takes_over(project: Project) -> None:
     old = set(containers(project))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LOG_LEVEL", "WARNING")  # another configuration, as another image would be
+        project.compose("run", "--rm", "migrate")
         scale(project, 4)
         project.compose("up", "--wait", "--scale", "user-service=2")
     assert len(containers(project)) == 2

@@ -19,11 +19,12 @@ from tests.waiting import eventually
 
 URL = "/api/v1/users"
 DATABASE_PASSWORD = "d4tabase-Pa55word@:/#"
+OWNER_PASSWORD = "0wner-Pa55word"
 REDIS_PASSWORD = "r3dis-Pa55word"
 REPLICA_PASSWORD = "repl1ca-Pa55word"
 CURSOR_KEY = "curs0r-k3y-of-this-test"
 # The parts to search for: unlikely to occur by accident, without characters that URLs encode.
-SECRETS = ("d4tabase-Pa55word", REPLICA_PASSWORD, REDIS_PASSWORD, CURSOR_KEY)
+SECRETS = ("d4tabase-Pa55word", OWNER_PASSWORD, REPLICA_PASSWORD, REDIS_PASSWORD, CURSOR_KEY)
 
 
 @dataclass
@@ -36,7 +37,8 @@ class Backends:
     def secrets(self, password: str = DATABASE_PASSWORD) -> dict[str, str]:
         host = f"127.0.0.1:{self.postgres.port}/users"
         return {
-            "DATABASE_URL": f"postgresql://users:{quote(password, safe='')}@{host}",
+            "DATABASE_URL": f"postgresql://users_service:{quote(password, safe='')}@{host}",
+            "DATABASE_OWNER_URL": f"postgresql://users:{OWNER_PASSWORD}@{host}",
             # The wrong password: each attempt to read there fails and is logged.
             "DATABASE_REPLICA_URL": f"postgresql://users:{REPLICA_PASSWORD}@{host}",
             "REDIS_URL": f"redis://:{REDIS_PASSWORD}@127.0.0.1:{self.redis.port}/0",
@@ -63,7 +65,8 @@ def passwords(backends: Backends) -> None:
         backends.postgres,
         "DROP SCHEMA public CASCADE",
         "CREATE SCHEMA public AUTHORIZATION users",
-        f"ALTER ROLE users PASSWORD '{DATABASE_PASSWORD}'",
+        f"ALTER ROLE users PASSWORD '{OWNER_PASSWORD}'",
+        f"ALTER ROLE users_service PASSWORD '{DATABASE_PASSWORD}'",
     )
     with redis_py.Redis.from_url(backends.redis.url) as client:
         client.config_set("requirepass", REDIS_PASSWORD)

@@ -70,9 +70,9 @@ def our_pods(resources: list[Resource]) -> list[Any]:
 def test_urls_of_the_secret_are_what_the_settings_take() -> None:
     text = (OVERLAYS / "production" / "kustomization.yaml").read_text(encoding="utf-8")
     urls = re.findall(
-        r"^# +(database-url|database-replica-url|redis-url) +(\S+)$", text, re.MULTILINE
+        r"^# +(database-(?:owner-|replica-)?url|redis-url) +(\S+)$", text, re.MULTILINE
     )
-    assert len(dict(urls)) == 3
+    assert len(dict(urls)) == 4
     for name, url in [*urls, ("redis-url", re.findall(r"redis\+cluster://\S+[^.\s]", text)[0])]:
         field = name.replace("-", "_")
         read = getattr(Settings.model_validate({field: url}), field)
@@ -216,6 +216,13 @@ def test_secrets_are_named_and_never_in_the_manifests(overlay: list[Resource]) -
         volumes = {each["name"]: each for each in pod["volumes"]}
         assert volumes["secrets"]["secret"]["secretName"] == "user-service"
         assert volumes["tmp"]["emptyDir"]["medium"] == "Memory"
+
+
+def test_migrations_alone_have_the_password_of_the_owner() -> None:
+    service, job = our_pods(PRODUCTION)
+    assert "user-service-migrate" in str(job["volumes"])
+    assert "user-service-migrate" not in str(service)
+    assert "DATABASE_OWNER_URL_FILE" not in one(PRODUCTION, "ConfigMap")["data"]
 
 
 def test_selectors_find_the_pods_that_they_mean() -> None:
