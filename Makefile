@@ -8,7 +8,7 @@ SERVICE := services/user-service
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run cluster seed test test-unit faults soak bench calls screenshot sessions rules lint lint-openapi client format migrate lock clean
+.PHONY: help run cluster seed test test-unit faults soak bench calls screenshot sessions rules lint lint-openapi client format sbom migrate lock clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -68,10 +68,11 @@ screenshot: $(VENV)/dev.stamp ## Retake docs/swagger-ui.png (needs chromium)
 sessions: $(VENV)/dev.stamp ## Write the output of the documents' sessions with curl again
 	@WRITE_SESSIONS=1 $(BIN)/python -m pytest --quiet tests/e2e/test_sessions.py
 
-lint: $(VENV)/dev.stamp ## ruff, mypy, hadolint, compose-lint, yamllint, kubernetes-validate, and lint-openapi
+lint: $(VENV)/dev.stamp ## ruff, mypy, bandit, hadolint, compose-lint, yamllint, kubernetes-validate, and lint-openapi
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/bandit --quiet --configfile pyproject.toml --recursive $(SERVICE)
 	@$(BIN)/hadolint $(SERVICE)/Dockerfile deploy/gateway/Dockerfile
 	@report=$$($(BIN)/compose-lint docker-compose.yml docker-compose.scale.yml docker-compose.edge.yml 2>&1) || { echo "$$report"; exit 1; }
 	@$(BIN)/yamllint --strict .
@@ -109,6 +110,11 @@ rules: ## Copy the rules of Prometheus into the manifests of Kubernetes
 format: $(VENV)/dev.stamp ## Format the code and fix simple findings with ruff
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+# Its warning is about dependencies between the packages, of which a lock file tells nothing.
+sbom: $(VENV)/dev.stamp ## Write the CycloneDX bill of materials of the image's packages (TARGET=sbom.json)
+	@PYTHONWARNINGS=ignore $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible \
+	  --output-file $(or $(TARGET),sbom.json) $(SERVICE)/requirements.txt
 
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --custom-compile-command 'make lock'
 lock: $(BIN)/python ## Upgrade requirements*.txt to the newest versions

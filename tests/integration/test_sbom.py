@@ -1,0 +1,21 @@
+"""`make sbom`: the bill of materials names what the image installs."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_lists_every_package_of_the_lock_file(tmp_path: Path) -> None:
+    target = tmp_path / "sbom.json"
+    # The environment of this test is the one that the stamp stands for.
+    command = ["make", "--assume-old=.venv/dev.stamp", "sbom", f"TARGET={target}"]
+    assert subprocess.check_output(command, cwd=ROOT, text=True) == ""
+    bill = json.loads(target.read_text(encoding="utf-8"))
+    lock = (ROOT / "services/user-service/requirements.txt").read_text(encoding="utf-8")
+    locked = set(re.findall(r"^([\w.-]+)(?:\[.*\])?==(\S+)", lock, re.MULTILINE))
+    assert {(each["name"], each["version"]) for each in bill["components"]} == locked
+    assert bill["bomFormat"] == "CycloneDX"
+    assert all("hashes" in str(each["externalReferences"]) for each in bill["components"])
