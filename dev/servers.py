@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar
 
 from dev.data_dir import DataDirInUse, ServerFailed
 from dev.lifecycle import Server
@@ -55,6 +56,7 @@ class PostgresServer(Server):
 
     title = "PostgreSQL 18"
     program = "postgres"
+    locale: ClassVar[Sequence[str]] = LOCALE
     stop_signal = signal.SIGINT  # fast shutdown: open transactions are rolled back
 
     def __init__(
@@ -110,10 +112,10 @@ class PostgresServer(Server):
             "--username=postgres",
             "--auth=scram-sha-256",
             f"--pwfile={self._dir.path}/password",
-            *LOCALE,
+            *self.locale,
             *([] if self._durable else ["--no-sync"]),
         ]
-        self._run([postgres_program("initdb"), "-D", str(folder), *options])
+        self._run([self._path("initdb"), "-D", str(folder), *options])
         self._run_single(folder, OWNER_ROLE.format(password=password))
         self._make_service_role(folder)
 
@@ -122,10 +124,13 @@ class PostgresServer(Server):
         # In the folder of the data, hence also in a copy of it.
         self._dir.create(f"{folder.name}/{HAS_SERVICE_ROLE}").close()
 
+    def _path(self, name: str) -> str:
+        return postgres_program(name)
+
     def _run_single(self, folder: Path, statements: str) -> None:
         options = ["--single", "-D", str(folder), "-c", "exit_on_error=true", "postgres"]
         # Through stdin: every user of the machine can read a command line.
-        self._run([postgres_program("postgres"), *options], statements)
+        self._run([self._path("postgres"), *options], statements)
 
     def _run(self, command: Sequence[str], stdin: str = "") -> None:
         tool = self._spawn(command, signal.SIGTERM, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -151,7 +156,7 @@ class PostgresServer(Server):
             **self._options,
         }
         pairs = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        return [postgres_program("postgres"), "-D", str(self._cluster), *pairs]
+        return [self._path("postgres"), "-D", str(self._cluster), *pairs]
 
     def _ready(self) -> bool:
         # As `pg_ctl --wait` does: line 1 is the id of the main process, line 8 its state.

@@ -2,13 +2,15 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
 
 def program(name: str) -> str:
     """Return the path of ``name``; skip the test without it, or fail it where all must be there."""
-    path = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
+    folders = [os.environ["PATH"], "/usr/sbin", *Path("/usr/lib/postgresql").glob("*/bin")]
+    path = shutil.which(name, path=os.pathsep.join(map(str, folders)))
     if path is not None:
         return path
     if os.environ.get("TEST_PROGRAMS") == "required":

@@ -1,0 +1,105 @@
+"""TLS to PostgreSQL and Redis: the service talks to a server with the right certificate only."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from flask.testing import FlaskClient
+from trustme import CA
+
+from tests.integration.users import URL
+from tests.responses import Serve
+from tests.tls_servers import TlsPostgres, TlsRedis
+from tests.waiting import eventually
+
+AUTHORITY, OTHER_AUTHORITY = CA(), CA()
+GOOD = AUTHORITY.issue_cert("localhost")
+EXPIRED = AUTHORITY.issue_cert("localhost", not_after=datetime(2026, 1, 1, tzinfo=UTC))
+BAD = {
+    "wrong name": AUTHORITY.issue_cert("other.example"),
+    "expired": EXPIRED,
+    "unknown authority": OTHER_AUTHORITY.issue_cert("localhost"),
+}
+
+
+@dataclass(frozen=True)
+class Store:
+    """A server, the settings that lead to it, and whether a client's service uses it."""
+
+    server: TlsPostgres | TlsRedis
+    settings: dict[str, object]
+    is_used: Callable[[FlaskClient], bool]
+
+
+@pytest.fixture
+def trusted(tmp_path: Path) -> Path:
+    """The file of the authorities that the service trusts."""
+    file = tmp_path / "ca.pem"
+    AUTHORITY.cert_pem.write_to_path(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsPostgres]:
+    with TlsPostgres(tmp_path_factory.mktemp("tls") / "postgres", GOOD) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsRedis]:
+    with TlsRedis(tmp_path_factory.mktemp("tls") / "redis", GOOD) as server:
+        yield server
+
+
+@pytest.fixture(params=["PostgreSQL", "Redis"])
+def store(request: pytest.FixtureRequest, trusted: Path) -> Store:
+    if request.param == "Redis":
+        redis = request.getfixturevalue("redis_server")
+        url = f"{redis.tls_url}?ssl_ca_certs={trusted}"
+        return Store(redis, {"redis_url": url}, lambda client: x_cache(client) != "BYPASS")
+    postgres = request.getfixturevalue("postgres")
+    verified = f"?sslmode=verify-full&sslrootcert={trusted}"
+    service, owner = (
+        each.replace("127.0.0.1", "localhost") + verified
+        for each in (postgres.service_url, postgres.url)
+    )
+    urls: dict[str, object] = {"database_url": service, "database_owner_url": owner}
+    return Store(postgres, urls, lambda client: client.get("/health/ready").status_code == 200)
+
+
+def x_cache(client: FlaskClient) -> str:
+    return client.get(URL).headers["X-Cache"]
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_server_with_a_bad_certificate_is_not_used_until_it_has_a_good_one(
+    store: Store, serving: Serve, fault: str
+) -> None:
+    store.server.present(BAD[fault])
+    client = serving(**store.settings, retry_attempts=0)
+    for _ in range(5):
+        assert not store.is_used(client)
+    store.server.present(GOOD)
+    eventually(lambda: store.is_used(client))
+
+
+def test_certificates_and_authorities_are_replaced_while_the_service_runs(
+    store: Store, trusted: Path, serving: Serve
+) -> None:
+    def is_used_again() -> bool:
+        store.server.disconnect()
+        return store.is_used(client)
+
+    store.server.present(GOOD)
+    client = serving(**store.settings, retry_attempts=0)
+    eventually(lambda: store.is_used(client))
+    store.server.present(EXPIRED)
+    assert store.is_used(client)  # over the connection that there is
+    eventually(lambda: not is_used_again())
+    store.server.present(BAD["unknown authority"])
+    assert not store.is_used(client)
+    with trusted.open("ab") as file:
+        file.write(OTHER_AUTHORITY.cert_pem.bytes())
+    eventually(lambda: store.is_used(client))
