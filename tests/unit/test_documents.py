@@ -99,10 +99,10 @@ def test_compose_takes_every_setting_but_these_from_the_shell() -> None:
     names = set(read("deploy/settings-of-shell.env").splitlines())
     assert {name.upper() for name in Settings.model_fields} - names == {
         # Of Compose and of the image.
-        *("PORT", "DB_HOST", "REDIS_HOST", "TRUSTED_PROXIES", "GIT_COMMIT"),
+        *("PORT", "MIGRATE_ON_START", "REDIS_HOST", "TRUSTED_PROXIES", "GIT_COMMIT"),
         # The servers, which a shell may name for another purpose.
         *("DATABASE_URL", "DATABASE_OWNER_URL", "DATABASE_REPLICA_URL", "REDIS_URL", "REDIS_PORT"),
-        *("DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD"),
+        *("DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD"),
         # A name of shells, and those of other ways to start the service.
         *("HOST", "FLASK_ENV", "PROMETHEUS_MULTIPROC_DIR"),
     }

@@ -100,14 +100,22 @@ def test_commands_of_the_page_make_the_secrets_that_are_mounted(tmp_path: Path) 
         | one(PRODUCTION, "ConfigMap", "user-service-migrate")["data"]
     )
     files = {
-        name.removesuffix("_FILE").lower(): value.removeprefix("/run/secrets/user-service/")
+        name.removesuffix("_FILE").lower(): value.removeprefix("/run/secrets/").split("/")
         for name, value in settings.items()
         if name.endswith("_FILE")
     }
-    assert set(files.values()) == data["user-service"].keys()
-    read = {name: b64decode(data["user-service"][key]).decode() for name, key in files.items()}
-    password = b64decode(data["users-db-owner"]["password"]).decode()
-    assert f":{password}@" in Settings.model_validate(read).database_dsn
+    mounted = {*map(tuple, files.values())}
+    assert mounted == {
+        (secret, key) for secret in ("user-service", "user-service-migrate") for key in data[secret]
+    }
+    read = Settings.model_validate(
+        {name: b64decode(data[secret][key]).decode() for name, (secret, key) in files.items()}
+    )
+    for login, url in (("owner", read.owner_dsn), ("service", read.database_dsn)):
+        user, password = (
+            b64decode(data[f"users-db-{login}"][key]).decode() for key in ("username", "password")
+        )
+        assert f"//{user}:{password}@" in str(url)
 
 
 def test_there_is_time_for_preStop_and_the_drain(overlay: list[Resource]) -> None:  # noqa: N802
