@@ -313,7 +313,7 @@ def test_gateway_notices_and_follows_a_service_that_moves(
     network, image = f"{project.name}_front", f"{project.name}-user-service"
     squatter = shell("docker", "run", "--rm", "-d", "--network", network, image, "sleep", "99")
     try:
-        eventually(lambda: project.health()["gateway"] == "unhealthy", timeout=30)
+        eventually(lambda: project.health()["gateway"] == "unhealthy", timeout=60)
         shell("docker", "start", "user-service")
         eventually(lambda: https.get(URL).status_code == 200, timeout=30)
         assert project.address_of("user-service", "front") != address
