@@ -18,8 +18,12 @@ from selenium.webdriver.support.expected_conditions import (
 )
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.e2e.service import RunningService
+from tests.e2e.service import RunningService, Start
+from tests.issuer import Issuer, ec_key
 from tests.programs import program
+from tests.servers import Servers
+from user_service.database.stored_keys import add_key
+from user_service.domain.api_key import new_key
 
 SECONDS = 30
 CREATE = "#operations-users-create_user"
@@ -50,17 +54,48 @@ def browser(tmp_path: Path) -> Iterator[Chrome]:
     driver.quit()
 
 
-def test_trying_it_out_creates_a_user(
-    service: RunningService, http: httpx.Client, browser: Chrome
-) -> None:
+def click(browser: Chrome, *selectors: str) -> None:
+    for selector in selectors:
+        place = (By.CSS_SELECTOR, selector)
+        WebDriverWait(browser, SECONDS).until(element_to_be_clickable(place)).click()
+
+
+def status_of_a_try(browser: Chrome) -> str:
+    """Try the example of a create on the page that is open, and return the status shown."""
     wait = WebDriverWait(browser, SECONDS)
-    browser.get(f"{service.url}/docs")
-    for button in (".opblock-summary-control", ".execute"):
-        wait.until(element_to_be_clickable((By.CSS_SELECTOR, f"{CREATE} {button}"))).click()
+    click(browser, f"{CREATE} .opblock-summary-control", f"{CREATE} .execute")
     answer = (By.CSS_SELECTOR, f"{CREATE} .live-responses-table tbody .response-col_status")
     status = wait.until(presence_of_element_located(answer))
     wait.until(lambda _: status.text)
-    assert status.text.split()[0] == "201"
+    return str(status.text.split()[0])
+
+
+def test_authorize_sends_either_credential(
+    start: Start, servers: Servers, browser: Chrome, tmp_path: Path
+) -> None:
+    issuer = Issuer(ec_key("ec"))
+    (tmp_path / "keys.json").write_bytes(issuer.document())
+    key, stored = new_key("browser", frozenset({"users:write"}), None)
+    credentials = (None, issuer.token("users:write"), key)  # in the order of the forms
+    statuses = []
+    with start(**issuer.settings(tmp_path / "keys.json"), AUTH_API_KEYS="true") as service:
+        add_key(servers.owner_url, stored)
+        for number, credential in enumerate(credentials):
+            browser.get(f"{service.url}/docs")
+            if credential is not None:
+                form = f".auth-container:nth-of-type({number})"
+                click(browser, ".auth-wrapper > .authorize")
+                browser.find_element(By.CSS_SELECTOR, f"{form} input").send_keys(credential)
+                click(browser, f"{form} .auth-btn-wrapper .authorize", f"{form} .btn-done")
+            statuses.append(status_of_a_try(browser))
+    assert statuses == ["401", "201", "409"]
+
+
+def test_trying_it_out_creates_a_user(
+    service: RunningService, http: httpx.Client, browser: Chrome
+) -> None:
+    browser.get(f"{service.url}/docs")
+    assert status_of_a_try(browser) == "201"
 
     [created] = http.get("/api/v1/users").json()["users"]
     assert (created["username"], created["email"]) == ("ada", "ada@example.com")

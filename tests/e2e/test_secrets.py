@@ -15,7 +15,12 @@ import redis as redis_py
 from dev.servers import PostgresServer, RedisServer
 from tests.e2e.service import RunningService, running
 from tests.faults.harness.standby import run
+from tests.issuer import Issuer, ec_key
 from tests.waiting import eventually
+from user_service.database.migrate import migrate
+from user_service.database.stored_keys import add_key
+from user_service.domain.api_key import new_key
+from user_service.web.policies.access import SCOPES
 
 URL = "/api/v1/users"
 DATABASE_PASSWORD = "d4tabase-Pa55word@:/#"
@@ -80,11 +85,12 @@ def in_files(secrets: dict[str, str], folder: Path) -> dict[str, str]:
 
 @contextmanager
 def searched(
-    log: Path, environment: dict[str, str]
-) -> Iterator[tuple[RunningService, Callable[[], set[int]]]]:
+    log: Path, environment: dict[str, str], secrets: tuple[str, ...] = SECRETS
+) -> Iterator[tuple[RunningService, Callable[..., set[int]]]]:
     """Start the service; search its log, its command lines and its responses for secrets.
 
-    The function sends valid and invalid requests to each route, and returns the statuses.
+    The function sends valid and invalid requests to each route, and returns the statuses. It takes
+    the credential of the client.
     """
     output: list[str] = []
     with running(log, environment | {"LOG_LEVEL": "DEBUG", "WEB_CONCURRENCY": "1"}) as service:
@@ -93,12 +99,15 @@ def searched(
         service.stop()
     text = "\n".join([*output, service.log])
     assert len(text) > 1000
-    assert [secret for secret in SECRETS if secret in text] == []
+    assert [secret for secret in secrets if secret in text] == []
 
 
-def send_requests(service: RunningService, output: list[str]) -> set[int]:
+def send_requests(
+    service: RunningService, output: list[str], credential: str | None = None
+) -> set[int]:
     user = {"username": "ada", "email": "ada@example.com"}
-    with httpx.Client(base_url=service.url, timeout=20) as http:
+    headers = {} if credential is None else {"Authorization": f"Bearer {credential}"}
+    with httpx.Client(base_url=service.url, timeout=20, headers=headers) as http:
         answers = [
             *(http.get(path) for path in ("/health", "/health/live", "/health/ready")),
             *(http.get(path) for path in ("/metrics", "/openapi.json", "/docs", "/nowhere")),
@@ -142,6 +151,31 @@ def test_no_output_contains_a_secret_whatever_fails(
         assert 500 in send()  # with a traceback in the log
         backends.postgres.stop()
         assert 503 in send()
+    assert "Traceback" in service.log
+
+
+def test_credential_of_a_caller_is_not_repeated_whatever_fails(
+    backends: Backends, tmp_path: Path
+) -> None:
+    issuer = Issuer(ec_key("ec"))
+    (tmp_path / "keys.json").write_bytes(issuer.document())
+    environment = backends.secrets() | issuer.settings(tmp_path / "keys.json")
+    environment |= {"AUTH_API_KEYS": "true", "RATE_LIMIT": "1000/minute"}
+    migrate(environment["DATABASE_URL"])
+    key, stored = new_key("every", frozenset(SCOPES), None)
+    add_key(environment["DATABASE_URL"], stored)
+    accepted, refused = (issuer.token(), key), (issuer.token(exp=1), f"{key}x", issuer.token()[:-1])
+    parts = tuple(part for each in (*accepted, *refused) for part in each.split(".")[-2:])
+    secrets = (*SECRETS, *parts, key.rpartition("_")[2], stored.digest.hex())
+    with searched(tmp_path / "log", environment, secrets) as (service, send):
+        for credential in accepted:
+            assert {200, 404, 409, 415} <= send(credential)
+        for credential in refused:
+            assert {200, 401} <= send(credential)
+        (tmp_path / "keys.json").write_bytes(b"[]")
+        run(backends.postgres, "DROP TABLE users, api_keys CASCADE")
+        for credential in accepted:
+            assert 500 in send(credential)
     assert "Traceback" in service.log
 
 

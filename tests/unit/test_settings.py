@@ -111,7 +111,9 @@ MALFORMED: dict[str, dict[str, list[str]]] = {
         "addresses, or networks": ["10.0.0.1,"],
     },
     "AUTH_ISSUER": {
-        "Issuer of the JSON Web Tokens": ["issuer.example", "http://issuer.example", "https:// a"],
+        "Issuer of the JSON Web Tokens": [
+            *("issuer.example", "http://issuer.example", "https:// a", "https://a:b@c"),
+        ],
     },
     "AUTH_JWKS_URL": {"key set": ["http://issuer.example/keys"]},
     "AUTH_ALGORITHMS": {"a key without `alg`": ["none", "HS256", "EdDSA", "RS256,", ","]},

@@ -108,9 +108,9 @@ Claim = Annotated[str, Field(pattern=r"^[!-~]+$")]
 Claims = Annotated[tuple[Claim, ...], NoDecode, BeforeValidator(_listed)]
 PublicPart = Literal["docs", "openapi", "metrics", "health", "none"]
 PublicParts = Annotated[tuple[PublicPart, ...], NoDecode, BeforeValidator(_listed)]
-# Keys must come from the issuer itself: without TLS only on this machine.
+# Keys must come from the issuer itself: without TLS only on this machine. Nothing is secret in it.
 IssuerUrl = Annotated[
-    str, Field(pattern=r"^(https://|http://(localhost|127\.0\.0\.1|\[::1\])[:/])[!-~]+$")
+    str, Field(pattern=r"^(https://|http://(localhost|127\.0\.0\.1|\[::1\])[:/])[!-?A-~]+$")
 ]
 # Up to ten digits: the numbers of Lua, with which Redis counts, are exact far beyond that.
 RateLimit = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,9}/(second|minute|hour|day)$")]
