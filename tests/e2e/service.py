@@ -18,6 +18,7 @@ from tests.waiting import eventually
 SERVICE = Path(__file__).resolve().parents[2] / "services" / "user-service"
 SERVE = [sys.executable, "serve.py"]
 SERVERS = ("gunicorn", "granian")
+FLASK = [sys.executable, "-m", "flask", "--app", "app"]
 GUNICORN = [sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "app:create_app()"]
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.service import RunningService, Start, run
+from tests.e2e.service import FLASK, RunningService, Start, run
 from tests.faults.harness.proxy import Proxy
 from tests.programs import program
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
-FLASK = [sys.executable, "-m", "flask", "--app", "app"]
 REQUEST = re.compile(r"^### .+\n([A-Z]+) (\S+)\n((?:\S+: .+\n)*)\n?(\{.+\n)?", re.MULTILINE)
 
 

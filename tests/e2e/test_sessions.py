@@ -1,7 +1,7 @@
 """The sessions with curl in the documents are what the service says.
 
-A session follows the comment ``session``, with the settings of its service. With WRITE_SESSIONS
-set, the documents get the present output; ``make sessions`` does that.
+A session follows the comment ``session``, with the settings of its service and, in SEED, its number
+of users. With WRITE_SESSIONS set, the documents get the present output: ``make sessions``.
 """
 
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.service import Start
+from tests.e2e.service import FLASK, Start, run
 from tests.programs import program
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,12 +19,14 @@ SESSION = re.compile(r"(?<=<!-- session)(.*?) -->\n\n```console\n(.*?)```", re.D
 # What is another in each session.
 VARIES = re.compile(
     r"\w{3}, \d\d \w{3} \d{4} [\d:]{8} GMT|\d{4}-\d\d-\d\dT[\d:.]{15}\+00:00"
-    r'|"1-\d-[0-9a-f]+"|[0-9a-f]{32,40}|dur=[\d.]+|"commit":"\w+"|"version":"[\d.]+"'
+    r'|_cursor":"[^"]+"|"1-\d-[0-9a-f]+"|[0-9a-f]{32,40}|dur=[\d.]+|"commit":"\w+"|"version":"[\d.]+"'
 )
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/api.md", "docs/examples.md"])
-def test_session_is_what_the_service_says(start: Start, page: str) -> None:
+def test_session_is_what_the_service_says(
+    start: Start, environment: dict[str, str], page: str
+) -> None:
     program("curl")
     path = ROOT / page
     written = path.read_text("utf-8")
@@ -32,6 +34,9 @@ def test_session_is_what_the_service_says(start: Start, page: str) -> None:
     def said(match: re.Match[str]) -> str:
         settings = dict(each.split("=", 1) for each in match[1].split())
         with start(**settings) as service:
+            if "SEED" in settings:
+                seed = [*FLASK, "users", "seed", settings["SEED"]]
+                assert run(seed, environment).returncode == 0
             return match[0].replace(match[2], session(match[2], f"127.0.0.1:{service.port}"))
 
     now = SESSION.sub(said, written)
