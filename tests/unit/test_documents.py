@@ -152,8 +152,9 @@ def test_make_help_lists_every_target() -> None:
     assert rules == set(phony.split())
 
 
-def test_review_names_tests_that_exist() -> None:
-    proofs = re.findall(r"\[`(test_\w+)`\]\(([^)]+)\)", read("REVIEW.md"))
-    assert len(proofs) == len(re.findall(r"`test_", read("REVIEW.md"))) > 0
+@pytest.mark.parametrize("page", ["REVIEW.md", "SECURITY.md"])
+def test_page_names_tests_that_exist(page: str) -> None:
+    proofs = re.findall(r"\[`(test_\w+)`\]\(([^)]+)\)", read(page))
+    assert len(proofs) == len(re.findall(r"`test_", read(page))) > 0
     for name, file in proofs:
         assert re.search(rf"def {name}\b", read(file)), name
