@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +22,7 @@ from psycopg2.errors import DuplicateDatabase, DuplicateObject
 
 from dev.data_dir import DataDir, DataDirInUse, ServerFailed
 from dev.lifecycle import Server
+from dev.pgbouncer import PgBouncer
 from dev.ports import free_port
 from dev.processes import Process, family, wait_until
 from dev.servers import LOCALE, OWNER_ROLE, SERVICE_ROLE, postgres_program, wheel_file
@@ -334,8 +335,14 @@ def main() -> int:
     data_dir = Path(os.environ.get("DATA_DIR") or ".data") / "cluster"
     print("starting etcd, three PostgreSQL 18 under Patroni, and HAProxy ...", flush=True)
     try:
-        with Cluster(data_dir) as cluster, HAProxy(data_dir / "haproxy", cluster.nodes) as balancer:
+        with ExitStack() as stack:
+            cluster = stack.enter_context(Cluster(data_dir))
+            balancer = stack.enter_context(HAProxy(data_dir / "haproxy", cluster.nodes))
             print(f"leader: DATABASE_URL={balancer.url}")
+            with suppress(ServerFailed):  # it is not installed
+                pooler = PgBouncer(data_dir / "pgbouncer", balancer.url)
+                pooled = stack.enter_context(pooler).url
+                print(f"through PgBouncer: DATABASE_URL={pooled} DB_TRANSACTION_POOLING=true")
             print(f"standbys: DATABASE_REPLICA_URL={balancer.replicas_url}")
             print(f"without HAProxy: DATABASE_URL={cluster.url}")
             for node in cluster.nodes:
