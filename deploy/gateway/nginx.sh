@@ -55,7 +55,9 @@ trap stop TERM QUIT INT
 if [ ! -e /proc/net/if_inet6 ]; then
     mkdir -p "$folder/ipv4"
     cp "${config%/*}"/*.conf "$folder/ipv4"
-    sed -i '/listen \[::/d' "$folder"/ipv4/*.conf
+    # Only the edge has these.
+    cp /etc/nginx/edge/*.conf "$folder/ipv4" 2>/dev/null || true
+    sed -i "/listen \[::/d; s|/etc/nginx/edge/|$folder/ipv4/|" "$folder"/ipv4/*.conf
     config=$folder/ipv4/${config##*/}
 fi
 # Until there is an address, nginx answers 503.
