@@ -20,6 +20,7 @@ from user_service.database.pool import Database
 from user_service.database.replica import Replica, replica_breaker
 from user_service.database.stored_keys import valid_keys
 from user_service.database.user_repository import BatchingUserRepository
+from user_service.errors import Unavailable
 from user_service.observability import logs
 from user_service.observability.metrics import Metrics
 from user_service.resilience.retry import RetryPolicy
@@ -67,7 +68,10 @@ def create_app(settings: Settings | None = None) -> Flask:
         current = partial(current_settings, settings)
     app = Flask("user_service", static_folder=None)
     app.debug = settings.flask_env == "development" and __name__ == "__main__"
-    services = create_services(settings, current)
+    try:
+        services = create_services(settings, current)
+    except (ValueError, Unavailable, OSError) as error:  # a URL, or the folder of the metrics
+        raise click.ClickException(str(error)) from error
     attach(app, services)
     if settings.traces_exporter is not None:
         services.stop_tracing = start_tracing(app, settings.traces_exporter)
