@@ -72,7 +72,7 @@ def running(
     metrics = log_file.with_suffix(".metrics")
     metrics.mkdir(exist_ok=True)
     port = free_port()
-    own = {"PORT": str(port), "PROMETHEUS_MULTIPROC_DIR": str(metrics)}
+    own = {"HOST": "127.0.0.1", "PORT": str(port), "PROMETHEUS_MULTIPROC_DIR": str(metrics)}
     with log_file.open("wb") as log:
         process = subprocess.Popen(
             command or SERVE,

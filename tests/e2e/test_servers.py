@@ -149,11 +149,12 @@ def test_stop_during_the_start_is_not_ignored(
     tmp_path: Path, environment: dict[str, str], server: str
 ) -> None:
     log_file = tmp_path / "log"
+    own = {"HOST": "127.0.0.1", "PORT": str(free_port()), "DRAIN_DELAY": "0"}
     with log_file.open("wb") as log:
         process = subprocess.Popen(
             SERVE,
             cwd=SERVICE,
-            env=clean_environment() | environment | {"PORT": str(free_port()), "DRAIN_DELAY": "0"},
+            env=clean_environment() | environment | own,
             stdout=log,
             stderr=log,
         )
