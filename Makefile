@@ -8,7 +8,7 @@ SERVICE := services/user-service
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help run cluster seed test test-unit faults soak bench calls screenshot sessions rules lint lint-openapi client format sbom migrate lock clean
+.PHONY: help run cluster seed test test-unit faults soak bench calls screenshot sessions rules lint lint-openapi client format sbom migrate lock release clean
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -127,6 +127,13 @@ lock: $(BIN)/python ## Upgrade requirements*.txt to the newest versions
 	  $(BIN)/$(LOCK) --upgrade $$folder/requirements.in -o $$folder/requirements.txt; done
 	@cd benchmarks/peers/fastify && npm install --package-lock-only --save-exact --no-audit --no-fund \
 	  $(addsuffix @latest,ajv ajv-formats fastify ioredis pg pino prom-client)
+
+release: lint test-unit ## Tag this commit with the version of the package and its notes in CHANGELOG.md
+	@[[ -z "$$(git status --porcelain)" ]] || { echo "make release: commit the changes first"; exit 1; }
+	@version=$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' $(SERVICE)/user_service/__init__.py); \
+	  notes=$$(sed -n "/^## $$version /,/^## /{/^## /d;p;}" CHANGELOG.md); \
+	  git tag --annotate --cleanup=whitespace --message "Release $$version" --message "$$notes" "v$$version" && \
+	  echo "publish it with: git push origin v$$version"
 
 clean: ## Remove the virtual environment and caches; users under .data stay
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
