@@ -22,8 +22,8 @@ def test_backends_killed_cost_no_read_and_no_acknowledged_write(stage: Stage, ro
     with stage.scene(row) as scene, scene.fault():
         for _ in range(12):
             stage.sql(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'users'"
-                " AND random() < 0.2"
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE usename = 'users_service' AND random() < 0.2"
             )
             scene.wait(0.2)
     reads = [each for each in scene.during() if each.kind in (Kind.READ, Kind.LIST)]
@@ -214,7 +214,7 @@ def test_commits_without_a_standby_stay_within_the_pool_and_hold_up_no_read(
             while time.monotonic() < scene.began + 12:
                 ((waiting, backends),) = stage.sql(
                     "SELECT count(*) FILTER (WHERE wait_event = 'SyncRep'), count(*)"
-                    " FROM pg_stat_activity WHERE usename = 'users'"
+                    " FROM pg_stat_activity WHERE usename = 'users_service'"
                 )
                 commits, most = max(commits, waiting), max(most, backends)
                 scene.wait(0.1)

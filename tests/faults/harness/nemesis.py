@@ -96,7 +96,7 @@ class Nemesis:
     def _kill_backends(self) -> None:
         self._stage.sql(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE usename = 'users' AND random() < 0.5"
+            " WHERE usename = 'users_service' AND random() < 0.5"
         )
 
     def _cut_commits(self, *, forward: bool) -> None:

@@ -76,12 +76,13 @@ class Stage:
         ready: bool = True,
     ) -> Iterator[RunningService]:
         """Start the service with production's settings but for ``environment``."""
-        own, links = (self.postgres, self.redis), (self.database_link, self.redis_link)
-        database, redis = (
-            server.url.replace(f":{server.port}/", f":{link.port}/")
-            for server, link in zip(own, links, strict=True)
-        )
-        behind_links = {"DATABASE_URL": database, "REDIS_URL": redis}
+        database, redis = f":{self.postgres.port}/", f":{self.redis.port}/"
+        to_database, to_redis = f":{self.database_link.port}/", f":{self.redis_link.port}/"
+        behind_links = {
+            "DATABASE_URL": self.postgres.service_url.replace(database, to_database),
+            "DATABASE_OWNER_URL": self.postgres.url.replace(database, to_database),
+            "REDIS_URL": self.redis.url.replace(redis, to_redis),
+        }
         log = self.folder / f"service-{next(self._numbers)}.log"
         with running(log, {**behind_links, **PATIENT, **(environment or {})}, command) as service:
             if ready:
