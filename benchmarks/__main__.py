@@ -20,7 +20,7 @@ from benchmarks.contract import ContractBroken
 from benchmarks.measure import Bench, Effort
 from benchmarks.results import RESULTS, Results, load_all, save
 from benchmarks.stand import Stand, TargetFailed, reserve_core
-from benchmarks.targets import BEFORE, COMPARED, FASTAPI, InstallFailed, Target, program
+from benchmarks.targets import BEFORE, COMPARED, FASTAPI, FASTIFY, InstallFailed, Target, program
 
 SHORT = Effort(
     rounds=1,
@@ -53,6 +53,7 @@ class Section(NamedTuple):
 
 SECTIONS = {
     "peers": Section(comparisons.peers, COMPARED),
+    "edge": Section(comparisons.edge, (FASTIFY, FASTAPI)),
     "before": Section(comparisons.before, (BEFORE,)),
     "growth": Section(growth.growth),
     "memory": Section(growth.memory),

@@ -6,11 +6,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from benchmarks import contract
-from benchmarks.load import CREATE, GET, LIST, MIX, UNCACHED, WORKLOADS, Workload
+from benchmarks.load import CACHED, CREATE, GET, LIST, MIX, UNCACHED, WORKLOADS, Workload
 from benchmarks.measure import Bench, in_turn, peak_memory_mb, run_load
 from benchmarks.results import Label
 from benchmarks.stand import Server, Stand
-from benchmarks.targets import BEFORE, COMPARED, OURS, Target
+from benchmarks.targets import BEFORE, COMPARED, EDGE, FASTAPI, FASTIFY, OURS, Target
+from tests.servers import docker_answers
 
 USERS = 10_000
 CLIENTS = (10, 50)
@@ -33,8 +34,9 @@ def compare(bench: Bench, targets: Sequence[Target], turns: Sequence[Turn]) -> N
 
     Two processes of one program differ for as long as they live. The order of the targets is
     random. Raises ContractBroken before the first round if a target deviates from the contract.
+    The edge passes on the service's responses, but neither its metrics nor its log.
     """
-    for target in targets:
+    for target in (each for each in targets if each is not EDGE):
         bench.say(f"{target.label}: the contract")
         contract.require(bench.stand, target)
     for number in range(bench.effort.rounds):
@@ -65,6 +67,15 @@ def peers(bench: Bench) -> None:
     """Compare the service on both servers with its peers."""
     turns = [Turn(workload, clients, COMPARED) for workload in WORKLOADS for clients in CLIENTS]
     compare(bench, COMPARED, turns)
+
+
+def edge(bench: Bench) -> None:
+    """Compare cached pages from the gateway, if Docker answers, with those of the fastest peers."""
+    if not docker_answers():
+        bench.say("no Docker engine answers: not measured")
+        return
+    targets = (EDGE, FASTIFY, FASTAPI)
+    compare(bench, targets, [Turn(CACHED, clients, targets) for clients in CLIENTS])
 
 
 def before(bench: Bench) -> None:

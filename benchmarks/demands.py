@@ -21,7 +21,16 @@ from benchmarks.report import (
     table,
 )
 from benchmarks.results import Results, Spread
-from benchmarks.targets import DJANGO, FASTAPI, FLASK_SQLALCHEMY, OURS, OURS_ON_GRANIAN, Target
+from benchmarks.targets import (
+    DJANGO,
+    EDGE,
+    FASTAPI,
+    FASTIFY,
+    FLASK_SQLALCHEMY,
+    OURS,
+    OURS_ON_GRANIAN,
+    Target,
+)
 
 Sections = Mapping[str, Results]
 
@@ -74,6 +83,7 @@ def all_demands(sections: Sections) -> list[Demand]:
     """Return every demand on the service."""
     return [
         *_beside_peers(sections.get("peers", Results())),
+        *_from_the_edge(sections.get("edge", Results())),
         *promises(sections),
         *_flat(sections.get("growth", Results()), sections.get("memory", Results())),
         *_worthwhile(sections.get("mechanisms", Results())),
@@ -108,6 +118,18 @@ def _beside_peers(peers: Results) -> list[Demand]:
         title = f"{ours.label}: p99 with {CROWD} clients, to FastAPI"
         made.append(Demand(title, 1, found, at_least=False))
     return made
+
+
+def _from_the_edge(edge: Results) -> list[Demand]:
+    rows = [row for row in peer_rows(edge) if row[1]["clients"] != CROWD]
+    return [
+        Demand(
+            f"{EDGE.label}: cached page, to {peer.label}",
+            limit,
+            _to_peers(edge, "per_second", EDGE, [peer], rows),
+        )
+        for peer, limit in ((FASTIFY, 2), (FASTAPI, 8))
+    ]
 
 
 def _flat(growth: Results, memory: Results) -> list[Demand]:

@@ -6,7 +6,16 @@ from functools import partial
 from benchmarks.load import TITLES, WORKLOADS
 from benchmarks.mechanisms import MECHANISMS
 from benchmarks.results import Label, Results, Spread
-from benchmarks.targets import ALL_PEERS, COMPARED, FASTAPI, OURS, OURS_ON_GRANIAN, Target
+from benchmarks.targets import (
+    ALL_PEERS,
+    COMPARED,
+    EDGE,
+    FASTAPI,
+    FASTIFY,
+    OURS,
+    OURS_ON_GRANIAN,
+    Target,
+)
 
 Found = dict[str, Spread]
 # The title of a row and the labels of its cells.
@@ -105,6 +114,20 @@ def peer_rows(peers: Results) -> list[Row]:
 
 def _with_clients(workload: Label, clients: Label) -> str:
     return f"{TITLES[str(workload)]}, {clients} clients"
+
+
+def edge_table(results: Results) -> str:
+    """Return requests/s of cached pages from the gateway, and relative to the fastest peers."""
+    rows = []
+    for title, where in peer_rows(results):
+        of = {**where, "target": EDGE.name}
+        others = [{**where, "target": each.name} for each in (FASTIFY, FASTAPI)]
+        row = [figure(results.spread("per_second", **each)) for each in (of, *others)]
+        row += [ratio(results.ratio("per_second", of, each)) for each in others]
+        rows.append([title, *row, figure(results.spread("p99_ms", **of))])
+    labels = [each.label for each in (EDGE, FASTIFY, FASTAPI)]
+    to = [f"to {label}" for label in labels[1:]]
+    return table(("requests/s", *labels, *to, "p99, ms"), rows)
 
 
 # Before and now.
@@ -237,6 +260,7 @@ TABLES: Mapping[str, tuple[str, Callable[[Results], str]]] = {
     "peers-granian": ("peers", partial(ratios_table, ours=OURS_ON_GRANIAN)),
     "peers-requests": ("peers", partial(peers_table, name="per_second")),
     "peers-p99": ("peers", partial(peers_table, name="p99_ms")),
+    "edge": ("edge", edge_table),
     "before": ("before", before_table),
     "growth": ("growth", growth_table),
     "keys": ("growth", keys_table),

@@ -124,6 +124,14 @@ BEFORE = Target(
     ("{bin}/python", "-m", "gunicorn", "-w", "1", "-b", "127.0.0.1:{port}", "app:app"),
     ready_path="/health",
 )
+EDGE = Target(
+    "edge",
+    "nginx before this service",
+    BENCHMARKS.parent,
+    ("{bin}/python", "-m", "benchmarks.edge"),
+    installer=None,
+    environment={"DRAIN_DELAY": "0"},
+)
 ALL_PEERS = (FASTAPI, FLASK_SQLALCHEMY, DJANGO, FASTIFY)
 COMPARED = (OURS, OURS_ON_GRANIAN, *ALL_PEERS)
 TARGETS = {target.name: target for target in (*COMPARED, BEFORE)}
