@@ -161,9 +161,9 @@ def test_credential_of_a_caller_is_not_repeated_whatever_fails(
     (tmp_path / "keys.json").write_bytes(issuer.document())
     environment = backends.secrets() | issuer.settings(tmp_path / "keys.json")
     environment |= {"AUTH_API_KEYS": "true", "RATE_LIMIT": "1000/minute"}
-    migrate(environment["DATABASE_URL"])
+    migrate(environment["DATABASE_URL"], owner_dsn=environment["DATABASE_OWNER_URL"])
     key, stored = new_key("every", frozenset(SCOPES), None)
-    add_key(environment["DATABASE_URL"], stored)
+    add_key(environment["DATABASE_OWNER_URL"], stored)
     accepted, refused = (issuer.token(), key), (issuer.token(exp=1), f"{key}x", issuer.token()[:-1])
     parts = tuple(part for each in (*accepted, *refused) for part in each.split(".")[-2:])
     secrets = (*SECRETS, *parts, key.rpartition("_")[2], stored.digest.hex())
