@@ -1,5 +1,6 @@
 """Debian's PostgreSQL and Redis with TLS, which those from wheels are built without."""
 
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from dev.ports import free_port
 from dev.servers import PostgresServer
 from tests.faults.harness.standby import run
 from tests.programs import program
-from tests.redis_topologies import PASSWORD, DebianRedis
+from tests.redis_topologies import CLUSTER, PASSWORD, SERVICE, DebianRedis
 
 CERTIFICATE, KEY = "certificate.pem", "key.pem"
 
@@ -56,12 +57,14 @@ class TlsRedis(DebianRedis):
 
     title = "Redis with TLS"
 
-    def __init__(self, data_dir: Path, certificate: LeafCert) -> None:
+    def __init__(
+        self, data_dir: Path, certificate: LeafCert, options: Mapping[str, str] | None = None
+    ) -> None:
         self.tls_port = free_port()
         files = {"tls-cert-file": CERTIFICATE, "tls-key-file": KEY}
         self._files = {name: str(data_dir.resolve() / file) for name, file in files.items()}
         tls = {"tls-port": str(self.tls_port), "tls-auth-clients": "no", **self._files}
-        super().__init__(data_dir, tls)
+        super().__init__(data_dir, {**tls, **(options or {})})
         self._certificate = certificate
 
     @property
@@ -84,3 +87,46 @@ class TlsRedis(DebianRedis):
     def _prepare(self) -> None:
         super()._prepare()
         self.present(self._certificate)
+
+
+class TlsSentinel(TlsRedis):
+    """A sentinel that asks ``master`` over TLS, and trusts the authorities in ``trusted``."""
+
+    def __init__(
+        self, data_dir: Path, certificate: LeafCert, trusted: Path, master: TlsRedis
+    ) -> None:
+        watched = {
+            f"sentinel monitor {SERVICE} 127.0.0.1 {master.tls_port}": "1",
+            f"sentinel auth-pass {SERVICE}": PASSWORD,
+            "tls-replication": "yes",
+            "tls-ca-cert-file": str(trusted),
+        }
+        super().__init__(data_dir, certificate, watched)
+
+    @property
+    def tls_url(self) -> str:
+        """The master that it names."""
+        address = f"localhost:{self.tls_port}/{SERVICE}/0?sentinel_password={PASSWORD}"
+        return f"rediss+sentinel://:{PASSWORD}@{address}"
+
+    def _command(self) -> Sequence[str]:
+        return [*super()._command(), "--sentinel"]
+
+
+class TlsCluster(TlsRedis):
+    """A Cluster of one node. Call ``take_slots`` after the start."""
+
+    def __init__(self, data_dir: Path, certificate: LeafCert, trusted: Path) -> None:
+        tls = {"tls-cluster": "yes", "tls-ca-cert-file": str(trusted)}
+        options = {**CLUSTER, "cluster-port": str(free_port()), **tls}
+        super().__init__(data_dir, certificate, options)
+
+    @property
+    def tls_url(self) -> str:
+        """The Cluster, through its node."""
+        return f"rediss+cluster://:{PASSWORD}@localhost:{self.tls_port}?"
+
+    def take_slots(self) -> None:
+        """Serve all keys."""
+        with self.client() as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)

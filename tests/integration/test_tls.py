@@ -11,11 +11,11 @@ from trustme import CA
 
 from tests.integration.users import URL
 from tests.responses import Serve
-from tests.tls_servers import TlsPostgres, TlsRedis
+from tests.tls_servers import TlsCluster, TlsPostgres, TlsRedis, TlsSentinel
 from tests.waiting import eventually
 
 AUTHORITY, OTHER_AUTHORITY = CA(), CA()
-GOOD = AUTHORITY.issue_cert("localhost")
+GOOD = AUTHORITY.issue_cert("localhost", "127.0.0.1")
 EXPIRED = AUTHORITY.issue_cert("localhost", not_after=datetime(2026, 1, 1, tzinfo=UTC))
 BAD = {
     "wrong name": AUTHORITY.issue_cert("other.example"),
@@ -103,3 +103,23 @@ def test_certificates_and_authorities_are_replaced_while_the_service_runs(
     with trusted.open("ab") as file:
         file.write(OTHER_AUTHORITY.cert_pem.bytes())
     eventually(lambda: store.is_used(client))
+
+
+@pytest.mark.parametrize("topology", ["Sentinel", "Cluster"])
+def test_sentinel_and_cluster_are_verified_like_a_server(
+    topology: str, redis_server: TlsRedis, trusted: Path, tmp_path: Path, serving: Serve
+) -> None:
+    folder, other = tmp_path / topology, tmp_path / "other.pem"
+    OTHER_AUTHORITY.cert_pem.write_to_path(other)
+    redis_server.present(GOOD)
+    cluster, sentinel = (
+        TlsCluster(folder, GOOD, trusted),
+        TlsSentinel(folder, GOOD, trusted, redis_server),
+    )
+    with cluster if topology == "Cluster" else sentinel as server:
+        if server is cluster:
+            cluster.take_slots()
+        urls = (f"{server.tls_url}&ssl_ca_certs={file}" for file in (trusted, other))
+        used, refused = (serving(redis_url=url) for url in urls)
+        eventually(lambda: x_cache(used) == "HIT")
+        assert x_cache(refused) == "BYPASS"
