@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SERVICE := services/user-service
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --use-pep517 --require-hashes
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help run cluster seed test test-unit faults soak bench calls screenshot sessions rules lint lint-openapi client format sbom migrate lock release clean
