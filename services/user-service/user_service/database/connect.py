@@ -1,22 +1,80 @@
-"""Opening a connection to the first host of a DSN that serves, within the deadline.
+"""Connections to PostgreSQL that wait within the deadline, and opening them.
 
-libpq does not bound its name lookups, and ignores connect_timeout where it does not block, as here:
-a first host that is a black hole would use up the deadline before the second was tried.
+A connection goes to the first host of a DSN that serves. libpq does not bound its name lookups, and
+ignores connect_timeout where it does not block, as here: a first host that is a black hole would
+use up the deadline before the second was tried.
+
+psycopg2 calls ``wait_within_deadline`` whenever it would block. A limit on the client's side is
+needed: ``statement_timeout`` and TCP's keepalives do not end the wait for a frozen server, whose
+kernel still acknowledges what is sent. Under gevent, which replaces ``select.poll``, the other
+greenlets run in the meantime.
 """
 
 import math
-from collections.abc import Iterator
+import os
+import select
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 
 import psycopg2
-from psycopg2.extensions import make_dsn, parse_dsn
+from psycopg2.extensions import (
+    POLL_OK,
+    POLL_READ,
+    POLL_WRITE,
+    connection,
+    make_dsn,
+    parse_dsn,
+    set_wait_callback,
+)
 
-from user_service.database import wait
-from user_service.database.wait import Connection
 from user_service.errors import ConnectionLost, DeadlineExceeded, Unavailable
 from user_service.resilience import deadline, resolver
 
 # Seconds for each address of each host, unless the DSN has its own connect_timeout.
 CONNECT_TIMEOUT = 2.0
+
+_EVENTS = {POLL_READ: select.POLLIN, POLL_WRITE: select.POLLOUT}
+
+
+class Connection(connection):
+    """A connection whose socket stays open when the deadline passes during a commit.
+
+    A commit that waits for a synchronous standby goes on without a client, for as long as the
+    standby is away, and no time-out of PostgreSQL ends that.
+    """
+
+    server: Mapping[str, str]  # the host, its address and its port, where they are known
+    timeline = 0  # that the server is known to follow, for a replica
+    is_committing = False
+    unanswered: socket.socket | None = None  # waits for the answer to a commit
+
+    def keep_socket(self) -> None:
+        """Take the socket from libpq, which closes an empty file instead.
+
+        libpq's farewell goes there. PgBouncer would take it for the end of the session, and open
+        the next one while the server still commits.
+        """
+        self.unanswered = socket.socket(fileno=os.dup(self.fileno()))
+        empty = os.open(os.devnull, os.O_RDWR)
+        os.dup2(empty, self.fileno())
+        os.close(empty)
+
+    def wait_for_answer(self) -> None:
+        """Return when the server has answered the commit and ended its session, or is gone."""
+        if self.unanswered is not None:
+            with self.unanswered as waiting, suppress(OSError):
+                waiting.settimeout(None)
+                waiting.recv(1)
+                waiting.shutdown(socket.SHUT_WR)
+                while waiting.recv(4096):
+                    pass
+
+    def give_up(self) -> None:
+        """End ``wait_for_answer`` now."""
+        if self.unanswered is not None:
+            with suppress(OSError):
+                self.unanswered.shutdown(socket.SHUT_RDWR)
 
 
 def connect(dsn: str) -> Connection:
@@ -24,7 +82,7 @@ def connect(dsn: str) -> Connection:
 
     Raise ConnectionLost, or Unavailable if the database cannot store every character.
     """
-    wait.install()
+    set_wait_callback(wait_within_deadline)
     parameters = parse_dsn(dsn)
     seconds = float(parameters.get("connect_timeout", CONNECT_TIMEOUT))
     timeout = seconds if seconds > 0 else math.inf  # libpq's rule
@@ -147,3 +205,21 @@ def _addresses(host: dict[str, str], timeout: float) -> Iterator[dict[str, str]]
         return
     for address in resolver.addresses(name, timeout):
         yield {"hostaddr": address}
+
+
+def wait_within_deadline(connection: connection) -> None:
+    """Return when ``connection`` is ready; raise DeadlineExceeded when the deadline has passed.
+
+    psycopg2 closes a connection whose wait was broken off, so that an answer that still arrives
+    cannot be taken for the answer to a later statement.
+    """
+    while (state := connection.poll()) != POLL_OK:
+        if state not in _EVENTS:
+            raise psycopg2.OperationalError(f"unexpected state {state} of the connection")
+        poller = select.poll()
+        poller.register(connection.fileno(), _EVENTS[state])
+        left = deadline.remaining()
+        if not poller.poll(None if left == math.inf else left * 1000):
+            if isinstance(connection, Connection) and connection.is_committing:
+                connection.keep_socket()
+            raise DeadlineExceeded("the database did not answer within the request's deadline")

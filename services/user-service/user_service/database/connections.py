@@ -12,8 +12,7 @@ import psycopg2
 from psycopg2.extensions import cursor
 from psycopg2.pool import SimpleConnectionPool
 
-from user_service.database.connect import connect
-from user_service.database.wait import Connection
+from user_service.database.connect import Connection, connect
 from user_service.errors import ConnectionLost, PoolTimeout, Unavailable
 
 log = logging.getLogger(__name__)

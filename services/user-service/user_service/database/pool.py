@@ -18,10 +18,14 @@ from psycopg2.extensions import (
     TRANSACTION_STATUS_INTRANS,
 )
 
-from user_service.database.connect import must_be_writable, session_settings, with_session_defaults
+from user_service.database.connect import (
+    Connection,
+    must_be_writable,
+    session_settings,
+    with_session_defaults,
+)
 from user_service.database.connections import ConnectionPool, Cursor, has_become_read_only, is_alive
 from user_service.database.failures import CONNECTION_IS_USELESS, translated
-from user_service.database.wait import Connection
 from user_service.errors import (
     ConnectionLost,
     DeadlineExceeded,
