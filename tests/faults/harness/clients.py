@@ -125,7 +125,7 @@ class Client:
         return self._operation(Kind.READ, answer, user_id=user_id, value=seen)
 
     def list_users(self) -> Operation:
-        answer = self.ask("GET", f"{URL}?per_page=100")
+        answer = self.ask("GET", f"{URL}?page=1&per_page=100")
         users = None
         if answer.outcome is Outcome.OK:
             users = {user["id"]: user["email"] for user in answer.body["users"]}

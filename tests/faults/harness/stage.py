@@ -18,7 +18,7 @@ import redis as redis_py
 
 from dev.processes import wait_until
 from dev.servers import PostgresServer, RedisServer
-from tests.e2e.edge import USER, edge
+from tests.e2e.edge import USER, edge, hits
 from tests.e2e.gateway import Gateway
 from tests.e2e.service import RunningService, running
 from tests.faults.harness.clients import DEADLINE, SLACK, Load, Mix
@@ -212,6 +212,10 @@ class Scene:
         if not self.workers_may_change:  # who else than a dying worker leaves without a word?
             silent = (each for each in operations if each.status is None and not each.complaint)
             complaints += [f"connection closed without an answer: {each}" for each in silent]
+        if self.edge is not None:
+            served = hits(self.edge)
+            self.row.note(f"{served} pages by the edge")
+            complaints += [] if served else ["the edge served no page"]
         complaints += self._recovery()
         complaints += self._residue()
         complaints += self.row.judge(check(operations, self.stage.users(), self.pages))
