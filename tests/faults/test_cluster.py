@@ -82,7 +82,7 @@ class ClusterStage(Stage):
 
     def environment(self, by: str) -> dict[str, str]:
         pooling = {"DB_TRANSACTION_POOLING": "true"} if by == PGBOUNCER else {}
-        return {"DATABASE_URL": self.urls[by], **pooling}
+        return {"DATABASE_URL": self.urls[by], "DATABASE_OWNER_URL": "", **pooling}
 
 
 @pytest.fixture(scope="module")

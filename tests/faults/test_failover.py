@@ -45,7 +45,7 @@ def test_promoted_standby_is_followed(
 ) -> None:
     row.fault += f" {how}"
     primary, standby = pair
-    environment = {"DATABASE_URL": url_of(primary, standby)}
+    environment = {"DATABASE_URL": url_of(primary, standby), "DATABASE_OWNER_URL": ""}
     with stage.scene(row, after=1, environment=environment) as scene:
         scene.stage = replace(stage, postgres=standby)
         with scene.fault():
