@@ -74,7 +74,7 @@ lint: $(VENV)/dev.stamp ## ruff, mypy, bandit, hadolint, compose-lint, yamllint,
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/bandit --quiet --configfile pyproject.toml --recursive $(SERVICE)
 	@$(BIN)/hadolint $(SERVICE)/Dockerfile deploy/gateway/Dockerfile
-	@report=$$($(BIN)/compose-lint docker-compose.yml docker-compose.scale.yml docker-compose.edge.yml 2>&1) || { echo "$$report"; exit 1; }
+	@report=$$($(BIN)/compose-lint docker-compose.yml docker-compose.scale.yml docker-compose.edge.yml docker-compose.auth.yml 2>&1) || { echo "$$report"; exit 1; }
 	@$(BIN)/yamllint --strict .
 	@set -o pipefail; for overlay in deploy/kubernetes/overlays/*; do \
 	  $(BIN)/kubectl kustomize $$overlay | $(BIN)/kubernetes-validate --strict --quiet --no-warn /dev/stdin || exit 1; done

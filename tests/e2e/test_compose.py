@@ -160,6 +160,23 @@ def test_tracked_env_is_about_compose_only() -> None:
     assert [line for line in lines if not line.startswith("#")] == ["COMPOSE_BAKE=false"]
 
 
+def test_authentication_by_a_key_that_a_command_makes(
+    project: Project, https: httpx.Client
+) -> None:
+    secured = Project(project.name, (*project.files, "docker-compose.auth.yml"))
+    try:
+        secured.up()
+        command = ("flask", "--app", "app", "keys", "create", "reader", "--scopes", "users:read")
+        made = secured.compose("run", "--rm", "migrate", *command, "--expires", "1d")
+        key = {"Authorization": f"Bearer {made.split()[-1]}"}
+        problem_of(https.get(URL), 401)
+        assert https.get(URL, headers=key).status_code == 200
+        problem_of(https.post(URL, json=ADA, headers=key), 403)
+    finally:
+        project.up()
+    assert https.get(URL).status_code == 200
+
+
 def test_wrong_setting_ends_the_start_with_its_reason(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -195,6 +195,20 @@ def test_settings_are_ones_that_the_service_knows(overlay: list[Resource]) -> No
     assert settings["MIGRATE_ON_START"] == "false"
 
 
+def test_production_authenticates_and_reaches_the_issuer() -> None:
+    of_auth = {
+        name.lower(): value
+        for name, value in one(PRODUCTION, "ConfigMap")["data"].items()
+        if name.startswith("AUTH_")
+    }
+    settings = Settings.model_validate(of_auth)
+    assert settings.authenticates
+    assert settings.auth_audience
+    assert "metrics" in settings.auth_public
+    egress = one(PRODUCTION, "NetworkPolicy")["spec"]["egress"]
+    assert {"ports": [{"protocol": "TCP", "port": 443}]} in egress
+
+
 def changed(folder: Path, old: str, new: str) -> dict[tuple[str, str], Any]:
     """Render a copy of the production overlay in ``folder`` with another text."""
     overlay = shutil.copytree(OVERLAYS.parent, folder) / "overlays" / "production"
