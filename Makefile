@@ -50,8 +50,8 @@ test: $(VENV)/dev.stamp ## Run every test on real servers, and in containers if 
 test-unit: $(VENV)/dev.stamp ## Run the tests that need no server
 	@$(BIN)/python -m pytest tests/unit
 
-faults: $(VENV)/dev.stamp ## Provoke every fault on real servers and print the table (SECONDS=60, SEED=)
-	@FAULT_SECONDS=$(or $(SECONDS),60) FAULT_SEED=$(SEED) $(BIN)/python -m pytest tests/faults -m "" -v
+faults: $(VENV)/dev.stamp ## Provoke every fault on real servers and print the table (SECONDS=60, SEED=, AUTH=on)
+	@FAULT_AUTHENTICATION=$(AUTH) FAULT_SECONDS=$(or $(SECONDS),60) FAULT_SEED=$(SEED) $(BIN)/python -m pytest tests/faults -m "" -v
 
 soak: $(VENV)/dev.stamp ## Serve mixed load (MINUTES=10); memory, files, threads and pool must stay flat
 	@$(BIN)/python -m tests.faults.soak $(or $(MINUTES),10)

@@ -10,6 +10,7 @@ import psycopg2
 import pytest
 
 from tests.faults.harness.clients import URL, Client, Mix
+from tests.faults.harness.credentials import HEADERS
 from tests.faults.harness.figures import Row
 from tests.faults.harness.operations import Kind, Operation, Outcome, failures
 from tests.faults.harness.probes import Liveness
@@ -46,7 +47,7 @@ def open_pool(scene: Scene) -> None:
         blocker.cursor().execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
         with ThreadPoolExecutor(40) as threads:
             url = f"{scene.service.url}{URL}/1"
-            asked = [threads.submit(httpx.get, url, timeout=20) for _ in range(40)]
+            asked = [threads.submit(httpx.get, url, timeout=20, headers=HEADERS) for _ in range(40)]
             eventually(lambda: scene.health()["pool"]["in_use"] == 10, timeout=2)
             blocker.rollback()
             statuses = [each.result().status_code for each in asked]
@@ -97,7 +98,7 @@ def test_cached_page_is_served_while_the_database_is_frozen(stage: Stage, row: R
         stage.postgres.freeze()
         with ThreadPoolExecutor(30) as threads:
             url = f"{service.url}{URL}/1"
-            hung = [threads.submit(httpx.get, url, timeout=20) for _ in range(30)]
+            hung = [threads.submit(httpx.get, url, timeout=20, headers=HEADERS) for _ in range(30)]
             pages = [client.list_users() for _ in range(50)]
             statuses = {each.result().status_code for each in hung}
         pages += [client.list_users() for _ in range(50)]

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import httpx
 
+from tests.faults.harness.credentials import HEADERS
 from tests.faults.harness.operations import Kind, Operation, Outcome
 
 URL = "/api/v1/users"
@@ -61,7 +62,8 @@ class Client:
 
     def _connect(self) -> httpx.Client:
         # The gateway's certificate is one that it has signed itself.
-        return httpx.Client(base_url=self.url, timeout=self.deadline + 5, verify=False)
+        timeout = self.deadline + 5
+        return httpx.Client(base_url=self.url, timeout=timeout, verify=False, headers=HEADERS)
 
     def __enter__(self) -> Self:
         return self

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from tests.faults.harness.credentials import HEADERS
+
 
 @dataclass(frozen=True, slots=True)
 class RawAnswer:
@@ -32,7 +34,7 @@ class RawAnswer:
 def head(method: str, path: str, headers: Iterable[tuple[str, str]] = ()) -> bytes:
     """Return the head of a request, whatever is in its parts."""
     lines = [f"{method} {path} HTTP/1.1", "Host: localhost"]
-    lines += [f"{name}: {value}" for name, value in headers]
+    lines += [f"{name}: {value}" for name, value in [*HEADERS.items(), *headers]]
     return "\r\n".join([*lines, "", ""]).encode("utf-8", "surrogatepass")
 
 

@@ -21,6 +21,7 @@ from dev.servers import PostgresServer, RedisServer
 from tests.e2e.edge import USER, edge, hits
 from tests.e2e.gateway import Gateway
 from tests.e2e.service import RunningService, running
+from tests.faults.harness import credentials
 from tests.faults.harness.clients import DEADLINE, SLACK, Load, Mix
 from tests.faults.harness.figures import Row
 from tests.faults.harness.operations import BAD, Operation
@@ -84,7 +85,8 @@ class Stage:
             "REDIS_URL": self.redis.url.replace(redis, to_redis),
         }
         log = self.folder / f"service-{next(self._numbers)}.log"
-        with running(log, {**behind_links, **PATIENT, **(environment or {})}, command) as service:
+        own_settings = {**PATIENT, **credentials.settings(self.folder), **(environment or {})}
+        with running(log, {**behind_links, **own_settings}, command) as service:
             if ready:
                 url = f"{service.url}/health/ready"
                 eventually(lambda: httpx.get(url, timeout=20).status_code == 200)

@@ -1,0 +1,19 @@
+"""The credential of the clients, for ``make faults AUTH=on``: every row then holds with it."""
+
+import os
+from pathlib import Path
+
+from tests.issuer import Issuer, ec_key
+
+IS_ON = os.environ.get("FAULT_AUTHENTICATION") == "on"
+ISSUER = Issuer(ec_key("ec"))
+HEADERS = {"Authorization": f"Bearer {ISSUER.token(exp=10**10)}"} if IS_ON else {}
+
+
+def settings(folder: Path) -> dict[str, str]:
+    """Return the variables of a service that accepts the credential."""
+    if not IS_ON:
+        return {}
+    key_set = folder / "keys.json"
+    key_set.write_bytes(ISSUER.document())
+    return {**ISSUER.settings(key_set), "AUTH_PUBLIC": "docs,openapi,metrics,health"}
