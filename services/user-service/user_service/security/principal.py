@@ -10,7 +10,7 @@ from user_service.errors import InsufficientScope, Unauthenticated, Unavailable
 
 
 class Principal(NamedTuple):
-    """A caller and what it may do.
+    """An authenticated caller and its scopes.
 
     ``name`` identifies it in logs, limits and idempotency keys. It is no personal data: the name
     of an API key, or a digest of a token's issuer and subject.
