@@ -173,6 +173,26 @@ def test_ours_count_users_that_were_there_before(dsn: str, tmp_path: Path) -> No
     assert query(dsn, "SELECT DISTINCT version FROM users") == [1]
 
 
+def test_ours_keep_stored_responses_and_let_principals_share_a_key(
+    dsn: str, tmp_path: Path
+) -> None:
+    shutil.copy(MIGRATIONS / "0006_idempotency_keys.sql", tmp_path)
+    migrate(dsn, tmp_path)
+    columns, values = (
+        "key, route, fingerprint, status, headers, body",
+        "'k', 'r', '', 201, '{}', ''",
+    )
+    insert = "INSERT INTO idempotency_keys ({}) VALUES ({})"
+    with closing(psycopg2.connect(dsn)) as connection, connection:
+        connection.cursor().execute(insert.format(columns, values))
+    shutil.copy(MIGRATIONS / "0009_idempotency_principal.sql", tmp_path)
+    migrate(dsn, tmp_path)
+    with closing(psycopg2.connect(dsn)) as connection, connection:
+        connection.cursor().execute(insert.format(f"principal, {columns}", f"'key:a', {values}"))
+    stored = query(dsn, "SELECT principal FROM idempotency_keys WHERE key = 'k' ORDER BY 1")
+    assert stored == ["", "key:a"]
+
+
 def test_pending_ones_are_applied_in_the_order_of_their_names(dsn: str, folder: Path) -> None:
     assert migrate(dsn, folder) == ["0001_planets", "0002_earth"]
     write(folder, "0010_moons", "INSERT INTO moons VALUES ('Earth'); SELECT pg_sleep(0.3)")
