@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 
-def eventually(condition: Callable[[], bool], timeout: float = 15) -> None:
+def eventually(condition: Callable[[], bool], timeout: float = 60) -> None:
     """Wait until ``condition`` holds; fail after ``timeout`` seconds."""
     end = time.monotonic() + timeout
     while not condition():

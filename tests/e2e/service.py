@@ -83,7 +83,7 @@ def running(
         )
     service = RunningService(f"http://127.0.0.1:{port}", port, process, log_file, command is None)
     try:
-        eventually(lambda: is_live(service), timeout=60)
+        eventually(lambda: is_live(service))
         yield service
     finally:
         if process.poll() is None:

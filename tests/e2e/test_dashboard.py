@@ -85,7 +85,7 @@ def prometheus(folder: Path, service: RunningService) -> Iterator[Prometheus]:
         process = subprocess.Popen([program("prometheus"), *arguments], stdout=log, stderr=log)
     try:
         client = Prometheus(f"http://{address}")
-        eventually(client.is_up, timeout=30)
+        eventually(client.is_up)
         yield client
     finally:
         process.terminate()
@@ -120,7 +120,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
         prometheus(folder, service) as server,
         Load(service.url, deadline=20, mix=MIX),
     ):
-        httpx.get(f"{service.url}/health/ready", timeout=20)
+        httpx.get(f"{service.url}/health/ready")
         eventually(lambda: moved(server, "page_cache_requests_total", 'result="hit"'))
         while not moved(server, "pool_checkout_timeouts_total", ""):
             hold_up(postgres, 1)  # a busy machine needs several attempts until requests wait
@@ -128,12 +128,12 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
             hold_up(postgres, 0.1)  # not every lost connection is replaced in time
             time.sleep(0.5)  # successful calls refill the retry budget
         postgres.stop()
-        eventually(lambda: is_open(server, "database"), timeout=30)
+        eventually(lambda: is_open(server, "database"))
         eventually(lambda: moved(server, "page_cache_requests_total", 'result="stale"'))
         postgres.start()
         redis.stop()
-        eventually(lambda: is_open(server, "redis"), timeout=30)
-        eventually(lambda: moved(server, "page_cache_invalidation_failures_total", ""), timeout=30)
+        eventually(lambda: is_open(server, "redis"))
+        eventually(lambda: moved(server, "page_cache_invalidation_failures_total", ""))
         return {
             title: [server.query(asked(target)) for target in panel["targets"]]
             for title, panel in PANELS.items()

@@ -84,7 +84,7 @@ def test_workers_that_a_reload_has_started_drain_too(start: Start) -> None:
     with start(DRAIN_DELAY="2") as service:
         before = service.workers
         service.process.send_signal(signal.SIGHUP)
-        eventually(lambda: not set(before) & set(service.workers), timeout=20)
+        eventually(lambda: not set(before) & set(service.workers))
         ready = f"{service.url}/health/ready"
         eventually(lambda: httpx.get(ready).status_code == 200)
         service.process.terminate()
@@ -100,17 +100,17 @@ def test_master_that_is_succeeded_by_another_leaves_it_the_socket(start: Start) 
     with start(script, WEB_CONCURRENCY="1") as service:
         before = service.workers
         service.process.send_signal(signal.SIGUSR2)
-        eventually(lambda: len(service.workers) > len(before), timeout=20)
+        eventually(lambda: len(service.workers) > len(before))
         (successor,) = set(service.workers) - set(before)
         try:
-            eventually(lambda: len(children(successor)) == 1, timeout=20)
-            eventually(lambda: service.log.count("connection pool opened") == 2, timeout=20)
+            eventually(lambda: len(children(successor)) == 1)
+            eventually(lambda: service.log.count("connection pool opened") == 2)
             assert service.stop(timeout=30) == 0
             for _ in range(10):
                 assert httpx.get(service.url + "/health/live", timeout=2).status_code == 200
         finally:
             os.kill(successor, signal.SIGTERM)
-            eventually(lambda: not Path(f"/proc/{successor}").exists(), timeout=30)
+            eventually(lambda: not Path(f"/proc/{successor}").exists())
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_killed_launcher_or_server_leaves_no_process(service: RunningService, ki
         if killed in (name, "both"):
             os.kill(pid, signal.SIGKILL)
     code = service.process.wait(10)
-    eventually(lambda: not any(map(is_running, pids)), timeout=20)
+    eventually(lambda: not any(map(is_running, pids)))
     if killed == "server":
         assert code == 128 + signal.SIGKILL
         assert "connection pool closed" not in service.log  # the workers were killed at once
@@ -252,7 +252,7 @@ def test_stalled_reader_of_the_log_blocks_neither_requests_nor_a_stop(
             with pytest.raises(BlockingIOError):
                 while True:
                     os.write(writer, b"." * size)
-        with httpx.Client(base_url=service.url, timeout=20) as http:
+        with httpx.Client(base_url=service.url) as http:
             for path in ("/health/live", "/health/ready", URL, "/nowhere"):
                 assert http.get(path).status_code in (200, 404)
         assert service.stop() == 0
@@ -325,7 +325,7 @@ def test_rate_limit_holds_for_all_processes_together(start: Start) -> None:
 
     def ask(n: int) -> int:
         forwarded = {"X-Forwarded-For": f"198.51.100.{n}, 203.0.113.9"}
-        return httpx.get(service.url + URL, headers=forwarded, timeout=20).status_code
+        return httpx.get(service.url + URL, headers=forwarded).status_code
 
     with start(**limit) as service:
         with ThreadPoolExecutor(16) as threads:

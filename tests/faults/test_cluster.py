@@ -52,7 +52,7 @@ class ClusterStage(Stage):
         for link in self.links:
             link.resume()
         self.cluster.heal()
-        eventually(self.is_complete, timeout=60)
+        eventually(self.is_complete)
         self.sql("DROP SCHEMA public CASCADE")
         self.sql("CREATE SCHEMA public AUTHORIZATION users")
         with self.redis_client() as client:
@@ -117,7 +117,7 @@ def stage(cluster_stage: ClusterStage, tmp_path: Path) -> ClusterStage:
 
 
 def until_another_leads(stage: ClusterStage, old: Node) -> None:
-    eventually(lambda: stage.cluster.leader() is not old and stage.is_safe(), timeout=60)
+    eventually(lambda: stage.cluster.leader() is not old and stage.is_safe())
 
 
 def leader_killed(stage: ClusterStage, leader: Node) -> None:
@@ -152,7 +152,7 @@ def etcd_away(stage: ClusterStage, leader: Node) -> None:
 def standby_killed(stage: ClusterStage, leader: Node) -> None:
     (standby,) = [node for node in stage.cluster.nodes if node.is_synchronous]
     standby.kill()
-    eventually(stage.is_safe, timeout=60)
+    eventually(stage.is_safe)
 
 
 CASES: list[tuple[Callable[[ClusterStage, Node], None], str]] = [
@@ -181,7 +181,7 @@ def test_no_acknowledged_write_is_lost(
             fault(stage, stage.cluster.leader())
         stage.cluster.heal()
         time.sleep(max(0.0, began + SECONDS - time.monotonic()))
-        eventually(stage.is_complete, timeout=60)
+        eventually(stage.is_complete)
     note_outages(row, scene)
 
 
@@ -277,7 +277,7 @@ def test_checker_finds_writes_that_a_failover_without_synchronous_mode_loses(
                 leader.kill()
                 for node in standbys:
                     node.start()
-                eventually(lambda: stage.cluster.leader() is not leader, timeout=60)
+                eventually(lambda: stage.cluster.leader() is not leader)
             time.sleep(5)
     finally:
         stage.cluster.leader().configure(synchronous_mode=True)

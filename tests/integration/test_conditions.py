@@ -258,7 +258,7 @@ class TestReadModifyWrite:
         ("member", "value", "rule"),
         [
             ("id", 2, "cannot be changed"),
-            ("id", 2**63, "less than"),
+            ("id", 2**63, "is too large"),
             ("id", "1", "must be a whole number"),
             ("id", True, "must be a whole number"),
             ("id", None, "must be a whole number"),

@@ -210,7 +210,7 @@ def real_issuer(port: int) -> Iterator[str]:
             return False
 
     try:
-        eventually(answers, timeout=30)
+        eventually(answers)
         yield url
     finally:
         process.kill()
