@@ -120,7 +120,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
         prometheus(folder, service) as server,
         Load(service.url, deadline=20, mix=MIX),
     ):
-        httpx.get(f"{service.url}/health/ready")
+        httpx.get(f"{service.url}/health/ready", timeout=20)
         eventually(lambda: moved(server, "page_cache_requests_total", 'result="hit"'))
         while not moved(server, "pool_checkout_timeouts_total", ""):
             hold_up(postgres, 1)  # a busy machine needs several attempts until requests wait

@@ -252,7 +252,7 @@ def test_stalled_reader_of_the_log_blocks_neither_requests_nor_a_stop(
             with pytest.raises(BlockingIOError):
                 while True:
                     os.write(writer, b"." * size)
-        with httpx.Client(base_url=service.url) as http:
+        with httpx.Client(base_url=service.url, timeout=20) as http:
             for path in ("/health/live", "/health/ready", URL, "/nowhere"):
                 assert http.get(path).status_code in (200, 404)
         assert service.stop() == 0
@@ -325,7 +325,7 @@ def test_rate_limit_holds_for_all_processes_together(start: Start) -> None:
 
     def ask(n: int) -> int:
         forwarded = {"X-Forwarded-For": f"198.51.100.{n}, 203.0.113.9"}
-        return httpx.get(service.url + URL, headers=forwarded).status_code
+        return httpx.get(service.url + URL, headers=forwarded, timeout=20).status_code
 
     with start(**limit) as service:
         with ThreadPoolExecutor(16) as threads:
