@@ -1,4 +1,4 @@
-"""The user service as the review found it: what ``make bench`` measures ours against.
+"""The user service before the review, reconstructed from its findings, for ``make bench``.
 
 Written the way such a service is written in a hurry, and not slower than that. REVIEW.md's findings
 are named where each shows. The tables are ours, so it fills in the columns that they need.

@@ -67,18 +67,6 @@ def our_pods(resources: list[Resource]) -> list[Any]:
     return [pod_of(one(resources, *each)) for each in OURS]
 
 
-def test_urls_of_the_secret_are_what_the_settings_take() -> None:
-    text = (OVERLAYS / "production" / "kustomization.yaml").read_text(encoding="utf-8")
-    urls = re.findall(
-        r"^# +(database-(?:owner-|replica-)?url|redis-url) +(\S+)$", text, re.MULTILINE
-    )
-    assert len(dict(urls)) == 4
-    for name, url in [*urls, ("redis-url", re.findall(r"redis\+cluster://\S+[^.\s]", text)[0])]:
-        field = name.replace("-", "_")
-        read = getattr(Settings.model_validate({field: url}), field)
-        assert read.get_secret_value() == url
-
-
 def test_commands_of_the_page_make_the_secrets_that_are_mounted(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
     (commands,) = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
