@@ -212,29 +212,32 @@ def create_authentication(settings: Settings, database: Database) -> Authenticat
     """Return the authentication that ``settings`` ask for; None for none."""
     if not settings.authenticates:
         return None
-    tokens, api_keys = None, None
-    if settings.auth_issuer is not None and settings.auth_audience is not None:
+    api_keys = ApiKeys(partial(valid_keys, database)) if settings.auth_api_keys else None
+    return Authentication(_token_verifier(settings), api_keys)
+
+
+def _token_verifier(settings: Settings) -> TokenVerifier | None:
+    if settings.auth_issuer is None or settings.auth_audience is None:
+        return None
+    if settings.auth_jwks_file is not None:
+        read = partial(read_from_file, settings.auth_jwks_file)
+    else:
         read = partial(fetched_from, settings.auth_issuer, settings.auth_jwks_url)
-        if settings.auth_jwks_file is not None:
-            read = partial(read_from_file, settings.auth_jwks_file)
-        max_stale = settings.auth_jwks_max_stale
-        keys = Refreshed(
-            "the issuer's keys",
-            partial(read, settings.auth_algorithms),
-            refresh_after=min(REFRESH_SECONDS, max_stale / 2),
-            wait_after=max_stale,
-            keep=max_stale,
-        )
-        rules = TokenRules(
-            settings.auth_issuer,
-            settings.auth_audience,
-            settings.auth_scope_claim,
-            settings.auth_leeway,
-        )
-        tokens = TokenVerifier(keys, rules)
-    if settings.auth_api_keys:
-        api_keys = ApiKeys(partial(valid_keys, database))
-    return Authentication(tokens, api_keys)
+    max_stale = settings.auth_jwks_max_stale
+    keys = Refreshed(
+        "the issuer's keys",
+        partial(read, settings.auth_algorithms),
+        refresh_after=min(REFRESH_SECONDS, max_stale / 2),
+        wait_after=max_stale,
+        keep=max_stale,
+    )
+    rules = TokenRules(
+        settings.auth_issuer,
+        settings.auth_audience,
+        settings.auth_scope_claim,
+        settings.auth_leeway,
+    )
+    return TokenVerifier(keys, rules)
 
 
 def _settings_of_environment() -> Settings:
