@@ -119,6 +119,10 @@ def test_claim_that_breaks_a_rule(changed: dict[str, Any], complaint: str) -> No
         ("x", "malformed"),
         ("a.b.c", "malformed"),
         ("é.é.é", "malformed"),
+        ("WyJhbGciXQ.e30.", "malformed"),  # the header is ["alg"]
+        ("ImFsZyI.e30.", "malformed"),  # "alg"
+        ("bnVsbA.e30.", "malformed"),  # null
+        ("Nw.e30.", "malformed"),  # 7
         (f"{ISSUER.token()}.x", "malformed"),
         (f"{ISSUER.token()}=", "malformed"),
         (ISSUER.token()[:-1], "malformed"),
@@ -157,6 +161,22 @@ def test_key_determines_the_algorithm(algorithm: object) -> None:
     token = with_header(alg=algorithm, kid="rsa")
     assert "signature" in reason(token)
     assert "signature" in reason(token.rpartition(".")[0] + ".")
+
+
+@pytest.mark.parametrize("value", [True, 7, 10**30, "\ud800", [], [[]], {}, {"alg": 1}], ids=repr)
+def test_member_of_another_type_is_no_error_of_the_service(value: object) -> None:
+    header = {"alg": "RS256", "kid": "rsa"}
+    tokens = [
+        with_header(**header | {name: value}) for name in ("alg", "kid", "typ", "b64", "crit")
+    ]
+    claims = ("iss", "aud", "exp", "nbf", "iat", "sub", "scope", "jti")
+    tokens += [
+        signed(header, json.dumps({**ISSUER.claims(), name: value}).encode(), RSA)
+        for name in claims
+    ]
+    for token in tokens:
+        with suppress(Unauthenticated):
+            verifier().principal(token)
 
 
 @pytest.mark.parametrize("fields", [{"crit": ["exp"]}, {"zip": "DEF"}, {"enc": "A128GCM"}])

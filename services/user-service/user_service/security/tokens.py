@@ -106,11 +106,14 @@ def verified_payload(token: str, keys: KeySet) -> bytes:
 
     Raise UnknownKey if the issuer may have a newer key that made it, and Unauthenticated if not.
     """
+    # jws.deserialize_compact would issue a Python warning for each token with the name EdDSA.
     try:
         parts = jws.extract_compact(token.encode())
         header, signature = parts.headers(), urlsafe_b64decode(parts.segments["signature"])
     except (JoseError, ValueError, TypeError, RecursionError):
         raise Unauthenticated("the token is malformed") from None
+    if not isinstance(header, dict):  # joserfc accepts any JSON value that contains "alg"
+        raise Unauthenticated("the token is malformed")
     kid, kind = header.get("kid"), header.get("typ", "JWT")
     if REFUSED_FIELDS & header.keys() or str(kind).lower() not in TYPES:
         raise Unauthenticated("the token's header is not accepted")
