@@ -73,7 +73,9 @@ esac
     echo "map '' \$https_port { default '$https_port'; }"
 } >"$folder/environment.conf"
 # The name servers that Lua asks.
-name_servers=$(sed -n 's/^nameserver \(.*:.*\)/[\1]/p; s/^nameserver \([0-9.]*\)$/\1/p' /etc/resolv.conf | xargs)
+name_servers=$(sed -nE \
+    -e 's/^nameserver[[:blank:]]+([0-9.]+)([[:blank:]].*)?$/\1/p' \
+    -e 's/^nameserver[[:blank:]]+([[:xdigit:]]*:[[:xdigit:]:.]*)([[:blank:]].*)?$/[\1]/p' /etc/resolv.conf | xargs)
 echo "resolver ${name_servers:-127.0.0.1} valid=1s;" >"$folder/resolver.conf"
 listed=
 update

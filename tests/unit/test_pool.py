@@ -40,7 +40,7 @@ class FakeConnection:
     loses the connection.
     """
 
-    unanswered = None
+    kept_socket = None
 
     def __init__(self) -> None:
         self.closed = 0

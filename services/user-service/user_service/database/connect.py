@@ -47,7 +47,7 @@ class Connection(connection):
     server: Mapping[str, str]  # the host, its address and its port, where they are known
     timeline = 0  # that the server is known to follow, for a replica
     is_committing = False
-    unanswered: socket.socket | None = None  # waits for the answer to a commit
+    kept_socket: socket.socket | None = None  # waits for the answer to a commit
 
     def keep_socket(self) -> None:
         """Take the socket from libpq, which closes an empty file instead.
@@ -55,15 +55,15 @@ class Connection(connection):
         libpq's farewell goes there. PgBouncer would take it for the end of the session, and open
         the next one while the server still commits.
         """
-        self.unanswered = socket.socket(fileno=os.dup(self.fileno()))
+        self.kept_socket = socket.socket(fileno=os.dup(self.fileno()))
         empty = os.open(os.devnull, os.O_RDWR)
         os.dup2(empty, self.fileno())
         os.close(empty)
 
     def wait_for_answer(self) -> None:
         """Return when the server has answered the commit and ended its session, or is gone."""
-        if self.unanswered is not None:
-            with self.unanswered as waiting, suppress(OSError):
+        if self.kept_socket is not None:
+            with self.kept_socket as waiting, suppress(OSError):
                 waiting.settimeout(None)
                 waiting.recv(1)
                 waiting.shutdown(socket.SHUT_WR)
@@ -72,9 +72,27 @@ class Connection(connection):
 
     def give_up(self) -> None:
         """End ``wait_for_answer`` now."""
-        if self.unanswered is not None:
+        if self.kept_socket is not None:
             with suppress(OSError):
-                self.unanswered.shutdown(socket.SHUT_RDWR)
+                self.kept_socket.shutdown(socket.SHUT_RDWR)
+
+
+def wait_within_deadline(waiting: connection) -> None:
+    """Return when ``waiting`` is ready; raise DeadlineExceeded when the deadline has passed.
+
+    psycopg2 closes a connection whose wait was broken off, so that an answer that still arrives
+    cannot be taken for the answer to a later statement.
+    """
+    while (state := waiting.poll()) != POLL_OK:
+        if state not in _EVENTS:
+            raise psycopg2.OperationalError(f"unexpected state {state} of the connection")
+        poller = select.poll()
+        poller.register(waiting.fileno(), _EVENTS[state])
+        left = deadline.remaining()
+        if not poller.poll(None if left == math.inf else left * 1000):
+            if isinstance(waiting, Connection) and waiting.is_committing:
+                waiting.keep_socket()
+            raise DeadlineExceeded("the database did not answer within the request's deadline")
 
 
 def connect(dsn: str) -> Connection:
@@ -205,21 +223,3 @@ def _addresses(host: dict[str, str], timeout: float) -> Iterator[dict[str, str]]
         return
     for address in resolver.addresses(name, timeout):
         yield {"hostaddr": address}
-
-
-def wait_within_deadline(connection: connection) -> None:
-    """Return when ``connection`` is ready; raise DeadlineExceeded when the deadline has passed.
-
-    psycopg2 closes a connection whose wait was broken off, so that an answer that still arrives
-    cannot be taken for the answer to a later statement.
-    """
-    while (state := connection.poll()) != POLL_OK:
-        if state not in _EVENTS:
-            raise psycopg2.OperationalError(f"unexpected state {state} of the connection")
-        poller = select.poll()
-        poller.register(connection.fileno(), _EVENTS[state])
-        left = deadline.remaining()
-        if not poller.poll(None if left == math.inf else left * 1000):
-            if isinstance(connection, Connection) and connection.is_committing:
-                connection.keep_socket()
-            raise DeadlineExceeded("the database did not answer within the request's deadline")

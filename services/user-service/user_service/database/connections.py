@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import psycopg2
 from psycopg2.extensions import cursor
@@ -39,6 +39,13 @@ class Cursor(cursor):
         """Run one statement."""
         ahead, self.ahead_of_next = self.ahead_of_next + self.ahead_of_each, ""
         super().execute(ahead + query, values)
+
+
+class _Turn(NamedTuple):
+    """A caller that waits for ``lock`` until its loan begins, and whether it writes."""
+
+    lock: threading.Lock
+    writes: bool
 
 
 class ConnectionPool:
@@ -75,21 +82,20 @@ class ConnectionPool:
         self.size = size
         self.lent = 0
         self.closed = False
-        # Without a new connection, the same server answers as before.
+        # Connections opened so far. While the number stays, the same server answers.
         self.made = 0
         self._dsn = dsn
         self._current_dsn = current_dsn
         self._clock = clock
         self._lock = threading.Lock()
-        # One for each waiting caller, and whether it writes.
-        self._turns: deque[tuple[threading.Lock, bool]] = deque()
+        self._turns: deque[_Turn] = deque()
         self._writing = 0
         self._unanswered: set[Connection] = set()
         self._opened: list[Connection] = []  # connections that the pool has not seen yet
         self._pool = SimpleConnectionPool(
             0, size, "", connection_factory=lambda _dsn: self._opened.pop(), cursor_factory=Cursor
         )
-        # So many idle connections putconn keeps. As an argument, so many would be opened at once.
+        # putconn keeps up to minconn idle connections. As an argument, it would open that many.
         self._pool.minconn = size
         self._idle = self._existing = self._most_lent = 0
         self._limit = size  # of the loans; lower while the server refuses more connections
@@ -113,18 +119,18 @@ class ConnectionPool:
                 self._grow_at = self._clock() + GROW_SECONDS
                 self._limit = min(self._limit + 1, self.size)
                 self._hand_over()
-            # Then no caller of its kind waits.
+            # A free loan means that no caller of this kind waits: it would have got it.
             if self.lent < self._limit and not (writes and self._is_full_of_writes):
                 self.lent += 1
                 self._writing += writes
                 return
             if timeout <= 0:
                 raise PoolTimeout(self._in_use)
-            turn = (threading.Lock(), writes)
-            turn[0].acquire()
+            turn = _Turn(threading.Lock(), writes)
+            turn.lock.acquire()
             self._turns.insert(0 if first else len(self._turns), turn)
         try:
-            turn[0].acquire(timeout=timeout)
+            turn.lock.acquire(timeout=timeout)
         except BaseException:  # the caller is ended while it waits, as by a server's time-out
             if not self._withdraw(turn):
                 self.end_loan(None, writes=writes)
@@ -265,13 +271,13 @@ class ConnectionPool:
         """Begin loans for the callers that have waited longest."""
         while self.lent < self._limit:
             is_full = self._is_full_of_writes
-            turn = next((turn for turn in self._turns if not (turn[1] and is_full)), None)
+            turn = next((turn for turn in self._turns if not (turn.writes and is_full)), None)
             if turn is None:
                 return
             self._turns.remove(turn)
             self.lent += 1
-            self._writing += turn[1]
-            turn[0].release()
+            self._writing += turn.writes
+            turn.lock.release()
 
     @property
     def _is_full_of_writes(self) -> bool:
@@ -281,7 +287,7 @@ class ConnectionPool:
     def _in_use(self) -> str:
         return f"{self.lent} connections are in use, {self._writing} of them by writes"
 
-    def _withdraw(self, turn: tuple[threading.Lock, bool]) -> bool:
+    def _withdraw(self, turn: _Turn) -> bool:
         """Stop waiting; return False if the loan has begun before that."""
         with self._lock:
             if turn not in self._turns:

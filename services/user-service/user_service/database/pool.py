@@ -7,7 +7,7 @@ whatever happens, and a circuit breaker refuses calls while the server does not 
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -147,14 +147,49 @@ class Database:
         pool = self._pool
         return PoolStats(pool.size, pool.lent, pool.waiting)
 
-    @contextmanager
-    def read(self, *, waits: bool = True, writes: bool = False) -> Iterator[Cursor]:
+    def read(self, *, waits: bool = True) -> AbstractContextManager[Cursor]:
         """Lend a cursor for statements that change nothing, each a transaction of its own.
 
         A lost connection raises ConnectionLost, which is transient. Without ``waits``, PoolTimeout
-        is raised at once, and the breaker counts no failure. ``write`` and ``transaction`` lend
-        theirs with ``writes``.
+        is raised at once, and the breaker counts no failure.
         """
+        return self._lend(waits=waits)
+
+    @contextmanager
+    def write(self, statement: str, parameters: Mapping[str, object]) -> Iterator[Cursor]:
+        """Run one statement, which commits itself, and lend the cursor that has its result.
+
+        Raise OutcomeUnknown if the connection was lost, or the deadline passed, while it ran: the
+        server may have committed it, or may yet. An error that the server answers has committed
+        nothing.
+        """
+        with self._lend(writes=True) as cursor:
+            _commit(cursor, statement, parameters)
+            yield cursor
+
+    @contextmanager
+    def transaction(self) -> Iterator[Cursor]:
+        """Lend a cursor for one transaction: committed at the end of the block, or rolled back.
+
+        BEGIN goes along with the first statement. Raise OutcomeUnknown if the connection was lost
+        after COMMIT had been sent.
+        """
+        with self._lend(writes=True) as cursor:
+            # The isolation level that the statements are written for, whatever the role's default.
+            cursor.ahead_of_next = "BEGIN ISOLATION LEVEL READ COMMITTED; " + self._local_settings
+            cursor.ahead_of_each = ""
+            try:
+                yield cursor
+            except BaseException:
+                _roll_back(cursor)
+                raise
+            _commit(cursor, "COMMIT")
+            if cursor.statusmessage != "COMMIT":
+                raise TransientFailure("the server rolled back instead of committing")
+
+    @contextmanager
+    def _lend(self, *, waits: bool = True, writes: bool = False) -> Iterator[Cursor]:
+        """Lend a cursor; ``writes`` are those that commit."""
         if writes and self.breaker.state is not State.CLOSED:  # a commit is no trial call
             with self.read() as cursor:
                 cursor.execute("SELECT 1")
@@ -192,44 +227,7 @@ class Database:
                         raise
                     raise meaning from error
         finally:
-            if lent is not None and lent.unanswered is not None:
-                in_background(partial(self._end_after_answer, lent))
-            else:
-                if lent is not None:
-                    self._inspect(lent)
-                self._pool.end_loan(lent, writes=writes)
-
-    @contextmanager
-    def write(self, statement: str, parameters: Mapping[str, object]) -> Iterator[Cursor]:
-        """Run one statement, which commits itself, and lend the cursor that has its result.
-
-        Raise OutcomeUnknown if the connection was lost, or the deadline passed, while it ran: the
-        server may have committed it, or may yet. An error that the server answers has committed
-        nothing.
-        """
-        with self.read(writes=True) as cursor:
-            _commit(cursor, statement, parameters)
-            yield cursor
-
-    @contextmanager
-    def transaction(self) -> Iterator[Cursor]:
-        """Lend a cursor for one transaction: committed at the end of the block, or rolled back.
-
-        BEGIN goes along with the first statement. Raise OutcomeUnknown if the connection was lost
-        after COMMIT had been sent.
-        """
-        with self.read(writes=True) as cursor:
-            # The isolation level that the statements are written for, whatever the role's default.
-            cursor.ahead_of_next = "BEGIN ISOLATION LEVEL READ COMMITTED; " + self._local_settings
-            cursor.ahead_of_each = ""
-            try:
-                yield cursor
-            except BaseException:
-                _roll_back(cursor)
-                raise
-            _commit(cursor, "COMMIT")
-            if cursor.statusmessage != "COMMIT":
-                raise TransientFailure("the server rolled back instead of committing")
+            self._end_loan(lent, writes=writes)
 
     def _wait_for_loan(self, until: float, *, writes: bool) -> None:
         self.breaker.refuse_if_open()  # before waiting in vain
@@ -279,6 +277,14 @@ class Database:
         if lent.info.transaction_status != TRANSACTION_STATUS_IDLE:
             lent.close()
             self._count_replaced(1)
+
+    def _end_loan(self, lent: Connection | None, *, writes: bool) -> None:
+        if lent is not None and lent.kept_socket is not None:
+            in_background(partial(self._end_after_answer, lent))
+            return
+        if lent is not None:
+            self._inspect(lent)
+        self._pool.end_loan(lent, writes=writes)
 
     def _end_after_answer(self, lent: Connection) -> None:
         """End the loan of a commit without an answer once the server has ended its session."""

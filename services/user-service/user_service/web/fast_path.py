@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 VIEWS = ("users.list_users", "users.get_user")
+CACHED = (CacheStatus.HIT, CacheStatus.MISS)
 # As the URL map spells it: the label of metrics and of the access log.
 USER_ROUTE = f"{USERS_PATH}/<user_id:user_id>"
 # Ids with fewer digits than the largest one are bigints.
@@ -97,11 +98,7 @@ class FastPath:
                 query = parse_query(ListQuery, query_string)
                 page, status = read_page(self._services, query)
                 reply = page_reply(page, status)
-                if (
-                    self._tells_place
-                    and self._scope is None
-                    and status in (CacheStatus.HIT, CacheStatus.MISS)
-                ):
+                if self._tells_place and self._scope is None and status in CACHED:
                     reply.headers["X-Page-Place"] = self._services.pages.place()
             else:
                 reply = user_reply(read_user(self._services, int(user[1])))
