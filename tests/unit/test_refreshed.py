@@ -113,7 +113,7 @@ def test_last_value_stands_while_reads_fail_and_nobody_waits_for_them(
     caplog.set_level("INFO")
     values.get()
     source.value = OSError("the source is away")
-    clock.now += 50
+    clock.now += 85
     assert values.get() == "first"
     waits = mocker.patch("user_service.security.refreshed.wait", side_effect=AssertionError)
     source.may_end.clear()  # the next attempt hangs
@@ -121,7 +121,7 @@ def test_last_value_stands_while_reads_fail_and_nobody_waits_for_them(
     assert values.get() == "first"
     source.may_end.set()
     settled(values)
-    clock.now += 49
+    clock.now += 14
     with pytest.raises(Unavailable):
         values.get()
     mocker.stop(waits)
@@ -130,6 +130,22 @@ def test_last_value_stands_while_reads_fail_and_nobody_waits_for_them(
     eventually(lambda: values.get() == "second")
     eventually(lambda: [record.levelname for record in caplog.records] == ["WARNING", "INFO"])
     assert "the source is away" in caplog.text
+
+
+@pytest.mark.parametrize("idle", [30, 200])
+def test_value_is_waited_for_when_the_last_failure_is_long_ago(
+    values: Refreshed[object], source: Source, clock: Clock, idle: float
+) -> None:
+    values.get()
+    clock.now += 10
+    source.value = OSError("the source is away")
+    values.get()
+    settled(values)
+    source.value = "second"
+    clock.now += idle
+    source.may_end.clear()
+    threading.Timer(0.05, source.may_end.set).start()
+    assert values.get() == "second"
 
 
 def test_failed_first_read_is_repeated_after_a_pause(

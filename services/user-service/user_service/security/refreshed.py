@@ -18,9 +18,9 @@ class Refreshed(Generic[T]):
     """The result of ``read``, one call at a time. All times are in seconds.
 
     From the age ``refresh_after`` on, a caller of ``get`` begins a read and does not wait for it.
-    Without a value younger than ``wait_after`` it waits, for ``patience`` at most; but not while
-    reads fail. Then the last value stands, up to the age ``keep``. A value that equals the one
-    before replaces its age only.
+    Without a value younger than ``wait_after`` it waits, for ``patience`` at most; but not within
+    ``wait_after`` of a read that failed. Without success, the last value stands, up to the age
+    ``keep``. A value that equals the one before replaces its age only.
     """
 
     def __init__(  # noqa: PLR0913 -- the others are keywords
@@ -48,7 +48,7 @@ class Refreshed(Generic[T]):
         self._lock = threading.Lock()
         self._known: tuple[T, float] | None = None
         self._reading: Future[None] | None = None
-        self._began = float("-inf")
+        self._began = self._failed = float("-inf")
 
     def get(self) -> T:
         """Return the value; raise Unavailable if there is none, or only one that is too old."""
@@ -56,7 +56,8 @@ class Refreshed(Generic[T]):
             return known[0]
         reading = self.refresh(at_most_every=self._pause)
         is_usable = known is not None and self._age(known) < self._wait_after
-        if reading is not None and not is_usable and not self._outage.lasts:
+        is_failing = self._clock() - self._failed < self._wait_after
+        if reading is not None and not is_usable and not is_failing:
             time_left = self._began + self._patience - self._clock()
             wait([reading], min(max(0.0, time_left), deadline.remaining()))
         known = self._known
@@ -82,8 +83,10 @@ class Refreshed(Generic[T]):
         try:
             value = self._read()
         except Exception as error:  # noqa: BLE001 -- whatever it is, the last value stands
+            self._failed = self._clock()
             self._outage.meet(error)
         else:
-            is_same = known is not None and known[0] == value
-            self._known = (known[0] if known is not None and is_same else value, began)
+            if known is not None and known[0] == value:
+                value = known[0]  # it carries what was derived from it
+            self._known = (value, began)
             self._outage.end()
