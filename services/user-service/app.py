@@ -27,7 +27,7 @@ from user_service.resilience.retry import RetryPolicy
 from user_service.security import principal
 from user_service.security.api_keys import ApiKeys
 from user_service.security.key_set import REFRESH_SECONDS, fetched_from, read_from_file
-from user_service.security.refreshed import Refreshed
+from user_service.security.refreshed import RefreshedValue
 from user_service.security.tokens import TokenRules, TokenVerifier
 from user_service.settings import (
     Settings,
@@ -224,7 +224,7 @@ def _token_verifier(settings: Settings) -> TokenVerifier | None:
     else:
         read = partial(fetched_from, settings.auth_issuer, settings.auth_jwks_url)
     max_stale = settings.auth_jwks_max_stale
-    keys = Refreshed(
+    keys = RefreshedValue(
         "the issuer's keys",
         partial(read, settings.auth_algorithms),
         refresh_after=min(REFRESH_SECONDS, max_stale / 2),

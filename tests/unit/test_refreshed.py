@@ -11,7 +11,7 @@ from tests.unit.conftest import Clock
 from tests.waiting import eventually
 from user_service.errors import Unavailable
 from user_service.resilience import deadline
-from user_service.security.refreshed import Refreshed
+from user_service.security.refreshed import RefreshedValue
 
 
 class Source:
@@ -40,20 +40,20 @@ def source() -> Iterator[Source]:
 
 
 @pytest.fixture
-def values(source: Source, clock: Clock) -> Refreshed[object]:
-    return Refreshed(
+def values(source: Source, clock: Clock) -> RefreshedValue[object]:
+    return RefreshedValue(
         "values", source.read, refresh_after=10, wait_after=20, keep=100, patience=5, clock=clock
     )
 
 
-def settled(values: Refreshed[object]) -> None:
+def settled(values: RefreshedValue[object]) -> None:
     """Wait for the end of the read under way."""
     reading = values.refresh(at_most_every=float("inf"))
     if reading is not None:
         reading.result(30)
 
 
-def test_first_callers_wait_for_one_read(values: Refreshed[object], source: Source) -> None:
+def test_first_callers_wait_for_one_read(values: RefreshedValue[object], source: Source) -> None:
     source.may_end.clear()
     results: list[object] = []
     threads = [threading.Thread(target=lambda: results.append(values.get())) for _ in range(5)]
@@ -67,7 +67,7 @@ def test_first_callers_wait_for_one_read(values: Refreshed[object], source: Sour
 
 
 def test_value_is_read_again_in_the_background_and_nobody_waits(
-    values: Refreshed[object], source: Source, clock: Clock, mocker: MockerFixture
+    values: RefreshedValue[object], source: Source, clock: Clock, mocker: MockerFixture
 ) -> None:
     assert values.get() == "first"
     mocker.patch("user_service.security.refreshed.wait", side_effect=AssertionError("waits"))
@@ -83,7 +83,7 @@ def test_value_is_read_again_in_the_background_and_nobody_waits(
 
 
 def test_value_that_is_too_old_is_waited_for(
-    values: Refreshed[object], source: Source, clock: Clock
+    values: RefreshedValue[object], source: Source, clock: Clock
 ) -> None:
     values.get()
     clock.now += 20
@@ -92,7 +92,7 @@ def test_value_that_is_too_old_is_waited_for(
 
 
 def test_age_counts_from_the_beginning_of_the_read(
-    values: Refreshed[object], source: Source, clock: Clock
+    values: RefreshedValue[object], source: Source, clock: Clock
 ) -> None:
     source.may_end.clear()
     values.refresh(at_most_every=0)
@@ -104,7 +104,7 @@ def test_age_counts_from_the_beginning_of_the_read(
 
 
 def test_last_value_stands_while_reads_fail_and_nobody_waits_for_them(
-    values: Refreshed[object],
+    values: RefreshedValue[object],
     source: Source,
     clock: Clock,
     caplog: pytest.LogCaptureFixture,
@@ -134,7 +134,7 @@ def test_last_value_stands_while_reads_fail_and_nobody_waits_for_them(
 
 @pytest.mark.parametrize("idle", [30, 200])
 def test_value_is_waited_for_when_the_last_failure_is_long_ago(
-    values: Refreshed[object], source: Source, clock: Clock, idle: float
+    values: RefreshedValue[object], source: Source, clock: Clock, idle: float
 ) -> None:
     values.get()
     clock.now += 10
@@ -149,7 +149,7 @@ def test_value_is_waited_for_when_the_last_failure_is_long_ago(
 
 
 def test_failed_first_read_is_repeated_after_a_pause(
-    values: Refreshed[object], source: Source, clock: Clock
+    values: RefreshedValue[object], source: Source, clock: Clock
 ) -> None:
     source.value = Unavailable("away")
     for _ in range(3):
@@ -164,14 +164,14 @@ def test_failed_first_read_is_repeated_after_a_pause(
     assert (values.get(), source.reads) == ("first", 2)
 
 
-def test_wait_ends_at_the_deadline(values: Refreshed[object], source: Source) -> None:
+def test_wait_ends_at_the_deadline(values: RefreshedValue[object], source: Source) -> None:
     source.may_end.clear()
     with deadline.within(0.01), pytest.raises(Unavailable):
         values.get()
 
 
 def test_refresh_is_limited_and_an_equal_value_stays_the_same_object(
-    values: Refreshed[object], source: Source, clock: Clock
+    values: RefreshedValue[object], source: Source, clock: Clock
 ) -> None:
     source.value = first = ["first"]
     assert values.get() is first

@@ -17,7 +17,7 @@ from tests.unit.conftest import Clock
 from user_service.errors import Unauthenticated, Unavailable
 from user_service.security.key_policy import SigningKey, acceptable_keys
 from user_service.security.key_set import KeySet, key_set
-from user_service.security.refreshed import Refreshed
+from user_service.security.refreshed import RefreshedValue
 from user_service.security.tokens import TokenRules, TokenVerifier
 
 ALGORITHMS = ("RS256", "ES256", "Ed25519")
@@ -28,7 +28,7 @@ SECRET = OctKey.import_key("a secret that a server and its clients share", {"kid
 FAR = 10**10
 
 
-class FixedKeys(Refreshed[KeySet]):
+class FixedKeys(RefreshedValue[KeySet]):
     """The key set of the issuer, without reads; lists the wishes for a newer one."""
 
     def __init__(self) -> None:

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def valid_keys(database: Database, used: frozenset[str]) -> dict[str, ApiKey]:
-    """Return the valid keys by prefix, and store for those in ``used`` that today was the day."""
+    """Return the valid keys by prefix. Store today as the last day of use of those in ``used``."""
     with deadline.within(TIMEOUT):
         with database.read() as cursor:
             cursor.execute(_SELECT, {"every": False})

@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 from user_service.domain.api_key import ApiKey, prefix_and_digest
 from user_service.errors import Unauthenticated
 from user_service.security.principal import Principal
-from user_service.security.refreshed import Refreshed
+from user_service.security.refreshed import RefreshedValue
 
 # Seconds after which a revocation has reached every process, while the database answers.
 REVOCATION_SECONDS = 5.0
 # Seconds for which the last keys stand without the database: as long as cached pages by default.
 KEEP_SECONDS = 300.0
 
-# Returns the valid keys by prefix; its argument are the prefixes that were used today.
+# Returns the valid keys by prefix. The argument has the prefixes whose use today is not stored yet.
 ReadKeys = Callable[[frozenset[str]], Mapping[str, ApiKey]]
 
 
@@ -27,7 +27,7 @@ class ApiKeys:
         self._read = read
         self._now = now
         self._used: set[str] = set()
-        self._keys = Refreshed(
+        self._keys = RefreshedValue(
             "API keys",
             self._read_all,
             refresh_after=REVOCATION_SECONDS / 2,

@@ -14,7 +14,7 @@ from user_service.resilience.background import in_background
 T = TypeVar("T")
 
 
-class Refreshed(Generic[T]):
+class RefreshedValue(Generic[T]):
     """The result of ``read``, one call at a time. All times are in seconds.
 
     From the age ``refresh_after`` on, a caller of ``get`` begins a read and does not wait for it.

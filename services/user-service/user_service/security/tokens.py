@@ -15,7 +15,7 @@ from joserfc.util import urlsafe_b64decode
 from user_service.errors import Unauthenticated
 from user_service.security.key_set import KeySet
 from user_service.security.principal import Principal
-from user_service.security.refreshed import Refreshed
+from user_service.security.refreshed import RefreshedValue
 
 # Header fields that would choose the key, or ask for an extension: none is known here.
 REFUSED_FIELDS = frozenset({"jku", "jwk", "x5u", "x5c", "crit", "zip", "enc"})
@@ -47,7 +47,11 @@ class TokenVerifier:
     """Turns tokens into principals. Verified ones are kept until they expire or the keys change."""
 
     def __init__(
-        self, keys: Refreshed[KeySet], rules: TokenRules, *, clock: Callable[[], float] = time.time
+        self,
+        keys: RefreshedValue[KeySet],
+        rules: TokenRules,
+        *,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._keys = keys
         self._rules = rules
