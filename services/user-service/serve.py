@@ -86,11 +86,12 @@ def checked_settings() -> Settings:
     """Return the settings, or raise InvalidSettings, also if a driver rejects its URL."""
     # Imported here: gunicorn imports this module before gevent patches what redis-py imports.
     from user_service.cache.redis_url import parse_redis_url  # noqa: PLC0415
-    from user_service.database.connect import must_be_writable  # noqa: PLC0415
+    from user_service.database.connect import must_be_writable, role_of  # noqa: PLC0415
 
     settings = load_settings()
+    names_role = settings.owner_dsn is not None and settings.migrate_on_start
     for name, parse, url in (
-        ("DATABASE_URL", must_be_writable, settings.database_dsn),
+        ("DATABASE_URL", role_of if names_role else must_be_writable, settings.database_dsn),
         ("DATABASE_OWNER_URL", must_be_writable, settings.owner_dsn),
         ("DATABASE_REPLICA_URL", must_be_writable, settings.replica_dsn),
         ("REDIS_URL", parse_redis_url, settings.redis_dsn),

@@ -45,6 +45,16 @@ def test_url_that_a_driver_rejects_is_an_invalid_setting(
     assert "s3cret" not in str(raised.value)
 
 
+def test_migrations_need_the_role_that_gets_privileges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://host/users")
+    monkeypatch.setenv("DATABASE_OWNER_URL", "postgresql://users@host/users")
+    monkeypatch.setenv("MIGRATE_ON_START", "false")
+    serve.checked_settings()
+    monkeypatch.delenv("MIGRATE_ON_START")
+    with pytest.raises(InvalidSettings, match=r"^DATABASE_URL: .+ names no role"):
+        serve.checked_settings()
+
+
 @pytest.mark.parametrize(("port", "signals"), [("5000", [(7, signal.SIGHUP)]), ("none", [])])
 def test_reload_with_invalid_settings_is_refused(
     monkeypatch: pytest.MonkeyPatch, mocker: MockerFixture, port: str, signals: list[object]
