@@ -97,8 +97,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     )
     register_problems(app)
     register_cors(app, settings.cors_origins)
-    if settings.authenticates:
-        enforce(app, frozenset(settings.auth_public))
+    enforce(app, frozenset(settings.auth_public) if settings.authenticates else None)
     expect_failures(app, services.metrics)
     app.wsgi_app = RequestMiddleware(  # type: ignore[method-assign]  # as Flask documents it
         app.wsgi_app,

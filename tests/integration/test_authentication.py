@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Response
+from flask import Flask, Response
 from flask.testing import FlaskClient
 from psycopg2.extensions import cursor
 from pytest_mock import MockerFixture
 
+from app import create_app
 from tests.integration.users import ADA, GRACE, URL, USER
 from tests.issuer import AUDIENCE, Issuer, ec_key
 from tests.responses import Serve, problem_of
@@ -20,8 +21,9 @@ from tests.waiting import eventually
 from user_service.domain.api_key import new_key
 from user_service.errors import Unavailable
 from user_service.security import api_keys
+from user_service.settings import Settings
 from user_service.web.openapi.document import document
-from user_service.web.policies.access import UndeclaredAccess, access_of, enforce
+from user_service.web.policies.access import UndeclaredAccess
 from user_service.web.services import services_of
 
 ISSUER = Issuer(ec_key("ec"))
@@ -63,13 +65,16 @@ def create_key(client: FlaskClient, name: str, scopes: str, expires: str = "neve
     return run(client, "create", name, "--scopes", scopes, "--expires", expires)
 
 
-def test_every_view_has_a_rule_and_one_without_is_refused(client: FlaskClient) -> None:
-    app = client.application
-    for endpoint in app.view_functions:
-        access_of(app, endpoint)
-    app.add_url_rule("/forgotten", "forgotten", Response)
+@pytest.mark.parametrize("authenticates", [True, False])
+def test_every_view_has_a_rule_and_one_without_is_refused(
+    mocker: MockerFixture, authenticates: bool
+) -> None:
+    def forget(app: Flask, _contact: object) -> None:
+        app.add_url_rule("/forgotten", "forgotten", Response)
+
+    mocker.patch("app.register_security_txt", forget)
     with pytest.raises(UndeclaredAccess, match="forgotten"):
-        enforce(app, frozenset())
+        create_app(Settings(auth_api_keys=authenticates))
 
 
 def test_refusals_are_problems_with_challenges_and_cors(secured: Secured) -> None:

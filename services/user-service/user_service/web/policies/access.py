@@ -1,6 +1,6 @@
 """The permission that each route needs: declared once on its view, enforced and documented.
 
-A view is marked by ``@needs`` or ``@open_to_all``; without a mark, ``required_scope`` raises.
+A view is marked by ``@needs`` or ``@open_to_all``; ``enforce`` refuses one without a mark.
 """
 
 import functools
@@ -44,24 +44,18 @@ def open_to_all(view: V) -> V:
     return _marked(Access(None))(view)
 
 
-def enforce(app: Flask, public: Set[str]) -> None:
-    """Check the permission before each view; raise UndeclaredAccess if one has no rule.
+def enforce(app: Flask, public: Set[str] | None) -> None:
+    """Check the permission before each view, or none if ``public`` is None.
 
     The check comes before the view looks at the request. ``OPTIONS`` and unknown paths call no
-    view that needs a permission.
+    view that needs a permission. Raise UndeclaredAccess if a view has no mark.
     """
     for endpoint, view in app.view_functions.items():
-        access = access_of(app, endpoint)
-        if access.scope is not None and access.public not in public:
+        access = vars(view).get("access")
+        if not isinstance(access, Access):
+            raise UndeclaredAccess(endpoint)
+        if public is not None and access.scope is not None and access.public not in public:
             app.view_functions[endpoint] = _guarded(view, access.scope)
-
-
-def access_of(app: Flask, endpoint: str) -> Access:
-    """Return the rule of a route's view; raise UndeclaredAccess if it has none."""
-    access = vars(app.view_functions[endpoint]).get("access")
-    if not isinstance(access, Access):
-        raise UndeclaredAccess(endpoint)
-    return access
 
 
 def required_scope(app: Flask, endpoint: str) -> str | None:
