@@ -140,15 +140,48 @@ def test_bad_answer_is_no_key_set(
         '{"issuer": "%s"}',
         '{"issuer": "%s", "jwks_uri": 7}',
         '{"issuer": "%s", "jwks_uri": "file:///keys.json"}',
+        '{"issuer": "%s", "jwks_uri": "http://192.0.2.1/keys"}',
+        '{"issuer": "%s", "jwks_uri": "http://localhost.example/keys"}',
+        '{"issuer": "%s", "jwks_uri": "http://localhost@192.0.2.1/keys"}',
+        '{"issuer": "%s", "jwks_uri": "http://["}',
     ],
 )
 def test_metadata_of_another_issuer_or_without_a_secure_address(
     issuer: IssuerServer, metadata: str
 ) -> None:
     issuer.answers[METADATA] = 200, {}, metadata.replace("%s", issuer.url).encode()
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable, match="metadata"):
         fetched_from(issuer.url, None, ALGORITHMS)
     assert issuer.requests == [METADATA]
+
+
+def test_fetch_ends_while_the_issuer_is_still_sending_headers(
+    issuer: IssuerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_set, "FETCH_SECONDS", 0.3)
+    has_returned, was_sending = threading.Event(), threading.Event()
+
+    def long_header(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(b"HTTP/1.0 200 OK\r\nX-Padding: ")
+        for _ in range(250):
+            if has_returned.wait(0.02):
+                was_sending.set()
+                break
+            handler.wfile.write(b"x")
+
+    issuer.answers["/keys"] = long_header
+    with pytest.raises(Unavailable):
+        key_set.fetch(f"{issuer.url}/keys")
+    has_returned.set()
+    assert was_sending.wait(10)
+
+
+def test_issuer_on_this_machine_is_reached_without_a_proxy(
+    issuer: IssuerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    assert set(fetched_from(issuer.url, None, ALGORITHMS).keys) == {"old"}
 
 
 @pytest.mark.usefixtures("eager")
