@@ -26,7 +26,7 @@ from user_service.observability.metrics import Metrics
 from user_service.resilience.retry import RetryPolicy
 from user_service.security import principal
 from user_service.security.api_keys import ApiKeys
-from user_service.security.key_set import REFRESH_SECONDS, fetched_from, read_from_file
+from user_service.security.key_set import REFRESH_SECONDS, fetch_key_set, read_key_set
 from user_service.security.refreshed import RefreshedValue
 from user_service.security.tokens import TokenRules, TokenVerifier
 from user_service.settings import (
@@ -219,9 +219,9 @@ def _token_verifier(settings: Settings) -> TokenVerifier | None:
     if settings.auth_issuer is None or settings.auth_audience is None:
         return None
     if settings.auth_jwks_file is not None:
-        read = partial(read_from_file, settings.auth_jwks_file)
+        read = partial(read_key_set, settings.auth_jwks_file)
     else:
-        read = partial(fetched_from, settings.auth_issuer, settings.auth_jwks_url)
+        read = partial(fetch_key_set, settings.auth_issuer, settings.auth_jwks_url)
     max_stale = settings.auth_jwks_max_stale
     keys = RefreshedValue(
         "the issuer's keys",

@@ -19,7 +19,7 @@ from tests.responses import Serve, problem_of
 from tests.waiting import eventually
 from user_service.errors import Unavailable
 from user_service.security import key_set
-from user_service.security.key_set import MAX_BYTES, fetched_from
+from user_service.security.key_set import MAX_BYTES, fetch_key_set
 
 OLD, NEW = ec_key("old"), ec_key("new")
 ALGORITHMS = ("ES256",)
@@ -125,10 +125,10 @@ def test_bad_answer_is_no_key_set(
 ) -> None:
     monkeypatch.setattr(key_set, "FETCH_SECONDS", 0.3)
     monkeypatch.setattr(key_set, "STEP_SECONDS", 0.3)
-    assert set(fetched_from(issuer.url, None, ALGORITHMS).keys) == {"old"}
+    assert set(fetch_key_set(issuer.url, None, ALGORITHMS).keys) == {"old"}
     issuer.answers[path] = answer
     with pytest.raises(Unavailable):
-        fetched_from(issuer.url, None, ALGORITHMS)
+        fetch_key_set(issuer.url, None, ALGORITHMS)
     assert "/other" not in issuer.requests
 
 
@@ -151,7 +151,7 @@ def test_metadata_of_another_issuer_or_without_a_secure_address(
 ) -> None:
     issuer.answers[METADATA] = 200, {}, metadata.replace("%s", issuer.url).encode()
     with pytest.raises(Unavailable, match="metadata"):
-        fetched_from(issuer.url, None, ALGORITHMS)
+        fetch_key_set(issuer.url, None, ALGORITHMS)
     assert issuer.requests == [METADATA]
 
 
@@ -181,7 +181,7 @@ def test_issuer_on_this_machine_is_reached_without_a_proxy(
 ) -> None:
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
-    assert set(fetched_from(issuer.url, None, ALGORITHMS).keys) == {"old"}
+    assert set(fetch_key_set(issuer.url, None, ALGORITHMS).keys) == {"old"}
 
 
 @pytest.mark.usefixtures("eager")

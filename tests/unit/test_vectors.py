@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from user_service.errors import Unauthenticated, Unavailable
-from user_service.security.key_set import key_set
+from user_service.security.key_set import parse_key_set
 from user_service.security.tokens import verified_payload
 
 VECTORS = Path(__file__).resolve().parents[3] / "shared" / "vectors"
@@ -72,7 +72,7 @@ RFC_VECTORS = [RSA_VECTOR, EC_VECTOR, ED_VECTOR]
 def accepts(jwks: dict[str, Any], token: str, algorithms: tuple[str, ...] = ALGORITHMS) -> bool:
     document = jwks if "keys" in jwks else {"keys": [jwks]}
     try:
-        verified_payload(token, key_set(json.dumps(document).encode(), algorithms))
+        verified_payload(token, parse_key_set(json.dumps(document).encode(), algorithms))
     except (Unauthenticated, Unavailable):
         return False
     return True

@@ -76,7 +76,7 @@ def acceptable_keys(
         try:
             accepted[kid] = _signing_key(jwk, algorithms)
         except UnacceptableKey as error:
-            refused.append(f"{str(kid)[:64]}: {error}")
+            refused.append(f"{str(kid)[:64]!r}: {error}")
     return accepted, refused
 
 

@@ -50,29 +50,29 @@ class KeySet:
         return self.keys.get(kid) if isinstance(kid, str | None) else None
 
 
-def read_from_file(path: Path, algorithms: Sequence[str]) -> KeySet:
+def read_key_set(path: Path, algorithms: Sequence[str]) -> KeySet:
     """Return the key set in a file; raise Unavailable if there is none."""
     try:
-        return key_set(path.read_bytes(), algorithms)
+        return parse_key_set(path.read_bytes(), algorithms)
     except OSError as error:
         raise Unavailable(f"AUTH_JWKS_FILE cannot be read: {error.strerror}") from error
 
 
-def fetched_from(issuer: str, url: str | None, algorithms: Sequence[str]) -> KeySet:
+def fetch_key_set(issuer: str, url: str | None, algorithms: Sequence[str]) -> KeySet:
     """Return the key set at ``url``, by default the one that the issuer's metadata names.
 
     Raise Unavailable if a document cannot be had, or has no acceptable key.
     """
-    return key_set(fetch(url or _jwks_uri(issuer)), algorithms)
+    return parse_key_set(fetch(url or _jwks_uri(issuer)), algorithms)
 
 
-def key_set(document: bytes, algorithms: Sequence[str]) -> KeySet:
+def parse_key_set(document: bytes, algorithms: Sequence[str]) -> KeySet:
     """Return the acceptable keys of ``document``; raise Unavailable if there are none."""
     accepted, refused = acceptable_keys(_parsed(document), algorithms)
-    for reason in refused:
-        log.info("key of the issuer refused: %s", reason)
     if not accepted:
-        raise Unavailable("the key set has no acceptable key")
+        raise Unavailable(f"the key set has no acceptable key: {'; '.join(refused[:5])}")
+    for reason in refused:
+        log.debug("key of the issuer refused: %s", reason)
     return KeySet(hashlib.sha256(document).digest(), accepted)
 
 
@@ -122,8 +122,6 @@ def _jwks_uri(issuer: str) -> str:
 
 def _parsed(document: bytes) -> object:
     try:
-        parsed: object = orjson.loads(document)
+        return orjson.loads(document)
     except orjson.JSONDecodeError:
         raise Unavailable("the issuer's document is not JSON") from None
-    else:
-        return parsed
