@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -167,7 +168,7 @@ class TestInFlight:
     def test_key_whose_lock_is_held_is_a_conflict_that_says_when_to_try_again(
         self, client: FlaskClient, admin: cursor, other: cursor
     ) -> None:
-        other.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (KEY,))
+        other.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f" {KEY}",))
         refused = post(client)
         assert problem_of(refused, 409)["type"] == IN_FLIGHT
         assert refused.headers["Retry-After"] == "1"
@@ -185,6 +186,11 @@ class TestInFlight:
         replayed = post(client)
         assert (replayed.status_code, replayed.data) == (201, STORED.body)
         assert replayed.headers["Location"] == f"{URL}/77"
+
+    def test_key_is_locked_for_its_principal_alone(self, admin: cursor, other: cursor) -> None:
+        for session, name, key in ((other, "key:ab", "1"), (admin, "key:a", "b1")):
+            request = replace(KEYED, principal=name, key=key)
+            assert stored_responses.begin(session, request) is None
 
     def test_twenty_at_once_make_one_user(self, client: FlaskClient, admin: cursor) -> None:
         with ThreadPoolExecutor(20) as threads:

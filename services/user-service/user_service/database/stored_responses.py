@@ -18,7 +18,7 @@ def begin(cursor: cursor, request: KeyedRequest) -> StoredResponse | None:
     """
     cursor.execute(
         "SELECT pg_try_advisory_xact_lock(hashtextextended(%(key)s, 0))",
-        {"key": request.principal + request.key},
+        {"key": f"{request.principal} {request.key}"},
     )
     if cursor.fetchone() != (True,):
         raise IdempotencyKeyInFlight
