@@ -19,6 +19,8 @@ from tests.responses import Serve, json_of, problem_of
 from tests.waiting import eventually
 from user_service.database.connections import GROW_SECONDS
 from user_service.database.pool import Database
+from user_service.database.stored_keys import add_key, valid_keys
+from user_service.domain.api_key import new_key
 from user_service.errors import OutcomeUnknown, PoolTimeout
 from user_service.resilience import deadline
 from user_service.resilience.breaker import State
@@ -144,10 +146,31 @@ def writes_wait_and_reads_go_on(database: Database, admin: cursor) -> None:
     write(0)
 
 
+def test_day_of_last_use_waits_for_no_standby(
+    on_it: Serve, admin: cursor, postgres: PostgresServer
+) -> None:
+    database = services_of(on_it().application).database
+    _, key = new_key("reader", frozenset({"users:read"}), None)
+    add_key(postgres.url, key)
+    wait_for(admin, "gone")
+    try:
+        valid_keys(database, frozenset({key.prefix}))
+        assert valid_keys(database, frozenset())[key.prefix].last_used_on is not None
+        assert database.stats().in_use == 0
+    finally:
+        wait_for(admin, "")
+
+
 def wait_for(admin: cursor, standby: str) -> None:
     """Have each commit wait for ``standby``; without one, those that wait go on."""
     admin.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{standby}'")
     admin.execute("SELECT pg_reload_conf()")
+
+    def is_known() -> bool:
+        admin.execute("SHOW synchronous_standby_names")
+        return admin.fetchone() == (standby,)
+
+    eventually(is_known)
 
 
 def test_no_room_for_a_connection_is_not_ready(postgres: PostgresServer, serving: Serve) -> None:

@@ -78,7 +78,9 @@ def _session(dsn: str) -> Iterator[cursor]:
 
 
 def _store_day(database: Database, used: frozenset[str]) -> None:
+    # A lost day is no harm. A commit that waited for a standby would keep a slot of the pool.
     statement = """
+        SET LOCAL synchronous_commit = off;
         INSERT INTO api_key_uses (prefix, last_used_on)
         SELECT unnest(%(used)s), current_date
         ON CONFLICT (prefix) DO UPDATE SET last_used_on = excluded.last_used_on
