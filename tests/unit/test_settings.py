@@ -186,6 +186,12 @@ class TestMalformed:
             assert complaint(**{name: issuer}) == f"AUTH_ISSUER: {needed} {name}"
         assert read(AUTH_ISSUER=issuer, AUTH_AUDIENCE="users").authenticates
 
+    def test_contradiction_in_the_configuration_of_authentication(self) -> None:
+        assert complaint(AUTH_PUBLIC="none,docs") == "AUTH_PUBLIC: `none` stands alone"
+        issuer = {"AUTH_ISSUER": "https://issuer.example", "AUTH_AUDIENCE": "users"}
+        message = complaint(**issuer, AUTH_JWKS_URL="https://a.example", AUTH_JWKS_FILE="keys.json")
+        assert message == "AUTH_JWKS_URL: has no effect beside AUTH_JWKS_FILE"
+
     def test_all_invalid_values_are_reported_at_once_without_the_secret_of_another(self) -> None:
         secrets = dict.fromkeys(SECRETS, f"redis://:{SECRET}@host")
         message = complaint(PORT="x", CACHE_TTL="y", LOG_LEVEL="z", **secrets)

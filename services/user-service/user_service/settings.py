@@ -108,8 +108,8 @@ Claim = Annotated[str, Field(pattern=r"^[!-~]+$")]
 Claims = Annotated[tuple[Claim, ...], NoDecode, BeforeValidator(_listed)]
 PublicPart = Literal["docs", "openapi", "metrics", "health", "none"]
 PublicParts = Annotated[tuple[PublicPart, ...], NoDecode, BeforeValidator(_listed)]
-# Keys must come from the issuer itself: without TLS only on this machine. Nothing is secret in it.
-IssuerUrl = Annotated[
+# Keys must come from the issuer itself: without TLS only on this machine. The URL holds no secret.
+KeySourceUrl = Annotated[
     str, Field(pattern=r"^(https://|http://(localhost|127\.0\.0\.1|\[::1\])[:/])[!-?A-~]+$")
 ]
 # Up to ten digits: the numbers of Lua, with which Redis counts, are exact far beyond that.
@@ -203,11 +203,11 @@ class Settings(BaseSettings):
     """Header in which a trusted proxy names the client, such as `X-Authenticated-Subject`"""
     trusted_proxies: Networks = ()
     """Addresses and networks whose `X-Forwarded-For` is trusted, such as `10.0.0.0/8,192.0.2.1`"""
-    auth_issuer: IssuerUrl | None = None
+    auth_issuer: KeySourceUrl | None = None
     """Issuer of the JSON Web Tokens that callers send; turns authentication on"""
     auth_audience: str | None = None
     """Audience that a token must name; needed with `AUTH_ISSUER`"""
-    auth_jwks_url: IssuerUrl | None = None
+    auth_jwks_url: KeySourceUrl | None = None
     """URL of the issuer's key set; by default the one in its `/.well-known/openid-configuration`"""
     auth_jwks_file: Path | None = None
     """File with the issuer's key set, which is then not fetched"""
@@ -392,12 +392,16 @@ def _secrets_of_files() -> dict[str, Any]:
 
 
 def _check_authentication(settings: Settings) -> None:
-    """Refuse half of a configuration, with which no token would be accepted, or none be needed."""
+    """Refuse half of a configuration, and settings that contradict each other."""
     if settings.auth_issuer and not settings.auth_audience:
         raise InvalidSettings("AUTH_AUDIENCE: is needed with AUTH_ISSUER")
     for name in ("auth_audience", "auth_jwks_url", "auth_jwks_file"):
         if getattr(settings, name) and not settings.auth_issuer:
             raise InvalidSettings(f"AUTH_ISSUER: is needed with {name.upper()}")
+    if settings.auth_jwks_url and settings.auth_jwks_file:
+        raise InvalidSettings("AUTH_JWKS_URL: has no effect beside AUTH_JWKS_FILE")
+    if "none" in settings.auth_public and set(settings.auth_public) != {"none"}:
+        raise InvalidSettings("AUTH_PUBLIC: `none` stands alone")
 
 
 def _ignored_files() -> list[str]:

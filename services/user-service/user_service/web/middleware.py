@@ -100,7 +100,9 @@ class RequestMiddleware:
             rule = getattr(environ.get("werkzeug.request"), "url_rule", None)
             route = UNMATCHED if rule is None else rule.rule
         self._metrics.observe(route, method, status, seconds)
-        name = None if self._authentication is None else principal.current_name() or "-"
+        name = None
+        if self._authentication is not None:
+            name = principal.current_name() or "-"
         log_request(method, route, status, seconds, name)
 
 
