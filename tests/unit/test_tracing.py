@@ -81,4 +81,4 @@ def test_text_of_an_error_is_left_out() -> None:
         raise ValueError("Key (email)=(ada@example.com) already exists")
     (span,) = exporter.get_finished_spans()
     assert not span.status.is_ok
-    assert "ada" not in span.to_json()
+    assert "ada@" not in span.to_json()  # hexadecimal ids contain "ada" at times
