@@ -286,6 +286,8 @@ def test_acceptable_key_has_one_algorithm(jwk: dict[str, Any], algorithm: str) -
         SECRET.as_dict(private=True),
         public(EC, x=public(ec_key("x"))["x"]),  # not on the curve
         public(EC, crv="P-521"),
+        public(EC, crv=[]),
+        public(EC, crv={}),
         public(ec_key("k1", "secp256k1")),
         public(OKPKey.generate_key("Ed448")),
         public(OKPKey.generate_key("X25519")),

@@ -88,7 +88,8 @@ def _signing_key(jwk: Mapping[str, Any], algorithms: Sequence[str]) -> SigningKe
     operations = jwk.get("key_ops", ["verify"])
     if not isinstance(operations, list) or "verify" not in operations:
         raise UnacceptableKey("its key_ops do not contain verify")
-    possible = ALGORITHMS.get((str(jwk.get("kty")), jwk.get("crv") and str(jwk["crv"])), ())
+    curve = jwk.get("crv")
+    possible = ALGORITHMS.get((str(jwk.get("kty")), None if curve is None else str(curve)), ())
     allowed = [each for each in algorithms if each in possible]
     if "alg" in jwk:
         allowed = [each for each in allowed if each == canonical(str(jwk["alg"]))]
