@@ -20,6 +20,7 @@ from tests.pgbouncer import PgBouncer
 from tests.responses import json_of, problem_of
 from tests.waiting import eventually
 from user_service.database.pool import Database
+from user_service.database.stored_keys import all_keys
 from user_service.errors import DeadlineExceeded, Unavailable
 from user_service.resilience import deadline
 from user_service.settings import Settings
@@ -74,6 +75,7 @@ def test_sessions_keep_nothing_of_ours_and_change_nothing_for_us(
             client.cursor().execute("SET statement_timeout = '7s'; SET enable_indexscan = off")
         for client in (one, other):
             client.commit()
+        all_keys(pgbouncer.url)
         for borrow in (database.read, database.transaction):
             with borrow() as cursor:
                 assert value(cursor, "SHOW statement_timeout") == "500ms"

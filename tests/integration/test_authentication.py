@@ -299,7 +299,27 @@ class TestApiKeys:
         problem_of(client.get(URL, headers=bearer(key)), 503)
         assert client.get("/health/live", headers=bearer(key)).status_code == 200
 
-    def test_listed_keys_have_no_secret(self, client: FlaskClient) -> None:
+    def test_refusal_by_the_database_is_one_line(
+        self, secured: Secured, empty_url: str, admin: cursor
+    ) -> None:
+        as_service = secured(database_owner_url=None)
+        unmigrated = secured(database_owner_url=None, database_url=empty_url)
+        for client, command, reason in (
+            (as_service, (*CREATE, "reader"), "permission denied for table api_keys"),
+            (as_service, ("revoke", "reader"), "permission denied for table api_keys"),
+            (unmigrated, ("list",), 'relation "api_keys" does not exist'),
+        ):
+            refused = run(client, *command, exit_code=1)
+            assert refused == f"Error: the database refuses: {reason}"
+        admin.execute("BEGIN; LOCK TABLE api_keys")
+        assert run(as_service, "list", exit_code=1).endswith("due to statement timeout")
+        admin.execute("ROLLBACK")
+
+    def test_listed_keys_have_no_secret(
+        self, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PGTZ", "America/New_York")
+        monkeypatch.setenv("PGOPTIONS", "-c default_transaction_read_only=on")
         key = create_key(client, "reader", "users:read,users:write", "2999-12-31")
         create_key(client, "former", "users:read", "90d")
         run(client, "revoke", "former")
@@ -320,6 +340,7 @@ class TestApiKeys:
             ("reader", "", "90d"),
             ("reader", "users:read", "soon"),
             ("reader", "users:read", "2020-01-01"),
+            ("reader", "users:read", "9999-12-31T23:00-12:00"),
         ],
     )
     def test_invalid_arguments_are_refused(

@@ -335,6 +335,8 @@ def test_refused_migration_ends_the_worker_without_details(
     client = serving(database_url=empty_url)
     with pytest.raises(NotPrepared):
         services_of(client.application).begin(lambda: False)
+    ended = client.application.test_cli_runner().invoke(args=["migrate"])
+    assert re.fullmatch("Error: the database refuses: .+\n", ended.output)
     for path in ("/health", "/health/ready", USER):
         answer = client.get(path)
         assert answer.status_code == 503

@@ -12,11 +12,19 @@ from user_service.settings import Settings
 from user_service.web.cli import migrate_command
 
 
-def test_migration_without_a_server_fails_in_one_line() -> None:
-    command = migrate_command(f"postgresql://users@127.0.0.1:{free_port()}/users", None)
-    ended = CliRunner().invoke(command)
+@pytest.mark.parametrize("command", ["migrate", "users recount", "users check", "keys list"])
+def test_command_without_a_server_fails_in_one_line(command: str) -> None:
+    url = f"postgresql://users@127.0.0.1:{free_port()}/users"
+    app = create_app(Settings.model_validate({"database_url": url}))
+    ended = app.test_cli_runner().invoke(args=command.split())
     assert ended.exit_code == 1
     assert re.fullmatch("Error: cannot connect to the database: .+\n", ended.output)
+
+
+def test_migration_needs_the_role_that_gets_privileges() -> None:
+    command = migrate_command("postgresql:///users", "postgresql://users@127.0.0.1:1/users")
+    ended = CliRunner().invoke(command)
+    assert ended.output == "Error: the URL of the database names no role\n"
 
 
 @pytest.mark.parametrize(

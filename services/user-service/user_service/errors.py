@@ -81,10 +81,6 @@ class InsufficientScope(Exception):
         self.scope = scope
 
 
-class ApiKeyExists(Exception):
-    """An API key with this name is in use."""
-
-
 class RateLimited(Exception):
     """The client has exceeded ``policy``; its next request passes in ``retry_after`` seconds."""
 

@@ -5,6 +5,9 @@ classes are too wide (``OperationalError`` includes statement time-outs and full
 narrow (a read-only standby after a failover raises an ``InternalError``).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import psycopg2
 import psycopg2.errorcodes as sqlstate
 
@@ -68,3 +71,13 @@ def translated(error: psycopg2.Error, *, connection_lost: bool) -> Unavailable |
     if code in UNAVAILABLE or code[:2] in UNAVAILABLE_CLASSES:
         return Unavailable(f"database cannot serve this now ({code})")
     return None
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Raise Unavailable, with PostgreSQL's reason for operators, instead of psycopg2's errors."""
+    try:
+        yield
+    except psycopg2.Error as error:
+        reason = error.diag.message_primary or error
+        raise Unavailable(f"the database refuses: {reason}") from error

@@ -8,17 +8,20 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import psycopg2
-from psycopg2.errors import UniqueViolation
-from psycopg2.extensions import cursor
 
-from user_service.database.connect import connect
+from user_service.database.connect import connect, with_session_defaults
+from user_service.database.connections import Cursor
 from user_service.database.pool import Database
 from user_service.domain.api_key import ApiKey
-from user_service.errors import ApiKeyExists, Unavailable
+from user_service.errors import Unavailable
 from user_service.resilience import deadline
 
 # Seconds for a read, beside the requests that use the keys read before.
 TIMEOUT = 2.0
+# Seconds for a command.
+COMMAND_TIMEOUT = 10.0
+# These go along with the statement: PgBouncer refuses a connection with settings.
+_COMMAND_SETTINGS = "SET LOCAL statement_timeout = '2s'; SET LOCAL timezone = 'UTC'; "
 
 _SELECT = """
     SELECT prefix, name, digest, scopes, created_at, expires_at, revoked_at, last_used_on
@@ -48,17 +51,16 @@ def all_keys(dsn: str) -> list[ApiKey]:
         return list(_keys(cursor))
 
 
-def add_key(dsn: str, key: ApiKey) -> None:
-    """Store ``key``; raise ApiKeyExists if one with its name is not revoked."""
+def add_key(dsn: str, key: ApiKey) -> bool:
+    """Store ``key``; return False if one with its name is not revoked."""
     statement = """
         INSERT INTO api_keys (prefix, name, digest, scopes, expires_at)
         VALUES (%(prefix)s, %(name)s, %(digest)s, %(scopes)s, %(expires_at)s)
+        ON CONFLICT DO NOTHING
     """
-    try:
-        with _session(dsn) as cursor:
-            cursor.execute(statement, key._asdict() | {"scopes": sorted(key.scopes)})
-    except UniqueViolation as error:
-        raise ApiKeyExists(key.name) from error
+    with _session(dsn) as cursor:
+        cursor.execute(statement, key._asdict() | {"scopes": sorted(key.scopes)})
+        return cursor.rowcount > 0
 
 
 def revoke_key(dsn: str, name: str) -> bool:
@@ -72,8 +74,13 @@ def revoke_key(dsn: str, name: str) -> bool:
 
 
 @contextmanager
-def _session(dsn: str) -> Iterator[cursor]:
-    with closing(connect(dsn)) as connection, connection.cursor() as cursor:
+def _session(dsn: str) -> Iterator[Cursor]:
+    with (
+        deadline.within(COMMAND_TIMEOUT),
+        closing(connect(with_session_defaults(dsn, None))) as connection,
+        connection.cursor(cursor_factory=Cursor) as cursor,
+    ):
+        cursor.ahead_of_each = _COMMAND_SETTINGS
         yield cursor
 
 
@@ -93,6 +100,6 @@ def _store_day(database: Database, used: frozenset[str]) -> None:
         log.warning("the day of the last use of API keys was not stored: %s", error)
 
 
-def _keys(cursor: cursor) -> Iterator[ApiKey]:
+def _keys(cursor: Cursor) -> Iterator[ApiKey]:
     for prefix, name, digest, scopes, *times in cursor:
         yield ApiKey(prefix, name, bytes(digest), frozenset(scopes), *times)

@@ -3,10 +3,12 @@
 import itertools
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import click
 from flask.cli import AppGroup
 
+from user_service.database.failures import explained
 from user_service.database.migrate import migrate
 from user_service.domain.names import valid_email, valid_username
 from user_service.domain.positions import Position
@@ -23,9 +25,20 @@ MAX_USERS = 10_000_000
 users = AppGroup("users", help="Work on users.")
 
 
+@contextmanager
+def reported() -> Iterator[None]:
+    """End the command with one line if the database does not serve it, or its URL is unsuitable."""
+    try:
+        with explained():
+            yield
+    except (Unavailable, ValueError) as error:
+        raise click.ClickException(" ".join(str(error).split())) from error
+
+
 @users.command("seed")
 @click.argument("number", type=click.IntRange(1, MAX_USERS))
 @click.option("--seed", default=1, show_default=True, help="Seed of the random names.")
+@reported()
 def seed_users(number: int, seed: int) -> None:
     """Add NUMBER users with realistic names; a seed always makes the same users.
 
@@ -48,6 +61,7 @@ def seed_users(number: int, seed: int) -> None:
 
 
 @users.command("recount")
+@reported()
 def recount_users() -> None:
     """Count the users again and put the cached pages out of date, after a restore."""
     number = services().users.recount()
@@ -56,6 +70,7 @@ def recount_users() -> None:
 
 
 @users.command("check")
+@reported()
 def check_users() -> None:
     """List the stored names that this release would refuse. Their users stay as they are."""
     number = 0
@@ -73,12 +88,10 @@ def migrate_command(dsn: str, owner_dsn: str | None) -> click.Command:
     """Return the command that migrates the database at ``dsn``, as its owner if there is one."""
 
     @click.command("migrate")
+    @reported()
     def apply() -> None:
         """Apply pending migrations."""
-        try:
-            applied = migrate(dsn, owner_dsn=owner_dsn)
-        except Unavailable as error:
-            raise click.ClickException(" ".join(str(error).split())) from error
+        applied = migrate(dsn, owner_dsn=owner_dsn)
         click.echo("\n".join(applied) or "nothing to migrate")
 
     return apply

@@ -1,8 +1,6 @@
 """The command line of operators for API keys: ``flask --app app keys …``."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -10,12 +8,13 @@ from flask.cli import AppGroup
 
 from user_service.database.stored_keys import add_key, all_keys, revoke_key
 from user_service.domain.api_key import ApiKey, new_key
-from user_service.errors import ApiKeyExists, Unavailable
+from user_service.web.cli import reported
 from user_service.web.policies.access import SCOPES
 
 # Names appear in logs, so they are no place for email addresses.
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _DAYS = re.compile(r"([1-9][0-9]{0,3})d")
+_EXPIRY_HELP = "90d, 2027-12-31 (until that day begins, in UTC) or never."
 
 
 def _name(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
@@ -38,9 +37,9 @@ def _expiry(_context: click.Context, _parameter: click.Parameter, value: str) ->
         return datetime.now(UTC) + timedelta(days=int(days[1]))
     try:
         expiry = datetime.fromisoformat(value)
-    except ValueError:
+        expiry = expiry.replace(tzinfo=expiry.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):
         raise click.BadParameter("must be like 90d, 2027-12-31 or never") from None
-    expiry = expiry if expiry.tzinfo else expiry.replace(tzinfo=UTC)
     if expiry <= datetime.now(UTC):
         raise click.BadParameter("must be in the future")
     return expiry
@@ -53,29 +52,28 @@ def key_commands(dsn: str) -> AppGroup:
     @keys.command("create")
     @click.argument("name", callback=_name)
     @click.option("--scopes", required=True, callback=_scopes, help=f"Some of {','.join(SCOPES)}.")
-    @click.option("--expires", required=True, callback=_expiry, help="90d, 2027-12-31 or never.")
+    @click.option("--expires", required=True, callback=_expiry, help=_EXPIRY_HELP)
+    @reported()
     def create_key(name: str, scopes: frozenset[str], expires: datetime | None) -> None:
         """Create an API key and print it, this once: the service stores only a digest."""
         key, stored = new_key(name, scopes, expires)
-        with _reported():
-            add_key(dsn, stored)
+        if not add_key(dsn, stored):
+            raise click.ClickException(f"the key {name} exists; revoke it first")
         click.echo(key)
 
     @keys.command("list")
+    @reported()
     def list_keys() -> None:
         """List all API keys, without their secrets."""
-        with _reported():
-            listed = all_keys(dsn)
-        for key in listed:
+        for key in all_keys(dsn):
             click.echo("  ".join((key.name, key.prefix, ",".join(sorted(key.scopes)), *_use(key))))
 
     @keys.command("revoke")
     @click.argument("name")
+    @reported()
     def revoke(name: str) -> None:
         """Revoke the API key of this name. It stops working within 5 seconds."""
-        with _reported():
-            is_revoked = revoke_key(dsn, name)
-        if not is_revoked:
+        if not revoke_key(dsn, name):
             raise click.ClickException(f"there is no valid key {name}")
         click.echo(f"{name} is revoked")
 
@@ -91,14 +89,3 @@ def _use(key: ApiKey) -> tuple[str, str]:
         state = f"{'expired' if has_expired else 'valid until'} {key.expires_at:%Y-%m-%d}"
     used = "never used" if key.last_used_on is None else f"last used {key.last_used_on}"
     return state, used
-
-
-@contextmanager
-def _reported() -> Iterator[None]:
-    """Turn errors into one line."""
-    try:
-        yield
-    except ApiKeyExists as error:
-        raise click.ClickException(f"the key {error} exists; revoke it first") from error
-    except Unavailable as error:
-        raise click.ClickException(" ".join(str(error).split())) from error
