@@ -86,7 +86,8 @@ def gateway(
         changes = {"/etc/nginx/edge/": f"{folder}/edge/", **edge.changes}
         names = (part for name in environment for part in ("--env", name))
         volume = f"--volume={folder.parent}:{folder.parent}"
-        start = ["docker", "run", "--rm", "--user=0", "--network=host", volume, *names]
+        user = f"--user={os.getuid()}:{os.getgid()}"  # who can remove the files that nginx makes
+        start = ["docker", "run", "--rm", user, "--network=host", volume, *names]
         start += ["--entrypoint=sh", edge.image]
     _adapt(folder, {8443: tls_port, 8080: plain_port, 9145: metrics_port}, changes)
     if balanced:
