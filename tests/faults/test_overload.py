@@ -72,7 +72,6 @@ def test_goodput_holds_under_three_times_the_load(stage: Stage, row: Row) -> Non
 @pytest.mark.row("3 x as many clients as it takes, and a 30 s outage")
 def test_goodput_comes_back_after_an_outage_and_is_not_amplified(stage: Stage, row: Row) -> None:
     link = stage.database_link
-    link.delay(ROUND_TRIP)
     with stage.scene(row, mix(12), environment=SCARCE, after=8) as scene:
         link.delay(ROUND_TRIP)
         scene.wait(SECONDS)
