@@ -192,7 +192,7 @@ class ConnectionPool:
                     self._idle += 1
             self.lent -= 1
             self._writing -= writes
-            kept = self._kept()
+            kept = self._kept() if self._clock() >= self._shrink_at else None
             if self._turns:
                 self._hand_over()
         if kept is not None:
@@ -256,10 +256,8 @@ class ConnectionPool:
             raise
         return self.take_idle() or self.open_new(until - self._clock())
 
-    def _kept(self) -> int | None:
-        """Return the number of connections to keep if it is time to close others."""
-        if self._clock() < self._shrink_at:
-            return None
+    def _kept(self) -> int:
+        """Return the number of connections to keep when it is time to close others."""
         self._shrink_at = self._clock() + SHRINK_SECONDS
         kept, self._most_lent = self._most_lent, 0
         if self._grow_at < math.inf and self._existing > 1:

@@ -227,7 +227,10 @@ class Database:
                         raise
                     raise meaning from error
         finally:
-            self._end_loan(lent, writes=writes)
+            if lent is not None and lent.kept_socket is not None:
+                in_background(partial(self._end_after_answer, lent))
+            else:
+                self._end_loan(lent, writes=writes)
 
     def _wait_for_loan(self, until: float, *, writes: bool) -> None:
         self.breaker.refuse_if_open()  # before waiting in vain
@@ -266,24 +269,18 @@ class Database:
             # The idle connections have probably met the same end: a retry gets a new one.
             self._count_replaced(self._pool.close_idle())
 
-    def _inspect(self, lent: Connection) -> None:
-        """Close a connection that is not to be lent again."""
-        self._metrics.in_use.dec()
-        if self._must_be_writable and not lent.closed and has_become_read_only(lent):
-            # Reads alone would never notice a failover.
-            log.warning("the database has become read-only, looking for the one that is not")
-            lent.close()
-            self._count_replaced(self._pool.close_idle())
-        if lent.info.transaction_status != TRANSACTION_STATUS_IDLE:
-            lent.close()
-            self._count_replaced(1)
-
     def _end_loan(self, lent: Connection | None, *, writes: bool) -> None:
-        if lent is not None and lent.kept_socket is not None:
-            in_background(partial(self._end_after_answer, lent))
-            return
+        """End a loan. Close its connection, if it has got one, unless that may be lent again."""
         if lent is not None:
-            self._inspect(lent)
+            self._metrics.in_use.dec()
+            if self._must_be_writable and not lent.closed and has_become_read_only(lent):
+                # Reads alone would never notice a failover.
+                log.warning("the database has become read-only, looking for the one that is not")
+                lent.close()
+                self._count_replaced(self._pool.close_idle())
+            if lent.info.transaction_status != TRANSACTION_STATUS_IDLE:
+                lent.close()
+                self._count_replaced(1)
         self._pool.end_loan(lent, writes=writes)
 
     def _end_after_answer(self, lent: Connection) -> None:
@@ -291,8 +288,7 @@ class Database:
         log.warning("a commit was not answered within its request's deadline")
         with self._metrics.unanswered.track_inprogress():
             self._pool.wait_for_answer(lent)
-        self._inspect(lent)
-        self._pool.end_loan(lent, writes=True)
+        self._end_loan(lent, writes=True)
 
     def _count_replaced(self, number: int) -> None:
         if number:

@@ -66,39 +66,7 @@ class Metrics:
             "Requests refused because the client exceeded a rate limit",
             ["limit"],
         )
-        self._pools = PoolMetrics(
-            total(
-                "user_service_pool_connections_max",
-                "Most database connections that the pools of all workers may open",
-                ["pool"],
-            ),
-            total("user_service_pool_connections_in_use", "Database connections in use", ["pool"]),
-            total(
-                "user_service_pool_requests_waiting",
-                "Requests waiting for a database connection; requests that share one count once",
-                ["pool"],
-            ),
-            histogram(
-                "user_service_pool_checkout_duration_seconds",
-                "Time that requests waited for a database connection",
-                ["pool"],
-            ),
-            counter(
-                "user_service_pool_checkout_timeouts",
-                "Requests that did not get a database connection in time",
-                ["pool"],
-            ),
-            counter(
-                "user_service_pool_connections_replaced",
-                "Database connections replaced because they broke or may have broken",
-                ["pool"],
-            ),
-            total(
-                "user_service_pool_commits_unanswered",
-                "Database connections in use by commits that had no answer by the deadline",
-                ["pool"],
-            ),
-        )
+        self._pools = _pool_metrics(total, histogram, counter)
         pages = counter(
             "user_service_page_cache_requests",
             "Page requests: hit, miss, bypass (Redis was not used), stale (the database was away)",
@@ -182,6 +150,45 @@ class Metrics:
         for dependency in ("database", "redis"):
             self.breaker_listener(dependency)
         self.pool("database")
+
+
+def _pool_metrics(
+    total: partial[Gauge], histogram: partial[Histogram], counter: partial[Counter]
+) -> PoolMetrics:
+    """Return the metrics that all pools share, labelled with the name of the pool."""
+    return PoolMetrics(
+        total(
+            "user_service_pool_connections_max",
+            "Most database connections that the pools of all workers may open",
+            ["pool"],
+        ),
+        total("user_service_pool_connections_in_use", "Database connections in use", ["pool"]),
+        total(
+            "user_service_pool_requests_waiting",
+            "Requests waiting for a database connection; requests that share one count once",
+            ["pool"],
+        ),
+        histogram(
+            "user_service_pool_checkout_duration_seconds",
+            "Time that requests waited for a database connection",
+            ["pool"],
+        ),
+        counter(
+            "user_service_pool_checkout_timeouts",
+            "Requests that did not get a database connection in time",
+            ["pool"],
+        ),
+        counter(
+            "user_service_pool_connections_replaced",
+            "Database connections replaced because they broke or may have broken",
+            ["pool"],
+        ),
+        total(
+            "user_service_pool_commits_unanswered",
+            "Database connections in use by commits that had no answer by the deadline",
+            ["pool"],
+        ),
+    )
 
 
 class AllProcesses(Collector):
