@@ -197,8 +197,8 @@ class PageStore:
 
     def place(self) -> str:
         """Return ``ttl`` and the beginnings of all keys and of those of pages: for a gateway."""
-        base = self._base(self._identify()[0])
-        return f"{self._ttl} {base} {base}{PAGE}"
+        history, _, _, page, _ = self._keys(self._identify()[0], [""])
+        return f"{self._ttl} {history.removesuffix('history')} {page}"
 
     def close(self) -> None:
         """Close the connections to Redis."""
@@ -235,11 +235,8 @@ class PageStore:
         self._confirmed = (connections, history, stored)
         return history, stored
 
-    def _base(self, database: str) -> str:
-        return f"{self._prefix}{database}:"
-
     def _keys(self, database: str, names: Iterable[str] = ()) -> list[str]:
-        base = self._base(database)
+        base = f"{self._prefix}{database}:"
         keys = [base + "history", base + "generation", base + "lsn"]
         for name in names:
             page = base + PAGE + name
