@@ -27,7 +27,7 @@ from user_service.resilience.retry import RetryPolicy
 from user_service.security import principal
 from user_service.security.api_keys import ApiKeys
 from user_service.security.key_set import REFRESH_SECONDS, fetch_key_set, read_key_set
-from user_service.security.refreshed import RefreshedValue
+from user_service.security.refreshed_value import RefreshedValue
 from user_service.security.tokens import TokenRules, TokenVerifier
 from user_service.settings import (
     Settings,

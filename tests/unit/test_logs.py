@@ -19,8 +19,8 @@ from tests.waiting import eventually
 from user_service.observability import request_id
 from user_service.observability.logs import (
     JsonFormatter,
+    NonBlockingStream,
     TextFormatter,
-    UnwaitingStream,
     log_request,
     logging_config,
 )
@@ -149,7 +149,7 @@ def test_stalled_reader_costs_entries_and_blocks_nothing(
 ) -> None:
     reader, writer = ends()
     os.set_blocking(reader, False)
-    stream, output = UnwaitingStream(writer), bytearray()
+    stream, output = NonBlockingStream(writer), bytearray()
     for entry in ("first\n", "x" * 2_000_000 + "\n", "dropped\n"):  # more than there is room for
         stream.write(entry)
 

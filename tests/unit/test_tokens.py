@@ -17,7 +17,7 @@ from tests.unit.conftest import Clock
 from user_service.errors import Unauthenticated, Unavailable
 from user_service.security.key_policy import SigningKey, acceptable_keys
 from user_service.security.key_set import KeySet, parse_key_set
-from user_service.security.refreshed import RefreshedValue
+from user_service.security.refreshed_value import RefreshedValue
 from user_service.security.tokens import TokenRules, TokenVerifier
 
 ALGORITHMS = ("RS256", "ES256", "Ed25519")

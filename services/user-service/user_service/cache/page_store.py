@@ -196,7 +196,7 @@ class PageStore:
             self._check([key], [])  # EVALSHA
 
     def place(self) -> str:
-        """Return ``ttl`` and the beginnings of all keys and of those of pages: for a gateway."""
+        """Return where a gateway finds pages: the TTL, the prefix of all keys, that of pages."""
         history, _, _, page, _ = self._keys(self._identify()[0], [""])
         return f"{self._ttl} {history.removesuffix('history')} {page}"
 

@@ -189,7 +189,7 @@ class Database:
 
     @contextmanager
     def _lend(self, *, waits: bool = True, writes: bool = False) -> Iterator[Cursor]:
-        """Lend a cursor; ``writes`` are those that commit."""
+        """Lend a cursor; with ``writes``, for statements that commit changes."""
         if writes and self.breaker.state is not State.CLOSED:  # a commit is no trial call
             with self.read() as cursor:
                 cursor.execute("SELECT 1")
@@ -270,7 +270,7 @@ class Database:
             self._count_replaced(self._pool.close_idle())
 
     def _end_loan(self, lent: Connection | None, *, writes: bool) -> None:
-        """End a loan. Close its connection, if it has got one, unless that may be lent again."""
+        """End a loan, and close its connection if that must not be lent again."""
         if lent is not None:
             self._metrics.in_use.dec()
             if self._must_be_writable and not lent.closed and has_become_read_only(lent):

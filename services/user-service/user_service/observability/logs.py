@@ -93,8 +93,8 @@ def _span_fields() -> dict[str, str]:
     return {} if ids is None else {"trace_id": ids[0], "span_id": ids[1]}
 
 
-class UnwaitingStream:
-    """A stream to a pipe, terminal or socket that drops entries which its reader has no room for.
+class NonBlockingStream:
+    """A stream to a pipe, terminal or socket; it drops entries while its reader has no room.
 
     A log collector that stalls would otherwise stop every request.
     """
@@ -118,12 +118,12 @@ class UnwaitingStream:
             self._separator = b"" if os.write(self._file, line) == len(line) else b"\n"
 
 
-def log_handler() -> "logging.StreamHandler[TextIO | UnwaitingStream]":
-    """Return the handler for standard output, which waits for a file only."""
+def log_handler() -> "logging.StreamHandler[TextIO | NonBlockingStream]":
+    """Return the handler for standard output. It never waits, except for a regular file."""
     with suppress(AttributeError, OSError):  # closed, not a file, or a system without /proc
         file = sys.stdout.fileno()
         if not stat.S_ISREG(os.fstat(file).st_mode):
-            return logging.StreamHandler(UnwaitingStream(file))
+            return logging.StreamHandler(NonBlockingStream(file))
     return logging.StreamHandler(sys.stdout)
 
 

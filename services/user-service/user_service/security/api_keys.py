@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from user_service.domain.api_key import ApiKey, prefix_and_digest
 from user_service.errors import Unauthenticated
 from user_service.security.principal import Principal
-from user_service.security.refreshed import RefreshedValue
+from user_service.security.refreshed_value import RefreshedValue
 
 # Seconds after which a revocation has reached every process, while the database answers.
 REVOCATION_SECONDS = 5.0

@@ -15,7 +15,7 @@ from joserfc.util import urlsafe_b64decode
 from user_service.errors import Unauthenticated
 from user_service.security.key_set import KeySet
 from user_service.security.principal import Principal
-from user_service.security.refreshed import RefreshedValue
+from user_service.security.refreshed_value import RefreshedValue
 
 # Header fields that would choose the key, or ask for an extension: none is known here.
 REFUSED_FIELDS = frozenset({"jku", "jwk", "x5u", "x5c", "crit", "zip", "enc"})

@@ -11,7 +11,7 @@ from tests.unit.conftest import Clock
 from tests.waiting import eventually
 from user_service.errors import Unavailable
 from user_service.resilience import deadline
-from user_service.security.refreshed import RefreshedValue
+from user_service.security.refreshed_value import RefreshedValue
 
 
 class Source:
@@ -70,7 +70,7 @@ def test_value_is_read_again_in_the_background_and_nobody_waits(
     values: RefreshedValue[object], source: Source, clock: Clock, mocker: MockerFixture
 ) -> None:
     assert values.get() == "first"
-    mocker.patch("user_service.security.refreshed.wait", side_effect=AssertionError("waits"))
+    mocker.patch("user_service.security.refreshed_value.wait", side_effect=AssertionError("waits"))
     clock.now += 9.9
     assert (values.get(), source.reads) == ("first", 1)
     clock.now += 0.1
@@ -115,7 +115,7 @@ def test_last_value_stands_while_reads_fail_and_nobody_waits_for_them(
     source.value = OSError("the source is away")
     clock.now += 85
     assert values.get() == "first"
-    waits = mocker.patch("user_service.security.refreshed.wait", side_effect=AssertionError)
+    waits = mocker.patch("user_service.security.refreshed_value.wait", side_effect=AssertionError)
     source.may_end.clear()  # the next attempt hangs
     clock.now += 1
     assert values.get() == "first"

@@ -15,12 +15,15 @@ T = TypeVar("T")
 
 
 class RefreshedValue(Generic[T]):
-    """The result of ``read``, one call at a time. All times are in seconds.
+    """The last result of ``read``, which runs once at a time. All times are in seconds.
 
-    From the age ``refresh_after`` on, a caller of ``get`` begins a read and does not wait for it.
-    Without a value younger than ``wait_after`` it waits, for ``patience`` at most; but not within
-    ``wait_after`` of a read that failed. Without success, the last value stands, up to the age
-    ``keep``. A value that equals the one before replaces its age only.
+    ``get`` returns a value that is younger than ``wait_after`` at once. If the value is as old as
+    ``refresh_after``, ``get`` also begins a read in the background. If it is as old as
+    ``wait_after``, or there is none, ``get`` waits for that read, for ``patience`` at most. It does
+    not wait if a read has failed within the last ``wait_after`` seconds.
+
+    While reads fail, the old value is used until it is as old as ``keep``. If a read returns an
+    equal value, the old one stays, and is as young as the new one.
     """
 
     def __init__(  # noqa: PLR0913 -- the others are keywords
