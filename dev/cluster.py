@@ -339,8 +339,10 @@ def main() -> int:
             cluster = stack.enter_context(Cluster(data_dir))
             balancer = stack.enter_context(HAProxy(data_dir / "haproxy", cluster.nodes))
             print(f"leader: DATABASE_URL={balancer.url}")
+            pooler = None
             with suppress(ServerFailed):  # it is not installed
                 pooler = PgBouncer(data_dir / "pgbouncer", balancer.url)
+            if pooler is not None:
                 pooled = stack.enter_context(pooler).url
                 print(f"through PgBouncer: DATABASE_URL={pooled} DB_TRANSACTION_POOLING=true")
             print(f"standbys: DATABASE_REPLICA_URL={balancer.replicas_url}")
