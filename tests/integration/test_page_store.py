@@ -110,6 +110,16 @@ class TestGeneration:
         assert generations == {redis.get(GENERATION_KEY)}
         assert redis.ttl(GENERATION_KEY) == -1  # never expires
 
+    def test_is_that_of_releases_with_other_pages_too(
+        self, store: PageStore, other: PageStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        keep(store)
+        with monkeypatch.context() as release:
+            release.setattr("user_service.cache.page_store.PAGE", "v0:")
+            assert other.look_up(NAME).body is None
+            other.replace_generation()
+        assert store.look_up(NAME).body is None
+
     @pytest.mark.parametrize("loss", ["flush", "eviction"])
     def test_lost_one_never_comes_back(
         self, store: PageStore, redis: redis_py.Redis, loss: str
