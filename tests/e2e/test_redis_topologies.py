@@ -223,7 +223,6 @@ def test_promoted_replica_serves_no_page_that_a_write_has_overtaken(
                 hit()
             assert {page.status_code for page in pages} == {200}
             assert {page.json()["pagination"]["total"] for page in pages} == {2}
-            assert max(page.elapsed.total_seconds() for page in pages) < 2 * TIMEOUT + SLACK
             # A process with an open breaker puts the pages out of date a little later.
             eventually(lambda: all(hits(http) for _ in range(20)))
             create(http, "joan")

@@ -224,13 +224,13 @@ def test_changed_password_is_read_from_its_file_and_without_it_the_known_one_is_
 
 
 def test_frozen_server_is_noticed_in_time(postgres: PostgresServer, on_it: Serve) -> None:
-    client = on_it()
+    client = on_it(request_timeout=100, db_statement_timeout=100)
     postgres.freeze()
     try:
+        began = time.monotonic()
         for _ in range(7):
-            began = time.monotonic()
             assert client.get("/health/ready").status_code == 503
-            assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 60  # a request may take 100 s, and a check one
     finally:
         postgres.thaw()
     eventually(lambda: client.get("/health/ready").status_code == 200)
