@@ -54,6 +54,7 @@ class Section(NamedTuple):
 SECTIONS = {
     "peers": Section(comparisons.peers, COMPARED),
     "edge": Section(comparisons.edge, (FASTIFY, FASTAPI)),
+    "authentication": Section(comparisons.authentication),
     "before": Section(comparisons.before, (BEFORE,)),
     "growth": Section(growth.growth),
     "memory": Section(growth.memory),

@@ -10,7 +10,16 @@ from benchmarks.load import CACHED, CREATE, GET, LIST, MIX, UNCACHED, WORKLOADS,
 from benchmarks.measure import Bench, in_turn, peak_memory_mb, run_load
 from benchmarks.results import Label
 from benchmarks.stand import Server, Stand
-from benchmarks.targets import BEFORE, COMPARED, EDGE, FASTAPI, FASTIFY, OURS, Target
+from benchmarks.targets import (
+    BEFORE,
+    COMPARED,
+    EDGE,
+    FASTAPI,
+    FASTIFY,
+    OURS,
+    Target,
+    with_token,
+)
 from tests.servers import docker_answers
 
 USERS = 10_000
@@ -34,9 +43,10 @@ def compare(bench: Bench, targets: Sequence[Target], turns: Sequence[Turn]) -> N
 
     Two processes of one program differ for as long as they live. The order of the targets is
     random. Raises ContractBroken before the first round if a target deviates from the contract.
-    The edge passes on the service's responses, but neither its metrics nor its log.
+    The edge passes on the service's responses, but neither its metrics nor its log; the contract
+    knows no tokens.
     """
-    for target in (each for each in targets if each is not EDGE):
+    for target in (each for each in targets if each is not EDGE and not each.headers):
         bench.say(f"{target.label}: the contract")
         contract.require(bench.stand, target)
     for number in range(bench.effort.rounds):
@@ -76,6 +86,13 @@ def edge(bench: Bench) -> None:
         return
     targets = (EDGE, FASTIFY, FASTAPI)
     compare(bench, targets, [Turn(CACHED, clients, targets) for clients in CLIENTS])
+
+
+def authentication(bench: Bench) -> None:
+    """Compare the service with itself while its callers send tokens that it has verified before."""
+    targets = (with_token(bench.stand.folder / "keys.json"), OURS)
+    turns = [Turn(workload, clients, targets) for workload in (CACHED, GET) for clients in CLIENTS]
+    compare(bench, targets, turns)
 
 
 def before(bench: Bench) -> None:

@@ -22,6 +22,7 @@ from benchmarks.report import (
 )
 from benchmarks.results import Results, Spread
 from benchmarks.targets import (
+    AUTHENTICATED,
     DJANGO,
     EDGE,
     FASTAPI,
@@ -84,6 +85,7 @@ def all_demands(sections: Sections) -> list[Demand]:
     return [
         *_beside_peers(sections.get("peers", Results())),
         *_from_the_edge(sections.get("edge", Results())),
+        *_authenticated(sections.get("authentication", Results())),
         *promises(sections),
         *_flat(sections.get("growth", Results()), sections.get("memory", Results())),
         *_worthwhile(sections.get("mechanisms", Results())),
@@ -130,6 +132,11 @@ def _from_the_edge(edge: Results) -> list[Demand]:
         )
         for peer, limit in ((FASTIFY, 2), (FASTAPI, 8))
     ]
+
+
+def _authenticated(results: Results) -> list[Demand]:
+    found = _to_peers(results, "per_second", AUTHENTICATED, [OURS], peer_rows(results))
+    return [Demand("requests/s with verified tokens, to without authentication", 0.9, found)]
 
 
 def _flat(growth: Results, memory: Results) -> list[Demand]:

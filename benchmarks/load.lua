@@ -13,6 +13,7 @@ function init(args)
   users, tag, pages = tonumber(args[1]), args[2], tonumber(args[3])
   smallest, sizes = tonumber(args[4]), tonumber(args[5])
   math.randomseed(tonumber(args[6]))
+  for name, value in pairs(wrk.headers) do headers[name] = value end
   for i = 7, #args, 4 do
     weights = weights + tonumber(args[i])
     table.insert(requests, {

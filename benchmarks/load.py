@@ -4,8 +4,10 @@ import itertools
 import json
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 SCRIPT = Path(__file__).with_name("load.lua")
 USERS = "/api/v1/users"
@@ -86,7 +88,15 @@ class Load:
     failed: int
 
 
-def load(url: str, workload: Workload, *, users: int, clients: int, seconds: int) -> Load:
+def load(  # noqa: PLR0913 -- by name
+    url: str,
+    workload: Workload,
+    *,
+    users: int,
+    clients: int,
+    seconds: int,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> Load:
     """Send ``workload`` to ``url``; each client sends its next request after each answer."""
     run = next(_runs)
     # The time makes names unique across runs, whose users may still be stored.
@@ -96,6 +106,7 @@ def load(url: str, workload: Workload, *, users: int, clients: int, seconds: int
     for each in workload.requests:
         arguments += [each.weight, each.method, each.path, each.body]
     options = ["-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", f"{TIMEOUT_SECONDS}s"]
+    options += [f"-H{name}: {value}" for name, value in headers.items()]
     command = ["wrk", *options, "-s", str(SCRIPT), url, "--", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:

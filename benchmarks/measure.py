@@ -90,10 +90,18 @@ def run_load(
     """
     if workload.prepared:
         # Otherwise the first requests, all at once, would be a stampede.
-        httpx.get(server.url + workload.prepared, timeout=60).raise_for_status()
+        url, headers = server.url + workload.prepared, server.target.headers
+        httpx.get(url, headers=headers, timeout=60).raise_for_status()
     misses, cpu = _misses(server), cpu_seconds(server.pid)
     with _emptied_again_and_again(server, when=workload.uncached):
-        seen = load(server.url, workload, users=server.users, clients=clients, seconds=seconds)
+        seen = load(
+            server.url,
+            workload,
+            users=server.users,
+            clients=clients,
+            seconds=seconds,
+            headers=server.target.headers,
+        )
     busy = (cpu_seconds(server.pid) - cpu) / seen.seconds
     _settle(server)
     failed = seen.failed or int(seen.requests == 0)

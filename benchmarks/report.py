@@ -8,6 +8,7 @@ from benchmarks.mechanisms import MECHANISMS
 from benchmarks.results import Label, Results, Spread
 from benchmarks.targets import (
     ALL_PEERS,
+    AUTHENTICATED,
     COMPARED,
     EDGE,
     FASTAPI,
@@ -128,6 +129,16 @@ def edge_table(results: Results) -> str:
     labels = [each.label for each in (EDGE, FASTIFY, FASTAPI)]
     to = [f"to {label}" for label in labels[1:]]
     return table(("requests/s", *labels, *to, "p99, ms"), rows)
+
+
+def authentication_table(results: Results) -> str:
+    """Return requests/s with and without authentication, and the ratio of the two."""
+    rows = []
+    for title, where in peer_rows(results):
+        both = [{**where, "target": each.name} for each in (AUTHENTICATED, OURS)]
+        row = [figure(results.spread("per_second", **each)) for each in both]
+        rows.append([title, *row, ratio(results.ratio("per_second", *both))])
+    return table(("requests/s", AUTHENTICATED.label, "without", "ratio"), rows)
 
 
 # Before and now.
@@ -261,6 +272,7 @@ TABLES: Mapping[str, tuple[str, Callable[[Results], str]]] = {
     "peers-requests": ("peers", partial(peers_table, name="per_second")),
     "peers-p99": ("peers", partial(peers_table, name="p99_ms")),
     "edge": ("edge", edge_table),
+    "authentication": ("authentication", authentication_table),
     "before": ("before", before_table),
     "growth": ("growth", growth_table),
     "keys": ("growth", keys_table),

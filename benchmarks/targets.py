@@ -8,9 +8,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
+
+from tests.issuer import Issuer, ec_key
 
 BENCHMARKS = Path(__file__).resolve().parent
 SERVICE = BENCHMARKS.parent / "services" / "user-service"
@@ -28,7 +30,8 @@ class InstallFailed(Exception):
 class Target:
     """One program, started by ``command`` in ``folder`` with its packages in ``home``.
 
-    In ``command``, ``{bin}`` becomes the folder of its programs and ``{port}`` its port.
+    In ``command``, ``{bin}`` becomes the folder of its programs and ``{port}`` its port. Every
+    request of the load has ``headers``.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Target:
     installer: Literal["pip", "npm"] | None = "pip"
     environment: Mapping[str, str] = field(default_factory=dict)
     ready_path: str = "/health/live"
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def home(self) -> Path:
@@ -132,9 +136,20 @@ EDGE = Target(
     installer=None,
     environment={"DRAIN_DELAY": "0"},
 )
+# The service with authentication on; ``with_token`` makes it complete.
+AUTHENTICATED = replace(OURS, name="ours-token", label="with tokens")
 ALL_PEERS = (FASTAPI, FLASK_SQLALCHEMY, DJANGO, FASTIFY)
 COMPARED = (OURS, OURS_ON_GRANIAN, *ALL_PEERS)
 TARGETS = {target.name: target for target in (*COMPARED, BEFORE)}
+
+
+def with_token(key_set: Path) -> Target:
+    """Return AUTHENTICATED with a valid token in each request; its key goes to ``key_set``."""
+    issuer = Issuer(ec_key("benchmark"))
+    key_set.write_bytes(issuer.document())
+    environment = {**AUTHENTICATED.environment, **issuer.settings(key_set)}
+    headers = {"Authorization": f"Bearer {issuer.token(exp=10**10)}"}
+    return replace(AUTHENTICATED, environment=environment, headers=headers)
 
 
 def program(name: str) -> str:
