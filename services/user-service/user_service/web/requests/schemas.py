@@ -3,10 +3,10 @@
 import hashlib
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, cast
+from typing import Annotated, Any, ClassVar, TypeVar, cast
 from urllib.parse import urlencode
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from user_service.domain import names
 from user_service.domain.positions import Filters, NamePrefix, Order, SortColumn
@@ -25,50 +25,48 @@ class _Schema(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-class UserWrite(_Schema):
-    """A new user."""
-
-    username: values.Username = Field(
+Username = Annotated[
+    values.Username,
+    Field(
         description=f"{names.USERNAME_MIN_LENGTH} to {names.USERNAME_MAX_LENGTH} visible characters"
         " after trimming; unique by canonical form, so `Ada` and `ada` are the same",
         examples=["ada"],
-    )
-    email: values.Email = Field(
+    ),
+]
+Email = Annotated[
+    values.Email,
+    Field(
         description=f"at most {names.EMAIL_MAX_LENGTH} characters; unique by canonical form",
         examples=["ada@example.com"],
-    )
+    ),
+]
+# The default of members that may be absent, but not null.
+ABSENT: Any = None
 
 
-def _optional(model: type[BaseModel], base: type[BaseModel] = _Schema) -> type[BaseModel]:
-    """Return ``base`` with the fields of ``model``, and None for those that are absent."""
-    fields: dict[str, Any] = {}
-    for name, field in model.model_fields.items():
-        parts = field.asdict()
-        annotation = parts["annotation"], *parts["metadata"], Field(**parts["attributes"])
-        fields[name] = (Annotated[annotation], None)
-    return create_model(base.__name__, __base__=base, **fields)
+class UserWrite(_Schema):
+    """A new user."""
+
+    username: Username
+    email: Email
 
 
-class _GivenMembers(_Schema):
-    """The members that the database sets. Clients may send them back unchanged."""
+class UserReplacement(UserWrite):
+    """A whole user, as it is to be. Optional members that are absent are reset."""
 
-    id: int = Field(ge=1, le=values.BIGINT_MAX, description="the user's own")
-    created_at: values.Time = Field(description="the user's own")
+    # The database sets these. Clients may send them back unchanged.
+    id: int = Field(ABSENT, ge=1, le=values.BIGINT_MAX, description="the user's own")
+    created_at: values.Time = Field(ABSENT, description="the user's own")
     updated_at: values.Time = Field(
-        description="the user's own; if it has changed, the answer is a 400"
+        ABSENT, description="the user's own; if it has changed, the answer is a 400"
     )
 
 
-if TYPE_CHECKING:
-    UserReplacement = UserWrite
-    UserPatch = UserWrite
-else:
+class UserPatch(UserReplacement):
+    """A JSON merge patch (RFC 7396) of a user. Absent members stay as they are."""
 
-    class UserReplacement(_optional(_GivenMembers, UserWrite)):
-        """A whole user, as it is to be. Optional members that are absent are reset."""
-
-    class UserPatch(_optional(UserReplacement)):
-        """A JSON merge patch (RFC 7396) of a user. Absent members stay as they are."""
+    username: Username = ABSENT
+    email: Email = ABSENT
 
 
 def _parameter(default: T, description: str, example: object) -> T:
