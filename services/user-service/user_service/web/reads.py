@@ -15,19 +15,14 @@ def read_page(services: Services, query: ListQuery) -> tuple[bytes, CacheStatus]
 
     While the database is unavailable, it is the last stored page, if there is one.
     """
+    produce = partial(produce_page, services.users, services.cursors, query)
     try:
-        return _current_page(services, query)
+        return services.retry_policy.call(services.pages.get_or_produce, query.page_name, produce)
     except Unavailable:
         page = services.pages.stale(query.page_name)
         if page is None:
             raise
         return page, CacheStatus.STALE
-
-
-@retry_on_failure
-def _current_page(services: Services, query: ListQuery) -> tuple[bytes, CacheStatus]:
-    produce = partial(produce_page, services.users, services.cursors, query)
-    return services.pages.get_or_produce(query.page_name, produce)
 
 
 @retry_on_failure
