@@ -110,7 +110,7 @@ class Stand:
         if (name,) not in self.query("SELECT datname FROM pg_database"):
             self.query(f'CREATE DATABASE "{name}" OWNER users')
             migrate = [sys.executable, "-m", "flask", "--app", "app", "migrate"]
-            environment = {**_environment(), "DATABASE_URL": url}
+            environment = {**_environment(), "DATABASE_URL": url, "LOG_LEVEL": "WARNING"}
             subprocess.run(
                 migrate, cwd=SERVICE, env=environment, stdout=subprocess.DEVNULL, check=True
             )

@@ -3,7 +3,7 @@
 ``python serve.py`` serves it under gunicorn or granian; ``python app.py`` is for development.
 """
 
-import logging
+import logging.config
 from collections.abc import Callable
 from functools import partial
 
@@ -241,7 +241,9 @@ def _token_verifier(settings: Settings) -> TokenVerifier | None:
 
 def _settings_of_environment() -> Settings:
     settings = settings_or_exit()
-    logs.configure(settings.log_level, settings.log_format)
+    # A command of `flask`, which click runs, prints its result to standard output.
+    stream = "stdout" if click.get_current_context(silent=True) is None else "stderr"
+    logging.config.dictConfig(logs.logging_config(settings.log_level, settings.log_format, stream))
     log_ignored(settings)
     return settings
 

@@ -6,7 +6,7 @@ says no, then ``DRAIN_DELAY`` passes, then the server stops. It may be process 1
 """
 
 import fcntl
-import logging
+import logging.config
 import os
 import resource
 import signal
@@ -20,7 +20,7 @@ from shutil import rmtree
 from tempfile import TemporaryDirectory, TemporaryFile, gettempdir
 
 from user_service.errors import ConnectionLost
-from user_service.observability import logs
+from user_service.observability.logs import logging_config
 from user_service.observability.metric_files import files_in, reserve
 from user_service.settings import (
     InvalidSettings,
@@ -58,7 +58,7 @@ def main() -> int:
         settings = checked_settings()
     except InvalidSettings as error:
         sys.exit(f"user-service: {error}")
-    logs.configure(settings.log_level, settings.log_format)
+    logging.config.dictConfig(logging_config(settings.log_level, settings.log_format))
     log_ignored(settings)
     warn_of_open_access(settings)
     # A connection is an open file; 1,024, a usual soft limit, are fewer than CONNECTIONS need.

@@ -8,7 +8,7 @@ import psycopg2
 import pytest
 
 from tests.e2e.gateway import Addresses, gateway
-from tests.e2e.service import SERVERS, RunningService
+from tests.e2e.service import FLASK, SERVERS, RunningService, run
 from tests.issuer import ALL_SCOPES, Issuer, ec_key
 from tests.servers import Servers
 from user_service.database.stored_keys import add_key
@@ -142,3 +142,17 @@ def test_every_route_with_every_credential(
     with gateway(tmp_path / "gateway", Addresses(tmp_path / "addresses", service.port)) as started:
         check(started.url, refused, by_scope)
     assert "principal=key:every" in service.log
+
+
+@pytest.mark.parametrize("server", ["gunicorn"])
+def test_command_prints_the_key_alone_and_logs_elsewhere(
+    environment: dict[str, str], servers: Servers, tmp_path: Path
+) -> None:
+    execute(servers, "TRUNCATE api_keys, api_key_uses")
+    owner = {"DATABASE_OWNER_URL": servers.owner_url}
+    ignored = {"CURSOR_KEY": "key", "CURSOR_KEY_FILE": str(tmp_path)}
+    command = [*FLASK, "keys", "create", "reader", "--scopes", "users:read", "--expires", "1d"]
+    ended = run(command, {**environment, **owner, **ignored})
+    assert (ended.returncode, len(ended.stdout.split())) == (0, 1), ended.stdout
+    assert ended.stdout.startswith("usk_")
+    assert ended.stderr.endswith("CURSOR_KEY_FILE is ignored, because CURSOR_KEY is set too\n")

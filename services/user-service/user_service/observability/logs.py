@@ -1,4 +1,4 @@
-"""The log on standard output: ``text`` for people, ``json`` for log collectors."""
+"""The log: ``text`` for people, ``json`` for log collectors."""
 
 import fcntl
 import json
@@ -6,7 +6,6 @@ import logging
 import logging.config
 import os
 import stat
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -118,23 +117,29 @@ class NonBlockingStream:
             self._separator = b"" if os.write(self._file, line) == len(line) else b"\n"
 
 
-def log_handler() -> "logging.StreamHandler[TextIO | NonBlockingStream]":
-    """Return the handler for standard output. It never waits, except for a regular file."""
+def log_handler(stream: TextIO) -> "logging.StreamHandler[TextIO | NonBlockingStream]":
+    """Return the handler for a standard stream. It never waits, except for a regular file."""
     with suppress(AttributeError, OSError):  # closed, not a file, or a system without /proc
-        file = sys.stdout.fileno()
+        file = stream.fileno()
         if not stat.S_ISREG(os.fstat(file).st_mode):
             return logging.StreamHandler(NonBlockingStream(file))
-    return logging.StreamHandler(sys.stdout)
+    return logging.StreamHandler(stream)
 
 
-def logging_config(level: str, log_format: Literal["text", "json"]) -> dict[str, Any]:
-    """Return the ``logging.config`` dictionary, for the service and for its server."""
+def logging_config(
+    level: str, log_format: Literal["text", "json"], stream: str = "stdout"
+) -> dict[str, Any]:
+    """Return the ``logging.config`` dictionary, for the service and for its server.
+
+    ``stream`` is ``stdout`` or ``stderr``.
+    """
+    handler = {"()": log_handler, "stream": f"ext://sys.{stream}", "formatter": log_format}
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"text": {"()": TextFormatter}, "json": {"()": JsonFormatter}},
-        "handlers": {"stdout": {"()": log_handler, "formatter": log_format}},
-        "root": {"level": level, "handlers": ["stdout"]},
+        "handlers": {stream: handler},
+        "root": {"level": level, "handlers": [stream]},
         "loggers": {
             # gunicorn gives its logger handlers; the root's is enough.
             "gunicorn.error": {"level": level, "handlers": [], "propagate": True},
@@ -142,8 +147,3 @@ def logging_config(level: str, log_format: Literal["text", "json"]) -> dict[str,
             "werkzeug": {"level": "WARNING" if level == "INFO" else level},
         },
     }
-
-
-def configure(level: str, log_format: Literal["text", "json"]) -> None:
-    """Send the log of the whole process to standard output in ``log_format``."""
-    logging.config.dictConfig(logging_config(level, log_format))
