@@ -3,7 +3,7 @@
 import psycopg2
 import pytest
 
-from user_service.database.failures import CONNECTION_IS_USELESS, translated
+from user_service.database.failures import translated
 from user_service.errors import (
     ConnectionLost,
     LockTimeout,
@@ -68,7 +68,3 @@ def test_message_repeats_nothing_of_the_drivers(
     message = str(translated(failure(sqlstate), connection_lost=connection_lost))
     assert SQL not in message
     assert (sqlstate or "connection lost") in message
-
-
-def test_only_a_read_only_server_makes_a_living_connection_useless() -> None:
-    assert set(CONNECTION_IS_USELESS) == {"25006"}

@@ -19,38 +19,34 @@ from user_service.errors import (
     Unavailable,
 )
 
-# The transaction lost against another one; the server is well.
-CONTENTION = frozenset({sqlstate.SERIALIZATION_FAILURE, sqlstate.DEADLOCK_DETECTED})
-
-# The server stops, starts, or is not the primary; it has changed nothing.
-TRANSIENT = CONTENTION | frozenset(
-    {
-        sqlstate.ADMIN_SHUTDOWN,
-        sqlstate.CRASH_SHUTDOWN,
-        sqlstate.CANNOT_CONNECT_NOW,
-        sqlstate.TOO_MANY_CONNECTIONS,
-        sqlstate.READ_ONLY_SQL_TRANSACTION,
-    }
-)
-TRANSIENT_CLASSES = frozenset({sqlstate.CLASS_CONNECTION_EXCEPTION})
-
-# Codes that leave open whether the transaction was committed.
-UNKNOWN = frozenset(
-    {sqlstate.TRANSACTION_RESOLUTION_UNKNOWN, sqlstate.STATEMENT_COMPLETION_UNKNOWN}
-)
-
-# An immediate retry would meet the same; the server is at fault, not the request.
-UNAVAILABLE = frozenset({sqlstate.QUERY_CANCELED})
-UNAVAILABLE_CLASSES = frozenset(
-    {
-        sqlstate.CLASS_INSUFFICIENT_RESOURCES,
-        sqlstate.CLASS_OPERATOR_INTERVENTION,
-        sqlstate.CLASS_SYSTEM_ERROR,
-    }
-)
-
-# After a failover the old primary refuses all writes: such a connection is not kept.
-CONNECTION_IS_USELESS = frozenset({sqlstate.READ_ONLY_SQL_TRANSACTION})
+# What each SQLSTATE means. A class, its first two characters, stands for its other codes.
+MEANINGS: dict[str, type[Unavailable]] = {
+    sqlstate.TRANSACTION_RESOLUTION_UNKNOWN: OutcomeUnknown,
+    sqlstate.STATEMENT_COMPLETION_UNKNOWN: OutcomeUnknown,
+    # The transaction lost against another one; the server is well.
+    sqlstate.SERIALIZATION_FAILURE: TransientFailure,
+    sqlstate.DEADLOCK_DETECTED: TransientFailure,
+    # The server stops, starts, or is not the primary; it has changed nothing.
+    sqlstate.ADMIN_SHUTDOWN: ConnectionLost,
+    sqlstate.CRASH_SHUTDOWN: ConnectionLost,
+    sqlstate.CANNOT_CONNECT_NOW: ConnectionLost,
+    sqlstate.TOO_MANY_CONNECTIONS: ConnectionLost,
+    sqlstate.READ_ONLY_SQL_TRANSACTION: ConnectionLost,
+    sqlstate.CLASS_CONNECTION_EXCEPTION: ConnectionLost,
+    # An immediate retry would meet the same; the server is at fault, not the request.
+    sqlstate.LOCK_NOT_AVAILABLE: LockTimeout,
+    sqlstate.QUERY_CANCELED: Unavailable,
+    sqlstate.CLASS_INSUFFICIENT_RESOURCES: Unavailable,
+    sqlstate.CLASS_OPERATOR_INTERVENTION: Unavailable,
+    sqlstate.CLASS_SYSTEM_ERROR: Unavailable,
+}
+_MESSAGES: dict[type[Unavailable], str] = {
+    OutcomeUnknown: "the server does not know the outcome",
+    TransientFailure: "the transaction lost against another one",
+    ConnectionLost: "database connection failed",
+    LockTimeout: "another transaction holds a lock for too long",
+    Unavailable: "database cannot serve this now",
+}
 
 
 def translated(error: psycopg2.Error, *, connection_lost: bool) -> Unavailable | None:
@@ -59,18 +55,11 @@ def translated(error: psycopg2.Error, *, connection_lost: bool) -> Unavailable |
     Return None if neither the server's state nor the network caused the error: it is a fault of
     this program, or of the values that it sent.
     """
-    code = error.pgcode or ""
-    if code in UNKNOWN:
-        return OutcomeUnknown(f"the server does not know the outcome ({code})")
-    if code in CONTENTION:
-        return TransientFailure(f"the transaction lost against another one ({code})")
-    if connection_lost or code in TRANSIENT or code[:2] in TRANSIENT_CLASSES:
-        return ConnectionLost(f"database connection failed ({code or 'connection lost'})")
-    if code == sqlstate.LOCK_NOT_AVAILABLE:
-        return LockTimeout(f"another transaction holds a lock for too long ({code})")
-    if code in UNAVAILABLE or code[:2] in UNAVAILABLE_CLASSES:
-        return Unavailable(f"database cannot serve this now ({code})")
-    return None
+    code = error.pgcode or "connection lost"
+    meaning = MEANINGS.get(code) or MEANINGS.get(code[:2])
+    if connection_lost and meaning not in (OutcomeUnknown, TransientFailure):
+        meaning = ConnectionLost
+    return None if meaning is None else meaning(f"{_MESSAGES[meaning]} ({code})")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from functools import partial
 from typing import NamedTuple, cast
 
 import psycopg2
+from psycopg2.errorcodes import READ_ONLY_SQL_TRANSACTION
 from psycopg2.extensions import (
     TRANSACTION_STATUS_IDLE,
     TRANSACTION_STATUS_INERROR,
@@ -25,7 +26,7 @@ from user_service.database.connect import (
     with_session_defaults,
 )
 from user_service.database.connections import ConnectionPool, Cursor, has_become_read_only, is_alive
-from user_service.database.failures import CONNECTION_IS_USELESS, translated
+from user_service.database.failures import translated
 from user_service.errors import (
     ConnectionLost,
     DeadlineExceeded,
@@ -263,7 +264,7 @@ class Database:
 
     def _retire_after(self, error: psycopg2.Error, lent: Connection) -> None:
         """Close what ``error`` has made useless."""
-        if error.pgcode in CONNECTION_IS_USELESS:
+        if error.pgcode == READ_ONLY_SQL_TRANSACTION:  # after a failover, by the old primary
             lent.close()
         if lent.closed:
             # The idle connections have probably met the same end: a retry gets a new one.
