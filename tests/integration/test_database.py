@@ -47,7 +47,7 @@ def backend_pids(database: Database) -> set[int]:
 @contextmanager
 def every_connection_held(database: Database) -> Iterator[None]:
     with ExitStack() as held:
-        for _ in range(database.stats().size):
+        for _ in range(database.pool.size):
             held.enter_context(database.read())
         yield
 
@@ -63,7 +63,7 @@ def test_connections_are_reused(database: Database) -> None:
     pids = backend_pids(database)
     assert len(pids) == SIZE
     assert backend_pids(database) == pids
-    assert database.stats().in_use == 0
+    assert database.pool.lent == 0
 
 
 def test_sessions_and_transactions_have_their_own_settings(database: Database) -> None:
@@ -142,7 +142,7 @@ def test_connection_lost_in_use_is_replaced(
     """Of a write that commits itself, the outcome is unknown."""
     with pytest.raises(raised):
         use(database, "SELECT pg_terminate_backend(pg_backend_pid(), 5000)")
-    assert database.stats().in_use == 0
+    assert database.pool.lent == 0
     assert len(backend_pids(database)) == SIZE
 
 
@@ -157,7 +157,7 @@ def test_deadline_during_a_statement(
         use(database, insert_in(seconds=0.3))
     time.sleep(0.4)
     eventually(lambda: value(admin, "SELECT count(*) FROM users") == stored)
-    assert database.stats().in_use == 0
+    assert database.pool.lent == 0
 
 
 def test_write_that_the_server_refuses_commits_nothing(database: Database, admin: cursor) -> None:
@@ -174,7 +174,7 @@ def test_silent_transaction_gives_its_locks_back(database: Database, admin: curs
         silent.execute("LOCK TABLE idempotency_keys")
         admin.execute("SET statement_timeout = '5s'")
         admin.execute("BEGIN; LOCK TABLE idempotency_keys")  # waits for the other, not for ever
-    assert database.stats().in_use == 0
+    assert database.pool.lent == 0
     assert len(backend_pids(database)) == SIZE
 
 
@@ -190,7 +190,7 @@ def test_full_pool_does_not_open_the_breaker_of_a_server_that_is_well(database_u
         with ThreadPoolExecutor(1) as threads:
             with database.read():
                 late = threads.submit(sleep_within, 1.5)
-                eventually(lambda: database.stats().waiting == 1)
+                eventually(lambda: database.pool.waiting == 1)
                 time.sleep(1)
             late.result(5)
         assert database.breaker.state is State.CLOSED
@@ -203,7 +203,7 @@ def test_full_pool_does_not_open_the_breaker_of_a_server_that_is_well(database_u
 def test_health_answers_while_the_pool_is_exhausted(
     client: FlaskClient, services: Services
 ) -> None:
-    size = services.database.stats().size
+    size = services.database.pool.size
     with every_connection_held(services.database):
         health = client.get("/health")
         assert health.status_code == 200

@@ -8,7 +8,6 @@ from flask.testing import FlaskClient
 from tests.integration.users import USER
 from tests.responses import Serve, json_of, problem_of
 from user_service import __version__
-from user_service.database.pool import PoolStats
 from user_service.web.services import services_of
 
 
@@ -57,8 +56,7 @@ def test_user_routes_without_the_database(without_database: FlaskClient, method:
 
 
 def test_failing_to_connect_loses_no_slot(without_database: FlaskClient) -> None:
-    database = services_of(without_database.application).database
-    size = database.stats().size
-    for _ in range(2 * size):
+    pool = services_of(without_database.application).database.pool
+    for _ in range(2 * pool.size):
         assert without_database.get(USER).status_code == 503
-    assert database.stats() == PoolStats(size, in_use=0, waiting=0)
+    assert (pool.lent, pool.waiting) == (0, 0)

@@ -377,7 +377,7 @@ def test_each_is_refused_with_a_problem_and_writes_nothing(
     complaints = [complaint_about(attempt, attempt.send(client)) for attempt in attempts]
     assert list(filter(None, complaints)) == []
     assert users_in(services.database) == before
-    assert services.database.stats().in_use == 0
+    assert services.database.pool.lent == 0
 
 
 @pytest.mark.usefixtures("ada")

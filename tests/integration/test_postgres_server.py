@@ -80,7 +80,7 @@ def test_pools_that_are_too_large_share(on_it: Serve, caplog: pytest.LogCaptureF
             with ThreadPoolExecutor(1) as threads:
                 with database.read():
                     late = threads.submit(client.delete, USER)
-                    eventually(lambda: database.stats().waiting == 1)
+                    eventually(lambda: database.pool.waiting == 1)
                     assert client.get("/health/ready").status_code == 200
                 assert late.result().status_code == 404
             assert statuses(client, 9) == [404] * 9
@@ -139,10 +139,10 @@ def writes_wait_and_reads_go_on(database: Database, admin: cursor) -> None:
         # PgBouncer would have given the sessions of clients that left to others.
         admin.execute("SELECT count(*) FROM pg_stat_activity WHERE usename = 'users'")
         assert admin.fetchone() in [(3,), (4,)]  # with that of the migrations
-        assert database.stats().in_use == 2
+        assert database.pool.lent == 2
     finally:
         wait_for(admin, "")
-    eventually(lambda: database.stats().in_use == 0)
+    eventually(lambda: database.pool.lent == 0)
     write(0)
 
 
@@ -156,7 +156,7 @@ def test_day_of_last_use_waits_for_no_standby(
     try:
         valid_keys(database, frozenset({key.prefix}))
         assert valid_keys(database, frozenset())[key.prefix].last_used_on is not None
-        assert database.stats().in_use == 0
+        assert database.pool.lent == 0
     finally:
         wait_for(admin, "")
 

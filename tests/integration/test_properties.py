@@ -133,7 +133,7 @@ class UserStories(stateful.RuleBasedStateMachine):
     @stateful.invariant()
     def no_connection_is_kept(self) -> None:
         for app in self.apps:
-            assert services_of(app).database.stats().in_use == 0
+            assert services_of(app).database.pool.lent == 0
 
     def _check_page(self, page: int, size: int, client: int) -> None:
         answer = self.clients[client].get(f"{URL}?page={page}&per_page={size}")

@@ -14,7 +14,7 @@ from user_service.errors import Unavailable
 
 class FakeDatabase:
     def __init__(self) -> None:
-        self.connections_made = 1
+        self.pool = SimpleNamespace(made=1)
         self.history: str | None = "1"
         self.asked = 0
 
@@ -33,7 +33,7 @@ def test_names_are_asked_for_after_each_connection_and_once_a_second_without_an_
     for _ in range(2):
         assert identify() == ("users", "1")
     assert database.asked == 1
-    database.connections_made, database.history = 2, None
+    database.pool.made, database.history = 2, None
     for _ in range(2):
         assert identify() == ("users", "1")
     assert database.asked == 2

@@ -17,7 +17,7 @@ from psycopg2.extensions import (
 
 from tests.unit.conftest import Clock
 from tests.waiting import eventually
-from user_service.database.pool import OPEN_SECONDS, Database, PoolStats
+from user_service.database.pool import OPEN_SECONDS, Database
 from user_service.errors import (
     CircuitOpen,
     ConnectionLost,
@@ -219,7 +219,7 @@ class TestCheckout:
                 each.result(LONG)
         # Those that were opened meanwhile are idle, and lent when all are needed.
         with database.read(), database.read(), database.read():
-            assert database.stats().in_use == 3
+            assert database.pool.lent == 3
         assert len(server.connections) == 3
 
     @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ class TestCheckout:
             use(database)
         server.refusal = None
         use(database)
-        assert database.stats().in_use == 0
+        assert database.pool.lent == 0
 
 
 class TestRead:
@@ -321,7 +321,7 @@ class TestTransaction:
         assert connection.closed  # it is still in its transaction
         transact(database)
         assert len(server.connections) == 2
-        assert database.stats().in_use == 0
+        assert database.pool.lent == 0
 
     def test_commit_answered_with_rollback_is_no_success(
         self, database: Database, connection: FakeConnection
@@ -329,7 +329,7 @@ class TestTransaction:
         connection.answers["COMMIT"] = "ROLLBACK"
         with pytest.raises(TransientFailure, match="rolled back instead of committing"):
             transact(database)
-        assert database.stats().in_use == 0
+        assert database.pool.lent == 0
 
 
 class TestOpenAndClose:
@@ -342,7 +342,7 @@ class TestOpenAndClose:
         database.open()
         (connection,) = server.connections
         assert connection.autocommit
-        assert database.stats() == PoolStats(size=3, in_use=0, waiting=0)
+        assert (database.pool.size, database.pool.lent, database.pool.waiting) == (3, 0, 0)
         database.close()
         database.close()
         assert caplog.messages == [
@@ -362,7 +362,7 @@ class TestOpenAndClose:
             assert [each.closed for each in server.connections] == [0, 1]
         assert server.connections[0].sent == [f"{BEGIN}; INSERT", "COMMIT"]
         assert all(each.closed for each in server.connections)
-        assert database.stats().in_use == 0
+        assert database.pool.lent == 0
 
     def test_connection_opened_while_the_pool_is_closed_is_closed_on_return(
         self, server: Server, database: Database
@@ -432,7 +432,7 @@ class TestBreaker:
                 use(database)
         assert database.breaker.state is State.OPEN
         assert len(server.connections) == 5  # each lost one is replaced
-        assert database.stats().in_use == 0
+        assert database.pool.lent == 0
 
     @pytest.mark.parametrize(("use", "lost_at"), [(write, "INSERT"), (transact, "COMMIT")])
     @pytest.mark.parametrize("failure", [CLOSED, TOO_SLOW, error_with("57P01")])
@@ -455,7 +455,7 @@ class TestBreaker:
         with pytest.raises(OutcomeUnknown):
             use(database)
         assert database.breaker.state is State.CLOSED  # a read has tried before
-        assert database.stats().in_use == 0
+        assert database.pool.lent == 0
 
     def test_no_request_waits_for_a_connection_while_it_is_open(self, database: Database) -> None:
         with database.read():
@@ -468,7 +468,7 @@ class TestBreaker:
         with ThreadPoolExecutor(1) as threads:
             with database.read():
                 late = threads.submit(read, database)
-                eventually(lambda: database.stats().waiting == 1)
+                eventually(lambda: database.pool.waiting == 1)
                 open_breaker(database)
             with pytest.raises(CircuitOpen):
                 late.result(LONG)
@@ -505,7 +505,7 @@ class TestReadiness:
         database = Database("dbname=fake", size=1, prepare=lambda: prepared.wait(LONG))
         with ThreadPoolExecutor(1) as threads:
             first = threads.submit(read, database)
-            eventually(lambda: database.stats().in_use == 1)
+            eventually(lambda: database.pool.lent == 1)
             assert not database.is_ready()
             prepared.set()
             first.result(LONG)

@@ -40,7 +40,7 @@ class DatabaseIdentity:
 
         Raise Unavailable if they were never known.
         """
-        connections = self._database.connections_made
+        connections = self._database.pool.made
         is_current = connections == self._connections and not again
         if self._known is None or not (is_current or self._clock() < self._unanswered_until):
             try:

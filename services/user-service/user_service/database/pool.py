@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
-from typing import NamedTuple, cast
+from typing import cast
 
 import psycopg2
 from psycopg2.errorcodes import READ_ONLY_SQL_TRANSACTION
@@ -48,14 +48,6 @@ log = logging.getLogger(__name__)
 OPEN_SECONDS = 0.25
 # Seconds within which readiness is known. Orchestrators and load balancers wait for a second.
 READY_SECONDS = 0.9
-
-
-class PoolStats(NamedTuple):
-    """The pool of this process at one moment: connections, and requests that wait for one."""
-
-    size: int
-    in_use: int
-    waiting: int
 
 
 class Database:
@@ -105,7 +97,7 @@ class Database:
         self._checkout_timeout = checkout_timeout
         self._preparation = Preparation("the database", lambda: _with_errors_translated(prepare))
         current_dsn = current_dsn or (lambda: dsn)
-        self._pool = ConnectionPool(
+        self.pool = ConnectionPool(
             with_session_defaults(dsn, session_timeout),
             size,
             current_dsn=lambda: with_session_defaults(current_dsn(), session_timeout),
@@ -115,12 +107,12 @@ class Database:
     def open(self) -> None:
         """Open a connection. Raise Unavailable if the server is away; later checkouts try again."""
         with self.read():
-            log.info("connection pool opened, for at most %d connections", self._pool.size)
+            log.info("connection pool opened, for at most %d connections", self.pool.size)
 
     def close(self) -> None:
         """Close every idle connection now, and those in use when they come back."""
-        if not self._pool.closed:
-            self._pool.close()
+        if not self.pool.closed:
+            self.pool.close()
             log.info("connection pool closed")
 
     def is_ready(self) -> bool:
@@ -137,16 +129,6 @@ class Database:
         except (Unavailable, psycopg2.Error):
             return False
         return True
-
-    @property
-    def connections_made(self) -> int:
-        """The number of connections opened so far. Without a new one, the same server answers."""
-        return self._pool.made
-
-    def stats(self) -> PoolStats:
-        """Return the size of the pool, the connections in use and the waiting requests."""
-        pool = self._pool
-        return PoolStats(pool.size, pool.lent, pool.waiting)
 
     def read(self, *, waits: bool = True) -> AbstractContextManager[Cursor]:
         """Lend a cursor for statements that change nothing, each a transaction of its own.
@@ -200,7 +182,7 @@ class Database:
         until = time.monotonic() + (min(self._checkout_timeout, time_left) if waits else 0)
         is_full = False
         try:
-            self._pool.begin_loan(writes=writes)
+            self.pool.begin_loan(writes=writes)
         except PoolTimeout:
             is_full = True
             if not waits:
@@ -237,12 +219,12 @@ class Database:
         self.breaker.refuse_if_open()  # before waiting in vain
         if not self._was_full:
             self._was_full = True
-            in_use = self._pool.lent
+            in_use = self.pool.lent
             log.warning("connection pool is full: %d connections are in use", in_use)
         self._metrics.waiting.inc()
         try:
             with stage("pool", self._metrics.checkout.observe):
-                self._pool.begin_loan(until - time.monotonic(), writes=writes)
+                self.pool.begin_loan(until - time.monotonic(), writes=writes)
         except PoolTimeout:
             self._metrics.timeouts.inc()
             raise
@@ -253,14 +235,14 @@ class Database:
         """Return a connection that works for a loan that has begun."""
         if not self._preparation.is_done:
             # Here, after a fork: each process has a gauge of its own.
-            self._metrics.size.set(self._pool.size)
+            self._metrics.size.set(self.pool.size)
             self._preparation.ensure(self._checkout_timeout)
-        while (idle := self._pool.take_idle()) is not None:
+        while (idle := self.pool.take_idle()) is not None:
             if is_alive(idle):
                 return idle
-            self._pool.discard(idle)
+            self.pool.discard(idle)
             self._count_replaced(1)
-        return self._pool.open_new(until - time.monotonic())
+        return self.pool.open_new(until - time.monotonic())
 
     def _retire_after(self, error: psycopg2.Error, lent: Connection) -> None:
         """Close what ``error`` has made useless."""
@@ -268,7 +250,7 @@ class Database:
             lent.close()
         if lent.closed:
             # The idle connections have probably met the same end: a retry gets a new one.
-            self._count_replaced(self._pool.close_idle())
+            self._count_replaced(self.pool.close_idle())
 
     def _end_loan(self, lent: Connection | None, *, writes: bool) -> None:
         """End a loan, and close its connection if that must not be lent again."""
@@ -278,17 +260,17 @@ class Database:
                 # Reads alone would never notice a failover.
                 log.warning("the database has become read-only, looking for the one that is not")
                 lent.close()
-                self._count_replaced(self._pool.close_idle())
+                self._count_replaced(self.pool.close_idle())
             if lent.info.transaction_status != TRANSACTION_STATUS_IDLE:
                 lent.close()
                 self._count_replaced(1)
-        self._pool.end_loan(lent, writes=writes)
+        self.pool.end_loan(lent, writes=writes)
 
     def _end_after_answer(self, lent: Connection) -> None:
         """End the loan of a commit without an answer once the server has ended its session."""
         log.warning("a commit was not answered within its request's deadline")
         with self._metrics.unanswered.track_inprogress():
-            self._pool.wait_for_answer(lent)
+            self.pool.wait_for_answer(lent)
         self._end_loan(lent, writes=True)
 
     def _count_replaced(self, number: int) -> None:

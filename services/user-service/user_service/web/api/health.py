@@ -57,7 +57,7 @@ def get_readiness() -> Response:
 
 def _health(services: Services) -> bodies.Health:
     has_database, cache = services.database.is_ready(), services.pages.health()
-    replica, stats = services.replica, services.database.stats()
+    replica, pool = services.replica, services.database.pool
     breakers: bodies.Breakers = {
         "database": services.database.breaker.state,
         "redis": services.pages.breaker_state,
@@ -67,7 +67,7 @@ def _health(services: Services) -> bodies.Health:
         "timestamp": datetime.now(UTC),
         "database": "connected" if has_database else "disconnected",
         "redis": "connected" if cache.is_connected else "disconnected",
-        "pool": {"size": stats.size, "in_use": stats.in_use, "waiting": stats.waiting},
+        "pool": {"size": pool.size, "in_use": pool.lent, "waiting": pool.waiting},
         "breakers": breakers,
         "version": __version__,
         "commit": services.commit,
