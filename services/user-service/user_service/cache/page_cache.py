@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
+from functools import partial
 from typing import NamedTuple
 
 from user_service.cache.page_store import Found, PageStore, RedisFailure, RedisRefusal
@@ -115,10 +116,8 @@ class PageCache:
             self._metrics.pages_hit.inc()
             return found.body, CacheStatus.HIT
         self._metrics.pages_missed.inc()
-        body = self._refills.run(
-            (name, found.generation), lambda: self._refill(name, found, produce)
-        )
-        return body, CacheStatus.MISS
+        refill = partial(self._refill, name, found, produce)
+        return self._refills.run((name, found.generation), refill), CacheStatus.MISS
 
     def required_lsn(self) -> int | None:
         """Return the log position that covers every acknowledged write; None if it is unknown.

@@ -21,8 +21,8 @@ asked: its circuit breaker is open, or the database was not reached yet.
 
 import hashlib
 import os
+import secrets
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
@@ -33,7 +33,7 @@ from redis import exceptions as redis_errors
 
 from user_service.cache import page_scripts
 from user_service.cache.page_scripts import BODY_AT, GENERATION_LENGTH, TIME_LENGTH
-from user_service.cache.redis_client import RedisClient, Reply, Script, Value
+from user_service.cache.redis_client import RedisClient, Reply, Value
 from user_service.domain.user import USER_MEMBERS
 from user_service.errors import Unavailable
 from user_service.observability.metrics import Metrics
@@ -102,17 +102,11 @@ class PageStore:
         # The braces keep all keys in one slot of a Redis Cluster: a script works on several.
         self._prefix = f"{prefix}:{{pages}}:"
         self._clock = clock
-        self._look_up_or_claim = redis.register_script(page_scripts.LOOK_UP_OR_CLAIM)
-        self._store_if_current = redis.register_script(page_scripts.STORE_IF_CURRENT)
-        self._replace_generation = redis.register_script(page_scripts.REPLACE_GENERATION)
-        self._settle_if_current = redis.register_script(page_scripts.SETTLE_IF_CURRENT)
-        self._confirm_history = redis.register_script(page_scripts.CONFIRM_HISTORY)
-        self._check = redis.register_script(page_scripts.CHECK)
         # The connections made and the history of the database when the stored history was last
         # confirmed, and that history.
         self._confirmed: tuple[int, str, bytes | None] = (0, "", None)
         # With the process id, a child that was forked meanwhile has another name.
-        self._name = uuid.uuid4().hex
+        self._name = secrets.token_hex(16)
         # An error that Redis answers is an answer; only silence counts as a failure.
         self.breaker = CircuitBreaker(
             "Redis",
@@ -160,7 +154,7 @@ class PageStore:
         ttl = max(self._ttl, self._stale_ttl)
         process = f"{self._name}-{os.getpid()}"
         arguments: list[Value] = [ttl, generation, process, entry]
-        return bool(self._run(self._store_if_current, arguments, [name]))
+        return bool(self._run(page_scripts.STORE_IF_CURRENT, arguments, [name]))
 
     def give_back(self, name: str) -> None:
         """End our claim on a page that was not stored."""
@@ -175,9 +169,10 @@ class PageStore:
         ``lsn`` is the log position that a replica must have replayed from now on, if it is known.
         Other processes may be reading from a Redis that did not answer this one.
         """
-        arguments = [_new_name(), "" if lsn is None else _hex(lsn)]
+        arguments = [secrets.token_hex(16), "" if lsn is None else f"{lsn:016x}"]
         with self._asking(despite_open_breaker=despite_open_breaker):
-            self._replace_generation(self._keys(self._identify()[0]), arguments)
+            keys = self._keys(self._identify()[0])
+            self._redis.run_script(page_scripts.REPLACE_GENERATION, keys, arguments)
 
     def settle(self, generation: bytes, lsn: int) -> Found:
         """Return ``generation`` with its LSN set to ``lsn``, or the generation after it.
@@ -185,7 +180,7 @@ class PageStore:
         ``lsn`` must have been asked for after ``generation`` was read. Then every write that had
         ended before is covered, and a write that ended later has replaced the generation.
         """
-        is_current = self._run(self._settle_if_current, [generation, _hex(lsn)])
+        is_current = self._run(page_scripts.SETTLE_IF_CURRENT, [generation, f"{lsn:016x}"])
         return Found(generation, lsn) if is_current else self.current()
 
     def check(self) -> None:
@@ -193,7 +188,7 @@ class PageStore:
         key = self._prefix + "check"
         with self._asking(despite_open_breaker=True):
             self._redis.execute("EVAL", page_scripts.CHECK, 1, key)
-            self._check([key], [])  # EVALSHA
+            self._redis.run_script(page_scripts.CHECK, [key], [])  # EVALSHA
 
     def place(self) -> str:
         """Return where a gateway finds pages: the TTL, the prefix of all keys, that of pages."""
@@ -210,8 +205,9 @@ class PageStore:
             for _ in range(3):  # again where a generation had to be begun
                 database, history = self._identify()
                 now, process = int(self._clock()), f"{self._name}-{os.getpid()}"
-                stored, generation, lsn, *pages = self._look_up_or_claim(
-                    self._keys(database, names), [now, self._ttl, CLAIM_MILLISECONDS, process]
+                arguments: list[Value] = [now, self._ttl, CLAIM_MILLISECONDS, process]
+                stored, generation, lsn, *pages = self._redis.run_script(
+                    page_scripts.LOOK_UP_OR_CLAIM, self._keys(database, names), arguments
                 )
                 is_confirmed = self._confirmed == (self._redis.connections_made, history, stored)
                 if generation is None or not is_confirmed:
@@ -229,9 +225,11 @@ class PageStore:
         is_connected_anew = connections != self._confirmed[0]
         # Otherwise another process has stored another history, that of the database perhaps.
         database, history = self._identify(again=not is_connected_anew)
-        connection = _new_name() if is_connected_anew else ""
-        arguments = [history, connection, _new_name()]
-        stored: bytes = self._confirm_history(self._keys(database), arguments)
+        connection = secrets.token_hex(16) if is_connected_anew else ""
+        arguments = [history, connection, secrets.token_hex(16)]
+        stored: bytes = self._redis.run_script(
+            page_scripts.CONFIRM_HISTORY, self._keys(database), arguments
+        )
         self._confirmed = (connections, history, stored)
         return history, stored
 
@@ -243,9 +241,10 @@ class PageStore:
             keys += page, page + CLAIM_SUFFIX
         return keys
 
-    def _run(self, script: Script, arguments: Sequence[Value], names: Iterable[str] = ()) -> Reply:
+    def _run(self, script: str, arguments: Sequence[Value], names: Iterable[str] = ()) -> Reply:
         with self._asking():
-            return script(self._keys(self._identify()[0], names), arguments)
+            keys = self._keys(self._identify()[0], names)
+            return self._redis.run_script(script, keys, arguments)
 
     @contextmanager
     def _asking(self, *, despite_open_breaker: bool = False) -> Iterator[None]:
@@ -267,14 +266,4 @@ class BatchingPageStore(PageStore):
 
     def look_up(self, name: str) -> Found:
         """Return the generation, begun if there was none, and the page or a claim on it."""
-        found = self._look_ups.get(name)
-        assert found is not None, "look_up_many() answers every name"  # noqa: S101
-        return found
-
-
-def _new_name() -> bytes:
-    return uuid.uuid4().hex.encode()
-
-
-def _hex(lsn: int) -> bytes:
-    return b"%016x" % lsn
+        return self._look_ups.get(name)

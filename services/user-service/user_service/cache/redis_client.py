@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 from itertools import count
 from threading import Lock
 from typing import Any, cast
@@ -29,7 +30,7 @@ from user_service.resilience import resolver
 
 Value = str | bytes | int
 Reply = Any
-# A script as a function of its keys, which share a slot, and of its arguments.
+# A script as a function of its keys and of its arguments.
 Script = Callable[[Sequence[str], Sequence[Value]], Reply]
 
 # As many as a worker serves clients at once; a request beyond that does without Redis.
@@ -65,19 +66,18 @@ class RedisClient(ABC):
     def close(self) -> None:
         """Close the connections."""
 
+    def run_script(self, script: str, keys: Sequence[str], arguments: Sequence[Value]) -> Reply:
+        """Run ``script``, whose keys share a slot. Redis keeps its text from the first call on."""
+        digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+        try:
+            return self.execute("EVALSHA", digest, len(keys), *keys, *arguments)
+        except redis_errors.NoScriptError:
+            # EVAL needs one node. redis-py's own Script loads the text into every master.
+            return self.execute("EVAL", script, len(keys), *keys, *arguments)
+
     def register_script(self, script: str | bytes) -> Script:
-        """Return ``script`` as a function. Redis keeps its text from the first call on."""
-        text = script.decode() if isinstance(script, bytes) else script
-        digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-
-        def run(keys: Sequence[str], arguments: Sequence[Value]) -> Reply:
-            try:
-                return self.execute("EVALSHA", digest, len(keys), *keys, *arguments)
-            except redis_errors.NoScriptError:
-                # EVAL needs one node. redis-py's own Script loads the text into every master.
-                return self.execute("EVAL", text, len(keys), *keys, *arguments)
-
-        return run
+        """Return ``script`` as a function of keys and arguments, which `limits` calls."""
+        return partial(self.run_script, script.decode() if isinstance(script, bytes) else script)
 
     def _count_connection(self, *_: object) -> None:
         self.connections_made = next(self._numbers)

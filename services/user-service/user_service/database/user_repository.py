@@ -176,10 +176,12 @@ class UserRepository:
 
     def get(self, user_id: int, *, after_lsn: int | None = None) -> User:
         """Return the user, or raise UserNotFound."""
-        user = self._read(lambda cursor: _find(cursor, user_id), after_lsn)
-        if user is None:
-            raise UserNotFound
-        return user
+
+        def read(cursor: Cursor) -> User:
+            cursor.execute(_GET, {"id": user_id})
+            return _user(cursor)
+
+        return self._read(read, after_lsn)
 
     def create(self, members: Mapping[str, Any]) -> User:
         """Store a new user and return it, or raise UserExists."""
@@ -238,9 +240,8 @@ class UserRepository:
             known = {f"known_{name}": value for name, value in given.items()}
             bound = {**columns, **known, "id": user_id, **precondition._asdict()}
             with _conflicts_named(), self._database.write(statement, bound) as cursor:
-                user = _user_or_none(cursor)
-            if user is not None:
-                return user
+                if cursor.rowcount == 1:
+                    return _user(cursor)
         current = self._current(user_id, precondition)
         others = [name for name, value in given.items() if getattr(current, name) != value]
         if others:
@@ -324,7 +325,7 @@ class BatchingUserRepository(UserRepository):
 
     def __init__(self, database: Database, replica: Replica | None = None) -> None:
         super().__init__(database, replica)
-        self._reads: Batcher[int, User] = Batcher(self._get_many)
+        self._reads: Batcher[int, User | None] = Batcher(self._get_many)
 
     def get(self, user_id: int, *, after_lsn: int | None = None) -> User:
         """Return the user, or raise UserNotFound."""
@@ -335,10 +336,11 @@ class BatchingUserRepository(UserRepository):
             raise UserNotFound
         return user
 
-    def _get_many(self, user_ids: Set[int]) -> dict[int, User]:
+    def _get_many(self, user_ids: Set[int]) -> dict[int, User | None]:
         with self._database.read() as cursor:
             cursor.execute(_GET_MANY, {"ids": list(user_ids)})
-            return {user.id: user for user in map(User._make, cursor.fetchall())}
+            found = {row[0]: User._make(row) for row in cursor.fetchall()}
+        return dict.fromkeys(user_ids) | found
 
 
 @lru_cache
@@ -377,18 +379,10 @@ def _columns(members: Mapping[str, Any]) -> dict[str, Any]:
     return columns
 
 
-def _find(cursor: Cursor, user_id: int) -> User | None:
-    cursor.execute(_GET, {"id": user_id})
-    return _user_or_none(cursor)
-
-
-def _user_or_none(cursor: Cursor) -> User | None:
-    row = cursor.fetchone()
-    return None if row is None else User._make(row)
-
-
 def _user(cursor: Cursor) -> User:
-    (row,) = cursor.fetchall()
+    row = cursor.fetchone()
+    if row is None:
+        raise UserNotFound
     return User._make(row)
 
 

@@ -22,6 +22,7 @@ class Batcher(Generic[K, V]):
     """
 
     def __init__(self, read: Callable[[Set[K]], Mapping[K, V]]) -> None:
+        """``read`` returns a value for each of its keys."""
         self._read = read
         self._lock = threading.Lock()
         self._under_way = threading.Lock()
@@ -33,8 +34,8 @@ class Batcher(Generic[K, V]):
         batch = self._gathering
         return 0 if batch is None else len(batch.keys)
 
-    def get(self, key: K) -> V | None:
-        """Return the value of ``key``, or None if the read returned none.
+    def get(self, key: K) -> V:
+        """Return the value of ``key``.
 
         If the shared read failed for the request that made it, each of the others reads its key
         alone. Raise DeadlineExceeded if it takes longer than the deadline of this request.
@@ -49,7 +50,7 @@ class Batcher(Generic[K, V]):
         elif not batch.is_read.wait(min(deadline.remaining(), threading.TIMEOUT_MAX)):
             raise DeadlineExceeded("a shared read was not answered within the deadline")
         values = self._read({key}) if batch.values is None else batch.values
-        return values.get(key)
+        return values[key]
 
     def _lead(self, batch: "_Batch[K, V]") -> None:
         """Read the batch when the read before it is over, or has taken too long."""
