@@ -38,7 +38,7 @@ class Preparation:
         self._dependency = dependency
         self._work = work
         self._lock = threading.Lock()
-        self._under_way: Future[object] | None = None
+        self._last_run: Future[object] | None = None
         self.is_done = False
 
     def ensure(self, timeout: float) -> None:
@@ -50,20 +50,17 @@ class Preparation:
         if self.is_done:
             return
         with self._lock:
-            if self._under_way is None:
-                self._under_way = in_background(self._work)
-            under_way = self._under_way
-        ended, _ = wait([under_way], min(timeout, deadline.remaining()))
+            run = self._last_run
+            if run is None or (run.done() and run.exception()):
+                run = self._last_run = in_background(self._work)
+        ended, _ = wait([run], min(timeout, deadline.remaining()))
         if not ended:
             raise Unavailable(f"{self._dependency} is still being prepared")
         try:
-            under_way.result()
+            run.result()
+        except Unavailable:
+            raise
         except Exception as error:
-            with self._lock:
-                if self._under_way is under_way:  # the next caller begins again
-                    self._under_way = None
-            if isinstance(error, Unavailable):
-                raise
             log.exception("%s cannot be prepared", self._dependency)
             raise NotPrepared(f"{self._dependency} cannot be prepared") from error
         self.is_done = True
