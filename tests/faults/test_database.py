@@ -9,13 +9,16 @@ import httpx
 import psycopg2
 import pytest
 
-from tests.faults.harness.clients import URL, Client, Mix
+from tests.faults.harness.clients import SLACK, URL, Client, Mix
 from tests.faults.harness.credentials import HEADERS
 from tests.faults.harness.figures import Row
 from tests.faults.harness.operations import Kind, Operation, Outcome, failures
 from tests.faults.harness.probes import Liveness
 from tests.faults.harness.stage import POOL_SIZE, Scene, Stage
 from tests.waiting import eventually
+from user_service.database.stored_keys import add_key, revoke_key
+from user_service.domain.api_key import new_key
+from user_service.security.api_keys import REVOCATION_SECONDS
 
 
 @pytest.mark.row("PostgreSQL backend killed")
@@ -107,6 +110,51 @@ def test_cached_page_is_served_while_the_database_is_frozen(stage: Stage, row: R
     assert statuses == {503}
     assert {(page.outcome, page.cache) for page in pages} == {(Outcome.OK, "HIT")}
     assert row.longest < 1
+
+
+@pytest.mark.slow
+@pytest.mark.row("PostgreSQL stopped (SIGSTOP): API keys")
+def test_api_keys_stand_while_the_database_is_frozen(stage: Stage, row: Row) -> None:
+    key, stored = new_key("reader", frozenset({"users:read"}), None)
+    wrong, _ = new_key("unknown", frozenset({"users:read"}), None)
+    with (
+        stage.service({"AUTH_API_KEYS": "true"}) as service,
+        Client(service.url, headers=bearer(key)) as client,
+        Client(service.url, headers=bearer(wrong)) as other,
+    ):
+        add_key(stage.postgres.url, stored)
+        eventually(lambda: statuses_of_all_workers(client) == {200})
+        stage.postgres.freeze()
+        pages, refused = [], []
+        end = time.monotonic() + 3 * REVOCATION_SECONDS
+        while time.monotonic() < end:
+            client.reconnect()
+            pages.append(client.list_users())
+            refused.append(other.list_users())
+            time.sleep(0.05)
+        stage.postgres.thaw()
+        eventually(lambda: client.read(1).status == 404)
+        assert revoke_key(stage.postgres.url, "reader")
+        revoked = time.monotonic()
+        eventually(lambda: statuses_of_all_workers(client) == {401})
+        row.note(f"revoked in every worker within {time.monotonic() - revoked:.1f} s")
+        assert time.monotonic() - revoked < REVOCATION_SECONDS + SLACK
+    row.count([*pages, *refused])
+    assert {(page.status, page.cache) for page in pages} == {(200, "HIT")}
+    assert {each.status for each in refused} == {401}
+
+
+def statuses_of_all_workers(client: Client) -> set[int | None]:
+    """Return the statuses of a page on so many connections that each worker has most likely one."""
+    statuses = set()
+    for _ in range(20):
+        client.reconnect()
+        statuses.add(client.list_users().status)
+    return statuses
+
+
+def bearer(credential: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {credential}"}
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 
 import httpx
@@ -20,6 +20,7 @@ from tests.waiting import eventually
 from user_service.errors import Unavailable
 from user_service.security import key_set
 from user_service.security.key_set import MAX_BYTES, fetch_key_set
+from user_service.web.services import services_of
 
 OLD, NEW = ec_key("old"), ec_key("new")
 ALGORITHMS = ("ES256",)
@@ -53,6 +54,13 @@ def test_keys_are_read_once_for_many_requests(serving: Serve, issuer: IssuerServ
     named = trusting(serving, issuer.url, auth_jwks_url=f"{issuer.url}/keys")
     assert status(named, issuer.token()) == 200
     assert issuer.requests == [METADATA, "/keys", "/keys"]
+
+
+def test_keys_are_read_when_a_process_begins(serving: Serve, issuer: IssuerServer) -> None:
+    services = services_of(trusting(serving, issuer.url).application)
+    with closing(services):
+        services.begin(lambda: False)
+        eventually(lambda: issuer.requests == [METADATA, "/keys"])
 
 
 @pytest.mark.usefixtures("eager")

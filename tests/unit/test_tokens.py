@@ -38,7 +38,7 @@ class FixedKeys(RefreshedValue[KeySet]):
     def get(self) -> KeySet:
         return self.set
 
-    def refresh(self, *, at_most_every: float) -> None:
+    def refresh(self, *, at_most_every: float = 0) -> None:
         self.wishes.append(at_most_every)
 
 

@@ -54,16 +54,24 @@ class Client:
     Retry-After. What is wrong with it is its ``complaint``.
     """
 
-    def __init__(self, url: str, *, deadline: float = DEADLINE, number: int = 0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        deadline: float = DEADLINE,
+        number: int = 0,
+        headers: Mapping[str, str] = HEADERS,
+    ) -> None:
         self.url = url
         self.number = number
         self.deadline = deadline
+        self._headers = headers
         self._http = self._connect()
 
     def _connect(self) -> httpx.Client:
         # The gateway's certificate is one that it has signed itself.
-        timeout = self.deadline + 5
-        return httpx.Client(base_url=self.url, timeout=timeout, verify=False, headers=HEADERS)
+        timeout, headers = self.deadline + 5, dict(self._headers)
+        return httpx.Client(base_url=self.url, timeout=timeout, verify=False, headers=headers)
 
     def __enter__(self) -> Self:
         return self

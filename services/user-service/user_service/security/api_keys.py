@@ -27,7 +27,7 @@ class ApiKeys:
         self._read = read
         self._now = now
         self._used: set[str] = set()
-        self._keys = RefreshedValue(
+        self.keys = RefreshedValue(
             "API keys",
             self._read_all,
             refresh_after=REVOCATION_SECONDS / 2,
@@ -37,7 +37,7 @@ class ApiKeys:
 
     def principal(self, key: str) -> Principal:
         """Return the principal; raise Unauthenticated, or Unavailable if no keys can be read."""
-        parts, keys = prefix_and_digest(key), self._keys.get()
+        parts, keys = prefix_and_digest(key), self.keys.get()
         known = None if parts is None else keys.get(parts[0])
         # Compared in constant time, so that the time tells nothing of the digest.
         if parts is None or known is None or not hmac.compare_digest(known.digest, parts[1]):

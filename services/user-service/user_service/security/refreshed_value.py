@@ -68,7 +68,7 @@ class RefreshedValue(Generic[T]):
             raise Unavailable(f"{self._name} cannot be read")
         return known[0]
 
-    def refresh(self, *, at_most_every: float) -> "Future[None] | None":
+    def refresh(self, *, at_most_every: float = 0) -> "Future[None] | None":
         """Return the read under way. If there is none, begin one unless the last was just now."""
         with self._lock:
             if self._reading is None or self._reading.done():

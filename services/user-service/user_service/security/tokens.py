@@ -53,7 +53,7 @@ class TokenVerifier:
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._keys = keys
+        self.keys = keys
         self._rules = rules
         self._clock = clock
         self._lock = threading.Lock()
@@ -68,7 +68,7 @@ class TokenVerifier:
 
     def principal(self, token: str) -> Principal:
         """Return the principal; raise Unauthenticated, or Unavailable without a key set."""
-        keys, digest = self._keys.get(), hashlib.sha256(token.encode()).digest()
+        keys, digest = self.keys.get(), hashlib.sha256(token.encode()).digest()
         known = keys.verified.get(digest)
         if known is not None and self._clock() < known[1]:
             return known[0]
@@ -90,7 +90,7 @@ class TokenVerifier:
         try:
             claims = orjson.loads(verified_payload(token, keys))
         except UnknownKey:
-            self._keys.refresh(at_most_every=UNKNOWN_KEY_SECONDS)
+            self.keys.refresh(at_most_every=UNKNOWN_KEY_SECONDS)
             raise
         except orjson.JSONDecodeError:
             claims = None

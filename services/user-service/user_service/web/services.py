@@ -69,6 +69,8 @@ class Services:
             raise
         except Unavailable as error:
             log.warning("starting without the database, requests will try again: %s", error)
+        if self.authentication is not None:
+            self.authentication.read_keys()
         # What exists now lives until the end. Freezing it keeps each full garbage collection from
         # examining it again while requests wait.
         gc.collect()

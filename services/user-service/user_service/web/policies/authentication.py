@@ -23,6 +23,12 @@ class Authentication:
         enabled = {"token": self.tokens, "api_key": self.api_keys}
         return [kind for kind, verifier in enabled.items() if verifier is not None]
 
+    def read_keys(self) -> None:
+        """Begin to read the keys, so that the first requests need not wait for them."""
+        for verifier in (self.tokens, self.api_keys):
+            if verifier is not None:
+                verifier.keys.refresh()
+
     def caller(self, authorization: str | None) -> Caller:
         """Return the principal, or the error that routes with a permission raise instead."""
         scheme, _, credential = (authorization or "").partition(" ")
