@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
+from functools import partial
 
 import httpx
 import pytest
@@ -20,6 +21,7 @@ from tests.faults.harness.clients import URL, Client
 from tests.faults.harness.figures import Row
 from tests.faults.harness.stage import Stage
 from tests.faults.test_input import over_the_wire
+from tests.faults.test_redis import store_late
 from tests.integration.test_malformed import CORPUS as MALFORMED
 from tests.waiting import eventually
 from user_service.settings import Settings
@@ -28,12 +30,11 @@ from user_service.web.requests.validation import parse_query
 from user_service.web.responses.pages import produce_page
 
 pytestmark = pytest.mark.timeout(1800)
-WITH_PAGES = {"GATEWAY_PAGES": "true"}
 
 
 @pytest.fixture
 def service(stage: Stage) -> Iterator[RunningService]:
-    with stage.service(WITH_PAGES) as started:
+    with stage.service({"GATEWAY_PAGES": "true"}) as started:
         yield started
 
 
@@ -52,25 +53,6 @@ def reader(edged: Gateway) -> Iterator[httpx.Client]:
 def values(page: httpx.Response) -> set[str]:
     assert page.status_code == 200, page.text
     return {user["email"] for user in page.json()["users"]}
-
-
-@pytest.mark.parametrize("writes", [200, pytest.param(10_000, marks=pytest.mark.slow)])
-@pytest.mark.row("edge: write through one replica, read through the edge before the other,")
-def test_read_through_the_edge_shows_the_write_through_another_replica(
-    stage: Stage, row: Row, edged: Gateway, reader: httpx.Client, writes: int
-) -> None:
-    row.fault += f" {writes:,} times"
-    with stage.service(WITH_PAGES) as other, Client(other.url) as writer:
-        made = writer.create("ada", "ada@example.com")
-        assert made.user_id is not None
-        for number in range(writes):
-            row.count([writer.update(made.user_id, f"{number}@example.com")])
-            for _ in range(2):  # the second one is in Redis
-                shown = values(reader.get(URL))
-                row.stale += shown != {f"{number}@example.com"}
-    row.note(f"{hits(edged)} of {2 * writes:,} pages by the edge")
-    assert row.stale == 0
-    assert hits(edged) > writes / 2
 
 
 @pytest.mark.parametrize("reads", [1_000, pytest.param(100_000, marks=pytest.mark.slow)])
@@ -93,31 +75,20 @@ def test_edge_serves_no_page_that_was_read_before_a_write(  # noqa: PLR0913, PLR
     ):
         services.open()
         made = writer.create("ada", "ada@example.com")
-        assert made.user_id is not None
+        read = partial(produce_page, services.users, services.cursors)
+        late = {query.page_name: partial(read, query) for query in queries}
 
-        def read_and_pause(left: list[ListQuery], number: int) -> None:
-            """Read each page within the read of the one before, then write ``number``."""
-            if not left:
-                row.count([writer.update(made.user_id or 0, f"{number}@example.com")])
-                return
-
-            def produce(lsn: int | None) -> bytes:
-                page = produce_page(services.users, services.cursors, left[0], lsn)
-                read_and_pause(left[1:], number)
-                return page
-
-            services.pages.get_or_produce(left[0].page_name, produce)
+        def write(value: str) -> None:
+            assert made.user_id is not None
+            row.count([writer.update(made.user_id, value)])
 
         for number in range(reads // len(queries)):
             services.pages.invalidate()
-            read_and_pause(queries, number)
-            for query in queries:
-                row.stale += values(reader.get(f"{URL}?{query.page_name}")) != {
-                    f"{number}@example.com"
-                }
-            # What is stored by now is served by the edge, and right as well.
-            shown = values(reader.get(f"{URL}?{queries[-1].page_name}"))
-            row.stale += shown != {f"{number}@example.com"}
+            value = f"{number}@example.com"
+            store_late(services.pages, late, partial(write, value))
+            # What is stored by then is served by the edge, and right as well.
+            for query in (*queries, queries[-1]):
+                row.stale += values(reader.get(f"{URL}?{query.page_name}")) != {value}
     row.note(f"{hits(edged)} pages by the edge")
     assert row.stale == 0
     assert hits(edged) > 0

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
@@ -16,8 +16,9 @@ from tests.faults.harness.clients import Client
 from tests.faults.harness.figures import Row
 from tests.faults.harness.operations import Kind, Operation, Outcome, failures
 from tests.faults.harness.stage import Scene, Stage
-from tests.redis_states import generation_key, promote
+from tests.redis_states import generation_key
 from tests.waiting import eventually
+from user_service.cache.page_cache import PageCache, Produce
 from user_service.settings import Settings
 
 TTL = 2
@@ -158,30 +159,6 @@ def test_page_is_refilled_once_however_many_ask_for_it_at_once(stage: Stage, row
     assert 20 <= refills <= 24  # two processes may begin two generations at one moment
 
 
-@pytest.mark.slow
-@FRONTS
-@pytest.mark.row("Redis failed over: the replica lacks the last writes")
-def test_promoted_replica_revives_no_page(stage: Stage, row: Row, front: dict[str, str]) -> None:
-    row.fault += edge_of(front)
-    with stage.scene(row, after=5, environment=front) as scene, stage.redis_client() as redis:
-        scene.wait(1)
-        old = {key: redis.dump(key) for key in redis.scan_iter("*{pages}*")}
-        scene.wait(1)
-        with scene.fault():
-            stage.redis_link.hold()
-            for key, value in old.items():
-                if isinstance(value, bytes):
-                    redis.restore(key, 60_000, value, replace=True)
-            promote(redis)
-            stage.redis_link.cut()
-            stage.redis_link.resume()
-        settled = [(scene.began, scene.ended + SETTLING)]
-        scene.pages = replace(scene.pages, excused=settled, bound=61)
-    all_answered(scene.load.operations)
-    served = [each for each in lists(scene.load.operations) if each.cache == "HIT"]
-    assert any(each.started > scene.ended + SETTLING for each in served)
-
-
 @contextmanager
 def refusing(stage: Stage, how: str) -> Iterator[None]:
     """Have Redis answer and refuse every write for a block."""
@@ -232,6 +209,21 @@ def test_failed_invalidation_makes_no_page_older_than_the_ttl(
     assert processes > 1 or {each.cache for each in settled} == {"BYPASS"}
 
 
+def store_late(pages: PageCache, reads: Mapping[str, Produce], write: Callable[[], object]) -> None:
+    """Read each page within the read of the one before, then ``write``, then store them all."""
+    if not reads:
+        write()
+        return
+    (name, read), *others = reads.items()
+
+    def read_and_pause(lsn: int | None) -> bytes:
+        page = read(lsn)
+        store_late(pages, dict(others), write)
+        return page
+
+    pages.get_or_produce(name, read_and_pause)
+
+
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("reads", [2_000, pytest.param(100_000, marks=pytest.mark.slow)])
 @pytest.mark.row("late store:")
@@ -257,24 +249,14 @@ def test_page_read_before_a_write_is_not_served_after_it(
                 (shown,) = cursor.fetchone() or (None,)
                 return str(shown).encode()
 
-        def read_and_pause(names: list[str], number: int) -> None:
-            """Have each page read within the read of the one before, then write ``number``."""
-            if not names:
-                with database.transaction() as cursor:
-                    cursor.execute("UPDATE shown SET number = %(number)s", {"number": number})
-                pages.invalidate()
-                return
-
-            def produce(lsn: int | None) -> bytes:
-                body = read(lsn)
-                read_and_pause(names[1:], number)
-                return body
-
-            pages.get_or_produce(names[0], produce)
+        def write() -> None:
+            with database.transaction() as cursor:
+                cursor.execute("UPDATE shown SET number = number + 1")
+            pages.invalidate()
 
         for number in range(reads // len(late)):
             pages.invalidate()
-            read_and_pause(late, number)
+            store_late(pages, dict.fromkeys(late, read), write)
             shown = [int(pages.get_or_produce(name, read)[0]) for name in late]
             row.stale += len(shown) - shown.count(number)
     row.sent = row.acknowledged = reads
