@@ -7,14 +7,12 @@ before HAProxy. FAULT_SECONDS (10) is the least time under load for each fault.
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-import psycopg2
 import pytest
 from psycopg2.extensions import parse_dsn
 
@@ -24,6 +22,7 @@ from tests.faults.harness.figures import Row
 from tests.faults.harness.operations import Kind, Operation, Outcome
 from tests.faults.harness.proxy import Proxy
 from tests.faults.harness.stage import POOL_SIZE, Scene, Stage
+from tests.faults.harness.standby import rows
 from tests.faults.history import PageRule, check
 from tests.pgbouncer import PgBouncer
 from tests.waiting import eventually
@@ -53,10 +52,7 @@ class ClusterStage(Stage):
             link.resume()
         self.cluster.heal()
         eventually(self.is_complete)
-        self.sql("DROP SCHEMA public CASCADE")
-        self.sql("CREATE SCHEMA public AUTHORIZATION users")
-        with self.redis_client() as client:
-            client.flushall()
+        super().reset()
 
     def is_complete(self) -> bool:
         """Return whether two standbys follow the leader, one of them synchronously."""
@@ -67,12 +63,9 @@ class ClusterStage(Stage):
         """Return whether a commit has a standby to wait for."""
         return any(node.running and node.is_synchronous for node in self.cluster.nodes)
 
-    def sql(self, statement: str) -> list[tuple[Any, ...]]:
-        with closing(psycopg2.connect(self.cluster.leader().admin_url)) as connection:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(statement)
-                return cursor.fetchall() if cursor.description else []
+    @property
+    def admin_url(self) -> str:
+        return self.cluster.leader().admin_url
 
     @property
     def database_ports(self) -> tuple[int, ...]:
@@ -238,10 +231,9 @@ def test_reads_leave_the_primary_to_writes(stage: ClusterStage, row: Row, standb
 
 
 def transactions_on(node: Node) -> int:
-    with closing(psycopg2.connect(node.admin_url)) as connection, connection.cursor() as cursor:
-        cursor.execute("SELECT xact_commit FROM pg_stat_database WHERE datname = 'users'")
-        ((number,),) = cursor.fetchall()
-        return int(number)
+    statement = "SELECT xact_commit FROM pg_stat_database WHERE datname = 'users'"
+    ((number,),) = rows(node.admin_url, statement)
+    return int(number)
 
 
 @pytest.mark.row("cluster: 8 workers, PgBouncer before HAProxy")

@@ -7,13 +7,12 @@ that goes for every row of the fault table is checked.
 import itertools
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psycopg2
 import redis as redis_py
 
 from dev.processes import wait_until
@@ -27,6 +26,7 @@ from tests.faults.harness.figures import Row
 from tests.faults.harness.operations import BAD, Operation
 from tests.faults.harness.processes import Footprint, footprint
 from tests.faults.harness.proxy import Proxy
+from tests.faults.harness.standby import rows
 from tests.faults.history import PageRule, check
 from tests.waiting import eventually
 
@@ -103,13 +103,13 @@ class Stage:
         with edge(folder, service.port, self.redis_link.port, changes) as started:
             yield started
 
+    @property
+    def admin_url(self) -> str:
+        return self.postgres.admin_url
+
     def sql(self, statement: str) -> list[tuple[Any, ...]]:
         """Run one statement as a superuser, not through the proxy, and return its rows."""
-        with closing(psycopg2.connect(self.postgres.admin_url)) as connection:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(statement)
-                return cursor.fetchall() if cursor.description else []
+        return rows(self.admin_url, statement)
 
     def users(self) -> dict[int, str]:
         """Return the address of each stored user by its id."""

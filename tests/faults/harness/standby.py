@@ -28,15 +28,20 @@ class Standby(PostgresServer):
         self._run([postgres_program("pg_basebackup"), *copy, "--no-sync"])
 
 
-def run(server: PostgresServer, *statements: str) -> Any:
-    """Run statements as a superuser, each for itself; return the last one's first value."""
-    with closing(psycopg2.connect(server.admin_url)) as connection:
+def rows(url: str, *statements: str) -> list[tuple[Any, ...]]:
+    """Run statements, each for itself; return the rows of the last one."""
+    with closing(psycopg2.connect(url)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
             for statement in statements:
                 cursor.execute(statement)
-            row = cursor.fetchone() if cursor.description else None
-            return row[0] if row else None
+            return cursor.fetchall() if cursor.description else []
+
+
+def run(server: PostgresServer, *statements: str) -> Any:
+    """Run statements as a superuser, each for itself; return the last one's first value."""
+    found = rows(server.admin_url, *statements)
+    return found[0][0] if found else None
 
 
 def pause(standby: Standby) -> None:
