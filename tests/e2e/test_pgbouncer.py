@@ -2,18 +2,16 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from uuid import uuid4
 
 import psycopg2
 import pytest
-from flask import Flask
 from psycopg2.extensions import cursor, parse_dsn
-from pydantic import SecretStr
 
-from app import create_app
 from dev.servers import PostgresServer
+from tests.e2e.application import serving
 from tests.faults.harness.proxy import Proxy
 from tests.faults.harness.standby import Standby
 from tests.pgbouncer import PgBouncer
@@ -118,13 +116,9 @@ def test_deadline_gives_the_session_back(database: Database) -> None:
         assert value(cursor, "SELECT 1") == 1
 
 
-@contextmanager
-def serving(settings: Settings, **urls: str) -> Iterator[Flask]:
-    """Run the service behind PgBouncer at ``urls``."""
-    pooled = {name: SecretStr(url) for name, url in urls.items()}
-    application = create_app(settings.model_copy(update={**pooled, "db_transaction_pooling": True}))
-    yield application
-    services_of(application).close()
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"db_transaction_pooling": True})
 
 
 def test_replica_may_be_behind_one_of_its_own(settings: Settings, tmp_path: Path) -> None:
@@ -133,9 +127,9 @@ def test_replica_may_be_behind_one_of_its_own(settings: Settings, tmp_path: Path
         Standby(tmp_path / "standby", primary) as standby,
         PgBouncer(tmp_path / "one", primary.url) as one,
         PgBouncer(tmp_path / "other", standby.url) as other,
-        serving(settings, database_url=one.url, database_replica_url=other.url) as application,
+        serving(settings, database_url=one.url, database_replica_url=other.url) as client,
     ):
-        client, replica = application.test_client(), services_of(application).replica
+        replica = services_of(client.application).replica
         assert replica is not None
         place = client.post(URL, json=ADA).headers["Location"]
         eventually(lambda: client.get(place).status_code == 200 and replica.reads > 0)
@@ -160,9 +154,9 @@ def test_lost_answer_to_commit_is_an_unknown_outcome_unless_there_is_a_key(
         serving(
             settings,
             database_url=pgbouncer.url.replace(f":{pgbouncer.port}/", f":{before.port}/"),
-        ) as application,
+        ) as client,
     ):
-        client, link = application.test_client(), before if where.startswith("before") else behind
+        link = before if where == "before PgBouncer" else behind
         assert client.get(URL).status_code == 200
         link.cut_commits(1, forward=stored)
         problem = problem_of(client.post(URL, json=ADA), 503)

@@ -4,22 +4,19 @@ The service has the documented permissions and no others.
 """
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import redis as redis_py
-from flask.testing import FlaskClient
-from pydantic import SecretStr
 
-from app import create_app
+from tests.e2e.application import serving
 from tests.redis_states import identify
 from tests.redis_topologies import PASSWORD, DebianRedis, cluster, run, sentinel
 from tests.responses import json_of
 from user_service.cache.page_store import Found, PageStore
 from user_service.cache.redis_client import redis_client
 from user_service.settings import Settings
-from user_service.web.services import services_of
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "postgresql-and-redis.md"
 URL = "/api/v1/users"
@@ -98,17 +95,9 @@ def test_position_in_the_log_is_kept_and_only_grows(store: PageStore) -> None:
     assert store.settle(begun.generation, 40).lsn == 30
 
 
-@contextmanager
-def limited(settings: Settings, url: str) -> Iterator[FlaskClient]:
-    """Serve three requests a minute, as a process of its own does."""
-    limits = {"rate_limit": "3/minute", "redis_url": SecretStr(url), "redis_timeout": TIMEOUT}
-    application = create_app(settings.model_copy(update=limits))
-    yield application.test_client()
-    services_of(application).close()
-
-
 def test_limits_are_counted_over_all_processes(settings: Settings, url: str) -> None:
-    with limited(settings, url) as one, limited(settings, url) as other:
+    changed = {"rate_limit": "3/minute", "redis_url": url, "redis_timeout": TIMEOUT}
+    with serving(settings, **changed) as one, serving(settings, **changed) as other:
         for address in (f"192.0.2.{n}" for n in range(1, 13)):
             peer = {"REMOTE_ADDR": address}
             answers = [each.get(URL, environ_base=peer) for each in (one, other, one, other)]

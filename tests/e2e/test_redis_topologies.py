@@ -3,18 +3,17 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 import httpx
 import pytest
 from flask.testing import FlaskClient
-from pydantic import SecretStr
 from redis import ConnectionError as RedisConnectionError
 from redis import RedisError
 from redis.crc import key_slot
 
-from app import create_app
+from tests.e2e.application import serving
 from tests.e2e.service import Start
 from tests.redis_states import identify
 from tests.redis_topologies import (
@@ -34,7 +33,6 @@ from user_service.cache.page_store import PageStore, RedisFailure
 from user_service.cache.redis_client import redis_client
 from user_service.settings import Settings
 from user_service.web.policies.rate_limiter import Limit, RateLimiter
-from user_service.web.services import services_of
 
 URL = "/api/v1/users"
 TIMEOUT = 0.3
@@ -66,18 +64,14 @@ def nodes(started: Cluster) -> Cluster:
     return started
 
 
-@contextmanager
-def process(settings: Settings, redis_url: str) -> Iterator[FlaskClient]:
-    """Run the service as a process of its own does, with its own map of a Cluster."""
-    changes = {"redis_url": SecretStr(redis_url), "redis_timeout": TIMEOUT}
-    application = create_app(settings.model_copy(update=changes))
-    yield application.test_client()
-    services_of(application).close()
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"redis_timeout": TIMEOUT})
 
 
 @pytest.fixture
 def client(settings: Settings, nodes: Cluster) -> Iterator[FlaskClient]:
-    with process(settings, nodes.url) as client:
+    with serving(settings, redis_url=nodes.url) as client:
         yield client
 
 
@@ -144,7 +138,7 @@ def test_write_of_a_process_with_an_old_map_is_seen_by_the_others_at_once(
     eventually(lambda: hits(client))
     move(nodes.home, target)
     try:
-        with process(settings, nodes.url) as other:
+        with serving(settings, redis_url=nodes.url) as other:  # with a map of its own
             eventually(lambda: hits(other))
             create(client, "ada")
             assert total(other) == 1
@@ -265,7 +259,7 @@ def test_promoted_replica_knows_limits_but_no_position_of_a_write(watched: Watch
 
 @pytest.mark.slow
 def test_frozen_master_is_waited_for_once_and_left(settings: Settings, watched: Watched) -> None:
-    with process(settings, watched.url) as client:
+    with serving(settings, redis_url=watched.url) as client:
         create(client, "ada")
         eventually(lambda: hits(client))
         watched.master.freeze()

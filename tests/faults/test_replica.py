@@ -3,18 +3,15 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import redis as redis_py
-from flask import Flask
 from flask.testing import FlaskClient
 from psycopg2.extensions import cursor
-from pydantic import SecretStr
 
-from app import create_app
 from dev.servers import PostgresServer, RedisServer
+from tests.e2e.application import serving
 from tests.faults.harness.standby import Standby, pause, resume, run
 from tests.redis_states import generation_key
 from tests.responses import json_of
@@ -62,26 +59,17 @@ def redis(redis_server: RedisServer) -> Iterator[redis_py.Redis]:
 
 
 @pytest.fixture
-def app(
+def client(
     settings: Settings, primary: PostgresServer, standby: Standby, redis: redis_py.Redis
-) -> Iterator[Flask]:
-    with serving(settings) as app:
-        app.test_client().get("/health/ready")  # migrates
+) -> Iterator[FlaskClient]:
+    with serving(settings) as client:
+        client.get("/health/ready")  # migrates
         run(primary, "TRUNCATE users RESTART IDENTITY")
         eventually(lambda: has_it_all(standby, primary))
-        yield app
+        yield client
     standby.thaw()
     standby.start()
     resume(standby)
-
-
-@contextmanager
-def serving(settings: Settings) -> Iterator[Flask]:
-    app = create_app(settings)
-    try:
-        yield app
-    finally:
-        services_of(app).close()
 
 
 def has_it_all(standby: PostgresServer, primary: PostgresServer) -> bool:
@@ -141,8 +129,7 @@ def test_reads_go_to_the_replica_that_has_replayed_them(client: FlaskClient, ada
 def test_writer_reads_its_write_through_any_process_while_the_replica_lags(
     client: FlaskClient, settings: Settings, standby: Standby, ada: str
 ) -> None:
-    with serving(settings) as other:
-        elsewhere = other.test_client()
+    with serving(settings) as elsewhere:
         assert names(elsewhere) == ["ada"]
         pause(standby)
         for number in range(10):
@@ -273,32 +260,30 @@ def test_without_redis_the_primary_is_read(
     assert replica_of(client).reads == before
 
 
-@pytest.mark.usefixtures("app")
+@pytest.mark.usefixtures("client")
 def test_server_that_follows_nobody_is_not_read(
     settings: Settings, primary: PostgresServer
 ) -> None:
-    alone = settings.model_copy(update={"database_replica_url": SecretStr(primary.url)})
-    with serving(alone) as other:
-        client = other.test_client()
+    with serving(settings, database_replica_url=primary.url) as client:
         assert client.get(create(client, "ada")).status_code == 200
         assert replica_of(client).reads == 0
 
 
-@pytest.mark.usefixtures("app")
+@pytest.mark.usefixtures("client")
 def test_promoted_replica_is_not_read_for_what_was_written_elsewhere(
     tmp_path: Path, settings: Settings, primary: PostgresServer
 ) -> None:
     """Two primaries for a moment: what was a replica has rows of its own, and the same ids."""
-    with Standby(tmp_path / "promoted", primary) as promoted:
-        url = SecretStr(promoted.url)
-        with serving(settings.model_copy(update={"database_replica_url": url})) as other:
-            client = other.test_client()
-            ada = create(client, "ada")
-            eventually(lambda: has_it_all(promoted, primary))
-            client.get(ada)
-            assert replica_of(client).reads == 1
-            run(promoted, "SELECT pg_promote()")
-            run(promoted, "UPDATE users SET username = 'somebody else'", "SELECT pg_switch_wal()")
-            client.patch(ada, json={"username": "lovelace"})
-            assert name_of(client, ada) == "lovelace"
-            assert names(client) == ["lovelace"]
+    with (
+        Standby(tmp_path / "promoted", primary) as promoted,
+        serving(settings, database_replica_url=promoted.url) as client,
+    ):
+        ada = create(client, "ada")
+        eventually(lambda: has_it_all(promoted, primary))
+        client.get(ada)
+        assert replica_of(client).reads == 1
+        run(promoted, "SELECT pg_promote()")
+        run(promoted, "UPDATE users SET username = 'somebody else'", "SELECT pg_switch_wal()")
+        client.patch(ada, json={"username": "lovelace"})
+        assert name_of(client, ada) == "lovelace"
+        assert names(client) == ["lovelace"]
