@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -189,7 +188,7 @@ class TestInFlight:
 
     def test_key_is_locked_for_its_principal_alone(self, admin: cursor, other: cursor) -> None:
         for session, name, key in ((other, "key:ab", "1"), (admin, "key:a", "b1")):
-            request = replace(KEYED, principal=name, key=key)
+            request = KEYED._replace(principal=name, key=key)
             assert stored_responses.begin(session, request) is None
 
     def test_twenty_at_once_make_one_user(self, client: FlaskClient, admin: cursor) -> None:

@@ -35,7 +35,7 @@ def find(cursor: cursor, request: KeyedRequest) -> StoredResponse | None:
         WHERE principal = %(principal)s AND key = %(key)s
             AND created_at > now() - interval '24 hours'
         """,
-        {"principal": request.principal, "key": request.key},
+        request._asdict(),
     )
     row = cursor.fetchone()
     if row is None:
@@ -69,13 +69,5 @@ def remember(cursor: cursor, request: KeyedRequest, response: StoredResponse) ->
             = (excluded.route, excluded.fingerprint, excluded.status, excluded.headers,
                excluded.body, now())
         """,
-        {
-            "principal": request.principal,
-            "key": request.key,
-            "route": request.route,
-            "fingerprint": request.fingerprint,
-            "status": response.status,
-            "headers": Json(response.headers),
-            "body": response.body,
-        },
+        {**request._asdict(), **response._asdict(), "headers": Json(response.headers)},
     )

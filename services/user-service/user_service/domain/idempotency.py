@@ -6,11 +6,10 @@ After the IETF draft "The Idempotency-Key HTTP Header Field" (draft-ietf-httpapi
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class KeyedRequest:
+class KeyedRequest(NamedTuple):
     """A write with an idempotency key, which stands for one route and one body of a principal."""
 
     key: str
@@ -19,8 +18,7 @@ class KeyedRequest:
     principal: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredResponse:
+class StoredResponse(NamedTuple):
     """The response to a keyed request; ``replayed`` tells whether an earlier request made it."""
 
     status: int
