@@ -29,16 +29,13 @@ class SingleFlight(Generic[K, V]):
             flight = self._flights.get(key)
             if leads := flight is None:
                 flight = self._flights[key] = Future()
-        if leads:
-            return self._lead(key, flight, work)
-        try:
-            return flight.result(min(deadline.remaining(), threading.TIMEOUT_MAX))
-        except TimeoutError:
-            raise DeadlineExceeded("another request's read of the page took too long") from None
-        except CancelledError:
-            return work()
-
-    def _lead(self, key: K, flight: Future[V], work: Callable[[], V]) -> V:
+        if not leads:
+            try:
+                return flight.result(min(deadline.remaining(), threading.TIMEOUT_MAX))
+            except TimeoutError:
+                raise DeadlineExceeded("another request's read of the page took too long") from None
+            except CancelledError:
+                return work()
         try:
             value = work()
             flight.set_result(value)

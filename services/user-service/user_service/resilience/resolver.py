@@ -4,6 +4,7 @@ import ipaddress
 import socket
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 
 from user_service.resilience.background import in_background
@@ -16,10 +17,8 @@ _lock = threading.Lock()
 
 def addresses(host: str, timeout: float) -> list[str]:
     """Return the addresses of ``host``; raise OSError if none is found within ``timeout`` s."""
-    try:
+    with suppress(ValueError):
         return [str(ipaddress.ip_address(host))]
-    except ValueError:
-        pass
     with _lock:
         lookup = _lookups.get(host)
         if lookup is None or lookup.done():
