@@ -75,6 +75,8 @@ def canonical_username(username: str) -> str:
     return unicodedata.normalize("NFKC", folded)
 
 
+# A write needs it twice: to validate the address, and to store it.
+@lru_cache(maxsize=128)
 def canonical_email(email: str) -> str:
     """Return the form in which addresses are compared, with the domain in ASCII (IDNA).
 
@@ -103,8 +105,6 @@ def _ascii_label(label: str) -> str:
         return canonical_username(label)
 
 
-# A write needs the parts twice: for validation and for the canonical form.
-@lru_cache(maxsize=128)
 def _parsed(address: str) -> tuple[str, str]:
     """Return the local part and the domain in ASCII, or raise EmailNotValidError."""
     parsed = validate_email(address, check_deliverability=False)
