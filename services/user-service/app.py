@@ -74,7 +74,8 @@ def create_app(settings: Settings | None = None) -> Flask:
         raise click.ClickException(str(error)) from error
     attach(app, services)
     if settings.traces_exporter is not None:
-        services.stop_tracing = start_tracing(app, settings.traces_exporter)
+        protocol = settings.otel_exporter_otlp_protocol
+        services.stop_tracing = start_tracing(app, settings.traces_exporter, protocol)
 
     # Routes are matched whatever Host a client names, also one that is no host name.
     app.config["SERVER_NAME"] = "localhost"
@@ -112,7 +113,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-def start_tracing(app: Flask, exporter: str) -> Callable[[], None]:
+def start_tracing(app: Flask, exporter: str, protocol: str) -> Callable[[], None]:
     """Trace ``app`` and return the function that ends it. OpenTelemetry is imported only here.
 
     Without success, the application continues without traces: OTEL_* may be meant for others.
@@ -120,12 +121,19 @@ def start_tracing(app: Flask, exporter: str) -> Callable[[], None]:
     try:
         from user_service.observability import tracing  # noqa: PLC0415
 
-        stop = tracing.start(app, exporter, principal.current_name)
+        stop = tracing.start(app, exporter, protocol, principal.current_name)
+    except ImportError as error:
+        log.warning(
+            "no traces: packages are missing: install requirements-tracing.txt,"
+            " or build the image with --build-arg TRACING=on (%s)",
+            error,
+        )
     except Exception as error:  # noqa: BLE001 -- a variable may have any value
         log.warning("no traces: %s", error)
-        return lambda: None
-    logs.set_span_ids(tracing.current_ids)
-    return stop
+    else:
+        logs.set_span_ids(tracing.current_ids)
+        return stop
+    return lambda: None
 
 
 def create_services(settings: Settings, current: Callable[[], Settings] | None = None) -> Services:
@@ -244,7 +252,7 @@ def _settings_of_environment() -> Settings:
     # A command of `flask`, which click runs, prints its result to standard output.
     stream = "stdout" if click.get_current_context(silent=True) is None else "stderr"
     logging.config.dictConfig(logs.logging_config(settings.log_level, settings.log_format, stream))
-    log_ignored(settings)
+    log_ignored()
     return settings
 
 

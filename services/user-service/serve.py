@@ -59,7 +59,7 @@ def main() -> int:
     except InvalidSettings as error:
         sys.exit(f"user-service: {error}")
     logging.config.dictConfig(logging_config(settings.log_level, settings.log_format))
-    log_ignored(settings)
+    log_ignored()
     warn_of_open_access(settings)
     # A connection is an open file; 1,024, a usual soft limit, are fewer than CONNECTIONS need.
     hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -70,7 +70,7 @@ def main() -> int:
         drain_file = directory / "draining"
         launch = Launch(launcher_pid=os.getpid(), drain_file=drain_file)
         metrics = emptied(settings.prometheus_multiproc_dir or directory / "metrics")
-        environment = launch.environment(settings, metrics)
+        environment = launch.environment(metrics)
         os.chdir(HERE)
         command = [sys.executable, *COMMANDS[settings.server]]
         server = os.posix_spawn(command[0], command, environment, setpgroup=0)

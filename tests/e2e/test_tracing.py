@@ -24,6 +24,7 @@ LIMITED = {
     "RATE_LIMIT_SUBJECT_HEADER": "X-Subject",
     "TRUSTED_PROXIES": "127.0.0.1",
 }
+EXPORTER = "OTEL_TRACES_EXPORTER"
 QUICKLY = {"OTEL_BSP_SCHEDULE_DELAY": "100", "WEB_CONCURRENCY": "1"}
 
 
@@ -188,6 +189,9 @@ def test_opentelemetry_is_loaded_only_for_tracing(
     ("reason", "variables"),
     [
         ("packages are missing: install requirements-tracing.txt", {}),
+        ("OTEL_TRACES_EXPORTER is none of", {EXPORTER: "zipkin"}),
+        ("OTEL_TRACES_EXPORTER is none of", {EXPORTER: "otlp,console"}),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL is not", {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}),
         ("", {"OTEL_BSP_SCHEDULE_DELAY": "-1"}),
         ("", {"OTEL_PROPAGATORS": "of-another-service"}),
     ],
@@ -198,7 +202,7 @@ def test_tracing_that_fails_is_left_out_with_one_warning(
     if not variables:
         (tmp_path / "opentelemetry").mkdir()
         (tmp_path / "opentelemetry" / "__init__.py").touch()  # hides the packages
-    settings = {**environment, **variables, "OTEL_TRACES_EXPORTER": "otlp"}
+    settings = {**environment, EXPORTER: "otlp", **variables}
     ended = run([sys.executable, "-c", ONE_REQUEST], settings | {"PYTHONPATH": str(tmp_path)})
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("no traces: ") == ended.stdout.count(f"no traces: {reason}") == 1

@@ -246,7 +246,7 @@ class TestSecrets:
         assert "given" in read(DB_PASSWORD="given", DB_PASSWORD_FILE=file).database_dsn
         monkeypatch.setenv("DB_PASSWORD", "given")
         monkeypatch.setenv("DB_PASSWORD_FILE", file)
-        log_ignored(settings_or_exit())
+        log_ignored()
         assert caplog.messages == ["DB_PASSWORD_FILE is ignored, because DB_PASSWORD is set too"]
 
     def test_only_secrets_are_read_from_files_that_have_a_name(self) -> None:
@@ -297,31 +297,6 @@ def test_tracing_is_on_where_an_exporter_or_an_endpoint_is_named(
     assert read(**variables).traces_exporter == exporter
 
 
-@pytest.mark.parametrize(
-    ("reason", "variables"),
-    [
-        ("OTEL_TRACES_EXPORTER is none of", {EXPORTER: "zipkin"}),
-        ("OTEL_TRACES_EXPORTER is none of", {EXPORTER: "otlp,console"}),
-        ("OTEL_EXPORTER_OTLP_PROTOCOL is not", {ENDPOINT: "http://collector", PROTOCOL: "grpc"}),
-    ],
-)
-def test_traces_that_cannot_be_exported_are_left_out_with_a_warning(
-    reason: str,
-    variables: dict[str, str],
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    settings = settings_or_exit()
-    assert settings.traces_exporter is None
-    log_ignored(settings)
-    assert caplog.messages[0].startswith(f"no traces: {reason}")
-    # The server that serve.py starts repeats nothing.
-    log_ignored(read(**Launch().environment(settings, Path("metrics"))))
-    assert len(caplog.messages) == 1
-
-
 class TestParts:
     def test_urls_are_composed_of_the_parts(self) -> None:
         assert settings_or_exit().database_dsn == "postgresql://users@localhost:5432/users"
@@ -354,6 +329,6 @@ def test_server_in_another_folder_finds_the_secrets(
     variables = {"DB_PASSWORD_FILE": "password", "CURSOR_KEY": "key", "CURSOR_KEY_FILE": "unused"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    environment = Launch().environment(settings_or_exit(), tmp_path)
+    environment = Launch().environment(tmp_path)
     assert environment["DB_PASSWORD_FILE"] == str(tmp_path / "password")
     assert environment["CURSOR_KEY_FILE"] == ""

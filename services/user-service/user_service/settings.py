@@ -5,7 +5,6 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -261,26 +260,7 @@ class Settings(BaseSettings):
 
     @property
     def traces_exporter(self) -> str | None:
-        """Where traces go, ``otlp`` or ``console``; None for no tracing."""
-        return None if self.obstacle_to_traces else self._wanted_exporter
-
-    @property
-    def obstacle_to_traces(self) -> str | None:
-        """The reason why there are no traces although the environment asks for them."""
-        exporter, protocol = self._wanted_exporter, self.otel_exporter_otlp_protocol
-        if exporter not in (None, "otlp", "console"):
-            return "OTEL_TRACES_EXPORTER is none of `otlp`, `console` and `none`"
-        if exporter == "otlp" and protocol != "http/protobuf":
-            return "OTEL_EXPORTER_OTLP_PROTOCOL is not `http/protobuf`"
-        if exporter is not None and not _has_packages_for_traces():
-            return (
-                "packages are missing: install requirements-tracing.txt,"
-                " or build the image with --build-arg TRACING=on"
-            )
-        return None
-
-    @property
-    def _wanted_exporter(self) -> str | None:
+        """Where traces go, as OTEL_* say, which may be anywhere; None for no tracing."""
         endpoint = self.otel_exporter_otlp_traces_endpoint or self.otel_exporter_otlp_endpoint
         exporter = self.otel_traces_exporter or ("otlp" if endpoint else "none")
         return None if self.otel_sdk_disabled or exporter == "none" else exporter
@@ -352,15 +332,10 @@ def warn_of_open_access(settings: Settings) -> None:
         log.warning("authentication is off: every caller may read and change users")
 
 
-def log_ignored(settings: Settings) -> None:
-    """Log each variable without effect. ``serve.py`` does not pass these on to its server.
-
-    OTEL_* may be meant for a whole cluster, and prevent no start.
-    """
+def log_ignored() -> None:
+    """Log each variable without effect. ``serve.py`` does not pass these on to its server."""
     for name in _ignored_files():
         log.warning("%s is ignored, because %s is set too", name, name.removesuffix("_FILE"))
-    if settings.obstacle_to_traces:
-        log.warning("no traces: %s", settings.obstacle_to_traces)
 
 
 def current_settings(known: Settings) -> Settings:
@@ -409,15 +384,6 @@ def _ignored_files() -> list[str]:
     return [name for name in files if os.environ.get(name)]
 
 
-def _has_packages_for_traces() -> bool:
-    instrumented = ("flask", "psycopg2", "redis")
-    wanted = ("sdk", "exporter.otlp.proto.http", *(f"instrumentation.{it}" for it in instrumented))
-    try:
-        return all(find_spec(f"opentelemetry.{name}") for name in wanted)
-    except ModuleNotFoundError:  # of a parent package
-        return False
-
-
 def _complaints(error: ValidationError) -> Iterator[str]:
     for fault in error.errors(include_input=False, include_url=False):
         name = str(fault["loc"][0])
@@ -447,7 +413,7 @@ class Launch(BaseSettings):
         """Tell whether the server is about to stop."""
         return self.drain_file is not None and self.drain_file.exists()
 
-    def environment(self, settings: Settings, metrics: Path) -> dict[str, str]:
+    def environment(self, metrics: Path) -> dict[str, str]:
         """Return the environment of the server, whose processes share ``metrics``.
 
         It runs in another folder, so the paths of secrets become absolute. It lacks the variables
@@ -460,7 +426,5 @@ class Launch(BaseSettings):
             if name.endswith("_FILE") and value
         }
         unused = dict.fromkeys(_ignored_files(), "")
-        if settings.obstacle_to_traces:
-            unused["OTEL_SDK_DISABLED"] = "true"
         metrics_of_all = {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}
         return {**os.environ, **files, **unused, **told, **metrics_of_all}

@@ -42,16 +42,18 @@ _SETTINGS = re.compile(r"\s*(?:(?:BEGIN|SET LOCAL)\b[^;]*;\s*)+(?=\S)")
 _STRING = re.compile(r"'(?:[^']|'')*(?:'|$)")
 
 
-def start(app: object, exporter: str, principal: Callable[[], str]) -> Callable[[], None]:
+def start(
+    app: object, exporter: str, protocol: str, principal: Callable[[], str]
+) -> Callable[[], None]:
     """Trace ``app``, a Flask application, and return the function that ends it.
 
-    ``exporter`` is ``otlp`` or ``console``. ``principal`` returns the name of the caller. Call this
-    after the fork and before the first connection. A thread exports the spans, so that no request
-    waits; without a collector they are dropped.
+    ``principal`` returns the name of the caller. Raise ValueError if ``exporter`` or ``protocol``
+    is not supported. Call this after the fork and before the first connection. A thread exports the
+    spans, so that no request waits; without a collector they are dropped.
     """
-    export = ConsoleSpanExporter() if exporter == "console" else OTLPSpanExporter()
+    export = WithoutPersonalData(_exporter(exporter, protocol))
     provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(WithoutPersonalData(export)))
+    provider.add_span_processor(BatchSpanProcessor(export))
     set_global_response_propagator(TraceResponsePropagator())
     FlaskInstrumentor().instrument_app(
         app,
@@ -63,6 +65,16 @@ def start(app: object, exporter: str, principal: Callable[[], str]) -> Callable[
     Psycopg2Instrumentor().instrument(tracer_provider=provider, skip_dep_check=True)
     RedisInstrumentor().instrument(tracer_provider=provider, skip_dep_check=True)
     return lambda: _flush(provider)
+
+
+def _exporter(name: str, protocol: str) -> SpanExporter:
+    if name == "console":
+        return ConsoleSpanExporter()
+    if name != "otlp":
+        raise ValueError("OTEL_TRACES_EXPORTER is none of `otlp`, `console` and `none`")
+    if protocol != "http/protobuf":
+        raise ValueError("OTEL_EXPORTER_OTLP_PROTOCOL is not `http/protobuf`")
+    return OTLPSpanExporter()
 
 
 def _name_principal(span: trace.Span, name: str) -> None:
