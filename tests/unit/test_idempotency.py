@@ -28,9 +28,6 @@ def read(header: str, body: BaseModel | None = None) -> KeyedRequest:
 
 
 class TestKey:
-    def test_is_none_where_there_is_no_header(self) -> None:
-        assert keyed_request(EnvironHeaders({}), "POST /things", Thing()) is None
-
     def test_stands_for_route_and_body(self) -> None:
         keyed = KeyedRequest("k", "POST /things", fingerprint({"name": "ada"}))
         assert read("k", Thing(name="ada")) == keyed
@@ -57,26 +54,13 @@ class TestKey:
     @pytest.mark.parametrize(
         "header",
         [
-            *('""', '"""', "k" * 256, f'"{"k" * 256}"', 'k"', 'a"b', '"a"b"', '"k"\n', "\xa0", "ﬀ"),
-            *(
-                '"a\\b"',
-                '"a\tb"',
-                '"a\n"',
-                "a,b",
-                '"a,b"',
-                '"a" ;p=1',
-                '"a","b"',
-                "a,a",
-                '"a" b',
-                '"a";',
-                '"a";P',
-                '"a";p=',
-            ),
-            *('"a";p=a b', "<script> secret"),
+            *('"k"\n', "ﬀ", '"a\\b"', '"a\tb"', '"a\n"', '"a" ;p=1', '"a" b', '"a";', '"a";P'),
+            *('"a";p=', '"a";p=a b', "<script> secret"),
         ],
         ids=ascii,
     )
     def test_of_another_form_is_refused_by_the_name_of_its_header(self, header: str) -> None:
+        """``tests/integration/test_malformed.py`` sends many more."""
         with pytest.raises(InvalidInput) as raised:
             read(header)
         (field,) = raised.value.errors

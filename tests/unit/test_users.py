@@ -48,15 +48,17 @@ class TestValidUsername:
     def test_has_3_to_50_code_points_after_trimming(self, name: str, space: str) -> None:
         assert valid_username(space + name + space) == name
 
-    @pytest.mark.parametrize("name", ["", "ab", "a" * 51, "ßß", "  ab  ", " " * 10, "😀" * 51])
-    def test_of_another_length_is_refused(self, name: str) -> None:
-        with pytest.raises(ValueError, match="must have 3 to 50 characters after trimming"):
-            valid_username(name)
-
-    @pytest.mark.parametrize("name", ["e\u0301e\u0301", "a\u0300e", "\ufdfa" * 3, "ß" * 26])
-    def test_of_another_length_in_canonical_form_is_refused(self, name: str) -> None:
-        with pytest.raises(ValueError, match="must have 3 to 50 characters in canonical form"):
-            valid_username(name)
+    @pytest.mark.parametrize(
+        ("rule", "names"),
+        [
+            ("after trimming", ["", "  ab  ", "ßß", "a" * 51, "😀" * 51]),
+            ("in canonical form", ["e\u0301e\u0301", "a\u0300e", "\ufdfa" * 3, "ß" * 26]),
+        ],
+    )
+    def test_of_another_length_is_refused(self, rule: str, names: list[str]) -> None:
+        for name in names:
+            with pytest.raises(ValueError, match=f"must have 3 to 50 characters {rule}"):
+                valid_username(name)
 
     @pytest.mark.parametrize(
         "name",
@@ -83,19 +85,6 @@ class TestCanonicalUsername:
     @pytest.mark.parametrize(
         "names",
         [
-            *("Ada aDA ａｄａ", "renée rene\u0301e", "a\u0323\u0301da a\u0301\u0323da"),
-            *("straße STRASSE STRAẞE", "kelvin \u212aelvin", "ångström \u212bngström", "ſam sam"),
-            *("ΣΊΣΥΦΟΣ σίσυφος", "oﬃce office", "user① user1", "i\u0307da İda"),
-            *("ᾳda \u03b1\u0345da", "\u1fb4da \u1fb3\u0301da"),  # an iota, before an accent too
-        ],
-        ids=ascii,
-    )
-    def test_is_one_for_these(self, names: str) -> None:
-        assert len({canonical_username(name) for name in names.split()}) == 1
-
-    @pytest.mark.parametrize(
-        "names",
-        [
             # Look-alikes of different scripts stay different names: the rule is Unicode's
             # caseless match, not one of confusability.
             *(("ada", "\u0430da", "\u0391da"), ("ida", "\u0131da", "\u0130da")),
@@ -115,35 +104,19 @@ class TestCanonicalUsername:
         for spelling in (canonical, composed, decomposed, decomposed.casefold()):
             assert canonical_username(spelling) == canonical
 
-    @repeatable
-    @given(TEXT)
-    def test_is_the_same_in_capitals_and_small_letters(self, text: str) -> None:
-        decomposed = unicodedata.normalize("NFD", text)
-        # Two letters have no way back: dotless i has the capital of i; see above for the iota.
-        assume("ı" not in decomposed and "\u0345" not in decomposed)
-        assert canonical_username(text.upper()) == canonical_username(text)
-        assert canonical_username(text.lower()) == canonical_username(text)
-
     def test_is_the_same_for_every_single_letter_in_capitals_but_dotless_i(self) -> None:
         letters = filter(str.islower, map(chr, range(0x11_0000)))
         differing = [c for c in letters if canonical_username(c.upper()) != canonical_username(c)]
         assert differing == ["ı"]
+
+    def test_is_the_same_for_an_iota_before_and_after_an_accent(self) -> None:
+        assert canonical_username("\u1fb4da") == canonical_username("\u1fb3\u0301da")
 
     def test_is_composed_again_after_folding_took_letters_apart(self) -> None:
         assert canonical_username("ma\u0390os") == "ma\u0390os"
 
 
 class TestValidEmail:
-    @pytest.mark.parametrize(
-        "address",
-        [
-            *("a@b.co", "ada+tag@example.com", "O'Brien@example.com", "ада@example.com"),
-            *("ada@bücher.example", "ada@xn--bcher-kva.example", "a" * 64 + "@example.com"),
-        ],
-    )
-    def test_is_kept_and_trimmed(self, address: str) -> None:
-        assert valid_email(address) == valid_email(f"\u3000{address}\n") == address
-
     @pytest.mark.parametrize(
         "text",
         [
@@ -167,13 +140,9 @@ class TestValidEmail:
         address = "a" * (253 - len(domain)) + "@" + domain
         assert len(address) == 254
         assert valid_email(" " * 300 + address) == address
-        with pytest.raises(ValueError, match="must be an email address"):
-            valid_email("a" + address)
-
-    @pytest.mark.parametrize("length", [256, 60_000])
-    def test_refuses_more_than_255_characters_by_that_rule(self, length: int) -> None:
-        with pytest.raises(ValueError, match="must have at most 255 characters"):
-            valid_email("a" * (length - 12) + "@example.com")
+        for length, rule in ((255, "be an email address"), (256, "have at most 255 characters")):
+            with pytest.raises(ValueError, match=f"must {rule}"):
+                valid_email("a" * (length - 254) + address)
 
     @repeatable
     @given(st.text(st.sampled_from(".@-_xn0 " + DIFFICULT) | st.characters(), max_size=12))

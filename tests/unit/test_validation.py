@@ -1,11 +1,11 @@
 """Bodies and query strings become models, or errors that name the invalid fields."""
 
+import json
 from collections.abc import Callable
-from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
-from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import Mock
 from urllib.parse import urlencode
 
 import pytest
@@ -14,7 +14,7 @@ from werkzeug.exceptions import ClientDisconnected
 from werkzeug.test import create_environ
 
 from user_service.domain.user import USER_MEMBERS, WRITABLE_MEMBERS
-from user_service.errors import InvalidInput, MalformedBody, UnsupportedBody
+from user_service.errors import InvalidInput, MalformedBody
 from user_service.web.requests.schemas import ListQuery, UserPatch, UserWrite
 from user_service.web.requests.validation import json_object, parse_body, parse_query, validated
 from user_service.web.services import Services, attach
@@ -24,6 +24,10 @@ ADA = b'{"username": "ada", "email": "ada@example.com"}'
 
 def nested(depth: int, opening: bytes, closing: bytes) -> bytes:
     return b'{"a": ' + opening * depth + b"1" + closing * depth + b"}"
+
+
+TOO_DEEP = nested(10_000, b"[", b"]")
+TWICE_WITHIN = b'{"b": [{"c": [{"a": 1, "a": 2}]}]}'
 
 
 def sent(data: bytes) -> Any:
@@ -56,23 +60,9 @@ class TestJsonObject:
         ("rule", "bodies"),
         [
             ("must not be empty", [b""]),
-            (
-                "must be JSON in UTF-8",
-                [
-                    *(b" ", b"{", b"{}x", b"{'a': 1}", b'{"a": 1,}', b'{"a": 01}', b'{"a": NaN}'),
-                    *(b'{"a": 1e999}', b'{"a": ' + b"9" * 5000 + b"}", b"\xef\xbb\xbf{}"),
-                    *(b'{"a": "\xff"}', b'{"a": "\\ud800"}', '{"a": 1}'.encode("utf-16-be")),
-                    *(nested(10_000, b"[", b"]"), nested(10_000, b'{"a": ', b"}")),
-                ],
-            ),
+            ("must be JSON in UTF-8", [b" ", b"{}x", b'{"a": NaN}', b'{"a": "\xff"}', TOO_DEEP]),
             ("must be a JSON object", [b"null", b"true", b"1", b"1.5", b'"{}"', b"[]", b"[{}]"]),
-            (
-                "must not name a member twice",
-                [
-                    *(b'{"a": 1, "a": 1}', b'{"a": 1, "\\u0061": 2}', b'{"": 1, "": 2}'),
-                    *(b'{"b": {"a": 1, "a": 2}}', b'{"b": [{"c": [{"a": 1, "a": 2}]}]}'),
-                ],
-            ),
+            ("must not name a member twice", [b'{"a": 1, "\\u0061": 2}', TWICE_WITHIN]),
         ],
     )
     def test_refuses_with_the_rule(self, rule: str, bodies: list[bytes]) -> None:
@@ -83,15 +73,10 @@ class TestJsonObject:
         for data in (nested(depth, b"[", b"]"), nested(depth, b'{"a": ', b"}")):
             assert outcome_of(data) in {"taken", "is nested too deeply", "must be JSON in UTF-8"}
 
-    def test_same_name_in_different_objects_is_no_repetition(self) -> None:
-        assert json_object(b'{"a": {"a": {"a": 1}}, "b": [{"a": 1}, {"a": 2}]}')["b"][1] == {"a": 2}
-
-    def test_names_that_differ_in_case_or_form_are_different(self) -> None:
-        assert len(json_object('{"é": 1, "e\u0301": 2, "É": 3}'.encode())) == 3
-
-    def test_returns_the_members(self) -> None:
-        data = ' {"a": "\\ud83d\\ude00é", "b": [null, true, 1e30]}\r\n'.encode()
-        assert json_object(data) == {"a": "😀é", "b": [None, True, 1e30]}
+    def test_returns_the_members_and_tells_those_apart_that_are_no_repetition(self) -> None:
+        members = {"a": [None, True, 1e30, {"a": 1}, {"a": "😀"}], "é": 1, "e\u0301": 2, "É": 3}
+        assert json_object(json.dumps(members).encode()) == members
+        assert json_object(f" {json.dumps(members, ensure_ascii=False)}\r\n".encode()) == members
 
 
 class TestParseBody:
@@ -110,42 +95,18 @@ class TestParseBody:
             "email": "must be an email address, like ada@example.com",
         }
 
-    def test_tells_a_made_up_name_back_in_64_characters_at_most(self) -> None:
-        (name,) = errors_of(lambda: body(b'{"' + b"x" * 1000 + b'": 1}', UserPatch))
-        assert name == "x" * 64
-
-    def test_patch_may_be_empty_or_partial(self) -> None:
-        assert body(b"{}", UserPatch).model_dump(exclude_unset=True) == {}
-        assert body(b'{"username": "ada"}', UserPatch).username == "ada"
-
     @pytest.mark.parametrize(
-        ("method", "mimetype", "taken"),
+        "gone",
         [
-            ("post", "application/json", True),
-            ("PATCH", "application/merge-patch+json", True),
-            ("PUT", "application/merge-patch+json", False),
+            {"wsgi.input": Mock(read=Mock(side_effect=OSError("no more data")))},
+            {"wsgi.input": Mock(read=Mock(side_effect=ValueError("no chunk")))},
+            {"CONTENT_LENGTH": "200"},
+            {"CONTENT_LENGTH": "200", "wsgi.input_terminated": False},
         ],
     )
-    def test_takes_json_and_for_patch_also_merge_patch(
-        self, method: str, mimetype: str, taken: bool
-    ) -> None:
-        environ = sent(ADA) | {"REQUEST_METHOD": method, "CONTENT_TYPE": mimetype}
-        with nullcontext() if taken else pytest.raises(UnsupportedBody):
-            assert parse_body(UserPatch, environ).username == "ada"
-
-    @pytest.mark.parametrize("error", [OSError("no more data"), ValueError("no chunk")])
-    def test_client_that_goes_away_meanwhile_is_to_blame(self, error: Exception) -> None:
-        def read(_size: int) -> bytes:
-            raise error
-
-        gone = {"wsgi.input": SimpleNamespace(read=read), "wsgi.input_terminated": True}
+    def test_client_that_goes_away_meanwhile_is_to_blame(self, gone: dict[str, object]) -> None:
         with pytest.raises(ClientDisconnected):
-            parse_body(UserWrite, sent(ADA) | gone)
-
-    @pytest.mark.parametrize("terminated", [{}, {"wsgi.input_terminated": True}])
-    def test_body_shorter_than_announced_is_not_taken(self, terminated: dict[str, bool]) -> None:
-        with pytest.raises(ClientDisconnected):
-            parse_body(UserWrite, sent(ADA) | terminated | {"CONTENT_LENGTH": "200"})
+            parse_body(UserWrite, sent(ADA) | {"wsgi.input_terminated": True} | gone)
 
 
 def query(**values: object) -> ListQuery:
@@ -154,11 +115,6 @@ def query(**values: object) -> ListQuery:
 
 
 class TestParseQuery:
-    def test_defaults(self) -> None:
-        for text in ("", "&"):
-            parsed = parse_query(ListQuery, text)
-            assert (parsed.page, parsed.per_page) == (1, 50)
-
     @pytest.mark.parametrize(
         ("rule", "texts"),
         [
@@ -174,10 +130,6 @@ class TestParseQuery:
             values = {"page": text, "per_page": "100"}
             assert errors_of(partial(query, **values)) == {"page": rule}
         assert errors_of(lambda: query(per_page="1.0")) == {"per_page": "must be a whole number"}
-
-    def test_takes_any_other_page_and_serves_100_rows_at_most(self) -> None:
-        assert query(page=2**63 - 1).page == 2**63 - 1
-        assert [query(per_page=given).per_page for given in (1, 100, 101)] == [1, 100, 100]
 
     @pytest.mark.parametrize(
         ("text", "time"),
@@ -233,6 +185,7 @@ class TestParseQuery:
     def test_tells_made_up_names_back_in_64_characters_at_most(self, text: str) -> None:
         name = "x" * 1000
         assert list(errors_of(lambda: parse_query(ListQuery, text.format(name)))) == [name[:64]]
+        assert list(errors_of(lambda: body(f'{{"{name}": 1}}'.encode(), UserPatch))) == [name[:64]]
 
 
 def test_bodies_have_the_members_of_users() -> None:
