@@ -192,37 +192,6 @@ def test_issuer_on_this_machine_is_reached_without_a_proxy(
     assert set(fetch_key_set(issuer.url, None, ALGORITHMS).keys) == {"old"}
 
 
-@pytest.mark.usefixtures("eager")
-def test_known_keys_serve_while_the_issuer_fails_and_no_request_waits(
-    serving: Serve, issuer: IssuerServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    client = trusting(serving, issuer.url)
-    assert status(client, issuer.token()) == 200
-    may_end = threading.Event()
-
-    def hanging(_handler: BaseHTTPRequestHandler) -> None:
-        may_end.wait(30)
-
-    issuer.answers[METADATA] = hanging
-    try:
-        asked = len(issuer.requests)
-        eventually(lambda: status(client, issuer.token()) == 200 and len(issuer.requests) > asked)
-        # The issuer has not answered yet. A request that waited for it would end at its deadline.
-        assert [status(client, issuer.token()) for _ in range(20)] == [200] * 20
-        assert status(client, issuer.token(key=NEW)) == 401
-    finally:
-        may_end.set()
-    for answer in (BAD_ANSWERS["no keys"], BAD_ANSWERS["error"]):
-        issuer.answers = {"/keys": answer}
-        asked = len(issuer.requests)
-        eventually(lambda: status(client, issuer.token()) == 200 and len(issuer.requests) > asked)  # noqa: B023
-    issuer.answers = {}
-    issuer.keys = [NEW]
-    eventually(lambda: status(client, issuer.token()) == 200)
-    outages = [each for each in caplog.messages if "issuer's keys cannot be read" in each]
-    assert len(outages) == 1
-
-
 def test_without_a_first_key_set_tokens_are_a_503_until_the_issuer_answers(
     serving: Serve, issuer: IssuerServer
 ) -> None:

@@ -4,7 +4,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
@@ -83,14 +82,13 @@ def waiting(dsn: str, wait_event: str) -> int:
 
 
 def test_ours_are_applied_once_by_eight_at_once(dsn: str, service_dsn: str) -> None:
-    start = threading.Barrier(8)
-
-    def run(_number: int) -> list[str]:
-        start.wait()
-        return migrate(service_dsn, owner_dsn=dsn)
-
-    with ThreadPoolExecutor(8) as threads:
-        results = list(threads.map(run, range(8)))
+    strict = make_dsn(dsn, options="-c default_transaction_isolation=serializable")
+    with closing(psycopg2.connect(dsn)) as other, ThreadPoolExecutor(8) as threads:
+        other.cursor().execute("SELECT pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
+        starts = [threads.submit(migrate, service_dsn, owner_dsn=strict) for _ in range(8)]
+        eventually(lambda: waiting(dsn, "advisory") == 8)
+        other.rollback()
+        results = [each.result(30) for each in starts]
     assert sorted(results) == [[]] * 7 + [OURS]
     assert applied(dsn) == OURS
     assert tables(dsn) == PRIVILEGES.keys()
@@ -266,19 +264,6 @@ def test_lock_of_a_table_is_asked_for_after_growing_pauses_in_which_others_work(
     warnings = [each.message for each in caplog.records if each.levelname == "WARNING"]
     reason = "canceling statement due to lock timeout"
     assert warnings == [f"migrations wait for a lock of another session: {reason}"]
-
-
-def test_processes_that_start_at_once_apply_each_once_whatever_the_isolation(
-    dsn: str, folder: Path
-) -> None:
-    strict = make_dsn(dsn, options="-c default_transaction_isolation=serializable")
-    with closing(psycopg2.connect(dsn)) as other, ThreadPoolExecutor(3) as threads:
-        other.cursor().execute("SELECT pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
-        starts = [threads.submit(migrate, strict, folder) for _ in range(3)]
-        eventually(lambda: waiting(dsn, "advisory") == 3)
-        other.rollback()
-        results = sorted(each.result(30) for each in starts)
-    assert results == [[], [], ["0001_planets", "0002_earth"]]
 
 
 def test_nothing_pending_needs_neither_lock_nor_write(dsn: str, folder: Path) -> None:

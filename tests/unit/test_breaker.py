@@ -90,16 +90,6 @@ class TestClosed:
         fail(breaker)
         assert state_of(breaker) is State.OPEN
 
-    def test_calls_are_parallel(self, breaker: CircuitBreaker) -> None:
-        together = threading.Barrier(8, timeout=LONG)
-
-        def call(_: int) -> None:
-            with breaker.calling():
-                together.wait()
-
-        with ThreadPoolExecutor(8) as threads:
-            list(threads.map(call, range(8)))
-
 
 def test_open_one_refuses_calls_for_its_time_whatever_ends_meanwhile(
     breaker: CircuitBreaker, clock: Clock

@@ -195,15 +195,6 @@ assert (connections.lent, connections.waiting) == (1, 0)
 
 
 class TestServerWithoutRoom:
-    def test_refuses_the_first_connection(
-        self, connections: ConnectionPool, server: Server
-    ) -> None:
-        server.room = 0
-        for _ in range(3):
-            with pytest.raises(ConnectionLost):
-                borrow(connections, LONG)
-        assert connections.lent == 0
-
     def test_connections_that_exist_are_shared(
         self,
         connections: ConnectionPool,

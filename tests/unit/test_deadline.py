@@ -14,45 +14,30 @@ def _time(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("user_service.resilience.deadline.time", clock)
 
 
-def test_counts_down_to_zero_and_not_below(clock: Clock) -> None:
+def test_counts_down_to_zero_and_not_below_until_it_is_cleared(clock: Clock) -> None:
     assert deadline.remaining() == math.inf
-    deadline.start(5)
-    assert deadline.remaining() == 5
+    for seconds in (1, 5):  # start forgets what an earlier request left
+        deadline.start(seconds)
+        assert deadline.remaining() == seconds
     clock.now += 3
     assert deadline.remaining() == 2
     clock.now += 3
     assert deadline.remaining() == 0
-
-
-def test_start_forgets_what_an_earlier_request_left_and_clear_takes_it_away() -> None:
-    deadline.start(1)
-    deadline.start(5)
-    assert deadline.remaining() == 5
     deadline.clear()
     assert deadline.remaining() == math.inf
 
 
 def test_within_shortens_for_its_block_and_never_lengthens(clock: Clock) -> None:
-    deadline.start(5)
-    with deadline.within(2):
-        assert deadline.remaining() == 2
-        with deadline.within(60):
-            assert deadline.remaining() == 2
-        clock.now += 1
-    assert deadline.remaining() == 4
-
-
-def test_within_limits_work_outside_of_a_request() -> None:
     with deadline.within(2):
         assert deadline.remaining() == 2
     assert deadline.remaining() == math.inf
-
-
-def test_within_gives_the_outer_deadline_back_after_an_error() -> None:
     deadline.start(5)
     with pytest.raises(KeyError), deadline.within(2):
+        with deadline.within(60):
+            assert deadline.remaining() == 2
+        clock.now += 1
         raise KeyError
-    assert deadline.remaining() == 5
+    assert deadline.remaining() == 4
 
 
 def test_another_thread_has_its_own() -> None:

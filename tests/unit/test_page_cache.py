@@ -285,22 +285,6 @@ class TestPosition:
     def position(self, request: pytest.FixtureRequest, pages: PageCache) -> Position:
         return partial(request.param, pages)
 
-    def test_is_asked_of_the_primary_where_it_is_unknown(
-        self, position: Position, store: FakeStore, primary: list[int]
-    ) -> None:
-        assert position() == store.lsn == 10
-        store.pages.clear()
-        primary[0] = 20
-        assert position() == 10
-
-    def test_covers_each_write(
-        self, position: Position, pages: PageCache, store: FakeStore, primary: list[int]
-    ) -> None:
-        for primary[0] in (20, 30):
-            pages.invalidate()
-            assert position() == store.lsn == primary[0]
-            assert "settle" not in store.calls
-
     def test_is_not_asked_for_to_serve_a_hit(self, pages: PageCache, store: FakeStore) -> None:
         store.pages[PAGE] = (b"0", b"page")
         assert pages.get_or_produce(PAGE, never) == (b"page", HIT)

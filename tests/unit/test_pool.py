@@ -372,24 +372,6 @@ class TestOpenAndClose:
         assert server.connections[0].closed
 
 
-class TestPrepare:
-    def test_runs_before_the_first_connection_until_it_succeeds(self, server: Server) -> None:
-        seen: list[int] = []
-
-        def prepare() -> None:
-            seen.append(len(server.connections))
-            if len(seen) < 3:
-                raise REFUSED
-
-        database = Database("dbname=fake", size=1, prepare=prepare)
-        for _ in range(2):  # and without a loss of the one slot
-            with pytest.raises(ConnectionLost):
-                read(database)
-        read(database)
-        read(database)
-        assert seen == [0, 0, 0]
-
-
 class TestBreaker:
     @USES
     def test_opens_when_the_server_cannot_be_reached_and_closes_when_it_can(

@@ -85,44 +85,29 @@ def test_cluster_is_waited_for_no_longer_than_the_time_out(monkeypatch: pytest.M
             release.set()
 
 
-OPTIONS = {"host": "host", "port": 1, "db": 2}
-SENTINELS, NODES = (("a", 26379), ("::1", 7)), (("a", 1), ("b", 6379))
+PARTS = [
+    ("redis://ada:pw@host:1/2", redis.Connection, {"host": "host", "port": 1, "db": 2}),
+    ("unix:///r.sock?db=1", redis.UnixDomainSocketConnection, {"path": "/r.sock", "db": 1}),
+    ("redis+sentinel://:p%40w@a,[::1]:7/my%2Fusers/3", redis.Connection, {"db": 3}),
+    ("rediss+cluster://a:1,b?ssl_ca_certs=/ca", redis.SSLConnection, {"ssl_ca_certs": "/ca"}),
+]
 
 
-@pytest.mark.parametrize(
-    ("url", "topology", "hosts", "login", "options"),
-    [
-        ("redis://host", Topology.SERVER, (), (), {"host": "host"}),
-        ("redis://ada:pw@host:1/2", Topology.SERVER, (), ("ada", "pw"), OPTIONS),
-        ("unix:///run/r.sock?db=1", Topology.SERVER, (), (), {"path": "/run/r.sock", "db": 1}),
-        (
-            "redis+sentinel://:p%40w@a,[::1]:7/my%2Fusers/3",
-            Topology.SENTINEL,
-            SENTINELS,
-            ("p@w",),
-            {"db": 3},
-        ),
-        (
-            "rediss+cluster://a:1,b?ssl_ca_certs=/ca",
-            Topology.CLUSTER,
-            NODES,
-            (),
-            {"ssl_ca_certs": "/ca"},
-        ),
-    ],
-)
+@pytest.mark.parametrize(("url", "connection_class", "options"), PARTS)
 def test_url_is_taken_apart(
-    url: str,
-    topology: Topology,
-    hosts: tuple[tuple[str, int], ...],
-    login: tuple[str, ...],
-    options: dict[str, object],
+    url: str, connection_class: type[object], options: dict[str, object]
 ) -> None:
     parts = parse_redis_url(url)
-    assert (parts.topology, parts.hosts) == (topology, hosts)
-    assert (parts.login, parts.options) == (login, options)
-    assert parts.service == ("my/users" if topology is Topology.SENTINEL else "")
-    assert issubclass(parts.connection_class, redis.SSLConnection) == url.startswith("rediss")
+    assert (parts.connection_class, parts.options) == (connection_class, options)
+
+
+def test_url_names_a_login_and_several_hosts() -> None:
+    sentinel = parse_redis_url("redis+sentinel://:p%40w@a,[::1]:7/my%2Fusers/3")
+    assert (sentinel.topology, sentinel.service) == (Topology.SENTINEL, "my/users")
+    assert (sentinel.login, sentinel.hosts) == (("p@w",), (("a", 26379), ("::1", 7)))
+    cluster = parse_redis_url("rediss+cluster://ada:pw@a:1,b")
+    assert (cluster.topology, cluster.service) == (Topology.CLUSTER, "")
+    assert (cluster.login, cluster.hosts) == (("ada", "pw"), (("a", 1), ("b", 6379)))
 
 
 @pytest.mark.parametrize("form", FORMS)
