@@ -20,7 +20,7 @@ from user_service.web.requests.values import BIGINT_MAX
 from user_service.web.responses import bodies
 from user_service.web.responses.cursors import Cursors
 from user_service.web.responses.reply import JSON, Reply
-from user_service.web.responses.user_body import CACHE_CONTROL, listed_users
+from user_service.web.responses.user_body import CACHE_CONTROL
 
 USERS_PATH = "/api/v1/users"
 # nginx accepts 4 KiB of response header by default; links that would not fit are left out.
@@ -88,8 +88,8 @@ def _body(query: ListQuery, page: Page, beside: Neighbours) -> bodies.UserPage:
         totals = {"total": page.total, "pages": -(-page.total // query.per_page)}
     cursors = {"next_cursor": beside.next, "prev_cursor": beside.previous}
     pagination = {**number, "per_page": query.per_page, **totals, **cursors}
-    users = listed_users(page.users, query.fields)
-    return {"users": users, "pagination": cast("bodies.Pagination", pagination)}
+    users = [{name: getattr(user, name) for name in query.fields} for user in page.users]
+    return cast("bodies.UserPage", {"users": users, "pagination": pagination})
 
 
 def _links(query: ListQuery, page: Page, beside: Neighbours) -> str:

@@ -1,6 +1,5 @@
 """A user over HTTP: its members in JSON, and the headers that describe its state."""
 
-from collections.abc import Iterable
 from typing import cast
 
 import orjson
@@ -18,12 +17,6 @@ CACHE_CONTROL = "private, no-cache"
 def user_body(user: User) -> bodies.User:
     """Return ``user`` as clients see it."""
     return cast("bodies.User", dict(zip(USER_MEMBERS, user, strict=False)))
-
-
-def listed_users(users: Iterable[User], members: tuple[str, ...]) -> list[bodies.ListedUser]:
-    """Return only these ``members`` of each user."""
-    listed = [{name: getattr(user, name) for name in members} for user in users]
-    return cast("list[bodies.ListedUser]", listed)
 
 
 def entity_headers(user: User) -> dict[str, str]:
