@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
+from flask import current_app
 from flask.cli import AppGroup
 
 from user_service.database.failures import explained
@@ -15,7 +16,7 @@ from user_service.domain.positions import Position
 from user_service.domain.user import User
 from user_service.errors import Unavailable
 from user_service.web.example_users import example_users
-from user_service.web.services import services
+from user_service.web.services import Services, services_of
 
 # Small enough for a moving progress bar and for the statement time-out.
 BATCH = 5_000
@@ -44,15 +45,15 @@ def seed_users(number: int, seed: int) -> None:
 
     Users that exist are left unchanged, so the command can be repeated after an interruption.
     """
-    began = time.perf_counter()
+    services, began = services_of(current_app), time.perf_counter()
     try:
-        added = _add(number, seed)
+        added = _add(services, number, seed)
     except Unavailable as error:
         raise click.ClickException(
             f"{error}; the users added so far are kept, repeat the command to add the rest"
         ) from error
     finally:
-        services().pages.invalidate()
+        services.pages.invalidate()
     seconds = time.perf_counter() - began
     click.echo(
         f"{added:,} users added in {seconds:.1f} s ({added / seconds:,.0f}/s), "
@@ -64,8 +65,9 @@ def seed_users(number: int, seed: int) -> None:
 @reported()
 def recount_users() -> None:
     """Count the users again and put the cached pages out of date, after a restore."""
-    number = services().users.recount()
-    services().pages.invalidate()
+    services = services_of(current_app)
+    number = services.users.recount()
+    services.pages.invalidate()
     click.echo(f"{number:,} users")
 
 
@@ -100,16 +102,15 @@ def migrate_command(dsn: str, owner_dsn: str | None) -> click.Command:
 def _all() -> Iterator[User]:
     position: Position | int | None = 0
     while position is not None:
-        page = services().users.page(position, BATCH, count="none")
+        page = services_of(current_app).users.page(position, BATCH, count="none")
         yield from page.users
         position = page.next
 
 
-def _add(number: int, seed: int) -> int:
-    repository, retry, added = services().users, services().retry_policy, 0
-    examples = example_users(number, seed)
+def _add(services: Services, number: int, seed: int) -> int:
+    examples, added = example_users(number, seed), 0
     with click.progressbar(length=number, label="adding users") as bar:
         while batch := list(itertools.islice(examples, BATCH)):
-            added += retry.call(repository.add_many, batch)
+            added += services.retry_policy.call(services.users.add_many, batch)
             bar.update(len(batch))
     return added

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Concatenate, ParamSpec, TypeVar
 
-from flask import Flask, current_app
+from flask import Flask
 
 from user_service.cache.page_cache import PageCache
 from user_service.database.pool import Database
@@ -94,11 +94,6 @@ def services_of(app: Flask) -> Services:
     """Return the parts of ``app``."""
     attached: Services = app.extensions[_NAME]
     return attached
-
-
-def services() -> Services:
-    """Return the parts of the application that handles the current request."""
-    return services_of(current_app)
 
 
 def retry_on_failure(

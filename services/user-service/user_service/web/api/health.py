@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 
 import orjson
-from flask import Blueprint, Response
+from flask import Blueprint, Response, current_app
 
 from user_service import __version__
 from user_service.resilience.breaker import State
@@ -13,7 +13,7 @@ from user_service.web.openapi.operations import Answer, documented
 from user_service.web.policies.access import needs, open_to_all
 from user_service.web.responses import bodies
 from user_service.web.responses.reply import JSON, Reply, respond
-from user_service.web.services import Services, services
+from user_service.web.services import Services, services_of
 
 blueprint = Blueprint("health", __name__, url_prefix="/health")
 
@@ -30,7 +30,7 @@ ON_503 = (*ON_200, "Retry-After")
 )
 def get_health() -> Response:
     """Return the state of the service and of its dependencies; 503 without the database."""
-    health = _health(services())
+    health = _health(services_of(current_app))
     return _respond(503 if health["status"] == "unhealthy" else 200, health)
 
 
@@ -50,8 +50,9 @@ def get_liveness() -> Response:
 )
 def get_readiness() -> Response:
     """Tell whether to send requests here: the database can be used, and no stop has begun."""
-    readiness = _readiness(services())
-    services().metrics.ready.set(readiness["status"] == "ready")
+    services = services_of(current_app)
+    readiness = _readiness(services)
+    services.metrics.ready.set(readiness["status"] == "ready")
     return _respond(200 if readiness["status"] == "ready" else 503, readiness)
 
 

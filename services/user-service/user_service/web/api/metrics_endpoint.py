@@ -2,12 +2,12 @@
 
 import gzip
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, current_app, request
 from prometheus_client.exposition import choose_encoder
 
 from user_service.web.openapi.operations import undocumented
 from user_service.web.policies.access import needs
-from user_service.web.services import services
+from user_service.web.services import services_of
 
 blueprint = Blueprint("metrics", __name__)
 
@@ -22,7 +22,7 @@ def metrics() -> Response:
     # The encoder of the version 1.0.0: an odd version in Accept raises an error there.
     is_wanted = any(q > 0 and name.startswith(OPENMETRICS) for name, q in request.accept_mimetypes)
     encode, content_type = choose_encoder(OPENMETRICS if is_wanted else "")
-    exposition = encode(services().metrics.collector)
+    exposition = encode(services_of(current_app).metrics.collector)
     headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
     if request.accept_encodings["gzip"] > 0:
         exposition = gzip.compress(exposition, compresslevel=5)

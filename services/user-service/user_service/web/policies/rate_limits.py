@@ -13,7 +13,7 @@ from user_service.security import principal
 from user_service.web.policies.client_address import Clients
 from user_service.web.policies.cors import is_preflight
 from user_service.web.policies.rate_limiter import Limit
-from user_service.web.services import services, services_of
+from user_service.web.services import services_of
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,8 @@ def register_limits(
     ``writes`` is a separate limit for writes; without it, they count for ``default``. None is no
     limit.
     """
-    limiter = services_of(app).rate_limiter
+    services = services_of(app)
+    limiter = services.rate_limiter
     if limiter is None:
         return
     reading = Limit.parsed("default", default) if default else None
@@ -47,7 +48,7 @@ def register_limits(
         g.rate_limit = limit, window
         if not window.passes:
             log.info("rate limit %s used up by %s", limit.name, client)
-            services().metrics.rate_limited.labels(limit.name).inc()
+            services.metrics.rate_limited.labels(limit.name).inc()
             raise RateLimited(limit.name, window.seconds)
 
     app.after_request(_announce)

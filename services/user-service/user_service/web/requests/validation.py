@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl
 
 import orjson
-from flask import Response, request
+from flask import Response, current_app, request
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from werkzeug.exceptions import ClientDisconnected, RequestEntityTooLarge, RequestTimeout
@@ -18,7 +18,7 @@ from werkzeug.wsgi import get_content_length, get_input_stream
 from user_service.errors import InvalidInput, MalformedBody, UnsupportedBody
 from user_service.resilience import deadline
 from user_service.web.responses.reply import JSON
-from user_service.web.services import services
+from user_service.web.services import services_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -69,7 +69,7 @@ def validated(view: View) -> View:
             arguments["body"] = parse_body(body_model, request.environ)
         elif request.method == "DELETE":  # one whose message breaks off must not be executed
             limited_body(request.environ)
-        return view(services(), **arguments)
+        return view(services_of(current_app), **arguments)
 
     return call
 
