@@ -15,7 +15,7 @@ from user_service.database.connect import (
     CONNECT_TIMEOUT,
     connect,
     must_be_writable,
-    with_session_defaults,
+    session_parameters,
 )
 from user_service.database.connections import has_become_read_only
 from user_service.errors import ConnectionLost, DeadlineExceeded
@@ -68,13 +68,13 @@ def test_address_is_added_and_the_name_stays_for_tls_to_check(network: Network) 
     dsn = "host=a port=5433 dbname=d user=u password='p w' sslmode=verify-full"
     opened: Any = connect(dsn)
     assert opened.autocommit is True
-    assert opened.parameters == parse_dsn(dsn) | {"hostaddr": "10.0.0.1"}
+    assert opened.parameters == session_parameters(dsn) | {"hostaddr": "10.0.0.1"}
 
 
 @pytest.mark.parametrize("dsn", ["dbname=d", "dbname=d host=/run/postgresql"])
 def test_socket_is_not_looked_up(network: Network, dsn: str) -> None:
     opened: Any = connect(dsn)
-    assert opened.parameters == parse_dsn(dsn)
+    assert opened.parameters == session_parameters(dsn)
     assert network.looked_up == []
 
 
@@ -188,11 +188,11 @@ class TestSessionDefaults:
 
     def test_leave_what_the_dsn_says_except_for_the_encoding(self) -> None:
         url = "postgresql://u@h/db?application_name=mine&keepalives_idle=60&client_encoding=LATIN1"
-        dsn = parse_dsn(with_session_defaults(url, 3))
+        dsn = session_parameters(url, 3)
         assert (dsn["user"], dsn["host"], dsn["dbname"]) == ("u", "h", "db")
         assert (dsn["application_name"], dsn["keepalives_idle"]) == ("mine", "60")
         assert (dsn["client_encoding"], dsn["tcp_user_timeout"]) == ("UTF8", "10000")
-        assert parse_dsn(with_session_defaults("host=h", 3))["application_name"] == "user-service"
+        assert session_parameters("host=h", 3)["application_name"] == "user-service"
 
     @pytest.mark.parametrize(
         ("seconds", "setting"), [(3, "3000"), (0.0001, "1"), (0.0016, "2"), (600, "600000")]
@@ -200,14 +200,14 @@ class TestSessionDefaults:
     def test_statement_timeout_is_never_0_which_would_mean_none(
         self, seconds: float, setting: str
     ) -> None:
-        options = parse_dsn(with_session_defaults("host=h", seconds))["options"]
+        options = session_parameters("host=h", seconds)["options"]
         assert options == self.OURS.replace("3000", setting)
 
     def test_options_of_the_dsn_come_after_ours_and_so_win(self) -> None:
         url = "postgresql://h/d?options=-c%20work_mem%3D8MB%20-c%20statement_timeout%3D7s"
-        options = parse_dsn(with_session_defaults(url, 3))["options"]
+        options = session_parameters(url, 3)["options"]
         assert options == self.OURS + " -c work_mem=8MB -c statement_timeout=7s"
 
     def test_of_a_session_are_left_out_where_it_is_shared(self) -> None:
-        dsn = parse_dsn(with_session_defaults("host=h", None))
+        dsn = session_parameters("host=h", None)
         assert (dsn["options"], dsn["keepalives"]) == ("", "1")

@@ -53,7 +53,7 @@ class Server:
     def open(self) -> int:
         return sum(not each.closed for each in self.connections)
 
-    def connect(self, _dsn: str) -> FakeConnection:
+    def connect(self, _dsn: str, _statement_timeout: float | None) -> FakeConnection:
         if self.open >= self.room:
             self.refused += 1
             raise ConnectionLost("too many connections")

@@ -95,13 +95,13 @@ def wait_within_deadline(waiting: connection) -> None:
             raise DeadlineExceeded("the database did not answer within the request's deadline")
 
 
-def connect(dsn: str) -> Connection:
-    """Return a connection in autocommit mode.
+def connect(dsn: str, statement_timeout: float | None = None) -> Connection:
+    """Return a connection in autocommit mode, with the ``session_parameters``.
 
     Raise ConnectionLost, or Unavailable if the database cannot store every character.
     """
     set_wait_callback(wait_within_deadline)
-    parameters = parse_dsn(dsn)
+    parameters = session_parameters(dsn, statement_timeout)
     seconds = float(parameters.get("connect_timeout", CONNECT_TIMEOUT))
     timeout = seconds if seconds > 0 else math.inf  # libpq's rule
     failure: Exception = psycopg2.OperationalError("the DSN names no host")
@@ -148,8 +148,8 @@ def session_settings(statement_timeout: float) -> dict[str, str]:
     }
 
 
-def with_session_defaults(dsn: str, statement_timeout: float | None) -> str:
-    """Return ``dsn`` with the service's session and TCP settings where it has none of its own.
+def session_parameters(dsn: str, statement_timeout: float | None = None) -> dict[str, str]:
+    """Return the parameters of ``dsn``, and session and TCP settings where it has none of its own.
 
     Without a time-out, in seconds, the session has no settings. The TCP settings together detect a
     server that vanished after 25 s of silence, or after 10 s in which sent data was not
@@ -168,7 +168,7 @@ def with_session_defaults(dsn: str, statement_timeout: float | None) -> str:
         "keepalives_count": "3",
         "tcp_user_timeout": "10000",
     }
-    return str(make_dsn(**{**defaults, **given}))
+    return defaults | given
 
 
 def _parsed(dsn: str) -> dict[str, str]:

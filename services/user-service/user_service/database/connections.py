@@ -75,6 +75,7 @@ class ConnectionPool:
         dsn: str,
         size: int,
         *,
+        statement_timeout: float | None = None,
         current_dsn: Callable[[], str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -85,6 +86,7 @@ class ConnectionPool:
         # Connections opened so far. While the number stays, the same server answers.
         self.made = 0
         self._dsn = dsn
+        self._statement_timeout = statement_timeout
         self._current_dsn = current_dsn
         self._clock = clock
         self._lock = threading.Lock()
@@ -225,14 +227,14 @@ class ConnectionPool:
 
     def _connect(self) -> Connection:
         try:
-            return connect(self._dsn)
+            return connect(self._dsn, self._statement_timeout)
         except ConnectionLost:
             current = self._current_dsn()
             if current == self._dsn:
                 raise
             log.info("connecting with the new URL or password of the database")
             self._dsn = current
-            return connect(current)
+            return connect(current, self._statement_timeout)
 
     def _wait_for_another(self, until: float, refusal: ConnectionLost) -> Connection:
         with self._lock:

@@ -20,9 +20,9 @@ from contextlib import closing
 from pathlib import Path
 
 from psycopg2.errors import LockNotAvailable
-from psycopg2.extensions import cursor, make_dsn
+from psycopg2.extensions import cursor
 
-from user_service.database.connect import connect, role_of, with_session_defaults
+from user_service.database.connect import connect, role_of
 from user_service.errors import Unavailable
 from user_service.resilience import deadline
 
@@ -66,6 +66,7 @@ _GRANTS = """
 # a client that has gone; others do not know the setting, or cannot on their platform. PostgreSQL 17
 # has a time-out for transactions.
 _SETTINGS = """
+    SET LOCAL application_name = 'user-service migrations';
     SET LOCAL statement_timeout = 0;
     SET LOCAL idle_in_transaction_session_timeout = 0;
     DO $$ BEGIN
@@ -97,11 +98,8 @@ def migrate(
     ConnectionLost if the database is away, and psycopg2.Error if it refuses a migration.
     """
     role = None if owner_dsn is None else role_of(dsn)
-    owner_dsn = make_dsn(
-        with_session_defaults(owner_dsn or dsn, None), application_name="user-service migrations"
-    )
     # Closing the connection rolls back what was not committed.
-    with closing(connect(owner_dsn)) as connection, connection.cursor() as cursor:
+    with closing(connect(owner_dsn or dsn)) as connection, connection.cursor() as cursor:
         # A start with nothing to do neither waits nor writes.
         if not _pending(cursor, folder) and not (role and _grants(cursor, role)):
             return []
@@ -127,7 +125,6 @@ def require_migrated(dsn: str, folder: Path = MIGRATIONS) -> None:
     Another process applies and grants them. More may be applied than this release has: in a
     rollout, the next release comes first.
     """
-    dsn = with_session_defaults(dsn, None)
     with (
         deadline.within(LOOK_SECONDS),
         closing(connect(dsn)) as connection,

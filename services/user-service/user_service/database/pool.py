@@ -19,12 +19,7 @@ from psycopg2.extensions import (
     TRANSACTION_STATUS_INTRANS,
 )
 
-from user_service.database.connect import (
-    Connection,
-    must_be_writable,
-    session_settings,
-    with_session_defaults,
-)
+from user_service.database.connect import Connection, must_be_writable, session_settings
 from user_service.database.connections import ConnectionPool, Cursor, has_become_read_only, is_alive
 from user_service.database.failures import translated
 from user_service.errors import (
@@ -82,7 +77,6 @@ class Database:
         settings would stay with its next client, so they go along with each transaction instead.
         """
         metrics = metrics or Metrics()
-        session_timeout = None if transaction_pooling else statement_timeout
         local = session_settings(statement_timeout).items() if transaction_pooling else ()
         self._local_settings = "".join(f"SET LOCAL {key} = '{value}'; " for key, value in local)
         self.breaker = breaker or CircuitBreaker(
@@ -96,11 +90,11 @@ class Database:
         self._metrics = metrics.pool(name)
         self._checkout_timeout = checkout_timeout
         self._preparation = Preparation("the database", lambda: _with_errors_translated(prepare))
-        current_dsn = current_dsn or (lambda: dsn)
         self.pool = ConnectionPool(
-            with_session_defaults(dsn, session_timeout),
+            dsn,
             size,
-            current_dsn=lambda: with_session_defaults(current_dsn(), session_timeout),
+            statement_timeout=None if transaction_pooling else statement_timeout,
+            current_dsn=current_dsn or (lambda: dsn),
         )
         self._was_full = False
 

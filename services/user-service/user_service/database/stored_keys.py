@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 
 import psycopg2
 
-from user_service.database.connect import connect, with_session_defaults
+from user_service.database.connect import connect
 from user_service.database.connections import Cursor
 from user_service.database.pool import Database
 from user_service.domain.api_key import ApiKey
@@ -77,7 +77,7 @@ def revoke_key(dsn: str, name: str) -> bool:
 def _session(dsn: str) -> Iterator[Cursor]:
     with (
         deadline.within(COMMAND_TIMEOUT),
-        closing(connect(with_session_defaults(dsn, None))) as connection,
+        closing(connect(dsn)) as connection,
         connection.cursor(cursor_factory=Cursor) as cursor,
     ):
         cursor.ahead_of_each = _COMMAND_SETTINGS
