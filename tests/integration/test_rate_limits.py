@@ -182,7 +182,7 @@ class TestWithoutRedis:
         own_redis.freeze()
         try:
             assert statuses(client, 3) == {404: 3}
-            assert pages.breaker_state is State.OPEN
+            assert pages.store.breaker.state is State.OPEN
         finally:
             own_redis.thaw()
 

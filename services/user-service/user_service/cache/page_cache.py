@@ -18,7 +18,6 @@ from user_service.errors import Unavailable
 from user_service.observability.metrics import Metrics
 from user_service.observability.outage import Outage
 from user_service.resilience import deadline
-from user_service.resilience.breaker import State
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +67,7 @@ class PageCache:
         metrics: Metrics | None = None,
     ) -> None:
         """``current_lsn`` returns the primary's log position; None if there is no replica."""
-        self._store = store
+        self.store = store
         self._metrics = metrics or Metrics()
         self._current_lsn = current_lsn
         self._sleep = sleep
@@ -81,22 +80,17 @@ class PageCache:
         self._lock = threading.Lock()
         self._closed = threading.Event()
 
-    @property
-    def breaker_state(self) -> State:
-        """The state of the circuit breaker of Redis."""
-        return self._store.breaker.state
-
     def open(self) -> None:
         """Log the reason if Redis cannot be used; requests then do without it, and try again."""
         try:
-            self._store.check()
+            self.store.check()
         except RedisFailure as error:
             log.warning("starting without Redis: %s", error)
 
     def health(self) -> CacheHealth:
         """Ask Redis whether the cache works."""
         try:
-            self._store.check()
+            self.store.check()
         except RedisFailure as error:
             return CacheHealth(isinstance(error, RedisRefusal), works=False)
         return CacheHealth(is_connected=True, works=not self._unrepaired)
@@ -127,28 +121,24 @@ class PageCache:
         if self._current_lsn is None or self._unrepaired:
             return None
         try:
-            return self._settled(self._store.current()).lsn
+            return self._settled(self.store.current()).lsn
         except RedisFailure:
             return None
 
     def stale(self, name: str) -> bytes | None:
         """Return the last stored page called ``name``, current or not; None if there is none."""
         try:
-            body = self._store.look_up_stale(name)
+            body = self.store.look_up_stale(name)
         except RedisFailure:
             return None
         if body is not None:
             self._metrics.pages_stale.inc()
         return body
 
-    def place(self) -> str:
-        """Return where pages are in Redis, as the store tells it."""
-        return self._store.place()
-
     def invalidate(self) -> None:
         """Put every cached page out of date. Call it after each write that may be committed."""
         try:
-            self._store.replace_generation(self._primary_lsn())
+            self.store.replace_generation(self._primary_lsn())
         except RedisFailure as error:
             self._metrics.failed_invalidations.inc()
             with self._lock:
@@ -161,14 +151,14 @@ class PageCache:
     def close(self) -> None:
         """Stop repairing and close the connections to Redis."""
         self._closed.set()
-        self._store.close()
+        self.store.close()
 
     def _look_up(self, name: str) -> Found | None:
         """Return what the store has; None if the cache cannot be read at the moment."""
         if self._unrepaired:
             return None
         try:
-            found = self._store.look_up(name)
+            found = self.store.look_up(name)
             if found.body is None:
                 found = self._settled(found)
         except RedisFailure as error:
@@ -185,7 +175,7 @@ class PageCache:
         lsn = self._primary_lsn()
         if lsn is None:
             return found
-        settled = self._store.settle(found.generation, lsn)
+        settled = self.store.settle(found.generation, lsn)
         # A claim on the page was made in the generation that was found.
         return settled if settled.generation != found.generation else found._replace(lsn=lsn)
 
@@ -210,7 +200,7 @@ class PageCache:
         except BaseException:
             if found.claimed:
                 with suppress(RedisFailure):
-                    self._store.give_back(name)
+                    self.store.give_back(name)
             raise
         self._keep(name, found.generation, body)
         return body
@@ -223,20 +213,20 @@ class PageCache:
         ends_at = self._clock() + min(WAIT_FOR_CLAIM, deadline.remaining() / 2)
         while self._clock() < ends_at:
             self._sleep(CLAIM_POLL_INTERVAL)
-            found = self._store.look_up(name)
+            found = self.store.look_up(name)
             if found.body is not None:
                 return found
             if found.claimed:
                 if found.generation == missed.generation:
                     return found._replace(lsn=missed.lsn)
                 # This request read its generation before a write; the claim is for later ones.
-                self._store.give_back(name)
+                self.store.give_back(name)
                 break
         return missed
 
     def _keep(self, name: str, generation: bytes, body: bytes) -> None:
         try:
-            is_stored = self._store.store(name, generation, body)
+            is_stored = self.store.store(name, generation, body)
         except RedisFailure as error:
             self._storing.meet(error)
             return
@@ -255,7 +245,7 @@ class PageCache:
             pause = min(2 * pause, REPAIR_INTERVAL_MAX)
             failed = self._unrepaired
             with suppress(RedisFailure):
-                self._store.replace_generation(despite_open_breaker=True)
+                self.store.replace_generation(despite_open_breaker=True)
                 with self._lock:
                     self._unrepaired -= failed
                     ends = not self._unrepaired

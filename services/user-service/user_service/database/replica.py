@@ -63,10 +63,6 @@ class Replica:
         except Unavailable as error:
             log.warning("starting without the replica, the primary is read: %s", error)
 
-    def close(self) -> None:
-        """Close every connection."""
-        self.database.close()
-
     def read(self, work: Callable[[Cursor], T], after_lsn: int | None) -> T:
         """Return the result of ``work`` on a server that has replayed up to ``after_lsn``.
 

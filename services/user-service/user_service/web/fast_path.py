@@ -99,7 +99,7 @@ class FastPath:
                 page, status = read_page(self._services, query)
                 reply = page_reply(page, status)
                 if self._tells_place and self._scope is None and status in CACHED:
-                    reply.headers["X-Page-Place"] = self._services.pages.place()
+                    reply.headers["X-Page-Place"] = self._services.pages.store.place()
             else:
                 reply = user_reply(read_user(self._services, int(user[1])))
         except Exception as error:  # noqa: BLE001 -- as Flask's error handlers do

@@ -80,7 +80,7 @@ class Services:
         """Close every connection."""
         self.database.close()
         if self.replica is not None:
-            self.replica.close()
+            self.replica.database.close()
         self.pages.close()
         self.stop_tracing()
 

@@ -61,7 +61,7 @@ def _health(services: Services) -> bodies.Health:
     replica, pool = services.replica, services.database.pool
     breakers: bodies.Breakers = {
         "database": services.database.breaker.state,
-        "redis": services.pages.breaker_state,
+        "redis": services.pages.store.breaker.state,
     }
     health: bodies.Health = {
         "status": "healthy",
