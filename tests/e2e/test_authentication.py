@@ -1,14 +1,13 @@
 """Every route with every credential, on both servers and through the gateway."""
 
-from contextlib import closing
 from pathlib import Path
 
 import httpx
-import psycopg2
 import pytest
 
 from tests.e2e.gateway import Addresses, gateway
-from tests.e2e.service import FLASK, SERVERS, RunningService, run
+from tests.e2e.service import FLASK, SERVERS, Start, run
+from tests.faults.harness.standby import rows
 from tests.issuer import ALL_SCOPES, Issuer, ec_key
 from tests.servers import Servers
 from user_service.database.stored_keys import add_key
@@ -45,11 +44,6 @@ SCOPES = {
 HIDDEN = {"/metrics"}
 
 
-@pytest.fixture(params=SERVERS)
-def server(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
 def environment(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
     keys = tmp_path / "keys.json"
@@ -61,11 +55,6 @@ def key(servers: Servers, name: str, scopes: str) -> str:
     text, stored = new_key(name, frozenset(scopes.split()), None)
     add_key(servers.owner_url, stored)
     return text
-
-
-def execute(servers: Servers, statement: str) -> None:
-    with closing(psycopg2.connect(servers.owner_url)) as connection, connection:
-        connection.cursor().execute(statement)
 
 
 def refused_credentials(revoked: str, expired: str) -> dict[str, str | None]:
@@ -124,31 +113,32 @@ def check(url: str, refused: dict[str, str | None], by_scope: dict[str, list[str
                 )
 
 
-def test_every_route_with_every_credential(
-    service: RunningService, servers: Servers, tmp_path: Path
-) -> None:
-    execute(servers, "TRUNCATE api_keys, api_key_uses")
+@pytest.mark.parametrize("server", SERVERS)
+def test_every_route_with_every_credential(start: Start, servers: Servers, tmp_path: Path) -> None:
+    rows(servers.owner_url, "TRUNCATE api_keys, api_key_uses")
     revoked, expired = (key(servers, name, "users:read") for name in ("revoked", "expired"))
     change = "UPDATE api_keys SET {}_at = now() WHERE name = '{}'"
-    execute(servers, change.format("revoked", "revoked"))
-    execute(servers, change.format("expires", "expired"))
+    both = change.format("revoked", "revoked"), change.format("expires", "expired")
+    rows(servers.owner_url, *both)
     by_scope = {scope: [f"Bearer {ISSUER.token(scope)}"] for scope in ALL_SCOPES.split()}
     by_scope["users:read"].append(f"Bearer {key(servers, 'reader', 'users:read')}")
     every = key(servers, "every", ALL_SCOPES)
     by_scope[ALL_SCOPES] = [f"Bearer {ISSUER.token()}", f"bearer  {every}"]
     by_scope["other:scope"] = [f"Bearer {ISSUER.token('other:scope')}"]
     refused = refused_credentials(revoked, expired)
-    check(service.url, refused, by_scope)
-    with gateway(tmp_path / "gateway", Addresses(tmp_path / "addresses", service.port)) as started:
+    with (
+        start() as service,  # which reads the keys when it begins
+        gateway(tmp_path / "gateway", Addresses(tmp_path / "addresses", service.port)) as started,
+    ):
+        check(service.url, refused, by_scope)
         check(started.url, refused, by_scope)
     assert "principal=key:every" in service.log
 
 
-@pytest.mark.parametrize("server", ["gunicorn"])
 def test_command_prints_the_key_alone_and_logs_elsewhere(
     environment: dict[str, str], servers: Servers, tmp_path: Path
 ) -> None:
-    execute(servers, "TRUNCATE api_keys, api_key_uses")
+    rows(servers.owner_url, "TRUNCATE api_keys, api_key_uses")
     owner = {"DATABASE_OWNER_URL": servers.owner_url}
     ignored = {"CURSOR_KEY": "key", "CURSOR_KEY_FILE": str(tmp_path)}
     command = [*FLASK, "keys", "create", "reader", "--scopes", "users:read", "--expires", "1d"]

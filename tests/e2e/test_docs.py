@@ -76,10 +76,10 @@ def test_authorize_sends_either_credential(
     issuer = Issuer(ec_key("ec"))
     (tmp_path / "keys.json").write_bytes(issuer.document())
     key, stored = new_key("browser", frozenset({"users:write"}), None)
+    add_key(servers.owner_url, stored)
     credentials = (None, issuer.token("users:write"), key)  # in the order of the forms
     statuses = []
     with start(**issuer.settings(tmp_path / "keys.json"), AUTH_API_KEYS="true") as service:
-        add_key(servers.owner_url, stored)
         for number, credential in enumerate(credentials):
             browser.get(f"{service.url}/docs")
             if credential is not None:
