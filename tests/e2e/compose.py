@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from tests.servers import docker_answers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,7 +70,9 @@ class Project:
 
 @contextmanager
 def started_project(*overlays: str) -> Iterator[Project]:
-    """Bring the project up; remove it afterwards with all that it made."""
+    """Bring the project up, or skip the test; remove it afterwards with all that it made."""
+    if reason := _obstacle():
+        pytest.skip(reason)
     files = ("docker-compose.yml", *overlays)
     project = Project(f"user-service-test-{os.getpid()}", files)
     try:
@@ -97,7 +101,7 @@ def commands_of(page: str, section: str) -> list[str]:
     return re.findall(r"```sh\n(.*?)```", text.split("\n## ")[0], re.DOTALL)
 
 
-def obstacle() -> str | None:
+def _obstacle() -> str | None:
     """Return why the project cannot be started here, or None."""
     if not docker_answers():
         return "no Docker engine answers"

@@ -14,7 +14,6 @@ from tests.e2e.compose import (
     Project,
     assert_is_confined,
     commands_of,
-    obstacle,
     run,
     shell,
     started_project,
@@ -32,8 +31,6 @@ ADA = {"username": "ada", "email": "ada@example.com"}
 
 @pytest.fixture(scope="module")
 def project() -> Iterator[Project]:
-    if reason := obstacle():
-        pytest.skip(reason)
     with started_project() as started:
         yield started
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.e2e.compose import Project, obstacle, shell, started_project
+from tests.e2e.compose import Project, shell, started_project
 from tests.faults.harness.clients import DEADLINE, Load, Mix
 from tests.faults.harness.operations import Kind, failures
 from tests.faults.harness.stage import STALE_TTL
@@ -20,8 +20,6 @@ PATIENCE = 2 * DEADLINE  # what is asked here is whether an answer comes
 
 @pytest.fixture(scope="module")
 def started() -> Iterator[Project]:
-    if reason := obstacle():
-        pytest.skip(reason)
     with started_project("docker-compose.scale.yml") as started:
         yield started
 
