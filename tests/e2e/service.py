@@ -64,11 +64,10 @@ class RunningService:
 Start = Callable[..., AbstractContextManager[RunningService]]  # with a command and settings
 
 
-@contextmanager
-def running(
+def launch(
     log_file: Path, environment: Mapping[str, str], command: list[str] | None = None
-) -> Iterator[RunningService]:
-    """Start the service with ``environment`` and wait until it answers; end it afterwards."""
+) -> RunningService:
+    """Start the service with ``environment``, and do not wait for it."""
     metrics = log_file.with_suffix(".metrics")
     metrics.mkdir(exist_ok=True)
     port = free_port()
@@ -81,7 +80,16 @@ def running(
             stdout=log,
             stderr=log,
         )
-    service = RunningService(f"http://127.0.0.1:{port}", port, process, log_file, command is None)
+    return RunningService(f"http://127.0.0.1:{port}", port, process, log_file, command is None)
+
+
+@contextmanager
+def running(
+    log_file: Path, environment: Mapping[str, str], command: list[str] | None = None
+) -> Iterator[RunningService]:
+    """Start the service with ``environment`` and wait until it answers; end it afterwards."""
+    service = launch(log_file, environment, command)
+    process = service.process
     try:
         eventually(lambda: is_live(service))
         yield service

@@ -7,7 +7,6 @@ import resource
 import select
 import signal
 import socket
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,15 +17,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from dev.ports import free_port
 from tests.e2e.service import (
     GUNICORN,
     SERVE,
     SERVERS,
-    SERVICE,
     RunningService,
     Start,
-    clean_environment,
+    launch,
     run,
     running,
 )
@@ -148,20 +145,10 @@ def is_running(pid: int) -> bool:
 def test_stop_during_the_start_is_not_ignored(
     tmp_path: Path, environment: dict[str, str], server: str
 ) -> None:
-    log_file = tmp_path / "log"
-    own = {"HOST": "127.0.0.1", "PORT": str(free_port()), "DRAIN_DELAY": "0"}
-    with log_file.open("wb") as log:
-        process = subprocess.Popen(
-            SERVE,
-            cwd=SERVICE,
-            env=clean_environment() | environment | own,
-            stdout=log,
-            stderr=log,
-        )
+    service = launch(tmp_path / "log", environment | {"DRAIN_DELAY": "0"})
     forked = {"gunicorn": "Booting worker", "granian": "Spawning worker-2"}[server]
-    eventually(lambda: forked in log_file.read_text(encoding="utf-8"), timeout=60)
-    process.terminate()
-    assert process.wait(15) == 0  # a worker that ignores the signal would have 20
+    eventually(lambda: forked in service.log)
+    assert service.stop(timeout=15) == 0  # a worker that ignores the signal would have 20
 
 
 def test_idle_connections_do_not_hold_up_the_stop(service: RunningService) -> None:
