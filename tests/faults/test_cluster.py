@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -149,10 +149,7 @@ def standby_killed(stage: ClusterStage, leader: Node) -> None:
 
 
 CASES: list[tuple[Callable[[ClusterStage, Node], None], str]] = [
-    *((leader_killed, by) for by in (HOSTS, HAPROXY, PGBOUNCER)),
-    *((leader_frozen, by) for by in (HOSTS, HAPROXY, PGBOUNCER)),
-    *((switchover, by) for by in (HOSTS, HAPROXY, PGBOUNCER)),
-    *((network_cut, by) for by in (HOSTS, HAPROXY, PGBOUNCER)),
+    *product((leader_killed, leader_frozen, switchover, network_cut), (HOSTS, HAPROXY, PGBOUNCER)),
     # Of these, the way to the leader knows nothing.
     (etcd_away, HAPROXY),
     (standby_killed, HOSTS),
