@@ -14,6 +14,7 @@ from benchmarks.targets import (
     BEFORE,
     COMPARED,
     EDGE,
+    EDGE_WITH_TLS,
     FASTAPI,
     FASTIFY,
     OURS,
@@ -43,10 +44,8 @@ def compare(bench: Bench, targets: Sequence[Target], turns: Sequence[Turn]) -> N
 
     Two processes of one program differ for as long as they live. The order of the targets is
     random. Raises ContractBroken before the first round if a target deviates from the contract.
-    The edge passes on the service's responses, but neither its metrics nor its log; the contract
-    knows no tokens.
     """
-    for target in (each for each in targets if each is not EDGE and not each.headers):
+    for target in (each for each in targets if each.contract):
         bench.say(f"{target.label}: the contract")
         contract.require(bench.stand, target)
     for number in range(bench.effort.rounds):
@@ -84,7 +83,7 @@ def edge(bench: Bench) -> None:
     if not docker_answers():
         bench.say("no Docker engine answers: not measured")
         return
-    targets = (EDGE, FASTIFY, FASTAPI)
+    targets = (EDGE, EDGE_WITH_TLS, FASTIFY, FASTAPI)
     compare(bench, targets, [Turn(CACHED, clients, targets) for clients in CLIENTS])
 
 

@@ -17,9 +17,10 @@ from tests.e2e.service import running
 
 
 def main() -> None:
-    """Serve at PORT, without TLS as every target, until SIGTERM."""
+    """Serve at PORT until SIGTERM; with TLS if LISTEN is ``ssl``."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    port, core = os.environ["PORT"], min(os.sched_getaffinity(0))
+    listen = f"listen 127.0.0.1:{os.environ['PORT']} {os.environ.get('LISTEN', '')};"
+    core = min(os.sched_getaffinity(0))
     # The edge reads database 0, hence a prefix of its own instead of a database.
     redis_url = os.environ["REDIS_URL"].rpartition("/")[0] + "/0"
     environment = {
@@ -30,7 +31,7 @@ def main() -> None:
         "worker_processes 2;": f"worker_processes 1; worker_cpu_affinity {1 << core:b};",
         # As the output of every target.
         "access_log /dev/stdout json;": "access_log /dev/null json;",
-        "# Metrics are for operators": f"listen 127.0.0.1:{port};\n# Metrics are for operators",
+        "# Metrics are for operators": f"{listen}\n# Metrics are for operators",
     }
     with (
         tempfile.TemporaryDirectory() as folder,

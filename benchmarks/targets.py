@@ -31,7 +31,8 @@ class Target:
     """One program, started by ``command`` in ``folder`` with its packages in ``home``.
 
     In ``command``, ``{bin}`` becomes the folder of its programs and ``{port}`` its port. Every
-    request of the load has ``headers``.
+    request of the load has ``headers``. With ``https``, the load uses HTTP/2. ``contract`` tells
+    whether the target can be held to the contract, which knows no tokens and reads metrics.
     """
 
     name: str
@@ -42,6 +43,8 @@ class Target:
     environment: Mapping[str, str] = field(default_factory=dict)
     ready_path: str = "/health/live"
     headers: Mapping[str, str] = field(default_factory=dict)
+    scheme: Literal["http", "https"] = "http"
+    contract: bool = True
 
     @property
     def home(self) -> Path:
@@ -135,9 +138,17 @@ EDGE = Target(
     ("{bin}/python", "-m", "benchmarks.edge"),
     installer=None,
     environment={"DRAIN_DELAY": "0"},
+    contract=False,
+)
+EDGE_WITH_TLS = replace(
+    EDGE,
+    name="edge-tls",
+    label="with TLS and HTTP/2",
+    environment={**EDGE.environment, "LISTEN": "ssl"},
+    scheme="https",
 )
 # The service with authentication on; ``with_token`` makes it complete.
-AUTHENTICATED = replace(OURS, name="ours-token", label="with tokens")
+AUTHENTICATED = replace(OURS, name="ours-token", label="with tokens", contract=False)
 ALL_PEERS = (FASTAPI, FLASK_SQLALCHEMY, DJANGO, FASTIFY)
 COMPARED = (OURS, OURS_ON_GRANIAN, *ALL_PEERS)
 TARGETS = {target.name: target for target in (*COMPARED, BEFORE)}
