@@ -12,13 +12,13 @@ import psycopg2
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from psycopg2 import sql
 from psycopg2.extensions import cursor, make_dsn, parse_dsn
 from werkzeug.test import TestResponse
 
 from app import create_app
 from dev.servers import RedisServer
 from tests.document_checker import DocumentChecker
+from tests.faults.harness.standby import rows
 from tests.integration.users import create
 from tests.responses import Serve
 from tests.servers import Servers
@@ -110,14 +110,10 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
 def dsn(servers: Servers) -> Iterator[str]:
     """An empty database, as its owner."""
     parts = parse_dsn(servers.owner_url)
-    name, owner = f"migrate_{uuid4().hex}", sql.Identifier(parts["user"])
-    create = sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), owner)
-    drop = sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name))
-    with closing(psycopg2.connect(servers.admin_url)) as admin:
-        admin.autocommit = True
-        admin.cursor().execute(create)
-        yield str(make_dsn(**{**parts, "dbname": name}))
-        admin.cursor().execute(drop)
+    name = f"migrate_{uuid4().hex}"
+    rows(servers.admin_url, f"CREATE DATABASE {name} OWNER {parts['user']}")
+    yield str(make_dsn(**{**parts, "dbname": name}))
+    rows(servers.admin_url, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

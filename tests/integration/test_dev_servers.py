@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg2
@@ -18,6 +18,7 @@ import redis
 from dev.ports import free_port
 from dev.processes import wait_until
 from dev.servers import DataDirInUse, PostgresServer, RedisServer, Server, ServerFailed
+from tests.faults.harness.standby import rows
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 20.0
@@ -52,12 +53,6 @@ os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *options, "app:app"]
 """
 
 
-def query(url: str, sql: str) -> object:
-    with closing(psycopg2.connect(url)) as connection, connection, connection.cursor() as cursor:
-        cursor.execute(sql)
-        return cursor.fetchone()[0] if cursor.description else None  # type: ignore[index]
-
-
 def is_gone(pid: int) -> bool:
     """A zombie counts as gone: not every container has an init that reaps orphans."""
     try:
@@ -72,9 +67,9 @@ of_each_server = pytest.mark.parametrize("server_class", [PostgresServer, RedisS
 def test_postgres_keeps_its_rows_over_a_stop_and_a_crash(tmp_path: Path) -> None:
     with PostgresServer(tmp_path / "pg", durable=False) as first:
         role = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
-        assert query(first.url, role) is False
-        assert query(first.url, "SELECT lower('ÄÖ')") == "äö"
-        query(first.url, "CREATE TABLE kept (id int); INSERT INTO kept VALUES (7)")
+        assert rows(first.url, role) == [(False,)]
+        assert rows(first.url, "SELECT lower('ÄÖ')") == [("äö",)]
+        rows(first.url, "CREATE TABLE kept (id int); INSERT INTO kept VALUES (7)")
     with PostgresServer(tmp_path / "pg", port=first.port, durable=False) as second:
         assert second.url == first.url
         second.kill()
@@ -88,7 +83,7 @@ def test_postgres_keeps_its_rows_over_a_stop_and_a_crash(tmp_path: Path) -> None
                 assert bystander.poll() is None
             finally:
                 bystander.kill()
-        assert query(second.url, "SELECT id FROM kept") == 7
+        assert rows(second.url, "SELECT id FROM kept") == [(7,)]
 
 
 @of_each_server
@@ -215,7 +210,7 @@ def test_signal_drains_service_before_servers(launched: Launched, signum: signal
     assert process.returncode == 0
     assert not addresses.exists()
     with pytest.raises(psycopg2.OperationalError, match="refused"):
-        query(url, "SELECT 1")
+        rows(url, "SELECT 1")
 
 
 def test_run_goes_on_without_redis_and_ends_without_postgres(launched: Launched) -> None:

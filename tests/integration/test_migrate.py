@@ -11,10 +11,10 @@ from typing import Any
 
 import psycopg2
 import pytest
-from psycopg2 import sql
 from psycopg2.errors import InsufficientPrivilege
 from psycopg2.extensions import make_dsn, parse_dsn
 
+from tests.faults.harness.standby import rows
 from tests.integration.users import ADA, URL, USER
 from tests.responses import Serve
 from tests.servers import Servers
@@ -55,28 +55,25 @@ def write(folder: Path, name: str, statements: str) -> None:
     (folder / f"{name}.sql").write_text(statements, encoding="utf-8")
 
 
-def query(dsn: str, statement: str, *values: object) -> list[Any]:
+def column(dsn: str, statement: str) -> list[Any]:
     """Return the first column."""
-    with closing(psycopg2.connect(dsn)) as connection, connection.cursor() as cursor:
-        cursor.execute(statement, values)
-        return [row[0] for row in cursor]
+    return [row[0] for row in rows(dsn, statement)]
 
 
 def applied(dsn: str) -> list[str]:
-    return query(dsn, "SELECT name FROM schema_migrations ORDER BY name")
+    return column(dsn, "SELECT name FROM schema_migrations ORDER BY name")
 
 
 def tables(dsn: str) -> set[str]:
-    return set(query(dsn, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"))
+    return set(column(dsn, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"))
 
 
 def waiting(dsn: str, wait_event: str) -> int:
     """Return the number of migrations that wait for ``wait_event``."""
-    (number,) = query(
+    (number,) = column(
         dsn,
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-        " AND application_name = 'user-service migrations' AND wait_event = %s",
-        wait_event,
+        f" AND application_name = 'user-service migrations' AND wait_event = '{wait_event}'",
     )
     return int(number)
 
@@ -160,15 +157,15 @@ def test_services_role_can_do_nothing_that_it_does_not_need(database_url: str) -
 def test_ours_count_users_that_were_there_before(dsn: str, tmp_path: Path) -> None:
     shutil.copy(MIGRATIONS / "0001_users.sql", tmp_path)
     migrate(dsn, tmp_path)
-    with closing(psycopg2.connect(dsn)) as connection, connection:
-        connection.cursor().execute(
-            "INSERT INTO users (username, username_canonical, email, email_canonical)"
-            " SELECT 'user' || n, 'user' || n, n || '@example.com', n || '@example.com'"
-            " FROM generate_series(1, 1000) AS n"
-        )
+    rows(
+        dsn,
+        "INSERT INTO users (username, username_canonical, email, email_canonical)"
+        " SELECT 'user' || n, 'user' || n, n || '@example.com', n || '@example.com'"
+        " FROM generate_series(1, 1000) AS n",
+    )
     migrate(dsn)
-    assert query(dsn, "SELECT sum(number)::int FROM users_count") == [1000]
-    assert query(dsn, "SELECT DISTINCT version FROM users") == [1]
+    assert column(dsn, "SELECT sum(number)::int FROM users_count") == [1000]
+    assert column(dsn, "SELECT DISTINCT version FROM users") == [1]
 
 
 def test_ours_keep_stored_responses_and_let_principals_share_a_key(
@@ -176,18 +173,14 @@ def test_ours_keep_stored_responses_and_let_principals_share_a_key(
 ) -> None:
     shutil.copy(MIGRATIONS / "0006_idempotency_keys.sql", tmp_path)
     migrate(dsn, tmp_path)
-    columns, values = (
-        "key, route, fingerprint, status, headers, body",
-        "'k', 'r', '', 201, '{}', ''",
-    )
-    insert = "INSERT INTO idempotency_keys ({}) VALUES ({})"
-    with closing(psycopg2.connect(dsn)) as connection, connection:
-        connection.cursor().execute(insert.format(columns, values))
+    columns = "key, route, fingerprint, status, headers, body"
+    values = "'k', 'r', '', 201, '{}', ''"
+    rows(dsn, f"INSERT INTO idempotency_keys ({columns}) VALUES ({values})")
     shutil.copy(MIGRATIONS / "0009_idempotency_principal.sql", tmp_path)
     migrate(dsn, tmp_path)
-    with closing(psycopg2.connect(dsn)) as connection, connection:
-        connection.cursor().execute(insert.format(f"principal, {columns}", f"'key:a', {values}"))
-    stored = query(dsn, "SELECT principal FROM idempotency_keys WHERE key = 'k' ORDER BY 1")
+    insert = f"INSERT INTO idempotency_keys (principal, {columns}) VALUES ('key:a', {values})"
+    rows(dsn, insert)
+    stored = column(dsn, "SELECT principal FROM idempotency_keys WHERE key = 'k' ORDER BY 1")
     assert stored == ["", "key:a"]
 
 
@@ -218,7 +211,7 @@ def test_broken_one_rolls_back_all_that_was_pending(dsn: str, folder: Path) -> N
     write(folder, "0004_broken", "DROP TABLE planets; SELECT 1 / 0;")
     with pytest.raises(psycopg2.errors.DivisionByZero):
         migrate(dsn, folder)
-    assert query(dsn, "SELECT name FROM planets") == ["Earth"]
+    assert column(dsn, "SELECT name FROM planets") == ["Earth"]
     assert applied(dsn) == ["0001_planets", "0002_earth", "0003_moons"]
 
 
@@ -254,7 +247,7 @@ def test_lock_of_a_table_is_asked_for_after_growing_pauses_in_which_others_work(
                 others.append(threads.submit(migrate, dsn, folder))
             eventually(lambda: waiting(dsn, "advisory") == 1)
             pauses.append(seconds)
-            assert query(dsn, "SELECT name FROM planets") == ["Earth"]
+            assert column(dsn, "SELECT name FROM planets") == ["Earth"]
             if len(pauses) == 3:
                 dump.rollback()
 
@@ -296,18 +289,14 @@ def test_service_that_starts_while_the_database_is_read_only(
 ) -> None:
     if not pending:
         migrate(dsn)
-    database = sql.Identifier(parse_dsn(dsn)["dbname"])
-    read_only = sql.SQL("ALTER DATABASE {} SET default_transaction_read_only = on")
-    reset = sql.SQL("ALTER DATABASE {} RESET default_transaction_read_only")
+    database = parse_dsn(dsn)["dbname"]
     client = serving(database_url=empty_url)
-    with closing(psycopg2.connect(servers.admin_url)) as admin:
-        admin.autocommit = True
-        admin.cursor().execute(read_only.format(database))
-        # A worker that ends here takes gunicorn with it.
-        services_of(client.application).begin(lambda: False)
-        assert client.get("/health/ready").status_code == (503 if pending else 200)
-        assert client.get(USER).status_code == (503 if pending else 404)
-        admin.cursor().execute(reset.format(database))
+    rows(servers.admin_url, f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    # A worker that ends here takes gunicorn with it.
+    services_of(client.application).begin(lambda: False)
+    assert client.get("/health/ready").status_code == (503 if pending else 200)
+    assert client.get(USER).status_code == (503 if pending else 404)
+    rows(servers.admin_url, f"ALTER DATABASE {database} RESET default_transaction_read_only")
     eventually(lambda: client.get("/health/ready").status_code == 200)
     eventually(lambda: client.post(URL, json=ADA).status_code == 201)
 
@@ -315,8 +304,7 @@ def test_service_that_starts_while_the_database_is_read_only(
 def test_refused_migration_ends_the_worker_without_details(
     dsn: str, empty_url: str, serving: Serve
 ) -> None:
-    with closing(psycopg2.connect(dsn)) as connection, connection:
-        connection.cursor().execute("CREATE VIEW users AS SELECT 1")
+    rows(dsn, "CREATE VIEW users AS SELECT 1")
     client = serving(database_url=empty_url)
     with pytest.raises(NotPrepared):
         services_of(client.application).begin(lambda: False)

@@ -13,6 +13,7 @@ from psycopg2.extensions import cursor
 
 from app import create_app
 from dev.servers import PostgresServer
+from tests.faults.harness.standby import rows
 from tests.integration.users import ADA, URL, USER
 from tests.pgbouncer import PgBouncer
 from tests.responses import Serve, json_of, problem_of
@@ -257,10 +258,8 @@ def test_database_that_cannot_store_every_character_is_refused(
         assert f"the encoding of the database must be UTF8, and is {encoding}" in line
         assert client.get("/health/ready").status_code == 503
         problem_of(client.post(URL, json=ADA), 503)
-    with closing(psycopg2.connect(postgres.admin_url.removesuffix("users") + name)) as connection:
-        tables = connection.cursor()
-        tables.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-        assert tables.fetchall() == []
+    tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+    assert rows(postgres.admin_url.removesuffix("users") + name, tables) == []
     admin.execute(f"DROP DATABASE {name}")
 
 

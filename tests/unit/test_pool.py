@@ -373,22 +373,6 @@ class TestOpenAndClose:
 
 
 class TestBreaker:
-    @USES
-    def test_opens_when_the_server_cannot_be_reached_and_closes_when_it_can(
-        self, server: Server, database: Database, clock: Clock, use: Use
-    ) -> None:
-        server.refusal = REFUSED
-        for calls in (5, 1):  # and then the call that tries
-            for _ in range(calls):
-                with pytest.raises(ConnectionLost):
-                    read(database)
-            with pytest.raises(CircuitOpen, match="the database did not answer lately"):
-                use(database)
-            clock.now += OPEN_SECONDS
-        server.refusal = None
-        use(database)
-        assert database.breaker.state is State.CLOSED
-
     @pytest.mark.parametrize(
         ("use", "lost_at", "failure", "raised"),
         [
