@@ -119,10 +119,10 @@ def _is_address(text: str) -> bool:
     """
     try:
         canonical = canonical_email(text)
-        is_stable = canonical == text or canonical_email(canonical) == canonical
+        is_stable = canonical_email(canonical) == canonical
     except EmailNotValidError:
         return False
-    return is_stable and _structure(text) == _structure(canonical)
+    return canonical == text or (is_stable and _structure(text) == _structure(canonical))
 
 
 def _structure(address: str) -> tuple[list[str], int]:
