@@ -18,7 +18,6 @@ from user_service.cache.page_cache import (
     PageCache,
 )
 from user_service.cache.page_store import Found, PageStore, RedisFailure
-from user_service.errors import Unavailable
 from user_service.resilience import deadline
 
 LONG = 30.0  # seconds; only a test that fails waits so long
@@ -113,15 +112,10 @@ def primary() -> list[int]:
 def pages(
     request: pytest.FixtureRequest, store: FakeStore, primary: list[int]
 ) -> Iterator[PageCache]:
-    def current_lsn() -> int:
-        if not primary:
-            raise Unavailable
-        return primary[0]
-
     has_replica = request.cls is TestPosition
     pages = PageCache(
         store,
-        current_lsn=current_lsn if has_replica else None,
+        current_lsn=(lambda: next(iter(primary), None)) if has_replica else None,
         sleep=store.sleep,
         clock=lambda: sum(store.slept),
     )

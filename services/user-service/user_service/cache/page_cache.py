@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 from user_service.cache.page_store import Found, PageStore, RedisFailure, RedisRefusal
 from user_service.cache.single_flight import SingleFlight
-from user_service.errors import Unavailable
 from user_service.observability.metrics import Metrics
 from user_service.observability.outage import Outage
 from user_service.resilience import deadline
@@ -61,12 +60,15 @@ class PageCache:
         self,
         store: PageStore,
         *,
-        current_lsn: Callable[[], int] | None = None,
+        current_lsn: Callable[[], int | None] | None = None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
         metrics: Metrics | None = None,
     ) -> None:
-        """``current_lsn`` returns the primary's log position; None if there is no replica."""
+        """``current_lsn`` returns the primary's log position, if it is known.
+
+        It is None if there is no replica.
+        """
         self.store = store
         self._metrics = metrics or Metrics()
         self._current_lsn = current_lsn
@@ -137,8 +139,9 @@ class PageCache:
 
     def invalidate(self) -> None:
         """Put every cached page out of date. Call it after each write that may be committed."""
+        lsn = None if self._current_lsn is None else self._current_lsn()
         try:
-            self.store.replace_generation(self._primary_lsn())
+            self.store.replace_generation(lsn)
         except RedisFailure as error:
             self._metrics.failed_invalidations.inc()
             with self._lock:
@@ -172,20 +175,12 @@ class PageCache:
         """Return ``found`` with its log position known, where a replica needs it."""
         if self._current_lsn is None or found.lsn is not None:
             return found
-        lsn = self._primary_lsn()
+        lsn = self._current_lsn()
         if lsn is None:
             return found
         settled = self.store.settle(found.generation, lsn)
         # A claim on the page was made in the generation that was found.
         return settled if settled.generation != found.generation else found._replace(lsn=lsn)
-
-    def _primary_lsn(self) -> int | None:
-        if self._current_lsn is None:
-            return None
-        try:
-            return self._current_lsn()
-        except Unavailable:
-            return None
 
     def _refill(self, name: str, missed: Found, produce: Produce) -> bytes:
         try:

@@ -274,8 +274,11 @@ class UserRepository:
             cursor.execute(_RECOUNT)
             return sum(number for (number,) in cursor.fetchall())
 
-    def current_lsn(self) -> int:
-        """Return a position in the log of the primary after all that is committed."""
+    def current_lsn(self) -> int | None:
+        """Return a position in the log of the primary after all that is committed.
+
+        Return None if the primary does not tell it.
+        """
         try:
             with self._database.read() as cursor:
                 # The insert position, not the flush position, covers commits that are not flushed
@@ -283,8 +286,8 @@ class UserRepository:
                 cursor.execute("SELECT pg_current_wal_insert_lsn() - '0/0'")
                 (lsn,) = cast("tuple[Decimal]", cursor.fetchone())
                 return int(lsn)
-        except psycopg2.Error as error:
-            raise Unavailable("the primary does not tell its position") from error
+        except (Unavailable, psycopg2.Error):
+            return None
 
     def cursor_key(self) -> bytes:
         """Return the key by which all processes sign cursors, unless a setting gives them one."""
