@@ -30,11 +30,12 @@ from user_service.web.requests.validation import parse_query
 from user_service.web.responses.pages import produce_page
 
 pytestmark = pytest.mark.timeout(1800)
+WITH_PAGES = {"GATEWAY_PAGES": "true"}
 
 
 @pytest.fixture
 def service(stage: Stage) -> Iterator[RunningService]:
-    with stage.service({"GATEWAY_PAGES": "true"}) as started:
+    with stage.service(WITH_PAGES) as started:
         yield started
 
 
@@ -53,6 +54,25 @@ def reader(edged: Gateway) -> Iterator[httpx.Client]:
 def values(page: httpx.Response) -> set[str]:
     assert page.status_code == 200, page.text
     return {user["email"] for user in page.json()["users"]}
+
+
+@pytest.mark.parametrize("writes", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.row("edge: write through one replica, read through the edge before the other,")
+def test_read_through_the_edge_shows_the_write_through_another_replica(
+    stage: Stage, row: Row, edged: Gateway, reader: httpx.Client, writes: int
+) -> None:
+    row.fault += f" {writes:,} times"
+    with stage.service(WITH_PAGES) as other, Client(other.url) as writer:
+        made = writer.create("ada", "ada@example.com")
+        assert made.user_id is not None
+        for number in range(writes):
+            row.count([writer.update(made.user_id, f"{number}@example.com")])
+            for _ in range(2):  # the second one is in Redis
+                shown = values(reader.get(URL))
+                row.stale += shown != {f"{number}@example.com"}
+    row.note(f"{hits(edged)} of {2 * writes:,} pages by the edge")
+    assert row.stale == 0
+    assert hits(edged) > writes / 2
 
 
 @pytest.mark.parametrize("reads", [1_000, pytest.param(100_000, marks=pytest.mark.slow)])

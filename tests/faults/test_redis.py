@@ -16,7 +16,7 @@ from tests.faults.harness.clients import Client
 from tests.faults.harness.figures import Row
 from tests.faults.harness.operations import Kind, Operation, Outcome, failures
 from tests.faults.harness.stage import Scene, Stage
-from tests.redis_states import generation_key
+from tests.redis_states import generation_key, promote
 from tests.waiting import eventually
 from user_service.cache.page_cache import PageCache, Produce
 from user_service.settings import Settings
@@ -157,6 +157,30 @@ def test_page_is_refilled_once_however_many_ask_for_it_at_once(stage: Stage, row
     row.note(f"20 flushes, {refills} refills for {len(done) - 24} requests")
     all_answered(done)
     assert 20 <= refills <= 24  # two processes may begin two generations at one moment
+
+
+@pytest.mark.slow
+@FRONTS
+@pytest.mark.row("Redis failed over: the replica lacks the last writes")
+def test_promoted_replica_revives_no_page(stage: Stage, row: Row, front: dict[str, str]) -> None:
+    row.fault += edge_of(front)
+    with stage.scene(row, after=5, environment=front) as scene, stage.redis_client() as redis:
+        scene.wait(1)
+        old = {key: redis.dump(key) for key in redis.scan_iter("*{pages}*")}
+        scene.wait(1)
+        with scene.fault():
+            stage.redis_link.hold()
+            for key, value in old.items():
+                if isinstance(value, bytes):
+                    redis.restore(key, 60_000, value, replace=True)
+            promote(redis)
+            stage.redis_link.cut()
+            stage.redis_link.resume()
+        settled = [(scene.began, scene.ended + SETTLING)]
+        scene.pages = replace(scene.pages, excused=settled, bound=61)
+    all_answered(scene.load.operations)
+    served = [each for each in lists(scene.load.operations) if each.cache == "HIT"]
+    assert any(each.started > scene.ended + SETTLING for each in served)
 
 
 @contextmanager
