@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import redis as redis_py
 from flask.testing import FlaskClient
 from psycopg2.extensions import cursor
 
-from dev.servers import PostgresServer, RedisServer
+from dev.servers import PostgresServer
 from tests.e2e.application import serving
+from tests.faults.harness.stage import Stage
 from tests.faults.harness.standby import Standby, pause, resume, run
 from tests.redis_states import generation_key
 from tests.responses import json_of
@@ -27,44 +27,26 @@ URL = "/api/v1/users"
 
 
 @pytest.fixture(scope="module")
-def primary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
-    with PostgresServer(tmp_path_factory.mktemp("primary"), durable=False) as primary:
-        yield primary
-
-
-@pytest.fixture(scope="module")
-def standby(tmp_path_factory: pytest.TempPathFactory, primary: PostgresServer) -> Iterator[Standby]:
-    with Standby(tmp_path_factory.mktemp("standby"), primary) as standby:
+def standby(tmp_path_factory: pytest.TempPathFactory, session_stage: Stage) -> Iterator[Standby]:
+    with Standby(tmp_path_factory.mktemp("standby"), session_stage.postgres) as standby:
         yield standby
 
 
-@pytest.fixture(scope="module")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
-        yield server
+@pytest.fixture
+def primary(stage: Stage) -> PostgresServer:
+    return stage.postgres
 
 
 @pytest.fixture
-def settings(primary: PostgresServer, standby: Standby, redis_server: RedisServer) -> Settings:
-    urls = {"database_url": primary.url, "database_replica_url": standby.url}
-    return Settings.model_validate(urls | {"redis_url": redis_server.url, "redis_timeout": 1})
+def settings(stage: Stage, standby: Standby) -> Settings:
+    urls = {"database_url": stage.postgres.url, "database_replica_url": standby.url}
+    return Settings.model_validate(urls | {"redis_url": stage.redis.url, "redis_timeout": 1})
 
 
 @pytest.fixture
-def redis(redis_server: RedisServer) -> Iterator[redis_py.Redis]:
-    redis_server.start()
-    with redis_py.Redis.from_url(redis_server.url) as client:
-        client.flushall()
-        yield client
-
-
-@pytest.fixture
-def client(
-    settings: Settings, primary: PostgresServer, standby: Standby, redis: redis_py.Redis
-) -> Iterator[FlaskClient]:
+def client(settings: Settings, primary: PostgresServer, standby: Standby) -> Iterator[FlaskClient]:
     with serving(settings) as client:
         client.get("/health/ready")  # migrates
-        run(primary, "TRUNCATE users RESTART IDENTITY")
         eventually(lambda: has_it_all(standby, primary))
         yield client
     standby.thaw()
@@ -237,11 +219,12 @@ def test_reads_go_on_while_the_primary_is_away(
 
 @pytest.mark.parametrize("loss", ["flushed", "key evicted"])
 def test_when_redis_has_lost_the_position_it_is_asked_of_the_primary(
-    client: FlaskClient, standby: Standby, redis: redis_py.Redis, ada: str, loss: str
+    client: FlaskClient, standby: Standby, stage: Stage, ada: str, loss: str
 ) -> None:
     pause(standby)
     client.patch(ada, json={"username": "lovelace"})
-    redis.flushall() if loss == "flushed" else redis.delete(generation_key(redis))
+    with stage.redis_client() as redis:
+        redis.flushall() if loss == "flushed" else redis.delete(generation_key(redis))
     assert name_of(client, ada) == "lovelace"
     assert names(client) == ["lovelace"]
     resume(standby)
@@ -249,9 +232,9 @@ def test_when_redis_has_lost_the_position_it_is_asked_of_the_primary(
 
 
 def test_without_redis_the_primary_is_read(
-    client: FlaskClient, standby: Standby, redis_server: RedisServer, ada: str
+    client: FlaskClient, standby: Standby, stage: Stage, ada: str
 ) -> None:
-    redis_server.kill()
+    stage.redis.kill()
     pause(standby)
     before = replica_of(client).reads
     client.patch(ada, json={"username": "lovelace"})
