@@ -24,6 +24,7 @@ from dev.data_dir import DataDir, DataDirInUse, ServerFailed
 from dev.lifecycle import Server
 from dev.pgbouncer import PgBouncer
 from dev.ports import free_port
+from dev.probe import is_ok
 from dev.processes import Process, family, wait_until
 from dev.servers import LOCALE, OWNER_ROLE, SERVICE_ROLE, postgres_program, wheel_file
 
@@ -51,7 +52,6 @@ defaults
  option httpchk
  default-server check inter 500ms fall 2 rise 1 on-marked-down shutdown-sessions
 """
-TIMEOUT = 2.0  # seconds for an answer of Patroni
 LEADER_SECONDS = 60.0
 
 
@@ -85,7 +85,7 @@ class Etcd(Server):
         return [str(program), *(f"--{name}={value}" for name, value in options.items())]
 
     def _ready(self) -> bool:
-        return _is_ok(self.port, "/health")
+        return is_ok(self.port, "/health")
 
 
 class Node(Server):
@@ -117,12 +117,12 @@ class Node(Server):
     @property
     def is_leader(self) -> bool:
         """Whether Patroni answers, within two seconds, that this node is the primary."""
-        return _is_ok(self.api, "/primary")
+        return is_ok(self.api, "/primary")
 
     @property
     def is_synchronous(self) -> bool:
         """Whether Patroni answers that this node is a synchronous standby."""
-        return _is_ok(self.api, "/synchronous")
+        return is_ok(self.api, "/synchronous")
 
     def configure(self, **settings: object) -> None:
         """Change settings of Patroni on all nodes; raise ServerFailed."""
@@ -188,7 +188,7 @@ class Node(Server):
         return [sys.executable, "-Im", "patroni", f"{self._data}.json"]  # JSON is YAML
 
     def _ready(self) -> bool:
-        return _is_ok(self.api, "/health")
+        return is_ok(self.api, "/health")
 
     def _family(self) -> set[Process]:
         return super()._family() | family("postgres", self._dir.mark)
@@ -313,18 +313,6 @@ class Cluster:
         if not wait_until(find, LEADER_SECONDS):
             raise ServerFailed("the cluster has no leader")
         return found[0]
-
-
-def _is_ok(port: int, path: str) -> bool:
-    """Return whether 200 is the response of a server on this machine, within two seconds."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().status == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def main() -> int:

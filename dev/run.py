@@ -5,7 +5,6 @@ service's (0 after a signal), 1 if a process could not start or died, 2 for an i
 failure is one line on stderr, followed by the end of a server's log if there is one.
 """
 
-import http.client
 import os
 import shlex
 import signal
@@ -21,6 +20,7 @@ from typing import Self
 from dev.data_dir import DataDir, DataDirInUse, ServerFailed
 from dev.lifecycle import Server
 from dev.ports import is_free
+from dev.probe import is_ok
 from dev.processes import spawn, wait_until
 from dev.servers import PostgresServer, RedisServer
 
@@ -29,7 +29,6 @@ SERVICE = Path(__file__).resolve().parent.parent / "services" / "user-service"
 SERVE = [sys.executable, "serve.py"]
 ADDRESSES = "addresses"  # the file that `make seed` reads
 WATCH_SECONDS = 0.05
-PROBE_SECONDS = 1.0
 DRAIN_SECONDS = 3.0  # the service of a killed run may still be draining
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -154,7 +153,7 @@ def watch(
                 raise Died(f"{server.title} died; its log is in {settings.data_dir}")
             servers.remove(server)
             print(f"{server.title} ended; the service goes on without its cache", flush=True)
-        if not announced and not stop.received and is_live(settings.port):
+        if not announced and not stop.received and is_ok(settings.port, "/health/live"):
             announced = True
             hint = f"(Ctrl-C stops it; data in {settings.data_dir})"
             print(f"user service: http://127.0.0.1:{settings.port}  {hint}", flush=True)
@@ -173,18 +172,6 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return answer.stdout.strip()
-
-
-def is_live(port: int) -> bool:
-    """Return whether the liveness probe succeeds."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PROBE_SECONDS)
-    try:
-        connection.request("GET", "/health/live")
-        return connection.getresponse().status == http.HTTPStatus.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def _write_addresses(addresses: Mapping[str, str], file: Path) -> Path:
