@@ -75,16 +75,10 @@ def test_owners_docker_logs_tell_of_the_pool() -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_plain_http_is_sent_to_https() -> None:
-    answer = httpx.get("http://localhost/api/v1/users?page=2")
-    assert answer.status_code == 308
-    assert answer.headers["Location"] == "https://localhost/api/v1/users?page=2"
-
-
-@pytest.mark.usefixtures("project")
-def test_gateway_speaks_http_2() -> None:
-    command = 'curl -sk --http2 -o /dev/null -w "%{http_version}" https://localhost/health'
-    assert shell("bash", "-c", command) == "2"
+def test_plain_http_is_sent_to_https_which_speaks_http_2() -> None:
+    output = ("-o", "/dev/null", "-w", "%{url_effective} %{http_version}")
+    said = shell("curl", "-skL", "--http2", *output, "http://localhost/api/v1/users?page=2")
+    assert said == "https://localhost/api/v1/users?page=2 2"
 
 
 def test_body_of_64_kib_reaches_the_service(https: httpx.Client) -> None:
