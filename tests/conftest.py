@@ -64,11 +64,7 @@ def database_url(servers: Servers) -> str:
 def settings(servers: Servers, database_url: str, redis: redis_py.Redis) -> Settings:
     """Production's settings, but for patience with a busy machine: a test of X-Cache needs it."""
     return Settings.model_validate(
-        {
-            "database_url": database_url,
-            "redis_url": servers.redis_url,
-            "redis_timeout": 2,
-        }
+        {"database_url": database_url, "redis_url": servers.redis_url, "redis_timeout": 2}
     )
 
 

@@ -193,9 +193,7 @@ def test_access_log_names_the_principal_and_not_the_credential(
     assert "ada@example.com" not in log.getvalue()
 
 
-def test_rate_limit_counts_each_principal_and_refused_requests_by_address(
-    secured: Secured,
-) -> None:
+def test_rate_limit_counts_each_principal_and_refused_requests_by_address(secured: Secured) -> None:
     client = secured(rate_limit="2/minute")
     ada, grace = (token("users:read", sub=name) for name in ("ada", "grace"))
     assert [client.get(URL, headers=ada).status_code for _ in range(3)] == [200, 200, 429]

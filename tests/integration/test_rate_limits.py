@@ -146,9 +146,7 @@ class TestWrites:
 
 def test_address_or_subject_by_a_trusted_proxy_tells_clients_apart(serving: Serve) -> None:
     client = serving(
-        rate_limit="2/minute",
-        trusted_proxies="10.0.0.0/8",
-        rate_limit_subject_header="X-Subject",
+        rate_limit="2/minute", trusted_proxies="10.0.0.0/8", rate_limit_subject_header="X-Subject"
     )
 
     def ask(peer: str, subject: str) -> int:

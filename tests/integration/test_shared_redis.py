@@ -76,8 +76,7 @@ def test_promoted_standby_shows_no_page_of_a_write_that_it_has_not(
         hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
         url = primary.url.replace(f"127.0.0.1:{primary.port}", hosts)
         client = serving(
-            database_url=f"{url}?target_session_attrs=read-write",
-            database_replica_url=standby.url,
+            database_url=f"{url}?target_session_attrs=read-write", database_replica_url=standby.url
         )
         create(client, "ada")
         written = run(primary, "SELECT pg_current_wal_lsn()")

@@ -140,10 +140,7 @@ class TestHalfOpen:
 
     @ANSWERS
     def test_closes_when_that_call_is_answered(
-        self,
-        half_open: CircuitBreaker,
-        caplog: pytest.LogCaptureFixture,
-        answer: Exception | None,
+        self, half_open: CircuitBreaker, caplog: pytest.LogCaptureFixture, answer: Exception | None
     ) -> None:
         with caplog.at_level(logging.INFO, "user_service"):
             Call(half_open).end(answer)

@@ -128,10 +128,6 @@ class TestJson:
         assert JsonFormatter().format(record(str(value))).isascii()
 
 
-def pipe() -> tuple[int, int]:
-    return os.pipe()
-
-
 def sockets() -> tuple[int, int]:
     reader, writer = socket.socketpair()
     return reader.detach(), writer.detach()
@@ -143,7 +139,7 @@ def terminal() -> tuple[int, int]:
     return reader, writer
 
 
-@pytest.mark.parametrize("ends", [pipe, sockets, terminal])
+@pytest.mark.parametrize("ends", [os.pipe, sockets, terminal])
 def test_stalled_reader_costs_entries_and_blocks_nothing(
     ends: Callable[[], tuple[int, int]],
 ) -> None:

@@ -235,10 +235,7 @@ class TestSecrets:
         assert getattr(read(**{f"{name}_FILE": str(secret_file)}), name.lower()) is None
 
     def test_variable_wins_over_the_file_and_a_warning_says_so(
-        self,
-        secret_file: Path,
-        caplog: pytest.LogCaptureFixture,
-        monkeypatch: pytest.MonkeyPatch,
+        self, secret_file: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         secret_file.write_text("from-the-file")
         file = str(secret_file)

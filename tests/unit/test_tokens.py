@@ -74,12 +74,7 @@ def test_changed_signature_is_refused(key: Key) -> None:
 
 @pytest.mark.parametrize(
     "claims",
-    [
-        {"aud": ["other", AUDIENCE]},
-        {"exp": FAR},
-        {"nbf": 0, "iat": 0},
-        {"custom": {"nested": [1]}},
-    ],
+    [{"aud": ["other", AUDIENCE]}, {"exp": FAR}, {"nbf": 0, "iat": 0}, {"custom": {"nested": [1]}}],
 )
 @pytest.mark.parametrize("header", [{}, {"typ": None}, {"typ": "JWT"}, {"x5t": "AA"}])
 def test_harmless_variations_are_accepted(claims: dict[str, Any], header: dict[str, Any]) -> None:
