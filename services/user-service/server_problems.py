@@ -39,9 +39,8 @@ def server_problem(status: int, *, cors: bool) -> tuple[list[tuple[str, str]], b
     from user_service.web.problems import Problem  # noqa: PLC0415
 
     title, detail = PROBLEMS[status]
-    identifier = request_id.begin(None)
-    reply = Problem(status, title, detail).reply()
-    request_id.clear()
+    with request_id.of_request(None) as identifier:
+        reply = Problem(status, title, detail).reply()
     log.warning("refused by the server: %d %s, request_id=%s", status, detail, identifier)
     headers = [
         *reply.headers.items(),

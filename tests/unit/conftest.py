@@ -1,11 +1,6 @@
-"""What several unit tests need: a clock that stands still, and no request at the end of a test."""
-
-from collections.abc import Iterator
+"""A clock that stands still, for several unit tests."""
 
 import pytest
-
-from user_service.observability import request_id
-from user_service.resilience import deadline
 
 
 class Clock:
@@ -22,10 +17,3 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture(autouse=True)
-def outside_of_a_request() -> Iterator[None]:
-    yield
-    deadline.clear()
-    request_id.clear()

@@ -14,42 +14,35 @@ def _time(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("user_service.resilience.deadline.time", clock)
 
 
-def test_counts_down_to_zero_and_not_below_until_it_is_cleared(clock: Clock) -> None:
+def test_counts_down_to_zero_and_not_below_until_its_block_ends(clock: Clock) -> None:
     assert deadline.remaining() == math.inf
-    for seconds in (1, 5):  # start forgets what an earlier request left
-        deadline.start(seconds)
-        assert deadline.remaining() == seconds
-    clock.now += 3
-    assert deadline.remaining() == 2
-    clock.now += 3
-    assert deadline.remaining() == 0
-    deadline.clear()
+    with deadline.within(5):
+        assert deadline.remaining() == 5
+        clock.now += 3
+        assert deadline.remaining() == 2
+        clock.now += 3
+        assert deadline.remaining() == 0
     assert deadline.remaining() == math.inf
 
 
 def test_within_shortens_for_its_block_and_never_lengthens(clock: Clock) -> None:
-    with deadline.within(2):
-        assert deadline.remaining() == 2
-    assert deadline.remaining() == math.inf
-    deadline.start(5)
-    with pytest.raises(KeyError), deadline.within(2):
-        with deadline.within(60):
-            assert deadline.remaining() == 2
-        clock.now += 1
-        raise KeyError
-    assert deadline.remaining() == 4
+    with deadline.within(5):
+        with pytest.raises(KeyError), deadline.within(2):
+            with deadline.within(60):
+                assert deadline.remaining() == 2
+            clock.now += 1
+            raise KeyError
+        assert deadline.remaining() == 4
 
 
 def test_another_thread_has_its_own() -> None:
-    deadline.start(5)
-    with ThreadPoolExecutor(1) as thread:
+    with deadline.within(5), ThreadPoolExecutor(1) as thread:
         assert thread.submit(deadline.remaining).result() == math.inf
 
 
 def test_postpone_moves_it_and_does_not_begin_one() -> None:
-    deadline.start(5)
-    deadline.postpone(2)
-    assert deadline.remaining() == 7
-    deadline.clear()
+    with deadline.within(5):
+        deadline.postpone(2)
+        assert deadline.remaining() == 7
     deadline.postpone(2)
     assert deadline.remaining() == math.inf

@@ -48,14 +48,12 @@ def json_line(of: logging.LogRecord) -> Any:
 
 
 def test_request_has_a_line_in_either_format(caplog: pytest.LogCaptureFixture) -> None:
-    request_id.begin("abc")
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO"), request_id.of_request("abc"):
         log_request("GET", "/api/v1/users", 200, 0.0015)
-    (entry,) = caplog.records
+        (entry,) = caplog.records
+        text, line = TextFormatter().format(entry), json_line(entry)
     message = "GET /api/v1/users 200 1.50 ms"
-    text = TextFormatter().format(entry)
     assert re.fullmatch(f"{TIME} - user_service.access - INFO - {message} request_id=abc", text)
-    line = json_line(entry)
     written = datetime.fromisoformat(line.pop("timestamp"))
     assert written.utcoffset() == timedelta(0)
     assert written.timestamp() == pytest.approx(entry.created, abs=1e-5)

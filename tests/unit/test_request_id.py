@@ -13,15 +13,14 @@ from user_service.observability import request_id
 
 @pytest.mark.parametrize("offered", ["a", "-", "_", "a" * 64, "Trace_1-2"])
 def test_plain_one_is_kept_in_its_own_thread(offered: str) -> None:
-    assert request_id.begin(offered) == request_id.current() == offered
-    with ThreadPoolExecutor(1) as thread:
+    with request_id.of_request(offered) as given, ThreadPoolExecutor(1) as thread:
+        assert given == request_id.current() == offered
         assert thread.submit(request_id.current).result() == "-"
-    request_id.clear()
     assert request_id.current() == "-"
 
 
 @pytest.mark.parametrize("offered", [None, "", "a" * 65, "a b"])
 def test_any_other_is_replaced_by_a_fresh_one(offered: str | None) -> None:
-    made = request_id.begin(offered)
-    assert re.fullmatch("[0-9a-f]{32}", made)
-    assert request_id.current() == made
+    with request_id.of_request(offered) as made:
+        assert re.fullmatch("[0-9a-f]{32}", made)
+        assert request_id.current() == made

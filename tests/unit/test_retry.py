@@ -71,8 +71,7 @@ def test_success_is_returned_at_once_with_the_arguments_passed_on(recorder: Reco
 def test_pauses_double_and_each_retry_is_logged_with_its_cause(
     recorder: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    deadline.start(600)
-    with caplog.at_level(logging.WARNING, "user_service"):
+    with caplog.at_level(logging.WARNING, "user_service"), deadline.within(600):
         recorder.policy(retries=4).call(Work(*transient(4)))
     assert recorder.pauses == [0.25, 0.5, 1, 2]  # halves, since the shortest is zero
     assert caplog.messages[0] == "retry 1 of 4 in 0.250 s after: failure 1"
@@ -115,8 +114,7 @@ def test_does_not_begin_a_pause_that_would_outlast_the_deadline(
 ) -> None:
     work = Work(*transient(1))
     policy = recorder.policy(delay=delay, reserve=1)
-    deadline.start(0)
-    with pytest.raises(TransientFailure, match="failure 1"):
+    with pytest.raises(TransientFailure, match="failure 1"), deadline.within(0):
         policy.call(work)
     assert (work.calls, recorder.pauses, recorder.outcomes) == (1, [], [Outcome.NO_TIME])
     assert policy.balance == 1  # it was not spent

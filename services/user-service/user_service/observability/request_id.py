@@ -2,6 +2,8 @@
 
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 
 # Line breaks, terminal codes and long values must not reach the log.
@@ -12,13 +14,12 @@ _current: ContextVar[str] = ContextVar("request_id", default="-")
 current = _current.get
 
 
-def begin(offered: str | None) -> str:
-    """Return the id of the request that begins: ``offered`` if it is well-formed, or a new one."""
+@contextmanager
+def of_request(offered: str | None) -> Iterator[str]:
+    """Enter a request and return its id: ``offered`` if it is well-formed, or a new one."""
     request_id = offered if offered and _ACCEPTED.fullmatch(offered) else uuid.uuid4().hex
-    _current.set(request_id)
-    return request_id
-
-
-def clear() -> None:
-    """Forget the id at the end of the request."""
-    _current.set("-")
+    token = _current.set(request_id)
+    try:
+        yield request_id
+    finally:
+        _current.reset(token)

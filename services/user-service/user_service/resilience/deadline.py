@@ -14,19 +14,9 @@ from contextvars import ContextVar
 _expires_at: ContextVar[float] = ContextVar("deadline", default=math.inf)
 
 
-def start(seconds: float) -> None:
-    """Set the deadline to ``seconds`` from now, in place of that of an earlier request."""
-    _expires_at.set(time.monotonic() + seconds)
-
-
 def postpone(seconds: float) -> None:
     """Move the deadline by ``seconds``, such as the client itself took to send its body."""
     _expires_at.set(_expires_at.get() + seconds)
-
-
-def clear() -> None:
-    """Remove the deadline at the end of a request."""
-    _expires_at.set(math.inf)
 
 
 def remaining() -> float:

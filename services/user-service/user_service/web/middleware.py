@@ -54,8 +54,6 @@ class RequestMiddleware:
     ) -> Iterable[bytes]:
         """Answer a request."""
         started = time.perf_counter()
-        identifier = request_id.begin(environ.get("HTTP_X_REQUEST_ID"))
-        deadline.start(self._request_timeout)
         is_answered, route = False, None
 
         def start(
@@ -67,29 +65,30 @@ class RequestMiddleware:
             headers = [*headers, ("X-Request-ID", identifier)]
             return start_response(status, security_headers.added_to(headers), exc_info)
 
-        self._metrics.in_flight.inc()
-        try:
-            if self._authentication is not None:
-                principal.begin(self._authentication.caller(environ.get("HTTP_AUTHORIZATION")))
-            answer = self._fast_path(environ) if self._fast_path is not None else None
-            if answer is None:
-                return self._wsgi_app(environ, start)
-            route, (code, headers, body) = answer
-            status_line = f"{code} {responses[code].upper()}"  # as Werkzeug writes it
-            start(status_line, [*headers.items(), ("Content-Length", str(len(body)))])
-        except BaseException as error:
-            if not is_answered:
-                status = 500 if isinstance(error, Exception) else UNANSWERED
-                self._record(environ, route, status, started)
-            raise
-        else:
-            return [body]
-        finally:
-            self._metrics.in_flight.dec()
-            if self._authentication is not None:
-                principal.clear()
-            deadline.clear()
-            request_id.clear()
+        with (
+            request_id.of_request(environ.get("HTTP_X_REQUEST_ID")) as identifier,
+            deadline.within(self._request_timeout),
+            self._metrics.in_flight.track_inprogress(),
+        ):
+            try:
+                if self._authentication is not None:
+                    principal.begin(self._authentication.caller(environ.get("HTTP_AUTHORIZATION")))
+                answer = self._fast_path(environ) if self._fast_path is not None else None
+                if answer is None:
+                    return self._wsgi_app(environ, start)
+                route, (code, headers, body) = answer
+                status_line = f"{code} {responses[code].upper()}"  # as Werkzeug writes it
+                start(status_line, [*headers.items(), ("Content-Length", str(len(body)))])
+            except BaseException as error:
+                if not is_answered:
+                    status = 500 if isinstance(error, Exception) else UNANSWERED
+                    self._record(environ, route, status, started)
+                raise
+            else:
+                return [body]
+            finally:
+                if self._authentication is not None:
+                    principal.clear()
 
     def _record(
         self, environ: "WSGIEnvironment", route: str | None, status: int, started: float
