@@ -213,17 +213,13 @@ class Database:
         self.breaker.refuse_if_open()  # before waiting in vain
         if not self._was_full:
             self._was_full = True
-            in_use = self.pool.lent
-            log.warning("connection pool is full: %d connections are in use", in_use)
-        self._metrics.waiting.inc()
-        try:
-            with stage("pool", self._metrics.checkout.observe):
-                self.pool.begin_loan(until - time.monotonic(), writes=writes)
-        except PoolTimeout:
-            self._metrics.timeouts.inc()
-            raise
-        finally:
-            self._metrics.waiting.dec()
+            log.warning("connection pool is full: %d connections are in use", self.pool.lent)
+        with (
+            self._metrics.waiting.track_inprogress(),
+            self._metrics.timeouts.count_exceptions(PoolTimeout),
+            stage("pool", self._metrics.checkout.observe),
+        ):
+            self.pool.begin_loan(until - time.monotonic(), writes=writes)
 
     def _connection(self, until: float) -> Connection:
         """Return a connection that works for a loan that has begun."""
