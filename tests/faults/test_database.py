@@ -29,7 +29,7 @@ def test_backends_killed_cost_no_read_and_no_acknowledged_write(stage: Stage, ro
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                 " WHERE usename = 'users_service' AND random() < 0.2"
             )
-            scene.wait(0.2)
+            time.sleep(0.2)
     reads = [each for each in scene.during() if each.kind in (Kind.READ, Kind.LIST)]
     assert len(reads) > 20
     assert failures(reads) == []
@@ -40,7 +40,7 @@ def test_restart_is_a_burst_of_503_at_most(stage: Stage, row: Row) -> None:
     with stage.scene(row) as scene:
         with scene.fault():
             stage.postgres.restart()
-        scene.wait(1)
+        time.sleep(1)
         open_pool(scene)
 
 
@@ -80,7 +80,7 @@ def test_silent_database_is_503_at_the_deadline_and_holds_up_nobody_else(
                 stage.database_link.hold()
             else:
                 stage.postgres.freeze()
-            scene.wait(seconds)
+            time.sleep(seconds)
             stage.postgres.thaw()
             stage.database_link.resume()
         row.note(f"/health/live answered within {live.longest:.3f} s")
@@ -165,7 +165,7 @@ def test_latency_makes_slower_and_calls_stay_parallel(stage: Stage, row: Row) ->
         scene.fault(),
     ):
         stage.database_link.delay(0.2)
-        scene.wait(5)
+        time.sleep(5)
         stage.database_link.resume()
     during = [each for each in scene.during() if each.started > scene.began + 0.5]
     busy = sum(each.seconds for each in during) / 4.5
@@ -195,7 +195,7 @@ def test_great_latency_opens_the_breaker_and_is_not_amplified(
         link.delay(2)
         while time.monotonic() < scene.began + 14:
             states.add(scene.health()["breakers"]["database"])
-            scene.wait(0.2)
+            time.sleep(0.2)
         attempts = link.seen.total()
         link.resume()
     row.note(f"{attempts} statements for {len(scene.during())} requests; breaker {sorted(states)}")
@@ -242,7 +242,7 @@ def test_write_cut_at_commit_is_answered_as_unknown_or_resolved(
     with stage.scene(row) as scene, scene.fault():
         for _ in range(10):
             stage.database_link.cut_commits(1, forward=stored)
-            scene.wait(0.3)
+            time.sleep(0.3)
             cut += stage.database_link.commits_cut
     row.note(f"{cut} COMMITs cut")
     assert cut >= 5
@@ -266,7 +266,7 @@ def test_commits_without_a_standby_stay_within_the_pool_and_hold_up_no_read(
                     " FROM pg_stat_activity WHERE usename = 'users_service'"
                 )
                 commits, most = max(commits, waiting), max(most, backends)
-                scene.wait(0.1)
+                time.sleep(0.1)
             stage.sql("ALTER SYSTEM RESET synchronous_standby_names")
             stage.sql("SELECT pg_reload_conf()")
         size = POOL_SIZE * len(scene.workers)
@@ -292,7 +292,7 @@ def test_exhausted_pool_refuses_in_time_and_health_answers(stage: Stage, row: Ro
             closing(psycopg2.connect(stage.postgres.admin_url)) as blocker,
         ):
             blocker.cursor().execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
-            scene.wait(5)
+            time.sleep(5)
             blocker.rollback()
         row.note(f"live within {live.longest:.3f} s, ready within {ready.longest:.3f} s")
         assert live.statuses == ready.statuses == {200}

@@ -53,13 +53,13 @@ def test_full_disk_refuses_writes_and_serves_reads(
         indexes = "SELECT indexrelid::regclass FROM pg_index WHERE indrelid = 'users'::regclass"
         for (index,) in stage.sql(indexes):
             stage.sql(f"ALTER INDEX {index} SET TABLESPACE small")
-        scene.wait(0.5)
+        time.sleep(0.5)
         with scene.fault():
             for _ in range(3):  # it is rolled back, but the pages stay taken
                 with pytest.raises(psycopg2.errors.DiskFull):
                     stage.sql(FILL)
             full_from = time.monotonic()
-            scene.wait(2)
+            time.sleep(2)
             subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
     full = [each for each in scene.during() if each.started > full_from]
     creates = [each for each in full if each.kind is Kind.CREATE and each.status != 409]

@@ -161,7 +161,7 @@ def test_slow_clients_delay_no_other_and_are_closed_in_the_end(stage: Stage, row
                 for client in clients["header"] + clients["body"]:
                     with suppress(OSError):  # it has been closed
                         client.send(b"x")
-                scene.wait(1)
+                time.sleep(1)
                 for kind, group in clients.items():
                     if kind not in held and not held_by(scene.service.workers, group):
                         held[kind] = time.monotonic() - began

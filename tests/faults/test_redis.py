@@ -57,7 +57,7 @@ def test_without_redis_every_status_stays_and_requests_are_50_ms_slower_at_most(
         with scene.fault():
             made = stage.redis_link.connections_made
             stage.redis.kill() if fault == "killed" else stage.redis.freeze()
-            scene.wait(3)
+            time.sleep(3)
             attempts = stage.redis_link.connections_made - made
         stage.redis.start() if fault == "killed" else stage.redis.thaw()
         excuse(scene)
@@ -165,9 +165,9 @@ def test_page_is_refilled_once_however_many_ask_for_it_at_once(stage: Stage, row
 def test_promoted_replica_revives_no_page(stage: Stage, row: Row, front: dict[str, str]) -> None:
     row.fault += edge_of(front)
     with stage.scene(row, after=5, environment=front) as scene, stage.redis_client() as redis:
-        scene.wait(1)
+        time.sleep(1)
         old = {key: redis.dump(key) for key in redis.scan_iter("*{pages}*")}
-        scene.wait(1)
+        time.sleep(1)
         with scene.fault():
             stage.redis_link.hold()
             for key, value in old.items():
@@ -225,7 +225,7 @@ def test_failed_invalidation_makes_no_page_older_than_the_ttl(
     processes += len(front)  # the gateway reads too
     with stage.scene(row, after=3, environment=environment) as scene:
         with refusing(stage, refusal), scene.fault():
-            scene.wait(3 * processes)
+            time.sleep(3 * processes)
         if processes > 1:
             excuse(scene)
     all_answered(scene.during())

@@ -190,9 +190,6 @@ class Scene:
         yield
         self.ended = time.monotonic()
 
-    def wait(self, seconds: float) -> None:
-        time.sleep(seconds)
-
     def health(self) -> Any:
         return httpx.get(f"{self.service.url}/health", timeout=20).json()
 
