@@ -12,9 +12,8 @@ from pytest_mock import MockerFixture
 
 from dev.servers import RedisServer
 from tests.integration.users import ADA, GRACE, URL, USER, create
-from tests.redis_states import generation_key, identify, out_of_memory
+from tests.redis_states import generation_key, identify
 from tests.responses import Serve, json_of
-from tests.waiting import eventually
 from user_service.cache.page_store import PAGE, PageStore
 from user_service.cache.redis_client import redis_client
 from user_service.errors import Unavailable
@@ -98,21 +97,6 @@ def test_without_redis_every_user_route_answers_the_same(serving: Serve, log: io
     health = client.get("/health")
     assert (health.status_code, json_of(health)["status"]) == (200, "degraded")
     assert client.get("/health/ready").status_code == 200
-
-
-def test_failed_invalidation_stops_reading(client: FlaskClient, redis: redis_py.Redis) -> None:
-    create(client, "ada")
-    client.get(URL)
-    key = generation_key(redis)
-    generation = redis.get(key)
-    with out_of_memory(redis):
-        create(client, "grace")
-        assert redis.get(key) == generation
-        assert total(client) == 2
-        assert x_cache(client) == "BYPASS"
-    eventually(lambda: redis.get(key) != generation)
-    eventually(lambda: x_cache(client) == "HIT")
-    assert total(client) == 2
 
 
 def test_last_page_is_served_while_the_database_is_away_unless_switched_off(

@@ -6,7 +6,7 @@ import pytest
 from flask import Blueprint, Flask, Response
 
 from user_service.errors import UserNotFound
-from user_service.web.policies.deprecation import Deprecation, deprecated, deprecation_of
+from user_service.web.policies.deprecation import deprecated
 from user_service.web.problems import register_problems
 
 # 23:59:59 in UTC.
@@ -61,12 +61,6 @@ def test_route_tells_since_when_until_when_and_where_to_read(
 def test_others_tell_nothing(app: Flask, path: str) -> None:
     answer = app.test_client().get(path)
     assert not {"Deprecation", "Sunset", "Link"} & set(answer.headers.keys())
-
-
-def test_documentation_can_read_it(app: Flask) -> None:
-    assert deprecation_of(app, "view") == Deprecation(SINCE, SUNSET, GUIDE)
-    assert deprecation_of(app, "old.view") == Deprecation(SINCE, SUNSET)
-    assert deprecation_of(app, "fresh") is None
 
 
 @pytest.mark.parametrize(
