@@ -11,9 +11,9 @@ from redis.connection import AbstractConnection, parse_url
 
 Host = tuple[str, int]
 
+# Scheme, topology, login, hosts, service, database and query; the last three may be empty.
 _SEVERAL_HOSTS = re.compile(
-    r"(?P<scheme>rediss?)\+(?P<topology>sentinel|cluster)://(?P<login>[^@/?]*@)?(?P<hosts>[^/?]*)"
-    r"(?:/(?P<service>[^/?]*))?(?:/(?P<database>\d+))?(?:\?(?P<query>.*))?"
+    r"(rediss?)\+(sentinel|cluster)://([^@/?]*@|)([^/?]*)/?([^/?]*)/?(\d*)(\?.*|)"
 )
 
 
@@ -53,13 +53,10 @@ def parse_redis_url(url: str) -> RedisUrl:
     parts = _SEVERAL_HOSTS.fullmatch(url)
     if parts is None:
         return _parsed(url, Topology.SERVER)
-    topology = Topology(parts["topology"])
-    without_hosts = (
-        f"{parts['scheme']}://{parts['login'] or ''}/{parts['database'] or ''}"
-        f"?{parts['query'] or ''}"
-    )
-    hosts = tuple(_host(each, DEFAULT_PORTS[topology]) for each in parts["hosts"].split(","))
-    return _parsed(without_hosts, topology, hosts, unquote(parts["service"] or ""))
+    scheme, kind, login, several, service, database, query = parts.groups()
+    topology = Topology(kind)
+    hosts = tuple(_host(each, DEFAULT_PORTS[topology]) for each in several.split(","))
+    return _parsed(f"{scheme}://{login}/{database}{query}", topology, hosts, unquote(service))
 
 
 def _parsed(
