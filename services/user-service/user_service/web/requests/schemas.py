@@ -85,10 +85,8 @@ class ListQuery(_Schema):
 
     # These may also be sent as repeated parameters.
     lists: ClassVar[frozenset[str]] = frozenset({"id", "fields"})
-    # These tell where in a list a page lies.
-    position_parameters: ClassVar = frozenset({"page", "cursor"})
     # These may differ between the pages of one list.
-    page_parameters: ClassVar = position_parameters | {"per_page", "count", "fields"}
+    page_parameters: ClassVar = frozenset({"page", "cursor", "per_page", "count", "fields"})
 
     page: values.Page = Field(
         default=1,
@@ -166,19 +164,18 @@ class ListQuery(_Schema):
 
     @cached_property
     def parameters(self) -> dict[str, str]:
-        """The parameters on which a page depends, in one spelling for equal queries."""
-        position = {} if self.cursor is not None else {"page": str(self.page)}
-        others = self.model_dump(exclude_defaults=True)
-        return {
-            **position,
-            "per_page": str(self.per_page),
-            **{name: _text(others[name]) for name in sorted(others)},
-        }
+        """The parameters except the position, in one spelling for equal queries."""
+        others = self.model_dump(exclude_defaults=True, exclude={"page", "cursor"})
+        per_page = {"per_page": str(self.per_page)}
+        return per_page | {name: _text(others[name]) for name in sorted(others)}
 
     @cached_property
     def page_name(self) -> str:
-        """The name of the page in the page cache."""
-        name = urlencode(self.parameters)
+        """The name of the page in the page cache. The gateway knows its beginning."""
+        if self.cursor is None:
+            name = urlencode({"page": self.page, **self.parameters})
+        else:
+            name = urlencode({**self.parameters, "cursor": self.cursor})
         if len(name) <= LONGEST_PAGE_NAME:
             return name
         return hashlib.blake2b(name.encode(), digest_size=20).hexdigest()
@@ -186,15 +183,13 @@ class ListQuery(_Schema):
     @cached_property
     def list_name(self) -> str:
         """The name of the list and its order, the same on all its pages."""
-        return self._parameters_without(self.page_parameters)
+        others = {n: text for n, text in self.parameters.items() if n not in self.page_parameters}
+        return urlencode(others)
 
     @cached_property
     def link_parameters(self) -> str:
         """The part of the query string that links to other pages of the list repeat."""
-        return self._parameters_without(self.position_parameters)
-
-    def _parameters_without(self, excluded: frozenset[str]) -> str:
-        return urlencode({n: text for n, text in self.parameters.items() if n not in excluded})
+        return urlencode(self.parameters)
 
 
 def _text(value: object) -> str:
