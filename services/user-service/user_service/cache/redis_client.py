@@ -30,8 +30,6 @@ from user_service.resilience import resolver
 
 Value = str | bytes | int
 Reply = Any
-# A script as a function of its keys and of its arguments.
-Script = Callable[[Sequence[str], Sequence[Value]], Reply]
 
 # As many as a worker serves clients at once; a request beyond that does without Redis.
 MAX_CONNECTIONS = 1000
@@ -75,7 +73,7 @@ class RedisClient(ABC):
             # EVAL needs one node. redis-py's own Script loads the text into every master.
             return self.execute("EVAL", script, len(keys), *keys, *arguments)
 
-    def register_script(self, script: str | bytes) -> Script:
+    def register_script(self, script: str | bytes) -> partial[Reply]:
         """Return ``script`` as a function of keys and arguments, which `limits` calls."""
         return partial(self.run_script, script.decode() if isinstance(script, bytes) else script)
 
