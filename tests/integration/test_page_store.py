@@ -290,13 +290,6 @@ class TestAge:
         clock.now += 1
         assert store.look_up(NAME).body is None
 
-    def test_stale_look_up_returns_the_last_page_of_any_generation(self, store: PageStore) -> None:
-        assert store.look_up_stale(NAME) is None
-        keep(store)
-        store.replace_generation()
-        store.look_up(NAME)  # claims it
-        assert store.look_up_stale(NAME) == b"body"
-
     @pytest.mark.parametrize(("stale_ttl", "seconds"), [(300, 300), (61, 61), (10, 60), (0, 60)])
     def test_redis_keeps_a_page_for_the_longer_of_both_times(
         self, process: MakeStore, redis: redis_py.Redis, stale_ttl: int, seconds: int

@@ -82,16 +82,7 @@ def test_value_is_read_again_in_the_background_and_nobody_waits(
     assert (values.get(), source.reads) == ("second", 2)
 
 
-def test_value_that_is_too_old_is_waited_for(
-    values: RefreshedValue[object], source: Source, clock: Clock
-) -> None:
-    values.get()
-    clock.now += 20
-    source.value = "second"
-    assert values.get() == "second"
-
-
-def test_age_counts_from_the_beginning_of_the_read(
+def test_value_that_is_too_old_since_its_read_began_is_waited_for(
     values: RefreshedValue[object], source: Source, clock: Clock
 ) -> None:
     source.may_end.clear()
