@@ -42,8 +42,13 @@ def produce_page(
     users: UserRepository, cursors: Cursors, query: ListQuery, after_lsn: int | None
 ) -> bytes:
     """Read the page from the database and return it as it is cached."""
+    position: Position | int
+    if query.cursor is not None:
+        position = cursors.read(query.cursor, query.list_name, query.sort)
+    else:  # PostgreSQL takes no larger offset, and no list is that long
+        position = min((query.page - 1) * query.per_page, BIGINT_MAX)
     page = users.page(
-        _position(query, cursors),
+        position,
         query.per_page,
         order=query.order,
         filters=query.filters,
@@ -72,13 +77,6 @@ def page_reply(cached: bytes, status: CacheStatus) -> Reply:
     if links:
         headers["Link"] = links.decode()
     return Reply(200, headers, body)
-
-
-def _position(query: ListQuery, cursors: Cursors) -> Position | int:
-    if query.cursor is None:
-        # PostgreSQL takes no larger offset, and no list is that long.
-        return min((query.page - 1) * query.per_page, BIGINT_MAX)
-    return cursors.read(query.cursor, query.list_name, query.sort)
 
 
 def _body(query: ListQuery, page: Page, beside: Neighbours) -> bodies.UserPage:
