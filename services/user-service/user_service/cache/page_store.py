@@ -23,7 +23,7 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import NamedTuple, Protocol
@@ -33,7 +33,7 @@ from redis import exceptions as redis_errors
 
 from user_service.cache import page_scripts
 from user_service.cache.page_scripts import BODY_AT, GENERATION_LENGTH, TIME_LENGTH
-from user_service.cache.redis_client import RedisClient, Reply, Value
+from user_service.cache.redis_client import RedisClient, Value
 from user_service.domain.user import USER_MEMBERS
 from user_service.errors import Unavailable
 from user_service.observability.metrics import Metrics
@@ -154,7 +154,9 @@ class PageStore:
         ttl = max(self._ttl, self._stale_ttl)
         process = f"{self._name}-{os.getpid()}"
         arguments: list[Value] = [ttl, generation, process, entry]
-        return bool(self._run(page_scripts.STORE_IF_CURRENT, arguments, [name]))
+        with self._asking():
+            keys = self._keys(self._identify()[0], [name])
+            return bool(self._redis.run_script(page_scripts.STORE_IF_CURRENT, keys, arguments))
 
     def give_back(self, name: str) -> None:
         """End our claim on a page that was not stored."""
@@ -180,7 +182,10 @@ class PageStore:
         ``lsn`` must have been asked for after ``generation`` was read. Then every write that had
         ended before is covered, and a write that ended later has replaced the generation.
         """
-        is_current = self._run(page_scripts.SETTLE_IF_CURRENT, [generation, f"{lsn:016x}"])
+        arguments: list[Value] = [generation, f"{lsn:016x}"]
+        with self._asking():
+            keys = self._keys(self._identify()[0])
+            is_current = self._redis.run_script(page_scripts.SETTLE_IF_CURRENT, keys, arguments)
         return Found(generation, lsn) if is_current else self.current()
 
     def check(self) -> None:
@@ -240,11 +245,6 @@ class PageStore:
             page = base + PAGE + name
             keys += page, page + CLAIM_SUFFIX
         return keys
-
-    def _run(self, script: str, arguments: Sequence[Value], names: Iterable[str] = ()) -> Reply:
-        with self._asking():
-            keys = self._keys(self._identify()[0], names)
-            return self._redis.run_script(script, keys, arguments)
 
     @contextmanager
     def _asking(self, *, despite_open_breaker: bool = False) -> Iterator[None]:
