@@ -83,10 +83,6 @@ def test_unknown_keys_cause_one_read_in_half_a_minute(serving: Serve, issuer: Is
     assert issuer.requests == [METADATA, "/keys"]
 
 
-def redirect(location: str) -> Answer:
-    return 302, {"Location": location}, b""
-
-
 def truncated(handler: BaseHTTPRequestHandler) -> None:
     handler.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Length: 1000\r\n\r\n{")
 
@@ -112,8 +108,8 @@ BAD_ANSWERS: dict[str, Answer] = {
     "not found": (404, {}, b"{}"),
     "error": (500, {}, Issuer(OLD).document()),
     "no content": (204, {}, b""),
-    "redirect": redirect("/other"),
-    "redirect to a file": redirect("file:///etc/passwd"),
+    "redirect": (302, {"Location": "/other"}, b""),
+    "redirect to a file": (302, {"Location": "file:///etc/passwd"}, b""),
     "no JSON": (200, {}, b"<html>"),
     "no object": (200, {}, b"[]"),
     "empty": (200, {}, b""),
