@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -49,18 +49,19 @@ _POSTGRES_URL = re.compile(
 _ENCODED = re.compile(r"(?=[ -~]+$)[a-z+]+://(?:[^@/?#\[\]]*@[^@/?#]*(?:[/?].*)?|[^@?#]*(?:\?.*)?)")
 
 
-def _origins(value: str | frozenset[str]) -> frozenset[str]:
-    origins = value.split(",") if isinstance(value, str) else value
-    found = frozenset(origin.strip() for origin in origins)
-    if not all(map(_ORIGIN.fullmatch, found)):
+def _listed(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _origins(origins: frozenset[str]) -> frozenset[str]:
+    if not all(map(_ORIGIN.fullmatch, origins)):
         raise ValueError("must be origins: scheme, host and port, without a path")
-    return found
+    return origins
 
 
-def _networks(value: str | tuple[Network, ...]) -> tuple[Network, ...]:
+def _networks(names: Iterable[object]) -> tuple[Network, ...]:
     try:
-        names = value.split(",") if isinstance(value, str) else map(str, value)
-        return tuple(ip_network(name.strip()) for name in names)
+        return tuple(ip_network(str(name)) for name in names)
     except ValueError:
         raise ValueError("must be addresses, or networks without host bits") from None
 
@@ -78,10 +79,6 @@ def _url(example: str, form: re.Pattern[str]) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _listed(value: object) -> object:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-
-
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(str.upper)]
 PostgresUrl = Annotated[
     SecretStr | None, _url("postgresql://user:password@host:5432/database", _POSTGRES_URL)
@@ -95,8 +92,10 @@ RedisUrl = Annotated[
     ),
 ]
 # Lists with commas; NoDecode: pydantic would expect JSON.
-Origins = Annotated[frozenset[str], NoDecode, BeforeValidator(_origins)]
-Networks = Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)]
+Origins = Annotated[frozenset[str], NoDecode, BeforeValidator(_listed), AfterValidator(_origins)]
+Networks = Annotated[
+    tuple[Network, ...], NoDecode, BeforeValidator(_networks), BeforeValidator(_listed)
+]
 Algorithm = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "Ed25519"
 ]
