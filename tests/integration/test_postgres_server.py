@@ -148,6 +148,8 @@ def wait_for(admin: cursor, standby: str) -> None:
         return admin.fetchone() == (standby,)
 
     eventually(is_known)
+    # The checkpointer makes commits wait, and reads its settings before it works.
+    admin.execute("CHECKPOINT")
 
 
 def test_no_room_for_a_connection_is_not_ready(postgres: PostgresServer, serving: Serve) -> None:
