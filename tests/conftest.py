@@ -56,7 +56,7 @@ def redis(servers: Servers) -> Iterator[redis_py.Redis]:
 def database_url(servers: Servers) -> str:
     """The URL of a migrated database without users, as the service's role."""
     with closing(psycopg2.connect(servers.owner_url)) as connection, connection:
-        connection.cursor().execute("TRUNCATE users RESTART IDENTITY")
+        connection.cursor().execute("TRUNCATE users, idempotency_keys RESTART IDENTITY")
     return servers.database_url
 
 

@@ -52,7 +52,7 @@ def test_each_request_of_the_collection_succeeds(service: RunningService) -> Non
     for method, url, lines, body in REQUEST.findall(collection):
         headers = dict(line.split(": ", 1) for line in filled(lines).splitlines())
         answer = httpx.request(method, filled(url), headers=headers, content=body)
-        assert answer.is_success, (method, url, answer.text, service.log)
+        assert answer.is_success, f"{method} {filled(url)}: {answer.text}\n{service.log}"
         statuses.append(answer.status_code)
         if method == "POST":
             values |= {"id": str(answer.json()["id"]), "etag": answer.headers["ETag"]}
