@@ -102,8 +102,6 @@ def measure(chosen: list[str], effort: Effort, folder: Path) -> None:
     if not chosen:
         return
     program("wrk")
-    if "edge" in chosen:
-        program("h2load")
     for name in chosen:
         for target in SECTIONS[name].targets:
             target.install()

@@ -19,6 +19,7 @@ from benchmarks.targets import (
     FASTIFY,
     OURS,
     Target,
+    program,
     with_token,
 )
 from tests.servers import docker_answers
@@ -83,6 +84,7 @@ def edge(bench: Bench) -> None:
     if not docker_answers():
         bench.say("no Docker engine answers: not measured")
         return
+    program("h2load")
     targets = (EDGE, EDGE_WITH_TLS, FASTIFY, FASTAPI)
     compare(bench, targets, [Turn(CACHED, clients, targets) for clients in CLIENTS])
 

@@ -155,6 +155,19 @@ def test_failed_first_read_is_repeated_after_a_pause(
     assert (values.get(), source.reads) == ("first", 2)
 
 
+def test_first_value_is_waited_for_when_the_last_failure_is_some_seconds_ago(
+    values: RefreshedValue[object], source: Source, clock: Clock
+) -> None:
+    source.value = OSError("the source is away")
+    values.refresh()
+    settled(values)
+    source.value = "first"
+    clock.now += 6
+    source.may_end.clear()
+    threading.Timer(0.05, source.may_end.set).start()
+    assert values.get() == "first"
+
+
 def test_wait_ends_at_the_deadline(values: RefreshedValue[object], source: Source) -> None:
     source.may_end.clear()
     with deadline.within(0.01), pytest.raises(Unavailable):

@@ -191,6 +191,7 @@ class TestParseQuery:
 def test_bodies_have_the_members_of_users() -> None:
     assert UserWrite.model_fields.keys() == set(WRITABLE_MEMBERS)
     assert UserPatch.model_fields.keys() == set(USER_MEMBERS)
+    assert not any(field.is_required() for field in UserPatch.model_fields.values())
 
 
 def test_view_that_takes_no_body_does_not_look_at_one() -> None:

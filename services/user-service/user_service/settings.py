@@ -259,7 +259,7 @@ class Settings(BaseSettings):
 
     @property
     def traces_exporter(self) -> str | None:
-        """Where traces go, as OTEL_* say, which may be anywhere; None for no tracing."""
+        """Where traces go, in the unchecked words of OTEL_*; None for no tracing."""
         endpoint = self.otel_exporter_otlp_traces_endpoint or self.otel_exporter_otlp_endpoint
         exporter = self.otel_traces_exporter or ("otlp" if endpoint else "none")
         return None if self.otel_sdk_disabled or exporter == "none" else exporter

@@ -65,9 +65,9 @@ class PageCache:
         clock: Callable[[], float] = time.monotonic,
         metrics: Metrics | None = None,
     ) -> None:
-        """``current_lsn`` returns the primary's log position, if it is known.
+        """``current_lsn`` returns the primary's log position, or None if it is unknown.
 
-        It is None if there is no replica.
+        Without a replica there is no such function.
         """
         self.store = store
         self._metrics = metrics or Metrics()

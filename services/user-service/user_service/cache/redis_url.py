@@ -11,7 +11,7 @@ from redis.connection import AbstractConnection, parse_url
 
 Host = tuple[str, int]
 
-# Scheme, topology, login, hosts, service, database and query; the last three may be empty.
+# Scheme, topology, login, hosts, service, database and query. All but the first two may be empty.
 _SEVERAL_HOSTS = re.compile(
     r"(rediss?)\+(sentinel|cluster)://([^@/?]*@|)([^/?]*)/?([^/?]*)/?(\d*)(\?.*|)"
 )

@@ -12,7 +12,7 @@ import psycopg2
 from psycopg2.extensions import cursor
 from psycopg2.pool import SimpleConnectionPool
 
-from user_service.database.connect import Connection, connect
+from user_service.database.connect import Connection, connect, session_parameters
 from user_service.errors import ConnectionLost, PoolTimeout, Unavailable
 
 log = logging.getLogger(__name__)
@@ -232,6 +232,7 @@ class ConnectionPool:
             current = self._current_dsn()
             if current == self._dsn:
                 raise
+            session_parameters(current)  # a URL that libpq refuses is not kept
             log.info("connecting with the new URL or password of the database")
             self._dsn = current
             return connect(current, self._statement_timeout)

@@ -33,7 +33,7 @@ MEANINGS: dict[str, type[Unavailable]] = {
     sqlstate.TOO_MANY_CONNECTIONS: ConnectionLost,
     sqlstate.READ_ONLY_SQL_TRANSACTION: ConnectionLost,
     sqlstate.CLASS_CONNECTION_EXCEPTION: ConnectionLost,
-    # An immediate retry would meet the same; the server is at fault, not the request.
+    # An immediate retry would meet the same, and the request is not at fault.
     sqlstate.LOCK_NOT_AVAILABLE: LockTimeout,
     sqlstate.QUERY_CANCELED: Unavailable,
     sqlstate.CLASS_INSUFFICIENT_RESOURCES: Unavailable,

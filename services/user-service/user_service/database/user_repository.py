@@ -179,7 +179,10 @@ class UserRepository:
 
         def read(cursor: Cursor) -> User:
             cursor.execute(_GET, {"id": user_id})
-            return _user(cursor)
+            row = cursor.fetchone()
+            if row is None:
+                raise UserNotFound
+            return User._make(row)
 
         return self._read(read, after_lsn)
 
@@ -383,9 +386,8 @@ def _columns(members: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _user(cursor: Cursor) -> User:
-    row = cursor.fetchone()
-    if row is None:
-        raise UserNotFound
+    """Return the user that a write has stored."""
+    (row,) = cursor.fetchall()
     return User._make(row)
 
 

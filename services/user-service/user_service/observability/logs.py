@@ -3,7 +3,6 @@
 import fcntl
 import json
 import logging
-import logging.config
 import os
 import stat
 from collections.abc import Callable

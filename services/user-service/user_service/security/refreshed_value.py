@@ -20,7 +20,8 @@ class RefreshedValue(Generic[T]):
     ``get`` returns a value that is younger than ``wait_after`` at once. If the value is as old as
     ``refresh_after``, ``get`` also begins a read in the background. If it is as old as
     ``wait_after``, or there is none, ``get`` waits for that read, for ``patience`` at most. It does
-    not wait if a read has failed within the last ``wait_after`` seconds.
+    not wait if a read has failed within the last ``wait_after`` seconds; if none has succeeded yet,
+    within the last ``patience`` seconds.
 
     While reads fail, the old value is used until it is as old as ``keep``. If a read returns an
     equal value, the old one stays, and is as young as the new one.
@@ -47,7 +48,7 @@ class RefreshedValue(Generic[T]):
         self._patience = patience
         self._pause = pause
         self._clock = clock
-        self._outage = Outage(f"{name} cannot be read, the last ones stay", f"{name} read again")
+        self._outage = Outage(f"{name} cannot be read, known ones stay", f"{name} read again")
         self._lock = threading.Lock()
         self._known: tuple[T, float] | None = None
         self._reading: Future[None] | None = None
@@ -59,7 +60,9 @@ class RefreshedValue(Generic[T]):
             return known[0]
         reading = self.refresh(at_most_every=self._pause)
         is_usable = known is not None and self._age(known) < self._wait_after
-        is_failing = self._clock() - self._failed < self._wait_after
+        is_failing = self._clock() - self._failed < (
+            self._patience if known is None else self._wait_after
+        )
         if reading is not None and not is_usable and not is_failing:
             time_left = self._began + self._patience - self._clock()
             wait([reading], min(max(0.0, time_left), deadline.remaining()))
@@ -69,7 +72,7 @@ class RefreshedValue(Generic[T]):
         return known[0]
 
     def refresh(self, *, at_most_every: float = 0) -> "Future[None] | None":
-        """Return the read under way. If there is none, begin one unless the last was just now."""
+        """Return the read under way. If there is none, begin one ``at_most_every`` so often."""
         with self._lock:
             if self._reading is None or self._reading.done():
                 self._reading = None

@@ -60,7 +60,8 @@ class Services:
     def begin(self, is_draining: Callable[[], bool]) -> None:
         """Open in a server's worker process, and continue if the database is away.
 
-        Raise NotPrepared if the database refused a migration: that needs an operator.
+        The keys of callers are read in the background. Raise NotPrepared if the database refused a
+        migration: that needs an operator.
         """
         self.is_draining = is_draining
         try:
