@@ -95,8 +95,7 @@ def test_edge_serves_no_page_that_was_read_before_a_write(  # noqa: PLR0913, PLR
     ):
         services.open()
         made = writer.create("ada", "ada@example.com")
-        read = partial(produce_page, services.users, services.cursors)
-        late = {query.page_name: partial(read, query) for query in queries}
+        late = {query.page_name: partial(produce_page, services, query) for query in queries}
 
         def write(value: str) -> None:
             assert made.user_id is not None

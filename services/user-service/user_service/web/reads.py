@@ -15,9 +15,9 @@ def read_page(services: Services, query: ListQuery) -> tuple[bytes, CacheStatus]
 
     While the database is unavailable, it is the last stored page, if there is one.
     """
-    produce = partial(produce_page, services.users, services.cursors, query)
+    produce = partial(produce_page, services, query)
     try:
-        return services.retry_policy.call(services.pages.get_or_produce, query.page_name, produce)
+        return services.pages.get_or_produce(query.page_name, produce)
     except Unavailable:
         page = services.pages.stale(query.page_name)
         if page is None:

@@ -12,15 +12,14 @@ from typing import NamedTuple, cast
 import orjson
 
 from user_service.cache.page_cache import CacheStatus
-from user_service.database.user_repository import UserRepository
 from user_service.domain.positions import Page, Position, Side
 from user_service.observability.server_timing import stage
 from user_service.web.requests.schemas import ListQuery
 from user_service.web.requests.values import BIGINT_MAX
 from user_service.web.responses import bodies
-from user_service.web.responses.cursors import Cursors
 from user_service.web.responses.reply import JSON, Reply
 from user_service.web.responses.user_body import CACHE_CONTROL
+from user_service.web.services import Services, retry_on_failure
 
 USERS_PATH = "/api/v1/users"
 # nginx accepts 4 KiB of response header by default; links that would not fit are left out.
@@ -38,16 +37,16 @@ class Neighbours(NamedTuple):
     last: Callable[[], str | None]
 
 
-def produce_page(
-    users: UserRepository, cursors: Cursors, query: ListQuery, after_lsn: int | None
-) -> bytes:
+@retry_on_failure
+def produce_page(services: Services, query: ListQuery, after_lsn: int | None) -> bytes:
     """Read the page from the database and return it as it is cached."""
+    cursors = services.cursors
     position: Position | int
     if query.cursor is not None:
         position = cursors.read(query.cursor, query.list_name, query.sort)
     else:  # PostgreSQL takes no larger offset, and no list is that long
         position = min((query.page - 1) * query.per_page, BIGINT_MAX)
-    page = users.page(
+    page = services.users.page(
         position,
         query.per_page,
         order=query.order,
