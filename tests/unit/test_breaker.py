@@ -1,9 +1,7 @@
 """The circuit breaker: when it opens, which calls it admits, and which ends of calls count."""
 
 import logging
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -12,7 +10,6 @@ from tests.unit.conftest import Clock
 from user_service.errors import CircuitOpen, Unavailable
 from user_service.resilience.breaker import CircuitBreaker, State
 
-LONG = 30.0  # seconds
 THRESHOLD = 5  # the default
 OPEN_SECONDS = 1.0  # the default
 ANSWERS = pytest.mark.parametrize("answer", [None, KeyError()], ids=repr)
@@ -120,23 +117,6 @@ class TestHalfOpen:
         assert state_of(half_open) is State.HALF_OPEN
         trial.end()
         succeed(half_open)
-
-    def test_admits_one_of_many_threads(self, half_open: CircuitBreaker, clock: Clock) -> None:
-        number = 20
-
-        def begin(together: threading.Barrier) -> Call | None:
-            together.wait()
-            try:
-                return Call(half_open)
-            except CircuitOpen:
-                return None
-
-        for _ in range(25):
-            with ThreadPoolExecutor(number) as threads:
-                barrier = threading.Barrier(number, timeout=LONG)
-                (trial,) = filter(None, threads.map(begin, [barrier] * number))
-            trial.end(ConnectionError())
-            clock.now += OPEN_SECONDS
 
     @ANSWERS
     def test_closes_when_that_call_is_answered(
