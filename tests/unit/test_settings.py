@@ -77,21 +77,7 @@ def test_empty_variable_means_unset(name: str) -> None:
 
 # Values that are refused, with a part of the message, by variable.
 MALFORMED: dict[str, dict[str, list[str]]] = {
-    "PORT": {
-        "TCP port to listen on": ["http", "50\n00"],
-        "greater than or equal to 1": ["0"],
-        "less than or equal to 65535": ["65536"],
-    },
-    "WEB_CONCURRENCY": {"worker processes": ["-1"]},
-    "FLASK_ENV": {"'production' or 'development'": ["staging"]},
-    "LOG_LEVEL": {"`DEBUG`, `INFO`, `WARNING` or `ERROR`": ["LOUD"]},
-    "LOG_FORMAT": {"`text` or `json`": ["xml"]},
-    "SERVER": {"`gunicorn` or `granian`": ["uvicorn"]},
-    "DB_POOL_TIMEOUT": {"greater than 0": ["0"], "Seconds": ["nan"]},
-    "DB_STATEMENT_TIMEOUT": {"Seconds after which PostgreSQL cancels a statement": ["3s"]},
-    "MIGRATE_ON_START": {"boolean": ["maybe"]},
-    "CACHE_TTL": {"Seconds": ["0.5"]},
-    "CACHE_STALE_TTL": {"0 for never": ["-1"]},
+    "PORT": {"TCP port to listen on": ["http", "50\n00"]},
     "CORS_ORIGINS": {
         "such as `https://app.example.com": ["app.example.com"],
         "scheme, host and port": [
@@ -118,13 +104,10 @@ MALFORMED: dict[str, dict[str, list[str]]] = {
     "AUTH_JWKS_URL": {"key set": ["http://issuer.example/keys"]},
     "AUTH_ALGORITHMS": {"a key without `alg`": ["none", "HS256", "EdDSA", "RS256,", ","]},
     "AUTH_SCOPE_CLAIM": {"scopes of a token": ["a b", "scope,"]},
-    "AUTH_LEEWAY": {"clocks": ["301"]},
     "AUTH_PUBLIC": {"`docs`, `openapi`": ["users", "docs;metrics"]},
     "SECURITY_CONTACT": {
         "mailto:security@example.com": ["security@example.com", "mailto:a@example.com\nExpires: x"],
     },
-    "REQUEST_TIMEOUT": {"Seconds": ["0"]},
-    "RETRY_ATTEMPTS": {"retries": ["11"]},
     "GIT_COMMIT": {"built from": ["a b"]},
 }
 NO_URLS = {
