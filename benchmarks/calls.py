@@ -1,8 +1,8 @@
-"""Project functions called for one request: ``python -m benchmarks.calls [--write | --check]``.
+"""Project functions called for one request: ``python -m benchmarks.calls [--write]``.
 
 Requests run in this process, through the WSGI application, on a real PostgreSQL and Redis. Counted
 are the functions of services/user-service in the thread of the request, after a warm-up.
-``--write`` puts the table into docs/design.md; ``--check`` compares it, and the counts with limits.
+``--write`` puts the table into docs/design.md.
 """
 
 import argparse
@@ -25,7 +25,6 @@ from benchmarks.report import table
 from benchmarks.stand import Stand
 from benchmarks.targets import SERVICE
 
-DOCUMENT = documents.ROOT / "docs" / "design.md"
 PART = "calls"
 STORED = 1_000
 WARM_UP = 20
@@ -133,26 +132,16 @@ def measured_counts() -> dict[str, Count]:
         return counts(Client(create_app()))
 
 
-def main() -> int:
-    """Print the table; return 1 if ``--check`` finds a limit exceeded or the document outdated."""
+def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.calls", description=__doc__)
     parser.add_argument("--write", action="store_true", help="put the table into docs/design.md")
-    parser.add_argument("--check", action="store_true", help="fail if a limit is exceeded")
     options = parser.parse_args()
-    counted = measured_counts()
-    made = calls_table(counted)
+    made = calls_table(measured_counts())
     print(made)
     if options.write:
         documents.rewrite_all({PART: made})
-    if not options.check:
-        return 0
-    exceeded = [kind for kind, limit in LIMITS.items() if counted[kind].calls > limit]
-    shown = documents.parts_of(DOCUMENT.read_text(encoding="utf-8")).get(PART)
-    print("".join(f"{kind}: more than {LIMITS[kind]} calls\n" for kind in exceeded), end="")
-    if shown != made:
-        print(f"{DOCUMENT.name} has another table: python -m benchmarks.calls --write")
-    return int(bool(exceeded) or shown != made)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
