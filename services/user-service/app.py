@@ -1,4 +1,4 @@
-"""The composition of the user service, in the order of set-up.
+"""The composition of the user service.
 
 ``python serve.py`` serves it under gunicorn or granian; ``python app.py`` is for development.
 """
@@ -60,7 +60,8 @@ log = logging.getLogger("user_service.app")
 def create_app(settings: Settings | None = None) -> Flask:
     """Return the application, configured by ``settings`` or by the environment.
 
-    It owns one PostgreSQL pool and one Redis pool; neither connects yet.
+    It owns a PostgreSQL pool, another one if there is a replica, and a Redis pool. None connects
+    yet.
     """
     current = None
     if settings is None:

@@ -1,6 +1,6 @@
 """The exceptions of the service, without Flask or drivers. Adapters raise them ``from`` others.
 
-``web/problems.py`` is the only place that turns them into responses.
+``web/problems.py`` alone turns them into problems.
 """
 
 from typing import TYPE_CHECKING
@@ -102,7 +102,7 @@ class TransientFailure(Unavailable):
 
 
 class ConnectionLost(TransientFailure):
-    """The server cannot be reached, or the connection broke during a request."""
+    """No connection can be made, or the server or the network has ended one."""
 
 
 class CircuitOpen(Unavailable):

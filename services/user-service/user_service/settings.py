@@ -183,7 +183,7 @@ class Settings(BaseSettings):
     cache_ttl: int = Field(default=60, ge=1, le=86400)
     """Seconds for which a page is served from the cache"""
     cache_stale_ttl: int = Field(default=300, ge=0, le=604800)
-    """Age in seconds up to which a page is served while the database is away; 0 for never"""
+    """Age in seconds up to which a page is served if it cannot be read anew; 0 for never"""
 
     cursor_key: SecretStr | None = None
     """Any text, with which cursors are signed; by default a random key in the database"""

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 # Seconds before an invalidation that failed is tried again; each pause is twice the one before.
 REPAIR_INTERVAL = 0.2
 REPAIR_INTERVAL_MAX = 2.0
-# Seconds for which a page that another process refills is awaited, and between two looks for it.
+# Seconds: the longest wait for another process's refill, and the pause between two looks for it.
 WAIT_FOR_CLAIM = 0.5
 CLAIM_POLL_INTERVAL = 0.01
 
@@ -100,9 +100,10 @@ class PageCache:
     def get_or_produce(self, name: str, produce: Produce) -> tuple[bytes, CacheStatus]:
         """Return the page called ``name`` from the cache, or else produce and store it.
 
-        Of concurrent misses of one page in one generation, one request calls ``produce``: in this
-        process and, while Redis answers, in all processes. A request that begins after a write
-        finds another generation and never joins a read from before it.
+        Of concurrent misses of one page in one generation, one request of this process calls
+        ``produce``, and usually one of all processes: each waits a short time for another's page. A
+        request that begins after a write finds another generation and never joins a read from
+        before it.
         """
         found = self._look_up(name)
         if found is None:

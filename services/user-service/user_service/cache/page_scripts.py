@@ -42,8 +42,8 @@ redis.call('SET', KEYS[4], entry, 'EX', ttl)
 return 1
 """
 
-# Hexadecimal numbers of one length compare as strings. An LSN only grows, and an unknown one stays
-# unknown: a write that knows its own LSN says nothing about the write before it.
+# Hexadecimal numbers of one length compare as strings. An LSN only grows. An unknown one stays
+# unknown: the LSN of a later write may not cover the write whose LSN is unknown.
 REPLACE_GENERATION = """
 local lsn, new_lsn = redis.call('GET', KEYS[3]), ARGV[2]
 if not lsn or lsn == '' or new_lsn == '' then new_lsn = ''

@@ -78,7 +78,7 @@ class Identify(Protocol):
 
 
 class PageStore:
-    """Pages in Redis: fresh for ``ttl`` seconds, kept for ``stale_ttl`` seconds.
+    """Pages in Redis: fresh for ``ttl`` seconds, served as stale for ``stale_ttl`` seconds.
 
     ``clock`` returns the seconds since 1970. Ages are compared between processes, so clocks that
     differ make a page fresh for longer by the difference, and for 2 x ``ttl`` at most.
@@ -136,7 +136,7 @@ class PageStore:
         return Found(generation, lsn)
 
     def look_up_stale(self, name: str) -> bytes | None:
-        """Return the stored body of any generation that is at most ``stale_ttl`` seconds old."""
+        """Return the page, of any generation, if it was stored within ``stale_ttl`` seconds."""
         with self._asking():
             key = self._keys(self._identify()[0], [name])[3]
             page: bytes | None = self._redis.execute("GET", key)
@@ -159,7 +159,7 @@ class PageStore:
             return bool(self._redis.run_script(page_scripts.STORE_IF_CURRENT, keys, arguments))
 
     def give_back(self, name: str) -> None:
-        """End our claim on a page that was not stored."""
+        """End the claim on a page that was not stored; ours, unless it has timed out."""
         with self._asking():
             self._redis.execute("DEL", self._keys(self._identify()[0], [name])[4])
 

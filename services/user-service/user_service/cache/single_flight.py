@@ -33,7 +33,7 @@ class SingleFlight(Generic[K, V]):
             try:
                 return flight.result(min(deadline.remaining(), threading.TIMEOUT_MAX))
             except TimeoutError:
-                raise DeadlineExceeded("another request's read of the page took too long") from None
+                raise DeadlineExceeded("another request's work took too long") from None
             except CancelledError:
                 return work()
         try:

@@ -36,7 +36,7 @@ class DatabaseIdentity:
         self._unanswered_until = -math.inf
 
     def __call__(self, *, again: bool = False) -> tuple[str, str]:
-        """Return both names, those that were known last while the primary does not tell them.
+        """Return both names; the last known ones if the primary does not answer.
 
         Raise Unavailable if they were never known.
         """

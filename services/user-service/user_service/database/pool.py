@@ -112,8 +112,9 @@ class Database:
     def is_ready(self) -> bool:
         """Return within a second whether requests can be served.
 
-        While requests use all connections, the circuit breaker tells. Otherwise a call of its own
-        does, which can close the breaker, and cannot open it: it has less time than a request.
+        While requests use all connections, the circuit breaker tells. Otherwise ``SELECT 1`` does.
+        Its success can close the breaker. Its failure cannot open it: it has less time than a
+        request.
         """
         try:
             with deadline.within(READY_SECONDS), self.read(waits=False) as cursor:

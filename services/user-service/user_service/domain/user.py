@@ -1,4 +1,4 @@
-"""The user: the one declaration of its members."""
+"""The user. SQL, the names of cached pages and ``fields`` follow from its members."""
 
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple

@@ -43,9 +43,9 @@ class CircuitBreaker:
     ) -> None:
         """Count the exceptions in ``failures``.
 
-        Any other exception is an answer of the dependency, except for the remaining kinds of
-        Unavailable and those that end a program, which tell nothing. ``on_change`` receives each
-        new state, and OPEN again when the call that tried has failed.
+        Other kinds of Unavailable, and exceptions that end a program, count as nothing. All others
+        are answers of the dependency, and count as success. ``on_change`` receives each new state,
+        and OPEN again when the call that tried has failed.
         """
         self.name = name
         self._failures = failures

@@ -13,7 +13,7 @@ from user_service.web.services import Services, retry_on_failure
 def read_page(services: Services, query: ListQuery) -> tuple[bytes, CacheStatus]:
     """Return the page of a list, as it is cached, and what the cache did.
 
-    While the database is unavailable, it is the last stored page, if there is one.
+    If the page cannot be read, for whatever reason, it is the last stored one, if there is one.
     """
     produce = partial(produce_page, services, query)
     try:

@@ -164,7 +164,7 @@ class ListQuery(_Schema):
 
     @cached_property
     def parameters(self) -> dict[str, str]:
-        """The parameters except the position, in one spelling for equal queries."""
+        """The parameters except ``page`` and ``cursor``, in one order and without defaults."""
         others = self.model_dump(exclude_defaults=True, exclude={"page", "cursor"})
         per_page = {"per_page": str(self.per_page)}
         return per_page | {name: _text(others[name]) for name in sorted(others)}
