@@ -126,6 +126,7 @@ def test_database_away_opens_the_breaker_and_serves_stale_pages(
         for _ in range(6):
             assert client.get(URL).headers["X-Cache"] == "STALE"
         assert value(client, "page_cache_requests_total", result="stale") == 6
+        assert value(client, "page_cache_requests_total", result="miss") == 1
         assert value(client, "circuit_breaker_state", dependency="database") == 2
         assert value(client, "pool_connections_in_use", pool="database") == 0
         assert client.get("/health/ready").status_code == 503

@@ -107,14 +107,16 @@ class PageCache:
         """
         found = self._look_up(name)
         if found is None:
+            body = produce(None)
             self._metrics.pages_bypassed.inc()
-            return produce(None), CacheStatus.BYPASS
+            return body, CacheStatus.BYPASS
         if found.body is not None:
             self._metrics.pages_hit.inc()
             return found.body, CacheStatus.HIT
-        self._metrics.pages_missed.inc()
         refill = partial(self._refill, name, found, produce)
-        return self._refills.run((name, found.generation), refill), CacheStatus.MISS
+        body = self._refills.run((name, found.generation), refill)
+        self._metrics.pages_missed.inc()
+        return body, CacheStatus.MISS
 
     def required_lsn(self) -> int | None:
         """Return the log position that covers every acknowledged write; None if it is unknown.

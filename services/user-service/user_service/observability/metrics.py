@@ -69,7 +69,7 @@ class Metrics:
         self._pools = _pool_metrics(total, histogram, counter)
         pages = counter(
             "user_service_page_cache_requests",
-            "Page requests: hit, miss, bypass (Redis was not used), stale (the database was away)",
+            "Pages served: hit, miss, bypass (Redis was not used), stale (not readable anew)",
             ["result"],
         )
         self.pages_hit, self.pages_missed = pages.labels("hit"), pages.labels("miss")
