@@ -70,6 +70,17 @@ class Found(NamedTuple):
     claimed: bool = False
 
 
+class Confirmed(NamedTuple):
+    """The state in which the history in Redis was last confirmed as that of the database.
+
+    ``connections`` is the number of those made to Redis, ``stored`` the history as Redis has it.
+    """
+
+    connections: int = 0
+    history: str = ""
+    stored: bytes | None = None
+
+
 class Identify(Protocol):
     """Names the database, and its history."""
 
@@ -102,9 +113,7 @@ class PageStore:
         # The braces keep all keys in one slot of a Redis Cluster: a script works on several.
         self._prefix = f"{prefix}:{{pages}}:"
         self._clock = clock
-        # The connections made and the history of the database when the stored history was last
-        # confirmed, and that history.
-        self._confirmed: tuple[int, str, bytes | None] = (0, "", None)
+        self._confirmed = Confirmed()
         # With the process id, a child that was forked meanwhile has another name.
         self._name = secrets.token_hex(16)
         # An error that Redis answers is an answer; only silence counts as a failure.
@@ -138,7 +147,7 @@ class PageStore:
     def look_up_stale(self, name: str) -> bytes | None:
         """Return the page, of any generation, if it was stored within ``stale_ttl`` seconds."""
         with self._asking():
-            key = self._keys(self._identify()[0], [name])[3]
+            *_, key, _ = self._keys(self._identify()[0], [name])
             page: bytes | None = self._redis.execute("GET", key)
         if page is None:
             return None
@@ -161,7 +170,8 @@ class PageStore:
     def give_back(self, name: str) -> None:
         """End the claim on a page that was not stored; ours, unless it has timed out."""
         with self._asking():
-            self._redis.execute("DEL", self._keys(self._identify()[0], [name])[4])
+            *_, claim = self._keys(self._identify()[0], [name])
+            self._redis.execute("DEL", claim)
 
     def replace_generation(
         self, lsn: int | None = None, *, despite_open_breaker: bool = False
@@ -227,7 +237,7 @@ class PageStore:
         Return the history of the database, and that of both as it is stored.
         """
         connections = self._redis.connections_made
-        is_connected_anew = connections != self._confirmed[0]
+        is_connected_anew = connections != self._confirmed.connections
         # Otherwise another process has stored another history, that of the database perhaps.
         database, history = self._identify(again=not is_connected_anew)
         connection = secrets.token_hex(16) if is_connected_anew else ""
@@ -235,7 +245,7 @@ class PageStore:
         stored: bytes = self._redis.run_script(
             page_scripts.CONFIRM_HISTORY, self._keys(database), arguments
         )
-        self._confirmed = (connections, history, stored)
+        self._confirmed = Confirmed(connections, history, stored)
         return history, stored
 
     def _keys(self, database: str, names: Iterable[str] = ()) -> list[str]:
