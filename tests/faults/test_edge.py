@@ -18,6 +18,7 @@ from tests.e2e.service import RunningService
 from tests.e2e.test_invalid_http import CORPUS as INVALID
 from tests.e2e.test_invalid_http import FOLLOWING
 from tests.faults.harness.clients import URL, Client
+from tests.faults.harness.credentials import skip_edge
 from tests.faults.harness.figures import Row
 from tests.faults.harness.stage import Stage
 from tests.faults.test_input import over_the_wire
@@ -35,6 +36,7 @@ WITH_PAGES = {"GATEWAY_PAGES": "true"}
 
 @pytest.fixture
 def service(stage: Stage) -> Iterator[RunningService]:
+    skip_edge()
     with stage.service(WITH_PAGES) as started:
         yield started
 

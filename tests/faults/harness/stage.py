@@ -97,6 +97,7 @@ class Stage:
         if "GATEWAY_PAGES" not in own:
             yield None
             return
+        credentials.skip_edge()
         timeout = 1000 * float(own.get("REDIS_TIMEOUT", PATIENT["REDIS_TIMEOUT"]))
         changes = {"TIMEOUT = 50": f"TIMEOUT = {timeout:.0f}"}
         folder = self.folder / f"edge-{next(self._numbers)}"
