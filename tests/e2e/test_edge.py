@@ -125,7 +125,7 @@ FOR_THE_SERVICE: list[tuple[str, str, dict[str, str]]] = [
     ("GET", f"{URL}?per_page=50&page=1", {}),
     # With a header that the service must see.
     *(("GET", FIRST, {name: "x"}) for name in ("Authorization", "Origin", "traceparent")),
-    *(("GET", FIRST, {name: "x"}) for name in ("If-Match", "If-Modified-Since")),
+    *(("GET", FIRST, {name: "x"}) for name in ("Content-Type", "If-Match", "If-Modified-Since")),
     *(("GET", FIRST, {"If-None-Match": tags}) for tags in ('"x"', "*", "x", "")),
     *(("GET", FIRST, body) for body in ({"Content-Length": "2"}, {"Transfer-Encoding": "chunked"})),
     ("GET", FIRST, {"If-Unmodified-Since": "x"}),
