@@ -121,20 +121,20 @@ def start_tracing(app: Flask, exporter: str, protocol: str) -> Callable[[], None
     """
     try:
         from user_service.observability import tracing  # noqa: PLC0415
+
+        stop = tracing.start(app, exporter, protocol, principal.current_name)
     except ImportError as error:
         log.warning(
             "no traces: packages are missing: install requirements-tracing.txt,"
             " or build the image with --build-arg TRACING=on (%s)",
             error,
         )
-        return lambda: None
-    try:
-        stop = tracing.start(app, exporter, protocol, principal.current_name)
-    except Exception as error:  # noqa: BLE001 -- a variable may have any value
+    except Exception as error:  # noqa: BLE001 -- a variable may have any value, at the import too
         log.warning("no traces: %s", error)
-        return lambda: None
-    logs.set_span_ids(tracing.current_ids)
-    return stop
+    else:
+        logs.set_span_ids(tracing.current_ids)
+        return stop
+    return lambda: None
 
 
 def create_services(settings: Settings, current: Callable[[], Settings] | None = None) -> Services:
