@@ -212,3 +212,58 @@ def defined_names(tree: ast.AST) -> set[str]:
             case ast.Constant(value=str(name)):  # in __slots__
                 names.add(name)
     return names
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from gunicorn.http.message import _ip_in_allow_list",
+        "import flask\nflask.globals._cv_app",
+        "def view(request):\n    return request._get_current_object()",
+        "from gunicorn import util\nutil.http_date = None",
+        "from redis import Redis\nsetattr(Redis, 'get', None)",
+        "from redis import Redis\nclass Mine(Redis):\n    def _execute_command(self): pass",
+        "import select\nselect.poll = None",
+    ],
+)
+def test_private_part_is_found(source: str) -> None:
+    assert list(private_parts(ast.parse(source), set())) != []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "class Mine:\n    def _ours(self): pass\n    def f(self): self._ours()",
+        "from flask import Flask\napp = Flask('x')\napp.wsgi_app = None",
+        "from redis import Redis\nclass R(Redis):\n    def f(self): self._g()\n    def _g(self): 1",
+        "import os\nos.environ['A'] = 'b'",
+        "from typing import NamedTuple\nclass U(NamedTuple): pass\nU._make([])",
+    ],
+)
+def test_own_private_names_are_no_private_parts(source: str) -> None:
+    tree = ast.parse(source)
+    assert list(private_parts(tree, defined_names(tree))) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "number"),
+    [
+        ("user_service.resilience.retry", "from user_service.observability import logs", 1),
+        ("user_service.cache.page_cache", "from user_service import database", 1),
+        ("user_service.database.pool", "from user_service.web.services import services", 1),
+        ("user_service.settings", "from user_service.domain.user import User", 1),
+        ("user_service", "from user_service.web import api", 1),
+        ("user_service.web.api.health", "def health():\n    import psycopg2.extensions", 1),
+        ("user_service.web.policies.rate_limits", "from redis import Redis", 1),
+        ("app", "import os\nport = os.getenv('PORT')", 1),
+        ("user_service.cache.connection", "from os import environ", 1),
+        ("user_service.web.api.users", "if TYPE_CHECKING:\n    pass\nelse:\n    import redis", 1),
+        ("app", "from user_service.settings import Settings\nfrom flask import Flask", 0),
+        ("user_service.database.user_repository", "from user_service.domain.user import User", 0),
+        ("user_service.settings", "import os\nos.environ", 0),
+        ("gunicorn.conf", "if TYPE_CHECKING:\n    from flask import Flask", 0),
+        ("user_service.domain.user", "import flaskish, os\nos.path", 0),
+    ],
+)
+def test_violations_are_found_and_nothing_else(module: str, source: str, number: int) -> None:
+    assert len(violations(module, source)) == number

@@ -191,6 +191,10 @@ class TestChecker:
         checker = DocumentChecker(document(app))
         checker.check(app.test_client().open("/n", method=method))
 
+    @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT"])
+    def test_finds_nothing_in_what_is_true(self, app: Flask, method: str) -> None:
+        self.check(app, '{"n": 1}', {**self.HEADERS, "X-Cache": "HIT"}, method=method)
+
     @pytest.mark.parametrize(
         ("status", "body", "headers", "fault"),
         [

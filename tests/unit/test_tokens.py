@@ -66,12 +66,6 @@ def test_valid_token_gives_a_name_without_personal_data_and_scopes(key: Key) -> 
     assert verifier().principal(other).name != principal.name
 
 
-@pytest.mark.parametrize("key", [RSA, EC, ED], ids=lambda key: key.kid)
-def test_changed_signature_is_refused(key: Key) -> None:
-    head, _, signature = ISSUER.token(key=key).rpartition(".")
-    assert "signature" in reason(f"{head}.{'B' if signature[0] == 'A' else 'A'}{signature[1:]}")
-
-
 @pytest.mark.parametrize(
     "claims",
     [{"aud": ["other", AUDIENCE]}, {"exp": FAR}, {"nbf": 0, "iat": 0}, {"custom": {"nested": [1]}}],

@@ -1,4 +1,4 @@
-"""Wycheproof's vectors for JWS and JWK, among them those of RFC 7520, where they are present."""
+"""The vectors of the RFCs and, where they are present, those of Wycheproof for JWS and JWK."""
 
 import json
 from collections.abc import Iterator
@@ -27,6 +27,47 @@ STRICTER = {
 # Vectors that are invalid and accepted, and the reason.
 LAXER = {"a weak key (ROCA) is the issuer's fault, and it is the issuer's own": {"key 7"}}
 
+# RFC 7515, appendices A.2 and A.3; RFC 8037, appendix A.4. Wycheproof has those of RFC 7520.
+CLAIMS = (
+    "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ"
+)
+RSA_MODULUS = (
+    "ofgWCuLjybRlzo0tZWJjNiuSfb4p4fAkd_wWJcyQoTbji9k0l8W26mPddxHmfHQp-Vaw-4qPCJrcS2mJPMEzP1Pt"
+    "0Bm4d4QlL-yRT-SFd2lZS-pCgNMsD1W_YpRPEwOWvG6b32690r2jZ47soMZo9wGzjb_7OMg0LOL-bSf63kpaSHSX"
+    "ndS5z5rexMdbBYUsLA9e-KXBdQOS-UTo7WTBEMa2R2CapHg665xsmtdVMTBQY4uDZlxvb3qCo5ZwKh9kG4LT6_I5"
+    "IhlJH7aGhyxXFvUK-DWNmoudF8NAco9_h9iaGNj8q2ethFkMLs91kzk2PAcDTW9gb54h4FRWyuXpoQ"
+)
+RSA_SIGNATURE = (
+    "cC4hiUPoj9Eetdgtv3hF80EGrhuB__dzERat0XF9g2VtQgr9PJbu3XOiZj5RZmh7AAuHIm4Bh-0Qc_lF5YKt_O8W"
+    "2Fp5jujGbds9uJdbF9CUAr7t1dnZcAcQjbKBYNX4BAynRFdiuB--f_nZLgrnbyTyWzO75vRK5h6xBArLIARNPvkS"
+    "jtQBMHlb1L07Qe7K0GarZRmB_eSN9383LcOLn6_dO--xi12jzDwusC-eOkHWEsqtFZESc6BfI7noOPqvhJ1phCnv"
+    "Wh6IeYI2w9QOYEUipUTI8np6LbgGY9Fs98rqVt5AXLIhWkWywlVmtVrBp0igcN_IoypGlUPQGe77Rw"
+)
+RSA_VECTOR = (
+    {"kty": "RSA", "n": RSA_MODULUS, "e": "AQAB"},
+    f"eyJhbGciOiJSUzI1NiJ9.{CLAIMS}.{RSA_SIGNATURE}",
+)
+EC_SIGNATURE = (
+    "DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q"
+)
+EC_VECTOR = (
+    {
+        "kty": "EC",
+        "crv": "P-256",
+        "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+        "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0",
+    },
+    f"eyJhbGciOiJFUzI1NiJ9.{CLAIMS}.{EC_SIGNATURE}",
+)
+ED_SIGNATURE = (
+    "hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg"
+)
+ED_VECTOR = (
+    {"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"},
+    f"eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc.{ED_SIGNATURE}",
+)
+RFC_VECTORS = [RSA_VECTOR, EC_VECTOR, ED_VECTOR]
+
 
 def accepts(jwks: dict[str, Any], token: str, algorithms: tuple[str, ...] = ALGORITHMS) -> bool:
     document = jwks if "keys" in jwks else {"keys": [jwks]}
@@ -35,6 +76,15 @@ def accepts(jwks: dict[str, Any], token: str, algorithms: tuple[str, ...] = ALGO
     except (Unauthenticated, Unavailable):
         return False
     return True
+
+
+@pytest.mark.parametrize(("jwk", "token"), RFC_VECTORS, ids=["RS256", "ES256", "Ed25519"])
+def test_vector_of_an_rfc_is_accepted_and_another_signature_is_not(
+    jwk: dict[str, Any], token: str
+) -> None:
+    assert accepts(jwk, token)
+    head, _, signature = token.rpartition(".")
+    assert not accepts(jwk, f"{head}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}")
 
 
 def wycheproof(name: str) -> Iterator[tuple[str, dict[str, Any], str, bool]]:
