@@ -74,6 +74,17 @@ def test_owners_docker_logs_tell_of_the_pool() -> None:
     assert "connection pool opened, for at most 10 connections" in found
 
 
+def test_user_is_created_listed_refused_twice_and_deleted(https: httpx.Client) -> None:
+    created = https.post(URL, json=ADA)
+    assert created.status_code == 201
+    assert https.get(created.headers["Location"]).json() == created.json()
+    assert https.get(URL).json()["users"] == [created.json()]
+    conflict = problem_of(https.post(URL, json=ADA), 409)
+    assert conflict["error"] == "Username or email already exists"
+    assert https.delete(created.headers["Location"]).status_code == 204
+    assert https.get(URL).json()["users"] == []
+
+
 @pytest.mark.usefixtures("project")
 def test_plain_http_is_sent_to_https_which_speaks_http_2() -> None:
     output = ("-o", "/dev/null", "-w", "%{url_effective} %{http_version}")

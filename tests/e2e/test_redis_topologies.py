@@ -15,6 +15,7 @@ from redis.crc import key_slot
 
 from tests.e2e.application import serving
 from tests.e2e.service import Start
+from tests.redis_states import identify
 from tests.redis_topologies import (
     PASSWORD,
     Cluster,
@@ -28,8 +29,10 @@ from tests.redis_topologies import (
     sentinel,
 )
 from tests.waiting import eventually
+from user_service.cache.page_store import PageStore, RedisFailure
 from user_service.cache.redis_client import redis_client
 from user_service.settings import Settings
+from user_service.web.policies.rate_limiter import Limit, RateLimiter
 
 URL = "/api/v1/users"
 TIMEOUT = 0.3
@@ -225,6 +228,33 @@ def cut_off(master: DebianRedis, replica: DebianRedis) -> None:
     with master.client() as redis:
         assert redis.execute_command("WAIT", 1, 5000) == 1
     part(master, replica)
+
+
+def test_promoted_replica_knows_limits_but_no_position_of_a_write(watched: Watched) -> None:
+    """The last write that moved the position on is one that it has not heard of."""
+    redis = redis_client(watched.url, timeout=TIMEOUT)
+    store = PageStore(redis, identify, ttl=60, stale_ttl=60)
+    limiter, limit = RateLimiter(redis, store.breaker), Limit("default", 1000, 3600)
+    store.settle(store.current().generation, 10)
+    assert [limiter.hit(limit, "ada").remaining for _ in range(3)] == [999, 998, 997]
+    cut_off(watched.master, watched.replica)
+    store.replace_generation(20)
+    assert store.current().lsn == 20
+    watched.master.kill()
+    positions: list[int | None] = []
+
+    def knows_again() -> bool:
+        limiter.hit(limit, "grace")  # never raises
+        try:
+            positions.append(store.current().lsn)
+        except RedisFailure:
+            return False
+        return True
+
+    eventually(knows_again, timeout=30)
+    assert positions == [None]
+    assert limiter.hit(limit, "ada").remaining == 996
+    store.close()
 
 
 @pytest.mark.slow
