@@ -17,6 +17,7 @@ from tests.unit.conftest import Clock
 from tests.waiting import eventually
 from user_service.database.connections import GROW_SECONDS, SHRINK_SECONDS, ConnectionPool
 from user_service.errors import ConnectionLost, PoolTimeout
+from user_service.resilience import deadline
 
 SERVICE = Path(__file__).parents[2] / "services" / "user-service"
 LONG = 30.0  # seconds
@@ -225,6 +226,14 @@ class TestServerWithoutRoom:
         assert connections.lent == 1
         connections.end_loan(lent)
         assert borrow(connections) is lent
+
+    def test_server_that_has_not_answered_in_time_is_not_taken_for_a_full_one(
+        self, connections: ConnectionPool
+    ) -> None:
+        borrow(connections)
+        with deadline.within(0), pytest.raises(ConnectionLost):
+            borrow(connections, 1)
+        assert connections.lent == 1
 
     def test_lost_connection_is_opened_again(
         self, connections: ConnectionPool, waiting: Wait

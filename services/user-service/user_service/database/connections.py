@@ -14,6 +14,7 @@ from psycopg2.pool import SimpleConnectionPool
 
 from user_service.database.connect import Connection, connect, session_parameters
 from user_service.errors import ConnectionLost, PoolTimeout, Unavailable
+from user_service.resilience import deadline
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +153,8 @@ class ConnectionPool:
         """Return a new connection, or one that has come back since.
 
         If the server refuses it, wait for another one to come back, until ``timeout`` seconds from
-        now: raise PoolTimeout then, or ConnectionLost if there is no other one.
+        now, and raise PoolTimeout then. Raise ConnectionLost if there is no other one, or no time
+        left: then the server has not answered.
         """
         if self.closed:
             raise Unavailable("the connection pool is closed")
@@ -239,7 +241,7 @@ class ConnectionPool:
 
     def _wait_for_another(self, until: float, refusal: ConnectionLost) -> Connection:
         with self._lock:
-            if not self._existing:
+            if not self._existing or not deadline.remaining():
                 raise refusal
             if self._grow_at == math.inf:
                 log.warning(
