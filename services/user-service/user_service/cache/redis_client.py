@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from functools import partial
+from functools import lru_cache, partial
 from itertools import count
 from threading import Lock
 from typing import Any, cast
@@ -66,9 +66,8 @@ class RedisClient(ABC):
 
     def run_script(self, script: str, keys: Sequence[str], arguments: Sequence[Value]) -> Reply:
         """Run ``script``, whose keys share a slot. Redis keeps its text from the first call on."""
-        digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
         try:
-            return self.execute("EVALSHA", digest, len(keys), *keys, *arguments)
+            return self.execute("EVALSHA", _digest(script), len(keys), *keys, *arguments)
         except redis_errors.NoScriptError:
             # EVAL needs one node. redis-py's own Script loads the text into every master.
             return self.execute("EVAL", script, len(keys), *keys, *arguments)
@@ -79,6 +78,12 @@ class RedisClient(ABC):
 
     def _count_connection(self, *_: object) -> None:
         self.connections_made = next(self._numbers)
+
+
+@lru_cache
+def _digest(script: str) -> str:
+    """Return the name by which Redis knows ``script``."""
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 
 class Login(CredentialProvider):
