@@ -52,6 +52,7 @@ test-unit: $(VENV)/dev.stamp ## Run the tests that need no server
 
 faults: $(VENV)/dev.stamp ## Provoke every fault on real servers and print the table (SECONDS=60, SEED=, AUTH=on)
 	@FAULT_AUTHENTICATION=$(AUTH) FAULT_SECONDS=$(or $(SECONDS),60) FAULT_SEED=$(SEED) $(BIN)/python -m pytest tests/faults -m "" -v
+	@$(BIN)/python -m pytest tests/e2e tests/integration -m slow -v
 
 soak: $(VENV)/dev.stamp ## Serve mixed load (MINUTES=10); memory, files, threads and pool must stay flat
 	@$(BIN)/python -m tests.faults.soak $(or $(MINUTES),10)

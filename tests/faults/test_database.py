@@ -75,7 +75,11 @@ def test_silent_database_is_503_at_the_deadline_and_holds_up_nobody_else(
 ) -> None:
     environment = {"REQUEST_TIMEOUT": deadline}
     with stage.scene(row, Mix(clients=16), after=4, environment=environment) as scene:
-        with scene.fault(), Liveness(scene.service.url) as live:
+        with (
+            scene.fault(),
+            Liveness(scene.service.url) as live,
+            Liveness(scene.service.url, "/health/ready") as ready,
+        ):
             if row.fault == BLACK_HOLE:
                 stage.database_link.hold()
             else:
@@ -83,9 +87,11 @@ def test_silent_database_is_503_at_the_deadline_and_holds_up_nobody_else(
             time.sleep(seconds)
             stage.postgres.thaw()
             stage.database_link.resume()
-        row.note(f"/health/live answered within {live.longest:.3f} s")
+        row.note(f"live within {live.longest:.3f} s, ready within {ready.longest:.3f} s")
         assert live.statuses == {200}
         assert live.longest < 1
+        assert 503 in ready.statuses
+        assert ready.longest < 1 + SLACK
     assert any(each.outcome is Outcome.FAILED for each in scene.during())
 
 
