@@ -168,7 +168,7 @@ class PageStore:
             return bool(self._redis.run_script(page_scripts.STORE_IF_CURRENT, keys, arguments))
 
     def give_back(self, name: str) -> None:
-        """End the claim on a page that was not stored; ours, unless it has timed out."""
+        """End the claim on a page that was not stored: ours, or another one if ours has run out."""
         with self._asking():
             *_, claim = self._keys(self._identify()[0], [name])
             self._redis.execute("DEL", claim)
