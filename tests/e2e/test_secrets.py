@@ -166,7 +166,7 @@ def test_credential_of_a_caller_is_not_repeated_whatever_fails(
     add_key(environment["DATABASE_OWNER_URL"], stored)
     accepted, refused = (issuer.token(), key), (issuer.token(exp=1), f"{key}x", issuer.token()[:-1])
     parts = tuple(part for each in (*accepted, *refused) for part in each.split(".")[-2:])
-    secrets = (*SECRETS, *parts, key.rpartition("_")[2], stored.digest.hex())
+    secrets = (*SECRETS, *parts, key.split("_", 2)[2], stored.digest.hex())
     with searched(tmp_path / "log", environment, secrets) as (service, send):
         for credential in accepted:
             assert {200, 404, 409, 415} <= send(credential)
