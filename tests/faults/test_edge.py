@@ -26,9 +26,9 @@ from tests.faults.test_redis import store_late
 from tests.integration.test_malformed import CORPUS as MALFORMED
 from tests.waiting import eventually
 from user_service.settings import Settings
+from user_service.web.reads import produce_page
 from user_service.web.requests.schemas import ListQuery
 from user_service.web.requests.validation import parse_query
-from user_service.web.responses.pages import produce_page
 
 pytestmark = pytest.mark.timeout(1800)
 WITH_PAGES = {"GATEWAY_PAGES": "true"}

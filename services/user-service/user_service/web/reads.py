@@ -3,10 +3,13 @@
 from functools import partial
 
 from user_service.cache.page_cache import CacheStatus
+from user_service.domain.positions import Position
 from user_service.domain.user import User
 from user_service.errors import Unavailable
+from user_service.observability.server_timing import stage
 from user_service.web.requests.schemas import ListQuery
-from user_service.web.responses.pages import produce_page
+from user_service.web.requests.values import BIGINT_MAX
+from user_service.web.responses.pages import cached_page
 from user_service.web.services import Services, retry_on_failure
 
 
@@ -29,3 +32,23 @@ def read_page(services: Services, query: ListQuery) -> tuple[bytes, CacheStatus]
 def read_user(services: Services, user_id: int) -> User:
     """Return a user; raise UserNotFound."""
     return services.users.get(user_id, after_lsn=services.pages.required_lsn())
+
+
+@retry_on_failure
+def produce_page(services: Services, query: ListQuery, after_lsn: int | None) -> bytes:
+    """Read the page from the database and return it as it is cached."""
+    position: Position | int
+    if query.cursor is not None:
+        position = services.cursors.read(query.cursor, query.list_name, query.sort)
+    else:  # PostgreSQL takes no larger offset, and no list is that long
+        position = min((query.page - 1) * query.per_page, BIGINT_MAX)
+    page = services.users.page(
+        position,
+        query.per_page,
+        order=query.order,
+        filters=query.filters,
+        count=query.count or ("exact" if query.cursor is None else "none"),
+        after_lsn=after_lsn,
+    )
+    with stage("json"):
+        return cached_page(query, page, services.cursors)

@@ -13,13 +13,11 @@ import orjson
 
 from user_service.cache.page_cache import CacheStatus
 from user_service.domain.positions import Page, Position, Side
-from user_service.observability.server_timing import stage
 from user_service.web.requests.schemas import ListQuery
-from user_service.web.requests.values import BIGINT_MAX
 from user_service.web.responses import bodies
+from user_service.web.responses.cursors import Cursors
 from user_service.web.responses.reply import JSON, Reply
 from user_service.web.responses.user_body import CACHE_CONTROL
-from user_service.web.services import Services, retry_on_failure
 
 USERS_PATH = "/api/v1/users"
 # nginx accepts 4 KiB of response header by default; links that would not fit are left out.
@@ -37,31 +35,15 @@ class Neighbours(NamedTuple):
     last: Callable[[], str | None]
 
 
-@retry_on_failure
-def produce_page(services: Services, query: ListQuery, after_lsn: int | None) -> bytes:
-    """Read the page from the database and return it as it is cached."""
-    cursors = services.cursors
-    position: Position | int
-    if query.cursor is not None:
-        position = cursors.read(query.cursor, query.list_name, query.sort)
-    else:  # PostgreSQL takes no larger offset, and no list is that long
-        position = min((query.page - 1) * query.per_page, BIGINT_MAX)
-    page = services.users.page(
-        position,
-        query.per_page,
-        order=query.order,
-        filters=query.filters,
-        count=query.count or ("exact" if query.cursor is None else "none"),
-        after_lsn=after_lsn,
+def cached_page(query: ListQuery, page: Page, cursors: Cursors) -> bytes:
+    """Return the page as it is cached. Its links repeat the parameters of ``query``."""
+    cursor = partial(cursors.written, list_name=query.list_name)
+    beside = Neighbours(
+        cursor(page.next), cursor(page.previous), lambda: cursor(Position(Side.END))
     )
-    with stage("json"):
-        cursor = partial(cursors.written, list_name=query.list_name)
-        beside = Neighbours(
-            cursor(page.next), cursor(page.previous), lambda: cursor(Position(Side.END))
-        )
-        body = orjson.dumps(_body(query, page, beside))
-        etag = hashlib.blake2b(body, digest_size=16).hexdigest()
-        return b"%b\n%b\n%b" % (etag.encode(), _links(query, page, beside).encode(), body)
+    body = orjson.dumps(_body(query, page, beside))
+    etag = hashlib.blake2b(body, digest_size=16).hexdigest()
+    return b"%b\n%b\n%b" % (etag.encode(), _links(query, page, beside).encode(), body)
 
 
 def page_reply(cached: bytes, status: CacheStatus) -> Reply:
