@@ -58,6 +58,7 @@ class UserDetail(APIView):
         serializer = UserSerializer(user, data=request.data)
         serializer.is_valid(raise_exception=True)
         serializer.save()
+        user.refresh_from_db(fields=["updated_at"])  # a trigger dates the change
         pages.invalidate()
         return Response(serializer.data)
 
