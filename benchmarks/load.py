@@ -46,28 +46,29 @@ class Workload:
     prepared: str | None = None
 
 
-def _user(name: str) -> str:
-    return json.dumps({"username": name, "email": f"{name}@example.com"})
+def _user(username: str, email: str) -> str:
+    return json.dumps({"username": username, "email": email})
 
 
 _FIRST_PAGE = f"{USERS}?page=1&per_page=10"
 _ONE_USER = f"{USERS}/{{id}}"
-# Users keep their names, so that any number of rounds finds the same users.
-_NAME_OF_USER = _user("User{id}")
+_NEW_USER = _user("{unique}", "{unique}@example.com")
+# A new email address each time: equal values would change nothing.
+_OTHER_EMAIL = _user("User{id}", "{unique}@example.com")
 
 CACHED = Workload("cached", "cached page", (Request(_FIRST_PAGE),), prepared=_FIRST_PAGE)
 _ANY_PAGE = f"{USERS}?page={{page}}&per_page={{size}}"
 UNCACHED = Workload("uncached", "uncached page", (Request(_ANY_PAGE),), uncached=True)
 GET = Workload("get", "get by id", (Request(_ONE_USER),))
-CREATE = Workload("create", "create", (Request(USERS, "POST", _user("{unique}")),))
-UPDATE = Workload("update", "update", (Request(_ONE_USER, "PUT", _NAME_OF_USER),))
+CREATE = Workload("create", "create", (Request(USERS, "POST", _NEW_USER),))
+UPDATE = Workload("update", "update", (Request(_ONE_USER, "PUT", _OTHER_EMAIL),))
 MIX = Workload(
     "mix",
     "mix, 90 % reads",
     (
         Request(_FIRST_PAGE, weight=45),
         Request(_ONE_USER, weight=45),
-        Request(_ONE_USER, "PUT", _NAME_OF_USER, weight=10),
+        Request(_ONE_USER, "PUT", _OTHER_EMAIL, weight=10),
     ),
     prepared=_FIRST_PAGE,
 )

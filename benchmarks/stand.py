@@ -41,6 +41,13 @@ POPULATE = """
         '2026-01-01T00:00:00Z'::timestamptz + n * interval '1 second'
     FROM generate_series(1, %s) AS n
 """
+# What a workload has added and changed.
+RESTORE = """
+    DELETE FROM users WHERE id > %s;
+    UPDATE users
+    SET email = 'user' || id || '@example.com', email_canonical = 'user' || id || '@example.com'
+    WHERE email <> 'user' || id || '@example.com'
+"""
 
 
 class TargetFailed(Exception):
@@ -120,12 +127,12 @@ class Stand:
         return url
 
     def reset(self, users: int) -> None:
-        """Delete the users that a workload added to the database of ``users``, and empty Redis.
+        """Restore the database of ``users`` after a workload, and empty Redis.
 
         Vacuum as well: dead rows slow down the next reader until autovacuum removes them.
         """
         url = self.database(users)
-        self.query("DELETE FROM users WHERE id > %s", users, url=url)
+        self.query(RESTORE, users, url=url)
         self.query("VACUUM (ANALYZE) users", url=url)
         with redis.Redis.from_url(self._redis.url) as client:
             client.flushall()
