@@ -44,10 +44,19 @@ def containers(project: Project) -> list[str]:
     return project.compose("ps", "--quiet", "user-service").split()
 
 
-def restart(container: str) -> None:
+def restart(project: Project, container: str) -> None:
+    """Restart a replica; return when it is healthy, and when the balancer has noticed."""
     shell("docker", "restart", "--time", "30", container)
     health = ("docker", "inspect", "--format", "{{.State.Health.Status}}", container)
     eventually(lambda: shell(*health).strip() == "healthy", timeout=60)
+    eventually(lambda: balanced(project) == len(containers(project)))
+
+
+def balanced(project: Project) -> int:
+    """Return the number of replicas that the balancer has."""
+    log = project.compose("logs", "--no-log-prefix", "balancer")
+    *_, addresses = (line for line in log.splitlines() if line.startswith("nginx.sh: "))
+    return len(addresses.partition(" is at ")[2].split())
 
 
 def users(project: Project) -> dict[int, str]:
@@ -65,14 +74,14 @@ def replicas_come_and_go(project: Project) -> None:
 
 def each_restarts(project: Project) -> None:
     for container in containers(project):
-        restart(container)
+        restart(project, container)
 
 
 def each_is_killed(project: Project) -> None:
     for container in containers(project):
         shell("docker", "kill", "--signal", "KILL", container)
         time.sleep(3)
-        restart(container)
+        restart(project, container)
 
 
 def new_release_takes_over(project: Project) -> None:
