@@ -13,6 +13,7 @@ import pytest
 from tests.e2e.gateway import Addresses, balancer, gateway
 from tests.e2e.service import SERVERS, RunningService
 from tests.faults.harness.clients import READS, URL, Client, Load, Mix
+from tests.faults.harness.credentials import HEADERS
 from tests.faults.harness.figures import Row
 from tests.faults.harness.operations import Outcome, failures
 from tests.faults.harness.stage import STALE_TTL, Stage
@@ -115,7 +116,7 @@ def test_frozen_replica_gets_no_requests_after_a_moment(fleet: Fleet, row: Row) 
 def test_clients_get_the_services_own_problem_when_no_replica_is_ready(
     fleet: Fleet, row: Row
 ) -> None:
-    with httpx.Client(base_url=fleet.url, verify=False, timeout=20) as client:
+    with httpx.Client(base_url=fleet.url, headers=HEADERS, verify=False, timeout=20) as client:
         assert client.get(URL).status_code == 200
         fleet.stage.postgres.stop()
         eventually(lambda: client.get("/health/ready").status_code == 503)
