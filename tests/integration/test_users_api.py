@@ -96,6 +96,24 @@ class TestPatch:
         user = json_of(answer)
         assert (user["username"], user["email"]) == ("grace", "ada@example.com")
 
+    def test_times_increase_with_the_version_however_many_write_at_once(
+        self, client: FlaskClient
+    ) -> None:
+        create(client, "ada")
+
+        def change(number: int) -> tuple[str, datetime]:
+            own = client.application.test_client()
+            changed = own.patch(USER, json={"username": f"grace{number}"})
+            user = json_of(changed)
+            return changed.headers["ETag"], datetime.fromisoformat(user["updated_at"])
+
+        with ThreadPoolExecutor(10) as threads:
+            changes = list(threads.map(change, range(90)))
+        by_version = {int(etag.split("-")[1]): time for etag, time in changes}
+        assert sorted(by_version) == list(range(2, 92))
+        times = [by_version[version] for version in sorted(by_version)]
+        assert times == sorted(set(times))
+
     def test_old_name_is_free_again(self, client: FlaskClient) -> None:
         create(client, "ada")
         client.patch(USER, json=GRACE)
