@@ -3,10 +3,9 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import orjson
 import psycopg2
 import pytest
 from flask.testing import FlaskClient
@@ -20,24 +19,18 @@ from user_service.database import stored_responses
 from user_service.database.connections import Cursor
 from user_service.database.stored_responses import REMOVED_PER_WRITE
 from user_service.domain.idempotency import KeyedRequest, StoredResponse, fingerprint
+from user_service.domain.user import User
 from user_service.errors import ConnectionLost, OutcomeUnknown
+from user_service.web.responses.user_body import user_reply
 from user_service.web.services import Services
 
 KEY = "8e03978e-40d5-43e8-bc93-6894a57f9324"
 IN_FLIGHT = "urn:user-service:problem:idempotency-key-in-flight"
 REUSED = "urn:user-service:problem:idempotency-key-reused"
-NOW = "2026-11-22T19:41:06.123456+00:00"
+NOW = datetime(2026, 11, 22, 19, 41, 6, tzinfo=UTC)
 # What another process has answered and stored.
-STORED = StoredResponse(
-    201,
-    {
-        "ETag": '"77-1"',
-        "Last-Modified": "Sun, 22 Nov 2026 19:41:06 GMT",
-        "Cache-Control": "private, no-cache",
-        "Location": f"{URL}/77",
-    },
-    orjson.dumps({"id": 77, **ADA, "created_at": NOW, "updated_at": NOW}),
-)
+_OTHER = user_reply(User(77, ADA["username"], ADA["email"], NOW, NOW), 201)
+STORED = StoredResponse(201, {**_OTHER.headers, "Location": f"{URL}/77"}, _OTHER.body)
 KEYED = KeyedRequest(KEY, "POST /api/v1/users", fingerprint(ADA))
 # Makes PostgreSQL end the connection that inserts a user during its COMMIT.
 END_WHILE_COMMITTING = """
