@@ -21,7 +21,7 @@ from user_service.database.stored_responses import REMOVED_PER_WRITE
 from user_service.domain.idempotency import KeyedRequest, StoredResponse, fingerprint
 from user_service.domain.user import User
 from user_service.errors import ConnectionLost, OutcomeUnknown
-from user_service.web.responses.user_body import user_reply
+from user_service.web.responses.user_body import entity_headers, user_reply
 from user_service.web.services import Services
 
 KEY = "8e03978e-40d5-43e8-bc93-6894a57f9324"
@@ -29,8 +29,10 @@ IN_FLIGHT = "urn:user-service:problem:idempotency-key-in-flight"
 REUSED = "urn:user-service:problem:idempotency-key-reused"
 NOW = datetime(2026, 11, 22, 19, 41, 6, tzinfo=UTC)
 # What another process has answered and stored.
-_OTHER = user_reply(User(77, ADA["username"], ADA["email"], NOW, NOW), 201)
-STORED = StoredResponse(201, {**_OTHER.headers, "Location": f"{URL}/77"}, _OTHER.body)
+_OTHER = User(77, ADA["username"], ADA["email"], NOW, NOW)
+STORED = StoredResponse(
+    201, {**entity_headers(_OTHER), "Location": f"{URL}/77"}, user_reply(_OTHER, 201).body
+)
 KEYED = KeyedRequest(KEY, "POST /api/v1/users", fingerprint(ADA))
 # Makes PostgreSQL end the connection that inserts a user during its COMMIT.
 END_WHILE_COMMITTING = """
