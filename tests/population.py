@@ -1,6 +1,6 @@
 """Many users at once, for tests of lists."""
 
-from user_service.database.pool import Database
+from user_service.database.database import Database
 
 # User n is "User<n>", n seconds after the first; by when they were changed their order is another.
 BEGINNING = "2026-01-01T00:00:00Z"

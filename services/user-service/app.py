@@ -14,9 +14,9 @@ from user_service import __version__
 from user_service.cache.page_cache import PageCache
 from user_service.cache.page_store import BatchingPageStore
 from user_service.cache.redis_client import redis_client
+from user_service.database.database import Database
 from user_service.database.identity import DatabaseIdentity
 from user_service.database.migrate import migrate, require_migrated
-from user_service.database.pool import Database
 from user_service.database.replica import Replica, replica_breaker
 from user_service.database.stored_keys import valid_keys
 from user_service.database.user_repository import BatchingUserRepository

@@ -86,7 +86,7 @@ def checked_settings() -> Settings:
     """Return the settings, or raise InvalidSettings, also if a driver rejects its URL."""
     # Imported here: gunicorn imports this module before gevent patches what redis-py imports.
     from user_service.cache.redis_url import parse_redis_url  # noqa: PLC0415
-    from user_service.database.connect import must_be_writable, role_of  # noqa: PLC0415
+    from user_service.database.connection import must_be_writable, role_of  # noqa: PLC0415
 
     settings = load_settings()
     names_role = settings.owner_dsn is not None and settings.migrate_on_start

@@ -17,7 +17,7 @@ from tests.faults.harness.standby import Standby
 from tests.pgbouncer import PgBouncer
 from tests.responses import json_of, problem_of
 from tests.waiting import eventually
-from user_service.database.pool import Database
+from user_service.database.database import Database
 from user_service.database.stored_keys import all_keys
 from user_service.errors import DeadlineExceeded, Unavailable
 from user_service.resilience import deadline

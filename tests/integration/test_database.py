@@ -14,7 +14,7 @@ from psycopg2.extensions import cursor, make_dsn
 from tests.integration.users import USER
 from tests.responses import Serve, json_of, problem_of
 from tests.waiting import eventually
-from user_service.database.pool import Database
+from user_service.database.database import Database
 from user_service.errors import DeadlineExceeded, OutcomeUnknown, TransientFailure, Unavailable
 from user_service.resilience import deadline
 from user_service.resilience.breaker import State

@@ -18,7 +18,7 @@ from werkzeug.test import TestResponse
 
 from tests.integration.users import URL, USER
 from tests.responses import fields_of, json_of, problem_of
-from user_service.database.pool import Database
+from user_service.database.database import Database
 from user_service.web.services import Services
 
 JSON = "application/json"

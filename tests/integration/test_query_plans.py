@@ -11,7 +11,7 @@ from psycopg2.extensions import cursor
 
 from tests.population import populate
 from tests.servers import Servers
-from user_service.database.pool import Database
+from user_service.database.database import Database
 from user_service.database.user_lists import (
     LIST_SETTINGS,
     Shape,

@@ -250,7 +250,7 @@ def test_own_private_names_are_no_private_parts(source: str) -> None:
     [
         ("user_service.resilience.retry", "from user_service.observability import logs", 1),
         ("user_service.cache.page_cache", "from user_service import database", 1),
-        ("user_service.database.pool", "from user_service.web.services import services", 1),
+        ("user_service.database.database", "from user_service.web.services import services", 1),
         ("user_service.settings", "from user_service.domain.user import User", 1),
         ("user_service", "from user_service.web import api", 1),
         ("user_service.web.api.health", "def health():\n    import psycopg2.extensions", 1),

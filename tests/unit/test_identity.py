@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 
+from user_service.database.database import Database
 from user_service.database.identity import TIMEOUT, DatabaseIdentity
-from user_service.database.pool import Database
 from user_service.errors import Unavailable
 
 

@@ -1,459 +1,324 @@
-"""The pool, on connections that fail when a test says so."""
+"""Loans of connections: FIFO, never lost, and shared while the server refuses more."""
 
-import logging
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any
 
-import psycopg2
 import pytest
-from psycopg2.extensions import (
-    TRANSACTION_STATUS_IDLE,
-    TRANSACTION_STATUS_INTRANS,
-    TRANSACTION_STATUS_UNKNOWN,
-)
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from tests.unit.conftest import Clock
 from tests.waiting import eventually
-from user_service.database.pool import OPEN_SECONDS, Database
-from user_service.errors import (
-    CircuitOpen,
-    ConnectionLost,
-    DeadlineExceeded,
-    OutcomeUnknown,
-    PoolTimeout,
-    TransientFailure,
-    Unavailable,
-    UserNotFound,
-)
+from user_service.database.pool import GROW_SECONDS, SHRINK_SECONDS, ConnectionPool
+from user_service.errors import ConnectionLost, PoolTimeout
 from user_service.resilience import deadline
-from user_service.resilience.breaker import CircuitBreaker, State
 
+SERVICE = Path(__file__).parents[2] / "services" / "user-service"
 LONG = 30.0  # seconds
-BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
 
 class FakeConnection:
-    """Knows BEGIN, COMMIT and ROLLBACK. A statement in ``failures`` fails, one in ``loses`` also
-    loses the connection.
-    """
+    closed = 0
+    info = SimpleNamespace(transaction_status=TRANSACTION_STATUS_IDLE)
 
-    kept_socket = None
-
-    def __init__(self) -> None:
-        self.closed = 0
-        self.autocommit = False
-        self.cursor_factory = FakeCursor
-        self.info = SimpleNamespace(
-            transaction_status=TRANSACTION_STATUS_IDLE, parameter_status={}.get
-        )
-        self.sent: list[str] = []
-        self.failures: dict[str, BaseException] = {}
-        self.answers: dict[str, str] = {}
-        self.loses: set[str] = set()
-
-    def cursor(self) -> "FakeCursor":
-        return FakeCursor(self)
-
-    def run(self, statement: str) -> str:
-        if statement in self.loses:
-            self.close()
-        if statement in self.failures:
-            raise self.failures[statement]
-        if statement == BEGIN:
-            self.info.transaction_status = TRANSACTION_STATUS_INTRANS
-        elif statement in {"COMMIT", "ROLLBACK"}:
-            self.info.transaction_status = TRANSACTION_STATUS_IDLE
-        return self.answers.get(statement, statement)
-
-    def poll(self) -> None:
-        pass
-
-    def rollback(self) -> None:
-        raise AssertionError("a connection in a transaction must not be put back")
+    def __init__(self, server: str) -> None:
+        self.server = server
+        self.answered = threading.Event()
 
     def close(self) -> None:
         self.closed = 1
-        self.info.transaction_status = TRANSACTION_STATUS_UNKNOWN
 
+    def wait_for_answer(self) -> None:
+        assert self.answered.wait(LONG)
 
-class FakeCursor:
-    """Sends SQL ahead as ``Cursor`` does, of which the integration tests are."""
-
-    ahead_of_next = ahead_of_each = ""
-
-    def __init__(self, connection: FakeConnection) -> None:
-        self.connection = connection
-        self.statusmessage: str | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        pass
-
-    def execute(self, query: str, _vars: object = None) -> None:
-        query = self.ahead_of_next + self.ahead_of_each + query
-        self.ahead_of_next = ""
-        if self.connection.closed:
-            raise psycopg2.InterfaceError("connection already closed")
-        self.connection.sent.append(query)
-        for statement in query.split("; "):
-            self.statusmessage = self.connection.run(statement)
+    def give_up(self) -> None:
+        self.answered.set()
 
 
 class Server:
-    """Stands in for ``psycopg2.connect`` and keeps the connections that it made."""
+    """Has room for ``room`` connections."""
 
     def __init__(self) -> None:
+        self.room = 1
+        self.name = "one"
         self.connections: list[FakeConnection] = []
-        self.refusal: BaseException | None = None
-        self.on_connect: Callable[[], object] = lambda: None
-        self.faults: dict[str, BaseException] = {}  # statements that lose their connection
+        self.refused = 0
 
-    def connect(
-        self, dsn: str, connection_factory: Callable[[str], Any], **_options: object
-    ) -> Any:
-        if not dsn:  # by SimpleConnectionPool
-            return connection_factory(dsn)
-        if self.refusal:
-            raise self.refusal
-        self.on_connect()
-        connection = FakeConnection()
-        connection.failures, connection.loses = dict(self.faults), set(self.faults)
-        self.connections.append(connection)
-        return connection
+    @property
+    def open(self) -> int:
+        return sum(not each.closed for each in self.connections)
+
+    def connect(self, _dsn: str, _statement_timeout: float | None) -> FakeConnection:
+        if self.open >= self.room:
+            self.refused += 1
+            raise ConnectionLost("too many connections")
+        self.connections.append(FakeConnection(self.name))
+        return self.connections[-1]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     server = Server()
-    monkeypatch.setattr("psycopg2.connect", server.connect)
+    monkeypatch.setattr("user_service.database.pool.connect", server.connect)
     return server
 
 
 @pytest.fixture
-def database(clock: Clock) -> Database:
-    """A database with a single slot, so that the next checkout notices a lost one."""
-    breaker = CircuitBreaker(
-        "the database",
-        failures=(ConnectionLost, DeadlineExceeded),
-        open_seconds=OPEN_SECONDS,
-        clock=clock,
-    )
-    return Database("dbname=fake", size=1, checkout_timeout=0.01, breaker=breaker)
+def connections(server: Server, clock: Clock) -> ConnectionPool:
+    return ConnectionPool("dsn", 5, current_dsn=lambda: "dsn", clock=clock)
+
+
+def borrow(connections: ConnectionPool, timeout: float = 0) -> Any:
+    connections.begin_loan(timeout)
+    try:
+        return connections.take_idle() or connections.open_new(timeout)
+    except BaseException:
+        connections.end_loan(None)
+        raise
+
+
+Wait = Callable[[int], list[Future[Any]]]
 
 
 @pytest.fixture
-def connection(server: Server, database: Database) -> FakeConnection:
-    """The one connection of ``database``, idle."""
-    database.open()
-    return server.connections[0]
+def waiting(connections: ConnectionPool) -> Iterator[Wait]:
+    """Return a function that returns callers which wait for a loan, in order of their arrival."""
+    with ThreadPoolExecutor(4) as threads:
+
+        def wait(number: int) -> list[Future[Any]]:
+            waits = []
+            for _ in range(number):
+                waits.append(threads.submit(borrow, connections, LONG))
+                eventually(lambda: connections.waiting == len(waits))
+            return waits
+
+        yield wait
 
 
-def error_with(sqlstate: str) -> psycopg2.Error:
-    class Failure(psycopg2.OperationalError):
-        pgcode = sqlstate
+@pytest.mark.usefixtures("server")
+class TestQueue:
+    @pytest.fixture
+    def connections(self) -> ConnectionPool:
+        return ConnectionPool("dsn", 1, current_dsn=lambda: "dsn")
 
-    return Failure("the server said no")
+    def test_longest_waiting_caller_is_next_and_gets_the_connection(
+        self, connections: ConnectionPool, waiting: Wait
+    ) -> None:
+        lent = borrow(connections)
+        waits = waiting(3)
+        for number, each in enumerate(waits, 1):
+            connections.end_loan(lent)
+            with pytest.raises(PoolTimeout):  # a new caller does not overtake, whoever runs by now
+                connections.begin_loan()
+            assert each.result(LONG) is lent
+            assert not any(later.done() for later in waits[number:])
+
+    def test_caller_that_gave_up_leaves_its_turn(self, connections: ConnectionPool) -> None:
+        lent = borrow(connections)
+        with pytest.raises(PoolTimeout, match="no connection came free: 1 connections are in use"):
+            connections.begin_loan(0.01)
+        connections.end_loan(lent)
+        assert borrow(connections) is lent
+
+    def test_loan_that_begins_with_the_time_out_is_taken(
+        self, connections: ConnectionPool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        lent = borrow(connections)
+
+        class LateTurn:
+            """A lock whose time is up just before it is released."""
+
+            def acquire(self, timeout: float | None = None) -> None:
+                if timeout is not None:
+                    connections.end_loan(lent)
+
+            def release(self) -> None: ...
+
+        monkeypatch.setattr(threading, "Lock", LateTurn)
+        assert borrow(connections, LONG) is lent
+        assert connections.lent == 1
+
+    def test_writes_leave_a_quarter_of_the_loans_to_reads(self) -> None:
+        connections = ConnectionPool("dsn", 4, current_dsn=lambda: "dsn")
+        order: list[str] = []
+
+        def wait(name: str) -> None:
+            connections.begin_loan(LONG, writes="write" in name)
+            order.append(name)
+
+        for _ in range(3):
+            connections.begin_loan(writes=True)
+        with pytest.raises(PoolTimeout, match="3 connections are in use, 3 of them by writes"):
+            connections.begin_loan(writes=True)
+        connections.begin_loan()
+        with ThreadPoolExecutor(3) as threads:
+            for name in ("write", "read", "next write"):
+                waiting = connections.waiting
+                threads.submit(wait, name)
+                eventually(partial(lambda number: connections.waiting > number, waiting))
+            connections.end_loan(None)
+            eventually(lambda: order == ["read"])  # the write before it has to wait for a write
+            connections.end_loan(None, writes=True)
+            eventually(lambda: order == ["read", "write"])
+            connections.end_loan(None, writes=True)
+        assert order == ["read", "write", "next write"]
+
+    @pytest.mark.parametrize("handed_over", ["handed over", ""])
+    def test_caller_that_is_ended_while_it_waits_loses_no_loan(self, handed_over: str) -> None:
+        """A server may end a request that takes too long, as gevent kills a greenlet."""
+        program = """
+from gevent import monkey; monkey.patch_all()
+import gevent, sys
+from user_service.database.pool import ConnectionPool
+
+connections = ConnectionPool("", 1, current_dsn=str)
+connections.begin_loan()
+waits = gevent.spawn(connections.begin_loan, 30)
+gevent.sleep(0)
+if sys.argv[1]:
+    connections.end_loan(None)
+waits.kill()
+if not sys.argv[1]:
+    connections.end_loan(None)
+elif waits.successful() and waits.value is None:  # the loan began before it was ended
+    connections.end_loan(None)
+connections.begin_loan()
+assert (connections.lent, connections.waiting) == (1, 0)
+"""
+        command = [sys.executable, "-c", program, handed_over]
+        subprocess.run(command, check=True, timeout=LONG, cwd=SERVICE)
 
 
-REFUSED = psycopg2.OperationalError("refused")
-CLOSED = psycopg2.OperationalError("server closed the connection")
-TOO_SLOW = DeadlineExceeded("too slow")
-
-
-def read(database: Database, statement: str = "SELECT 1") -> None:
-    with database.read() as cursor:
-        cursor.execute(statement)
-
-
-def write(database: Database, statement: str = "INSERT") -> None:
-    with database.write(statement, {}):
-        pass
-
-
-def transact(database: Database, statement: str = "INSERT") -> None:
-    with database.transaction() as cursor:
-        cursor.execute(statement)
-
-
-Use = Callable[..., None]
-USES = pytest.mark.parametrize("use", [read, write, transact])
-
-
-def open_breaker(database: Database) -> None:
-    for _ in range(5):
-        with pytest.raises(ConnectionLost), database.breaker.calling():
-            raise ConnectionLost
-
-
-class TestCheckout:
-    def test_times_out_at_the_deadline_if_that_is_sooner(self) -> None:
-        database = Database("dbname=fake", size=1, checkout_timeout=LONG)
-        with database.read(), deadline.within(0.01), pytest.raises(PoolTimeout):
-            read(database)
-
-    def test_begins_no_call_when_no_time_is_left(self, server: Server, database: Database) -> None:
-        for _ in range(9):
-            with deadline.within(0), pytest.raises(DeadlineExceeded):
-                read(database)
-        assert server.connections == []
-        assert database.breaker.state is State.CLOSED
-
-    def test_connections_are_opened_in_parallel_and_idle_ones_lent(self, server: Server) -> None:
-        database = Database("dbname=fake", size=3, checkout_timeout=LONG)
-        connecting = threading.Barrier(3, timeout=LONG)
-        go_on = threading.Event()
-        with ThreadPoolExecutor(2) as threads:
-            with database.read():
-                server.on_connect = lambda: (connecting.wait(), go_on.wait(LONG))
-                slowly = [threads.submit(read, database) for _ in range(2)]
-                connecting.wait()
-            read(database)
-            assert not any(each.done() for each in slowly)
-            go_on.set()
-            for each in slowly:
-                each.result(LONG)
-        # Those that were opened meanwhile are idle, and lent when all are needed.
-        with database.read(), database.read(), database.read():
-            assert database.pool.lent == 3
-        assert len(server.connections) == 3
-
-    @pytest.mark.parametrize(
-        ("failure", "raised"),
-        [
-            (REFUSED, TransientFailure),
-            (TOO_SLOW, TransientFailure),
-            (KeyboardInterrupt(), KeyboardInterrupt),
-        ],
-    )
-    @USES
-    def test_failing_to_connect_is_transient_and_loses_no_slot(
+class TestServerWithoutRoom:
+    def test_connections_that_exist_are_shared(
         self,
+        connections: ConnectionPool,
         server: Server,
-        database: Database,
-        failure: BaseException,
-        raised: type[Exception],
-        use: Use,
+        waiting: Wait,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
-        server.refusal = failure
-        with pytest.raises(raised):
-            use(database)
-        server.refusal = None
-        use(database)
-        assert database.pool.lent == 0
-
-
-class TestRead:
-    def test_lost_connection_takes_the_idle_ones_with_it(self, server: Server) -> None:
-        server.faults = {"SELECT 1": CLOSED}
-        database = Database("dbname=fake", size=3)
-        with database.read(), database.read():
-            read(database, "SELECT 2")
-        with pytest.raises(ConnectionLost):
-            read(database)
-        assert [each.closed for each in server.connections] == [1, 1, 1]
-
-    def test_connection_left_in_a_transaction_is_not_kept(
-        self, server: Server, database: Database, connection: FakeConnection
-    ) -> None:
-        read(database, BEGIN)
-        assert connection.closed
-        read(database)
-        assert len(server.connections) == 2
-
-
-@USES
-def test_read_only_server_is_transient_and_its_connection_not_kept(
-    server: Server, database: Database, connection: FakeConnection, use: Use
-) -> None:
-    connection.failures["INSERT"] = error_with("25006")
-    with pytest.raises(TransientFailure):
-        use(database, "INSERT")
-    assert connection.closed
-    use(database, "INSERT")
-    assert len(server.connections) == 2
-
-
-class TestTransaction:
-    @pytest.mark.parametrize("failure", [CLOSED, TOO_SLOW])
-    def test_rollback_that_fails_hides_nothing_and_loses_no_slot(
-        self, server: Server, database: Database, connection: FakeConnection, failure: Exception
-    ) -> None:
-        connection.failures["ROLLBACK"] = failure
-        with pytest.raises(UserNotFound), database.transaction() as cursor:
-            cursor.execute("INSERT")
-            raise UserNotFound
-        assert connection.closed  # it is still in its transaction
-        transact(database)
-        assert len(server.connections) == 2
-        assert database.pool.lent == 0
-
-    def test_commit_answered_with_rollback_is_no_success(
-        self, database: Database, connection: FakeConnection
-    ) -> None:
-        connection.answers["COMMIT"] = "ROLLBACK"
-        with pytest.raises(TransientFailure, match="rolled back instead of committing"):
-            transact(database)
-        assert database.pool.lent == 0
-
-
-class TestOpenAndClose:
-    def test_are_logged_once_and_nothing_is_lent_after_close(
-        self, server: Server, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        caplog.set_level(logging.INFO, "user_service")
-        database = Database("dbname=fake", size=3)
-        assert server.connections == []
-        database.open()
-        (connection,) = server.connections
-        assert connection.autocommit
-        assert (database.pool.size, database.pool.lent, database.pool.waiting) == (3, 0, 0)
-        database.close()
-        database.close()
+        server.room = 2
+        lent = [borrow(connections), borrow(connections)]
+        waits = waiting(4)
+        for _ in range(2):
+            for each in lent:
+                connections.end_loan(each)
+            lent = [each.result(LONG) for each in waits[:2]]
+            del waits[:2]
+        assert server.refused == 1  # the others waited without asking
         assert caplog.messages == [
-            "connection pool opened, for at most 3 connections",
-            "connection pool closed",
+            "connection pool continues with 2 of 5 connections: too many connections"
         ]
-        with pytest.raises(Unavailable, match="the connection pool is closed"):
-            read(database)
-        assert len(server.connections) == 1
 
-    def test_closes_idle_connections_now_and_lent_ones_on_return(self, server: Server) -> None:
-        database = Database("dbname=fake", size=2)
-        with database.transaction() as cursor:
-            read(database)
-            database.close()
-            cursor.execute("INSERT")
-            assert [each.closed for each in server.connections] == [0, 1]
-        assert server.connections[0].sent == [f"{BEGIN}; INSERT", "COMMIT"]
-        assert all(each.closed for each in server.connections)
-        assert database.pool.lent == 0
-
-    def test_connection_opened_while_the_pool_is_closed_is_closed_on_return(
-        self, server: Server, database: Database
+    def test_wait_for_another_is_bounded_and_loses_no_loan(
+        self, connections: ConnectionPool
     ) -> None:
-        server.on_connect = database.close
-        read(database)
-        assert server.connections[0].closed
+        lent = borrow(connections)
+        for timeout in (0, 0.01):
+            with pytest.raises(PoolTimeout):
+                borrow(connections, timeout)
+        assert connections.lent == 1
+        connections.end_loan(lent)
+        assert borrow(connections) is lent
 
-
-class TestBreaker:
-    @pytest.mark.parametrize(
-        ("use", "lost_at", "failure", "raised"),
-        [
-            (read, "SELECT 1", CLOSED, ConnectionLost),
-            (read, "SELECT 1", TOO_SLOW, DeadlineExceeded),
-            (transact, "INSERT", TOO_SLOW, DeadlineExceeded),
-            (transact, "INSERT", CLOSED, ConnectionLost),
-        ],
-    )
-    def test_counts_every_kind_of_silence(  # noqa: PLR0913, PLR0917 -- fixtures
-        self,
-        server: Server,
-        database: Database,
-        use: Use,
-        lost_at: str,
-        failure: Exception,
-        raised: type[Exception],
+    def test_server_that_has_not_answered_in_time_is_not_taken_for_a_full_one(
+        self, connections: ConnectionPool
     ) -> None:
-        server.faults = {lost_at: failure}
-        for _ in range(5):
-            assert database.breaker.state is State.CLOSED
-            with pytest.raises(raised):
-                use(database)
-        assert database.breaker.state is State.OPEN
-        assert len(server.connections) == 5  # each lost one is replaced
-        assert database.pool.lent == 0
+        borrow(connections)
+        with deadline.within(0), pytest.raises(ConnectionLost):
+            borrow(connections, 1)
+        assert connections.lent == 1
 
-    @pytest.mark.parametrize(("use", "lost_at"), [(write, "INSERT"), (transact, "COMMIT")])
-    @pytest.mark.parametrize("failure", [CLOSED, TOO_SLOW, error_with("57P01")])
-    def test_commit_without_an_answer_tells_nothing_and_is_no_trial(  # noqa: PLR0913, PLR0917 -- fixtures
-        self,
-        server: Server,
-        database: Database,
-        clock: Clock,
-        use: Use,
-        lost_at: str,
-        failure: Exception,
+    def test_lost_connection_is_opened_again(
+        self, connections: ConnectionPool, waiting: Wait
     ) -> None:
-        server.faults = {lost_at: failure}
-        for _ in range(9):
-            with pytest.raises(OutcomeUnknown):
-                use(database)
-        assert database.breaker.state is State.CLOSED
-        open_breaker(database)
-        clock.now += OPEN_SECONDS
-        with pytest.raises(OutcomeUnknown):
-            use(database)
-        assert database.breaker.state is State.CLOSED  # a read has tried before
-        assert database.pool.lent == 0
+        lent = borrow(connections)
+        (late,) = waiting(1)
+        lent.close()
+        connections.end_loan(lent)
+        assert late.result(LONG) is not lent
 
-    def test_no_request_waits_for_a_connection_while_it_is_open(self, database: Database) -> None:
-        with database.read():
-            open_breaker(database)
-            with pytest.raises(CircuitOpen):  # and no PoolTimeout
-                read(database)
-
-    def test_request_that_waited_while_it_opened_gives_its_slot_back(self) -> None:
-        database = Database("dbname=fake", size=1, checkout_timeout=LONG)
-        with ThreadPoolExecutor(1) as threads:
-            with database.read():
-                late = threads.submit(read, database)
-                eventually(lambda: database.pool.waiting == 1)
-                open_breaker(database)
-            with pytest.raises(CircuitOpen):
-                late.result(LONG)
-        eventually(lambda: database.breaker.state is State.HALF_OPEN)
-        read(database)
-
-
-class TestReadiness:
-    def test_cannot_open_the_breaker_and_closes_it(
-        self, server: Server, database: Database, clock: Clock
+    def test_is_asked_again_after_a_while(
+        self, connections: ConnectionPool, server: Server, clock: Clock
     ) -> None:
-        server.refusal = REFUSED
-        for _ in range(9):
-            assert not database.is_ready()
-        assert database.breaker.state is State.CLOSED
-        open_breaker(database)
-        clock.now += OPEN_SECONDS
-        assert not database.is_ready()
-        with pytest.raises(CircuitOpen):
-            read(database)
-        clock.now += OPEN_SECONDS
-        server.refusal = None
-        assert database.is_ready()
-        assert database.breaker.state is State.CLOSED
-
-    def test_of_a_pool_in_full_use_is_told_by_the_breaker(self, database: Database) -> None:
-        with database.read():
-            assert database.is_ready()
-            open_breaker(database)
-            assert not database.is_ready()
-
-    def test_of_a_pool_that_waits_for_its_preparation_is_not_given(self) -> None:
-        prepared = threading.Event()
-        database = Database("dbname=fake", size=1, prepare=lambda: prepared.wait(LONG))
-        with ThreadPoolExecutor(1) as threads:
-            first = threads.submit(read, database)
-            eventually(lambda: database.pool.lent == 1)
-            assert not database.is_ready()
-            prepared.set()
-            first.result(LONG)
-        assert database.is_ready()
-
-
-def test_log_tells_once_that_the_pool_is_full_until_it_is_not(
-    database: Database, caplog: pytest.LogCaptureFixture
-) -> None:
-    full = "connection pool is full: 1 connections are in use"
-    for times in (1, 2):
-        with database.read():
+        borrow(connections)
+        for refused in (1, 2):
             for _ in range(3):
                 with pytest.raises(PoolTimeout):
-                    read(database)
-        assert caplog.messages == [full] * times
+                    borrow(connections)
+            assert server.refused == refused
+            clock.now += GROW_SECONDS
+        server.room = 3
+        borrow(connections)
+        borrow(connections)
+        assert (server.open, connections.lent) == (3, 3)
+
+    def test_longest_waiting_caller_asks_again(
+        self, connections: ConnectionPool, server: Server, clock: Clock, waiting: Wait
+    ) -> None:
+        borrow(connections)
+        (late,) = waiting(1)
+        server.room = 2
+        clock.now += GROW_SECONDS
+        with pytest.raises(PoolTimeout):
+            connections.begin_loan()
+        assert late.result(LONG) is server.connections[1]
+
+    def test_one_is_given_up_for_another_process_however_busy_this_one_is(
+        self, connections: ConnectionPool, server: Server, clock: Clock, waiting: Wait
+    ) -> None:
+        server.room = 2
+        lent = [borrow(connections) for _ in range(2)]
+        (late,) = waiting(1)
+        clock.now += SHRINK_SECONDS
+        connections.end_loan(lent.pop())
+        another = ConnectionPool("", 5, current_dsn=lambda: "", clock=clock)
+        borrow(another)
+        connections.end_loan(lent.pop())
+        assert late.result(LONG)
+        assert server.open == 2
+
+
+def test_answer_of_an_old_primary_is_not_waited_for_once_another_server_serves(
+    connections: ConnectionPool, server: Server
+) -> None:
+    server.room = 4
+    lent = borrow(connections)
+    with ThreadPoolExecutor(1) as threads:
+        waits = threads.submit(connections.wait_for_answer, lent)
+        borrow(connections)
+        assert not lent.answered.wait(0.05)
+        server.name = "other"
+        borrow(connections)
+        waits.result(LONG)
+
+
+def test_idle_connections_that_were_not_needed_for_a_while_are_closed(
+    connections: ConnectionPool, server: Server, clock: Clock
+) -> None:
+    server.room = 5
+    for lent in [borrow(connections) for _ in range(5)]:
+        connections.end_loan(lent)
+    for _ in range(2):  # the busiest moment of the first period is its beginning
+        assert server.open == 5
+        clock.now += SHRINK_SECONDS
+        connections.end_loan(borrow(connections))
+    assert server.open == 1
+
+
+def test_burst_after_a_quiet_minute_keeps_what_it_opens(
+    connections: ConnectionPool, server: Server, clock: Clock
+) -> None:
+    server.room = 5
+    clock.now += SHRINK_SECONDS
+    connections.end_loan(borrow(connections))
+    for _ in range(2):
+        for lent in [borrow(connections) for _ in range(5)]:
+            connections.end_loan(lent)
+    assert len(server.connections) == connections.made == 5

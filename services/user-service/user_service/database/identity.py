@@ -7,7 +7,7 @@ from typing import cast
 
 import psycopg2
 
-from user_service.database.pool import Database
+from user_service.database.database import Database
 from user_service.errors import Unavailable
 from user_service.resilience import deadline
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from psycopg2.errors import LockNotAvailable
 from psycopg2.extensions import cursor
 
-from user_service.database.connect import connect, role_of
+from user_service.database.connection import connect, role_of
 from user_service.errors import Unavailable
 from user_service.resilience import deadline
 

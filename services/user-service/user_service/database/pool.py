@@ -1,304 +1,322 @@
-"""The database: a connection pool, and three ways to use one of its connections.
-
-A checkout waits in FIFO order for a bounded time, a broken connection is replaced, its loan ends
-whatever happens, and a circuit breaker refuses calls while the server does not answer.
-"""
+"""psycopg2's SimpleConnectionPool, shared between threads."""
 
 import logging
+import math
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import partial
-from typing import cast
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, cast
 
 import psycopg2
-from psycopg2.errorcodes import READ_ONLY_SQL_TRANSACTION
-from psycopg2.extensions import (
-    TRANSACTION_STATUS_IDLE,
-    TRANSACTION_STATUS_INERROR,
-    TRANSACTION_STATUS_INTRANS,
-)
+from psycopg2.extensions import cursor
+from psycopg2.pool import SimpleConnectionPool
 
-from user_service.database.connect import Connection, must_be_writable, session_settings
-from user_service.database.connections import ConnectionPool, Cursor, has_become_read_only, is_alive
-from user_service.database.failures import translated
-from user_service.errors import (
-    ConnectionLost,
-    DeadlineExceeded,
-    OutcomeUnknown,
-    PoolTimeout,
-    TransientFailure,
-    Unavailable,
-)
-from user_service.observability.metrics import Metrics
-from user_service.observability.server_timing import stage
+from user_service.database.connection import Connection, connect, session_parameters
+from user_service.errors import ConnectionLost, PoolTimeout, Unavailable
 from user_service.resilience import deadline
-from user_service.resilience.background import Preparation, in_background
-from user_service.resilience.breaker import CircuitBreaker, State
 
 log = logging.getLogger(__name__)
 
-# Seconds between two calls that try if the database is back. A restart of PostgreSQL takes one or
-# two, so that a pause of a second would prolong it noticeably.
-OPEN_SECONDS = 0.25
-# Seconds within which readiness is known. Orchestrators and load balancers wait for a second.
-READY_SECONDS = 0.9
+# Seconds from a refused connection until a loan tries again to open one more.
+GROW_SECONDS = 1.0
+# Seconds after which connections that were not needed in this time are closed as a loan ends.
+SHRINK_SECONDS = 10.0
 
 
-class Database:
-    """One PostgreSQL database behind a pool of ``size`` connections in autocommit mode.
+class Cursor(cursor):
+    """A cursor that sends SQL ahead of its statements, in the same round trip.
 
-    ``read`` and ``write`` therefore cost one round trip for each statement. ``transaction`` sends
-    BEGIN and COMMIT itself, and so knows whether COMMIT was sent.
-
-    ``prepare`` runs before the first connection is lent, and again until it succeeds: the place for
-    migrations, since the server may be away at start. Nothing connects before ``open`` or the first
-    checkout, so the object may be made before a fork. ``current_dsn`` is called
-    when the server is away or refuses a connection: the password may have changed.
+    In autocommit mode, all that is sent together is one transaction. A tracer, which wraps the
+    connection's class of cursors, sees the statement alone.
     """
 
-    def __init__(  # noqa: PLR0913 -- one required, the others have defaults
+    ahead_of_next = ""
+    ahead_of_each = ""
+
+    def execute(  # type: ignore[override]  # SQL can go ahead of a string only
+        self, query: str, values: Mapping[str, object] | Sequence[object] | None = None
+    ) -> None:
+        """Run one statement."""
+        ahead, self.ahead_of_next = self.ahead_of_next + self.ahead_of_each, ""
+        super().execute(ahead + query, values)
+
+
+class _Turn(NamedTuple):
+    """A caller that waits for ``lock`` until its loan begins, and whether it writes."""
+
+    lock: threading.Lock
+    writes: bool
+
+
+class ConnectionPool:
+    """At most ``size`` connections, opened when needed and lent in FIFO order.
+
+    A loan begins with ``begin_loan``, gets its connection from ``take_idle`` or else from
+    ``open_new``, and ends with ``end_loan``. The order is kept here because threading's semaphores
+    and queues are not FIFO: a thread that has just put a connection back takes it again before the
+    waiting threads run.
+
+    While the server has no room for more connections, those that exist are shared. The pool keeps
+    as many as were lent at once in the last seconds, and one less while the server refuses more:
+    that makes room for a new process, which has none.
+
+    Writes get at most three quarters of the loans. The loan of a commit without an answer goes on
+    until the server has ended that session, so that it never has more sessions than ``size``. While
+    commits wait for a standby, the last quarter serves reads.
+
+    SimpleConnectionPool is not thread-safe, and its ``getconn`` connects if no connection is idle,
+    which can take as long as the network likes. Here each of its methods is called under a lock,
+    and connections are opened without the lock: its ``connection_factory`` only hands over what
+    was opened before.
+    """
+
+    def __init__(
         self,
         dsn: str,
+        size: int,
         *,
-        size: int = 10,
-        checkout_timeout: float = 2.0,
-        statement_timeout: float = 3.0,
-        transaction_pooling: bool = False,
-        prepare: Callable[[], object] = lambda: None,
-        current_dsn: Callable[[], str] | None = None,
-        breaker: CircuitBreaker | None = None,
-        name: str = "database",
-        metrics: Metrics | None = None,
+        statement_timeout: float | None = None,
+        current_dsn: Callable[[], str],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take times in seconds. ``name`` labels the pool and its own breaker in ``metrics``.
+        """``current_dsn`` is called after a failure to connect: the password may have changed."""
+        self.size = size
+        self.lent = 0
+        self.closed = False
+        # Connections opened so far. While the number stays, the same server answers.
+        self.made = 0
+        self._dsn = dsn
+        self._statement_timeout = statement_timeout
+        self._current_dsn = current_dsn
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._turns: deque[_Turn] = deque()
+        self._writing = 0
+        self._unanswered: set[Connection] = set()
+        self._opened: list[Connection] = []  # connections that the pool has not seen yet
+        self._pool = SimpleConnectionPool(
+            0, size, "", connection_factory=lambda _dsn: self._opened.pop(), cursor_factory=Cursor
+        )
+        # putconn keeps up to minconn idle connections. As an argument, it would open that many.
+        self._pool.minconn = size
+        self._idle = self._existing = self._most_lent = 0
+        self._limit = size  # of the loans; lower while the server refuses more connections
+        self._grow_at = math.inf
+        self._shrink_at = clock() + SHRINK_SECONDS
 
-        ``transaction_pooling`` is for PgBouncer, which lends a session for one transaction: session
-        settings would stay with its next client, so they go along with each transaction instead.
+    @property
+    def waiting(self) -> int:
+        """The number of callers that wait for a loan."""
+        return len(self._turns)
+
+    def begin_loan(
+        self, timeout: float = 0.0, *, writes: bool = False, first: bool = False
+    ) -> None:
+        """Begin a loan, or raise PoolTimeout if none ends within ``timeout`` seconds.
+
+        A caller that has waited before is the ``first`` of the queue, any other the last.
         """
-        metrics = metrics or Metrics()
-        local = session_settings(statement_timeout).items() if transaction_pooling else ()
-        self._local_settings = "".join(f"SET LOCAL {key} = '{value}'; " for key, value in local)
-        self.breaker = breaker or CircuitBreaker(
-            "the database",
-            # A commit may wait for a standby while the server serves reads.
-            failures=(ConnectionLost, DeadlineExceeded),
-            open_seconds=OPEN_SECONDS,
-            on_change=metrics.breaker_listener(name),
-        )
-        self._must_be_writable = must_be_writable(dsn)
-        self._metrics = metrics.pool(name)
-        self._checkout_timeout = checkout_timeout
-        self._preparation = Preparation("the database", lambda: _with_errors_translated(prepare))
-        self.pool = ConnectionPool(
-            dsn,
-            size,
-            statement_timeout=None if transaction_pooling else statement_timeout,
-            current_dsn=current_dsn or (lambda: dsn),
-        )
-        self._was_full = False
+        with self._lock:
+            if self._clock() >= self._grow_at:
+                self._grow_at = self._clock() + GROW_SECONDS
+                self._limit = min(self._limit + 1, self.size)
+                self._hand_over()
+            # A free loan means that no caller of this kind waits: it would have got it.
+            if self.lent < self._limit and not (writes and self._is_full_of_writes):
+                self.lent += 1
+                self._writing += writes
+                return
+            if timeout <= 0:
+                raise PoolTimeout(self._in_use)
+            turn = _Turn(threading.Lock(), writes)
+            turn.lock.acquire()
+            self._turns.insert(0 if first else len(self._turns), turn)
+        try:
+            turn.lock.acquire(timeout=timeout)
+        except BaseException:  # the caller is ended while it waits, as by a server's time-out
+            if not self._withdraw(turn):
+                self.end_loan(None, writes=writes)
+            raise
+        if self._withdraw(turn):
+            raise PoolTimeout(f"no connection came free: {self._in_use}")
 
-    def open(self) -> None:
-        """Open a connection. Raise Unavailable if the server is away; later checkouts try again."""
-        with self.read():
-            log.info("connection pool opened, for at most %d connections", self.pool.size)
+    def take_idle(self) -> Connection | None:
+        """Return the idle connection that was used last, or None if there is none."""
+        with self._lock:
+            if not self._idle:
+                return None
+            self._idle -= 1
+            return cast("Connection", self._pool.getconn())
+
+    def open_new(self, timeout: float = 0.0) -> Connection:
+        """Return a new connection, or one that has come back since.
+
+        If the server refuses it, wait for another one to come back, until ``timeout`` seconds from
+        now, and raise PoolTimeout then. Raise ConnectionLost if there is no other one, or no time
+        left: then the server has not answered.
+        """
+        if self.closed:
+            raise Unavailable("the connection pool is closed")
+        until = self._clock() + timeout
+        try:
+            opened = self._connect()
+        except ConnectionLost as refusal:
+            return self._wait_for_another(until, refusal)
+        with self._lock:
+            self._opened.append(opened)
+            self.made += 1
+            self._existing += 1
+            self._limit, self._grow_at = self.size, math.inf
+            for other in self._unanswered:
+                if other.server != opened.server:  # its answer would come from an old primary
+                    other.give_up()
+            self._hand_over()
+            return cast("Connection", self._pool.getconn())
+
+    def discard(self, *useless: Connection) -> None:
+        """Close connections whose loans continue with others."""
+        with self._lock:
+            for connection in useless:
+                connection.close()
+                self._pool.putconn(connection)
+                self._existing -= 1
+
+    def end_loan(self, connection: Connection | None, *, writes: bool = False) -> None:
+        """End a loan, and keep its connection if that is open."""
+        with self._lock:
+            self._most_lent = max(self._most_lent, self.lent)
+            if connection is not None:
+                if self.closed:
+                    connection.close()
+                self._pool.putconn(connection)
+                if connection.closed:
+                    self._existing -= 1
+                else:
+                    self._idle += 1
+            self.lent -= 1
+            self._writing -= writes
+            kept = self._kept() if self._clock() >= self._shrink_at else None
+            if self._turns:
+                self._hand_over()
+        if kept is not None:
+            self.close_idle(kept)
+
+    def wait_for_answer(self, connection: Connection) -> None:
+        """Return when a commit without an answer has one, or another server serves by now."""
+        with self._lock:
+            self._unanswered.add(connection)
+        connection.wait_for_answer()
+        with self._lock:
+            self._unanswered.remove(connection)
+
+    def close_idle(self, kept: int = 0) -> int:
+        """Close the connections that are not in use but for ``kept``, and return their number.
+
+        Connections that are in use count as kept.
+        """
+        with self._lock:
+            useless = max(0, min(self._idle, self._existing - kept))
+            taken = [cast("Connection", self._pool.getconn()) for _ in range(useless)]
+            self._idle -= useless
+        self.discard(*taken)
+        return useless
 
     def close(self) -> None:
-        """Close every idle connection now, and those in use when they come back."""
-        if not self.pool.closed:
-            self.pool.close()
-            log.info("connection pool closed")
+        """Close every idle connection now, and each lent one when its loan ends."""
+        self.closed = True
+        self.close_idle()
 
-    def is_ready(self) -> bool:
-        """Return within a second whether requests can be served.
-
-        While requests use all connections, the circuit breaker tells. Otherwise ``SELECT 1`` does.
-        Its success can close the breaker. Its failure cannot open it: it has less time than a
-        request.
-        """
+    def _connect(self) -> Connection:
         try:
-            with deadline.within(READY_SECONDS), self.read(waits=False) as cursor:
-                cursor.execute("SELECT 1")
-        except PoolTimeout:
-            return self._preparation.is_done and self.breaker.state is State.CLOSED
-        except (Unavailable, psycopg2.Error):
-            return False
-        return True
-
-    def read(self, *, waits: bool = True) -> AbstractContextManager[Cursor]:
-        """Lend a cursor for statements that change nothing, each a transaction of its own.
-
-        A lost connection raises ConnectionLost, which is transient. Without ``waits``, PoolTimeout
-        is raised at once, and the breaker counts no failure.
-        """
-        return self._lend(waits=waits)
-
-    @contextmanager
-    def write(self, statement: str, parameters: Mapping[str, object]) -> Iterator[Cursor]:
-        """Run one statement, which commits itself, and lend the cursor that has its result.
-
-        Raise OutcomeUnknown if the connection was lost, or the deadline passed, while it ran: the
-        server may have committed it, or may yet. An error that the server answers has committed
-        nothing.
-        """
-        with self._lend(writes=True) as cursor:
-            _commit(cursor, statement, parameters)
-            yield cursor
-
-    @contextmanager
-    def transaction(self) -> Iterator[Cursor]:
-        """Lend a cursor for one transaction: committed at the end of the block, or rolled back.
-
-        BEGIN goes along with the first statement. Raise OutcomeUnknown if the connection was lost
-        after COMMIT had been sent.
-        """
-        with self._lend(writes=True) as cursor:
-            # The isolation level that the statements are written for, whatever the role's default.
-            cursor.ahead_of_next = "BEGIN ISOLATION LEVEL READ COMMITTED; " + self._local_settings
-            cursor.ahead_of_each = ""
-            try:
-                yield cursor
-            except BaseException:
-                _roll_back(cursor)
+            return connect(self._dsn, self._statement_timeout)
+        except ConnectionLost:
+            current = self._current_dsn()
+            if current == self._dsn:
                 raise
-            _commit(cursor, "COMMIT")
-            if cursor.statusmessage != "COMMIT":
-                raise TransientFailure("the server rolled back instead of committing")
+            session_parameters(current)  # a URL that libpq refuses is not kept
+            log.info("connecting with the new URL or password of the database")
+            self._dsn = current
+            return connect(current, self._statement_timeout)
 
-    @contextmanager
-    def _lend(self, *, waits: bool = True, writes: bool = False) -> Iterator[Cursor]:
-        """Lend a cursor; with ``writes``, for statements that commit changes."""
-        if writes and self.breaker.state is not State.CLOSED:  # a commit is no trial call
-            with self.read() as cursor:
-                cursor.execute("SELECT 1")
-        time_left = deadline.remaining()
-        if not time_left:  # it would count as a failure of the database
-            raise DeadlineExceeded("no time was left to ask the database")
-        until = time.monotonic() + (min(self._checkout_timeout, time_left) if waits else 0)
-        is_full = False
+    def _wait_for_another(self, until: float, refusal: ConnectionLost) -> Connection:
+        with self._lock:
+            if not self._existing or not deadline.remaining():
+                raise refusal
+            if self._grow_at == math.inf:
+                log.warning(
+                    "connection pool continues with %d of %d connections: %s",
+                    self._existing,
+                    self.size,
+                    refusal,
+                )
+            self._limit = self._existing
+            self._grow_at = self._clock() + GROW_SECONDS
+            self.lent -= 1
         try:
-            self.pool.begin_loan(writes=writes)
-        except PoolTimeout:
-            is_full = True
-            if not waits:
-                raise
-            self._wait_for_loan(until, writes=writes)
-        self._was_full = is_full
-        # A time-out soon after a long wait tells nothing about the database.
-        blaming = waits and (not is_full or deadline.remaining() >= time_left / 2)
-        lent = None
-        try:
-            with self.breaker.calling(blaming=blaming):
-                with stage("pool"):
-                    lent = self._connection(until)
-                    self._metrics.in_use.inc()
-                    if not is_full:
-                        self._metrics.checkout.observe(0)
-                try:
-                    with stage("sql"), cast("Cursor", lent.cursor()) as cursor:
-                        cursor.ahead_of_each = self._local_settings
-                        yield cursor
-                except psycopg2.Error as error:
-                    meaning = translated(error, connection_lost=bool(lent.closed))
-                    self._retire_after(error, lent)
-                    if meaning is None:
-                        raise
-                    raise meaning from error
-        finally:
-            if lent is not None and lent.kept_socket is not None:
-                in_background(partial(self._end_after_answer, lent))
-            else:
-                self._end_loan(lent, writes=writes)
-
-    def _wait_for_loan(self, until: float, *, writes: bool) -> None:
-        self.breaker.refuse_if_open()  # before waiting in vain
-        if not self._was_full:
-            self._was_full = True
-            log.warning("connection pool is full: %d connections are in use", self.pool.lent)
-        with (
-            self._metrics.waiting.track_inprogress(),
-            self._metrics.timeouts.count_exceptions(PoolTimeout),
-            stage("pool", self._metrics.checkout.observe),
-        ):
-            self.pool.begin_loan(until - time.monotonic(), writes=writes)
-
-    def _connection(self, until: float) -> Connection:
-        """Return a connection that works for a loan that has begun."""
-        if not self._preparation.is_done:
-            # Here, after a fork: each process has a gauge of its own.
-            self._metrics.size.set(self.pool.size)
-            self._preparation.ensure(self._checkout_timeout)
-        while (idle := self.pool.take_idle()) is not None:
-            if is_alive(idle):
-                return idle
-            self.pool.discard(idle)
-            self._count_replaced(1)
-        return self.pool.open_new(until - time.monotonic())
-
-    def _retire_after(self, error: psycopg2.Error, lent: Connection) -> None:
-        """Close what ``error`` has made useless."""
-        if error.pgcode == READ_ONLY_SQL_TRANSACTION:  # after a failover, by the old primary
-            lent.close()
-        if lent.closed:
-            # The idle connections have probably met the same end: a retry gets a new one.
-            self._count_replaced(self.pool.close_idle())
-
-    def _end_loan(self, lent: Connection | None, *, writes: bool) -> None:
-        """End a loan, and close its connection if that must not be lent again."""
-        if lent is not None:
-            self._metrics.in_use.dec()
-            if self._must_be_writable and not lent.closed and has_become_read_only(lent):
-                # Reads alone would never notice a failover.
-                log.warning("the database has become read-only, looking for the one that is not")
-                lent.close()
-                self._count_replaced(self.pool.close_idle())
-            if lent.info.transaction_status != TRANSACTION_STATUS_IDLE:
-                lent.close()
-                self._count_replaced(1)
-        self.pool.end_loan(lent, writes=writes)
-
-    def _end_after_answer(self, lent: Connection) -> None:
-        """End the loan of a commit without an answer once the server has ended its session."""
-        log.warning("a commit was not answered within its request's deadline")
-        with self._metrics.unanswered.track_inprogress():
-            self.pool.wait_for_answer(lent)
-        self._end_loan(lent, writes=True)
-
-    def _count_replaced(self, number: int) -> None:
-        if number:
-            log.warning("connection pool replaces %d connections that broke, or may have", number)
-            self._metrics.replaced.inc(number)
-
-
-def _roll_back(cursor: Cursor) -> None:
-    """End the transaction, if there is one. Without success, the connection is not kept."""
-    status = cursor.connection.info.transaction_status
-    if status in (TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR):
-        with suppress(psycopg2.Error, DeadlineExceeded):
-            cursor.execute("ROLLBACK")
-
-
-def _commit(cursor: Cursor, statement: str, parameters: Mapping[str, object] | None = None) -> None:
-    """Run a statement that commits."""
-    connection = cast("Connection", cursor.connection)
-    connection.is_committing = True
-    try:
-        cursor.execute(statement, parameters)
-    except (psycopg2.Error, DeadlineExceeded) as error:
-        if connection.closed:
-            raise OutcomeUnknown("the connection was lost during a commit") from error
-        raise
-    finally:
-        connection.is_committing = False
-
-
-def _with_errors_translated(prepare: Callable[[], object]) -> None:
-    try:
-        prepare()
-    except psycopg2.Error as error:
-        is_of_connection = isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
-        lost = is_of_connection and error.pgcode is None
-        meaning = translated(error, connection_lost=lost)
-        if meaning is None:
+            self.begin_loan(until - self._clock(), first=True)
+        except BaseException:
+            with self._lock:
+                self.lent += 1  # the caller ends the loan
             raise
-        raise meaning from error
+        return self.take_idle() or self.open_new(until - self._clock())
+
+    def _kept(self) -> int:
+        """Return the number of connections to keep when it is time to close others."""
+        self._shrink_at = self._clock() + SHRINK_SECONDS
+        kept, self._most_lent = self._most_lent, 0
+        if self._grow_at < math.inf and self._existing > 1:
+            kept = self._limit = min(kept, self._existing - 1)
+            self._grow_at = self._clock() + GROW_SECONDS
+        return kept
+
+    def _hand_over(self) -> None:
+        """Begin loans for the callers that have waited longest."""
+        while self.lent < self._limit:
+            is_full = self._is_full_of_writes
+            turn = next((turn for turn in self._turns if not (turn.writes and is_full)), None)
+            if turn is None:
+                return
+            self._turns.remove(turn)
+            self.lent += 1
+            self._writing += turn.writes
+            turn.lock.release()
+
+    @property
+    def _is_full_of_writes(self) -> bool:
+        return self._writing >= max(1, self._limit * 3 // 4)
+
+    @property
+    def _in_use(self) -> str:
+        return f"{self.lent} connections are in use, {self._writing} of them by writes"
+
+    def _withdraw(self, turn: _Turn) -> bool:
+        """Stop waiting; return False if the loan has begun before that."""
+        with self._lock:
+            if turn not in self._turns:
+                return False
+            self._turns.remove(turn)
+            return True
+
+
+def is_alive(idle: Connection) -> bool:
+    """Return whether the server has not closed ``idle``, without a round trip.
+
+    It takes two reads of the socket: libpq takes the server's farewell by the first, and
+    notices the end of the stream by the second.
+    """
+    try:
+        idle.poll()
+        idle.poll()
+    except psycopg2.Error:
+        return False
+    return not idle.closed
+
+
+def has_become_read_only(connection: Connection) -> bool:
+    """Return whether the server has said that it takes no writes any more.
+
+    PostgreSQL 14 and newer report changes of both settings with their next answer.
+    """
+    reported = connection.info.parameter_status
+    return "on" in (reported("in_hot_standby"), reported("default_transaction_read_only"))

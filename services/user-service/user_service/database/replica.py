@@ -11,10 +11,10 @@ from typing import TypeVar, cast
 
 import psycopg2
 
-from user_service.database.connect import Connection
-from user_service.database.connections import Cursor
+from user_service.database.connection import Connection
+from user_service.database.database import Database
 from user_service.database.identity import DatabaseIdentity
-from user_service.database.pool import Database
+from user_service.database.pool import Cursor
 from user_service.errors import ConnectionLost, DeadlineExceeded, ReplicaUnusable, Unavailable
 from user_service.observability.metrics import Metrics
 from user_service.resilience import deadline

@@ -15,8 +15,8 @@ import psycopg2
 from psycopg2 import errors as sql_errors
 
 from user_service.database import stored_responses
-from user_service.database.connections import Cursor
-from user_service.database.pool import Database
+from user_service.database.database import Database
+from user_service.database.pool import Cursor
 from user_service.database.replica import Replica
 from user_service.database.user_lists import (
     LIST_SETTINGS,

@@ -10,7 +10,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from flask import Flask
 
 from user_service.cache.page_cache import PageCache
-from user_service.database.pool import Database
+from user_service.database.database import Database
 from user_service.database.replica import Replica
 from user_service.database.user_repository import UserRepository
 from user_service.errors import NotPrepared, OutcomeUnknown, Unavailable

@@ -1,0 +1,460 @@
+"""The pool, on connections that fail when a test says so."""
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any, Self
+
+import psycopg2
+import pytest
+from psycopg2.extensions import (
+    TRANSACTION_STATUS_IDLE,
+    TRANSACTION_STATUS_INTRANS,
+    TRANSACTION_STATUS_UNKNOWN,
+)
+
+from tests.unit.conftest import Clock
+from tests.waiting import eventually
+from user_service.database.database import OPEN_SECONDS, Database
+from user_service.errors import (
+    CircuitOpen,
+    ConnectionLost,
+    DeadlineExceeded,
+    OutcomeUnknown,
+    PoolTimeout,
+    TransientFailure,
+    Unavailable,
+    UserNotFound,
+)
+from user_service.resilience import deadline
+from user_service.resilience.breaker import CircuitBreaker, State
+
+LONG = 30.0  # seconds
+BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
+
+
+class FakeConnection:
+    """Knows BEGIN, COMMIT and ROLLBACK. A statement in ``failures`` fails, one in ``loses`` also
+    loses the connection.
+    """
+
+    kept_socket = None
+
+    def __init__(self) -> None:
+        self.closed = 0
+        self.autocommit = False
+        self.cursor_factory = FakeCursor
+        self.info = SimpleNamespace(
+            transaction_status=TRANSACTION_STATUS_IDLE,
+            parameter_status={"server_encoding": "UTF8"}.get,
+        )
+        self.sent: list[str] = []
+        self.failures: dict[str, BaseException] = {}
+        self.answers: dict[str, str] = {}
+        self.loses: set[str] = set()
+
+    def cursor(self) -> "FakeCursor":
+        return FakeCursor(self)
+
+    def run(self, statement: str) -> str:
+        if statement in self.loses:
+            self.close()
+        if statement in self.failures:
+            raise self.failures[statement]
+        if statement == BEGIN:
+            self.info.transaction_status = TRANSACTION_STATUS_INTRANS
+        elif statement in {"COMMIT", "ROLLBACK"}:
+            self.info.transaction_status = TRANSACTION_STATUS_IDLE
+        return self.answers.get(statement, statement)
+
+    def poll(self) -> None:
+        pass
+
+    def rollback(self) -> None:
+        raise AssertionError("a connection in a transaction must not be put back")
+
+    def close(self) -> None:
+        self.closed = 1
+        self.info.transaction_status = TRANSACTION_STATUS_UNKNOWN
+
+
+class FakeCursor:
+    """Sends SQL ahead as ``Cursor`` does, of which the integration tests are."""
+
+    ahead_of_next = ahead_of_each = ""
+
+    def __init__(self, connection: FakeConnection) -> None:
+        self.connection = connection
+        self.statusmessage: str | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        pass
+
+    def execute(self, query: str, _vars: object = None) -> None:
+        query = self.ahead_of_next + self.ahead_of_each + query
+        self.ahead_of_next = ""
+        if self.connection.closed:
+            raise psycopg2.InterfaceError("connection already closed")
+        self.connection.sent.append(query)
+        for statement in query.split("; "):
+            self.statusmessage = self.connection.run(statement)
+
+
+class Server:
+    """Stands in for ``psycopg2.connect`` and keeps the connections that it made."""
+
+    def __init__(self) -> None:
+        self.connections: list[FakeConnection] = []
+        self.refusal: BaseException | None = None
+        self.on_connect: Callable[[], object] = lambda: None
+        self.faults: dict[str, BaseException] = {}  # statements that lose their connection
+
+    def connect(
+        self, dsn: str, connection_factory: Callable[[str], Any], **_options: object
+    ) -> Any:
+        if not dsn:  # by SimpleConnectionPool
+            return connection_factory(dsn)
+        if self.refusal:
+            raise self.refusal
+        self.on_connect()
+        connection = FakeConnection()
+        connection.failures, connection.loses = dict(self.faults), set(self.faults)
+        self.connections.append(connection)
+        return connection
+
+
+@pytest.fixture(autouse=True)
+def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    server = Server()
+    monkeypatch.setattr("psycopg2.connect", server.connect)
+    return server
+
+
+@pytest.fixture
+def database(clock: Clock) -> Database:
+    """A database with a single slot, so that the next checkout notices a lost one."""
+    breaker = CircuitBreaker(
+        "the database",
+        failures=(ConnectionLost, DeadlineExceeded),
+        open_seconds=OPEN_SECONDS,
+        clock=clock,
+    )
+    return Database("dbname=fake", size=1, checkout_timeout=0.01, breaker=breaker)
+
+
+@pytest.fixture
+def connection(server: Server, database: Database) -> FakeConnection:
+    """The one connection of ``database``, idle."""
+    database.open()
+    return server.connections[0]
+
+
+def error_with(sqlstate: str) -> psycopg2.Error:
+    class Failure(psycopg2.OperationalError):
+        pgcode = sqlstate
+
+    return Failure("the server said no")
+
+
+REFUSED = psycopg2.OperationalError("refused")
+CLOSED = psycopg2.OperationalError("server closed the connection")
+TOO_SLOW = DeadlineExceeded("too slow")
+
+
+def read(database: Database, statement: str = "SELECT 1") -> None:
+    with database.read() as cursor:
+        cursor.execute(statement)
+
+
+def write(database: Database, statement: str = "INSERT") -> None:
+    with database.write(statement, {}):
+        pass
+
+
+def transact(database: Database, statement: str = "INSERT") -> None:
+    with database.transaction() as cursor:
+        cursor.execute(statement)
+
+
+Use = Callable[..., None]
+USES = pytest.mark.parametrize("use", [read, write, transact])
+
+
+def open_breaker(database: Database) -> None:
+    for _ in range(5):
+        with pytest.raises(ConnectionLost), database.breaker.calling():
+            raise ConnectionLost
+
+
+class TestCheckout:
+    def test_times_out_at_the_deadline_if_that_is_sooner(self) -> None:
+        database = Database("dbname=fake", size=1, checkout_timeout=LONG)
+        with database.read(), deadline.within(0.01), pytest.raises(PoolTimeout):
+            read(database)
+
+    def test_begins_no_call_when_no_time_is_left(self, server: Server, database: Database) -> None:
+        for _ in range(9):
+            with deadline.within(0), pytest.raises(DeadlineExceeded):
+                read(database)
+        assert server.connections == []
+        assert database.breaker.state is State.CLOSED
+
+    def test_connections_are_opened_in_parallel_and_idle_ones_lent(self, server: Server) -> None:
+        database = Database("dbname=fake", size=3, checkout_timeout=LONG)
+        connecting = threading.Barrier(3, timeout=LONG)
+        go_on = threading.Event()
+        with ThreadPoolExecutor(2) as threads:
+            with database.read():
+                server.on_connect = lambda: (connecting.wait(), go_on.wait(LONG))
+                slowly = [threads.submit(read, database) for _ in range(2)]
+                connecting.wait()
+            read(database)
+            assert not any(each.done() for each in slowly)
+            go_on.set()
+            for each in slowly:
+                each.result(LONG)
+        # Those that were opened meanwhile are idle, and lent when all are needed.
+        with database.read(), database.read(), database.read():
+            assert database.pool.lent == 3
+        assert len(server.connections) == 3
+
+    @pytest.mark.parametrize(
+        ("failure", "raised"),
+        [
+            (REFUSED, TransientFailure),
+            (TOO_SLOW, TransientFailure),
+            (KeyboardInterrupt(), KeyboardInterrupt),
+        ],
+    )
+    @USES
+    def test_failing_to_connect_is_transient_and_loses_no_slot(
+        self,
+        server: Server,
+        database: Database,
+        failure: BaseException,
+        raised: type[Exception],
+        use: Use,
+    ) -> None:
+        server.refusal = failure
+        with pytest.raises(raised):
+            use(database)
+        server.refusal = None
+        use(database)
+        assert database.pool.lent == 0
+
+
+class TestRead:
+    def test_lost_connection_takes_the_idle_ones_with_it(self, server: Server) -> None:
+        server.faults = {"SELECT 1": CLOSED}
+        database = Database("dbname=fake", size=3)
+        with database.read(), database.read():
+            read(database, "SELECT 2")
+        with pytest.raises(ConnectionLost):
+            read(database)
+        assert [each.closed for each in server.connections] == [1, 1, 1]
+
+    def test_connection_left_in_a_transaction_is_not_kept(
+        self, server: Server, database: Database, connection: FakeConnection
+    ) -> None:
+        read(database, BEGIN)
+        assert connection.closed
+        read(database)
+        assert len(server.connections) == 2
+
+
+@USES
+def test_read_only_server_is_transient_and_its_connection_not_kept(
+    server: Server, database: Database, connection: FakeConnection, use: Use
+) -> None:
+    connection.failures["INSERT"] = error_with("25006")
+    with pytest.raises(TransientFailure):
+        use(database, "INSERT")
+    assert connection.closed
+    use(database, "INSERT")
+    assert len(server.connections) == 2
+
+
+class TestTransaction:
+    @pytest.mark.parametrize("failure", [CLOSED, TOO_SLOW])
+    def test_rollback_that_fails_hides_nothing_and_loses_no_slot(
+        self, server: Server, database: Database, connection: FakeConnection, failure: Exception
+    ) -> None:
+        connection.failures["ROLLBACK"] = failure
+        with pytest.raises(UserNotFound), database.transaction() as cursor:
+            cursor.execute("INSERT")
+            raise UserNotFound
+        assert connection.closed  # it is still in its transaction
+        transact(database)
+        assert len(server.connections) == 2
+        assert database.pool.lent == 0
+
+    def test_commit_answered_with_rollback_is_no_success(
+        self, database: Database, connection: FakeConnection
+    ) -> None:
+        connection.answers["COMMIT"] = "ROLLBACK"
+        with pytest.raises(TransientFailure, match="rolled back instead of committing"):
+            transact(database)
+        assert database.pool.lent == 0
+
+
+class TestOpenAndClose:
+    def test_are_logged_once_and_nothing_is_lent_after_close(
+        self, server: Server, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "user_service")
+        database = Database("dbname=fake", size=3)
+        assert server.connections == []
+        database.open()
+        (connection,) = server.connections
+        assert connection.autocommit
+        assert (database.pool.size, database.pool.lent, database.pool.waiting) == (3, 0, 0)
+        database.close()
+        database.close()
+        assert caplog.messages == [
+            "connection pool opened, for at most 3 connections",
+            "connection pool closed",
+        ]
+        with pytest.raises(Unavailable, match="the connection pool is closed"):
+            read(database)
+        assert len(server.connections) == 1
+
+    def test_closes_idle_connections_now_and_lent_ones_on_return(self, server: Server) -> None:
+        database = Database("dbname=fake", size=2)
+        with database.transaction() as cursor:
+            read(database)
+            database.close()
+            cursor.execute("INSERT")
+            assert [each.closed for each in server.connections] == [0, 1]
+        assert server.connections[0].sent == [f"{BEGIN}; INSERT", "COMMIT"]
+        assert all(each.closed for each in server.connections)
+        assert database.pool.lent == 0
+
+    def test_connection_opened_while_the_pool_is_closed_is_closed_on_return(
+        self, server: Server, database: Database
+    ) -> None:
+        server.on_connect = database.close
+        read(database)
+        assert server.connections[0].closed
+
+
+class TestBreaker:
+    @pytest.mark.parametrize(
+        ("use", "lost_at", "failure", "raised"),
+        [
+            (read, "SELECT 1", CLOSED, ConnectionLost),
+            (read, "SELECT 1", TOO_SLOW, DeadlineExceeded),
+            (transact, "INSERT", TOO_SLOW, DeadlineExceeded),
+            (transact, "INSERT", CLOSED, ConnectionLost),
+        ],
+    )
+    def test_counts_every_kind_of_silence(  # noqa: PLR0913, PLR0917 -- fixtures
+        self,
+        server: Server,
+        database: Database,
+        use: Use,
+        lost_at: str,
+        failure: Exception,
+        raised: type[Exception],
+    ) -> None:
+        server.faults = {lost_at: failure}
+        for _ in range(5):
+            assert database.breaker.state is State.CLOSED
+            with pytest.raises(raised):
+                use(database)
+        assert database.breaker.state is State.OPEN
+        assert len(server.connections) == 5  # each lost one is replaced
+        assert database.pool.lent == 0
+
+    @pytest.mark.parametrize(("use", "lost_at"), [(write, "INSERT"), (transact, "COMMIT")])
+    @pytest.mark.parametrize("failure", [CLOSED, TOO_SLOW, error_with("57P01")])
+    def test_commit_without_an_answer_tells_nothing_and_is_no_trial(  # noqa: PLR0913, PLR0917 -- fixtures
+        self,
+        server: Server,
+        database: Database,
+        clock: Clock,
+        use: Use,
+        lost_at: str,
+        failure: Exception,
+    ) -> None:
+        server.faults = {lost_at: failure}
+        for _ in range(9):
+            with pytest.raises(OutcomeUnknown):
+                use(database)
+        assert database.breaker.state is State.CLOSED
+        open_breaker(database)
+        clock.now += OPEN_SECONDS
+        with pytest.raises(OutcomeUnknown):
+            use(database)
+        assert database.breaker.state is State.CLOSED  # a read has tried before
+        assert database.pool.lent == 0
+
+    def test_no_request_waits_for_a_connection_while_it_is_open(self, database: Database) -> None:
+        with database.read():
+            open_breaker(database)
+            with pytest.raises(CircuitOpen):  # and no PoolTimeout
+                read(database)
+
+    def test_request_that_waited_while_it_opened_gives_its_slot_back(self) -> None:
+        database = Database("dbname=fake", size=1, checkout_timeout=LONG)
+        with ThreadPoolExecutor(1) as threads:
+            with database.read():
+                late = threads.submit(read, database)
+                eventually(lambda: database.pool.waiting == 1)
+                open_breaker(database)
+            with pytest.raises(CircuitOpen):
+                late.result(LONG)
+        eventually(lambda: database.breaker.state is State.HALF_OPEN)
+        read(database)
+
+
+class TestReadiness:
+    def test_cannot_open_the_breaker_and_closes_it(
+        self, server: Server, database: Database, clock: Clock
+    ) -> None:
+        server.refusal = REFUSED
+        for _ in range(9):
+            assert not database.is_ready()
+        assert database.breaker.state is State.CLOSED
+        open_breaker(database)
+        clock.now += OPEN_SECONDS
+        assert not database.is_ready()
+        with pytest.raises(CircuitOpen):
+            read(database)
+        clock.now += OPEN_SECONDS
+        server.refusal = None
+        assert database.is_ready()
+        assert database.breaker.state is State.CLOSED
+
+    def test_of_a_pool_in_full_use_is_told_by_the_breaker(self, database: Database) -> None:
+        with database.read():
+            assert database.is_ready()
+            open_breaker(database)
+            assert not database.is_ready()
+
+    def test_of_a_pool_that_waits_for_its_preparation_is_not_given(self) -> None:
+        prepared = threading.Event()
+        database = Database("dbname=fake", size=1, prepare=lambda: prepared.wait(LONG))
+        with ThreadPoolExecutor(1) as threads:
+            first = threads.submit(read, database)
+            eventually(lambda: database.pool.lent == 1)
+            assert not database.is_ready()
+            prepared.set()
+            first.result(LONG)
+        assert database.is_ready()
+
+
+def test_log_tells_once_that_the_pool_is_full_until_it_is_not(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    full = "connection pool is full: 1 connections are in use"
+    for times in (1, 2):
+        with database.read():
+            for _ in range(3):
+                with pytest.raises(PoolTimeout):
+                    read(database)
+        assert caplog.messages == [full] * times
