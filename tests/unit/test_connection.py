@@ -6,6 +6,7 @@ import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import psycopg2
 import pytest
@@ -18,7 +19,7 @@ from user_service.database.connection import (
     session_parameters,
 )
 from user_service.database.pool import has_become_read_only
-from user_service.errors import ConnectionLost, DeadlineExceeded
+from user_service.errors import ConnectionLost, DeadlineExceeded, Unavailable
 from user_service.resilience import deadline
 
 
@@ -35,6 +36,8 @@ class Network:
         self.looked_up: list[tuple[str, float]] = []
         self.attempts: list[tuple[str | None, str | None]] = []  # address and port
         self.times_left: list[float] = []
+        self.reported = {"server_encoding": "UTF8"}
+        self.encoding = "UTF8"  # as SHOW tells it
 
     def addresses(self, name: str, timeout: float) -> list[str]:
         self.looked_up.append((name, timeout))
@@ -48,8 +51,15 @@ class Network:
         self.times_left.append(deadline.remaining())
         if failure := self.failures.get(parameters.get("hostaddr", "")):
             raise failure
-        info = SimpleNamespace(parameter_status={"server_encoding": "UTF8"}.get)
-        return SimpleNamespace(autocommit=False, parameters=parameters, info=info)
+        cursor = MagicMock()
+        cursor.__enter__.return_value.fetchone.return_value = (self.encoding,)
+        return SimpleNamespace(
+            autocommit=False,
+            parameters=parameters,
+            info=SimpleNamespace(parameter_status=self.reported.get),
+            cursor=lambda: cursor,
+            close=lambda: None,
+        )
 
 
 @pytest.fixture
@@ -69,6 +79,14 @@ def test_address_is_added_and_the_name_stays_for_tls_to_check(network: Network) 
     opened: Any = connect(dsn)
     assert opened.autocommit is True
     assert opened.parameters == session_parameters(dsn) | {"hostaddr": "10.0.0.1"}
+
+
+def test_encoding_is_asked_for_where_a_pooler_does_not_tell(network: Network) -> None:
+    network.reported.clear()
+    connect("host=a")
+    network.encoding = "LATIN1"
+    with pytest.raises(Unavailable, match="encoding of the database must be UTF8, and is LATIN1"):
+        connect("host=a")
 
 
 @pytest.mark.parametrize("dsn", ["dbname=d", "dbname=d host=/run/postgresql"])

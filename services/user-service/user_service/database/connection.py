@@ -107,13 +107,9 @@ def connect(dsn: str, statement_timeout: float | None = None) -> Connection:
     failure: Exception = psycopg2.OperationalError("the DSN names no host")
     for host in _hosts(parameters):
         try:
-            opened = _connect_to(host, parameters, timeout)
+            return _connect_to(host, parameters, timeout)
         except (psycopg2.OperationalError, DeadlineExceeded, OSError) as error:
             failure = error
-        else:
-            _require_unicode(opened)
-            opened.autocommit = True
-            return opened
     reason = str(failure).strip()
     raise ConnectionLost(f"cannot connect to the database: {reason}") from failure
 
@@ -183,7 +179,11 @@ def _parsed(dsn: str) -> dict[str, str]:
 
 def _require_unicode(opened: Connection) -> None:
     encoding = opened.info.parameter_status("server_encoding")
-    if encoding not in ("UTF8", None):  # a pooler may not tell
+    if encoding is None:  # a pooler may not tell
+        with opened.cursor() as cursor:
+            cursor.execute("SHOW server_encoding")
+            (encoding,) = cursor.fetchone() or ("unknown",)
+    if encoding != "UTF8":
         opened.close()
         raise Unavailable(f"the encoding of the database must be UTF8, and is {encoding}")
 
@@ -196,6 +196,8 @@ def _connect_to(host: dict[str, str], parameters: dict[str, str], timeout: float
                 dsn = make_dsn(**{**parameters, **host, **address})
                 opened = psycopg2.connect(dsn, connection_factory=Connection)
                 opened.server = {**host, **address}
+                opened.autocommit = True
+                _require_unicode(opened)
                 return opened
         except (psycopg2.OperationalError, DeadlineExceeded) as error:
             # The traceback's frames hold the half-open connection, whose socket would stay open
