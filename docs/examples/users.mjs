@@ -50,4 +50,5 @@ console.log("created", ada.id);
 let number = 0;
 for await (const _ of walk()) number += 1;
 console.log("walked", number);
-console.log(await change(`${users}/${ada.id}`, { email: "countess@example.com" }));
+const changed = await change(`${users}/${ada.id}`, { email: "countess@example.com" });
+console.log("changed", changed.id);

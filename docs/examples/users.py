@@ -56,4 +56,5 @@ if __name__ == "__main__":
         ada = create(client, {"username": "ada", "email": "ada@example.com"})
         print("created", ada.json()["id"])
         print("walked", len(list(walk(client))))
-        print(change(client, ada.headers["Location"], {"email": "countess@example.com"}))
+        changed = change(client, ada.headers["Location"], {"email": "countess@example.com"})
+        print("changed", changed["id"])

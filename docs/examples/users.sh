@@ -24,4 +24,5 @@ echo "walked $number"
 
 # Change the user as it was read. Status 412: another client has changed it; read it again.
 etag=$(curl -fsS -o /dev/null -w '%header{etag}' "$user")
-curl -fsS -X PATCH "$user" -H "$json" -H "If-Match: $etag" -d '{"email": "countess@example.com"}'
+curl -fsS -X PATCH "$user" -H "$json" -H "If-Match: $etag" -d '{"email": "countess@example.com"}' -o /dev/null
+echo "changed ${user##*/}"

@@ -29,15 +29,19 @@ _DEFAULT_IGNORABLE = re.compile(
 _BLANK = frozenset("\u2800\ufffc\U00013441\U00013442\U0001d159")
 
 
+def valid_text(text: str, shortest: int, longest: int) -> str:
+    """Return ``text`` without surrounding white space, or raise ValueError with the rule."""
+    trimmed = text.strip()
+    if not shortest <= len(trimmed) <= longest:
+        raise ValueError(f"must have {shortest} to {longest} characters after trimming")
+    _refuse_invisible(trimmed)
+    _require_visible(trimmed)
+    return trimmed
+
+
 def valid_username(text: str) -> str:
     """Return ``text`` without surrounding white space, or raise ValueError with the rule."""
-    name = text.strip()
-    if not USERNAME_MIN_LENGTH <= len(name) <= USERNAME_MAX_LENGTH:
-        raise ValueError(
-            f"must have {USERNAME_MIN_LENGTH} to {USERNAME_MAX_LENGTH} characters after trimming"
-        )
-    _refuse_invisible(name)
-    _require_visible(name)
+    name = valid_text(text, USERNAME_MIN_LENGTH, USERNAME_MAX_LENGTH)
     canonical = canonical_username(name)
     if canonical != canonical.strip():
         raise ValueError("must not begin or end with a space in canonical form")
