@@ -7,6 +7,8 @@ follows if the connection is kept. docs/servers.md lists the differences between
 import json
 import re
 import socket
+import subprocess
+from collections.abc import Iterator
 from contextlib import suppress
 
 import httpx
@@ -14,6 +16,8 @@ import pytest
 
 from tests.e2e.service import SERVERS, RunningService, Start
 from tests.faults.harness.raw import answers
+from tests.faults.harness.standby import rows
+from tests.programs import program
 from user_service.web.policies import security_headers
 
 URL = "/api/v1/users"
@@ -21,6 +25,20 @@ CHUNKED = b"Transfer-Encoding: chunked"
 USER = b'{"username": "mallory", "email": "mallory@example.com"}'
 CHUNK = b"%x\r\n%b\r\n" % (len(USER), USER)
 FOLLOWING = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+ABORTED_FETCH = """
+    const [url, body] = process.argv.slice(1);
+    const abort = new AbortController();
+    const stream = new ReadableStream({
+        start(upload) {
+            upload.enqueue(new TextEncoder().encode(body));
+            setTimeout(() => abort.abort(), 100);
+        },
+    });
+    const headers = { "Content-Type": "application/json" };
+    const request = { method: "POST", body: stream, duplex: "half", headers };
+    await fetch(url, { ...request, signal: abort.signal }).catch(() => {});
+"""
 
 
 def get(
@@ -213,6 +231,22 @@ def test_request_that_breaks_off_is_not_executed(
 
 
 @pytest.mark.parametrize("server", SERVERS)
+def test_upload_that_its_client_gives_up_is_not_executed(
+    service: RunningService, http: httpx.Client, database_url: str
+) -> None:
+    def given_up() -> Iterator[bytes]:
+        yield USER
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        http.post(URL, content=given_up(), headers={"Content-Type": "application/json"})
+    aborting = [program("node"), "--input-type=module", "--eval", ABORTED_FETCH]
+    subprocess.run([*aborting, service.url + URL, USER], check=True, timeout=30)
+    assert service.stop() == 0  # after the requests that have begun
+    assert rows(database_url, "SELECT username FROM users") == []
+
+
+@pytest.mark.parametrize("server", SERVERS)
 def test_root_leads_to_the_documentation_whatever_the_host(service: RunningService) -> None:
     for target in (b"/", b"//", b"/?a=b", b"http://evil.example", b"http://evil.example/"):
         for method in (b"GET", b"HEAD"):
@@ -223,10 +257,20 @@ def test_root_leads_to_the_documentation_whatever_the_host(service: RunningServi
             assert b"evil" not in received
 
 
-@pytest.mark.parametrize("server", SERVERS)
-def test_scripts_may_read_what_a_server_refuses(start: Start) -> None:
+@pytest.mark.parametrize(
+    ("server", "statuses"),
+    [("gunicorn", {400, 414, 417, 431, 501}), ("granian", {400, 411})],
+)
+def test_scripts_may_read_what_a_server_refuses(
+    start: Start, server: str, statuses: set[int]
+) -> None:
+    """granian's parser refuses some requests without any of the service's headers."""
+    refused = {"400": get(host=b"")}
+    for request, of_gunicorn, of_granian in DIFFERENT:
+        refused.setdefault(of_gunicorn if server == "gunicorn" else of_granian, request)
     with start(CORS_ORIGINS="https://app.example.com") as service:
-        (answer,) = answers(conversation(service, get(host=b"")))
-    assert answer.status == 400
-    assert answer.headers["access-control-allow-origin"] == "*"
-    assert "Retry-After" in answer.headers["access-control-expose-headers"]
+        for status in statuses:
+            (answer,) = answers(conversation(service, refused[str(status)]))
+            assert answer.status == status
+            assert answer.headers["access-control-allow-origin"] == "*"
+            assert "Retry-After" in answer.headers["access-control-expose-headers"]

@@ -64,7 +64,7 @@ def test_ipv6_and_ipv4_are_both_served(start: Start) -> None:
             assert httpx.get(f"http://{host}:{service.port}{URL}").status_code == 200
 
 
-@pytest.mark.parametrize("server", ["gunicorn"])
+@pytest.mark.usefixtures("server")
 def test_low_limit_of_open_files_is_raised(start: Start) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))

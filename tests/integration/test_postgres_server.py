@@ -18,7 +18,7 @@ from tests.integration.users import ADA, URL, USER
 from tests.pgbouncer import PgBouncer
 from tests.responses import Serve, json_of, problem_of
 from tests.waiting import eventually
-from user_service.database.pool import Database
+from user_service.database.database import Database
 from user_service.database.stored_keys import add_key, valid_keys
 from user_service.domain.api_key import new_key
 from user_service.errors import OutcomeUnknown, PoolTimeout
@@ -27,6 +27,7 @@ from user_service.settings import Settings
 from user_service.web.services import services_of
 
 SLOTS = 5
+TERMINATE = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s"
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +153,18 @@ def wait_for(admin: cursor, standby: str) -> None:
     admin.execute("CHECKPOINT")
 
 
+def test_pools_that_want_more_than_there_is_share_it_and_stay_ready(on_it: Serve) -> None:
+    services = [on_it() for _ in range(3)]
+
+    def use(client: FlaskClient) -> list[int]:
+        ready = [client.get("/health/ready").status_code for _ in range(9)]
+        return [*statuses(client, 9), *ready]
+
+    with ThreadPoolExecutor(3) as threads:
+        for found in threads.map(use, services):
+            assert found == [404] * 9 + [200] * 9
+
+
 def test_no_room_for_a_connection_is_not_ready(postgres: PostgresServer, serving: Serve) -> None:
     client = serving(database_url=postgres.url)
     with ExitStack() as held:
@@ -176,20 +189,19 @@ def test_changed_password_is_read_from_its_file_and_without_it_the_known_one_is_
     monkeypatch.setenv("DB_PORT", str(postgres.port))
     monkeypatch.setenv("DB_PASSWORD_FILE", str(file))
     monkeypatch.setenv("REDIS_URL", settings.redis_dsn)
-    terminate = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s"
     app = create_app()
     with closing(services_of(app)) as services:
         services.open()
         client = app.test_client()
         file.unlink()
-        admin.execute(terminate, ("users",))
+        admin.execute(TERMINATE, ("users",))
         assert client.get(USER).status_code == 404
         try:
             admin.execute("ALTER ROLE users PASSWORD 'new'")
             # The idle connection still serves, alone.
             assert statuses(client, 9) == [404] * 9
             assert client.get("/health/ready").status_code == 200
-            admin.execute(terminate, ("users",))
+            admin.execute(TERMINATE, ("users",))
             for _ in range(9):
                 assert client.get(USER).status_code == 503
                 assert client.get("/health/ready").status_code == 503
@@ -200,6 +212,28 @@ def test_changed_password_is_read_from_its_file_and_without_it_the_known_one_is_
             assert client.get(USER).status_code == 404
         finally:
             admin.execute("ALTER ROLE users PASSWORD %s", (password,))
+
+
+def test_server_that_admits_no_new_connection_is_not_ready(admin: cursor, on_it: Serve) -> None:
+    client = on_it()
+    admin.execute("SHOW hba_file")
+    ((path,),) = admin.fetchall()
+    rules = Path(path).read_text("utf-8")
+    try:
+        Path(path).write_text(f"host all users all reject\n{rules}", "utf-8")
+        admin.execute("SELECT pg_reload_conf()")
+        admin.execute(TERMINATE, ("users",))
+        eventually(lambda: client.get("/health/ready").status_code == 503)
+        for _ in range(9):
+            assert client.get(USER).status_code == 503
+            assert client.get("/health/ready").status_code == 503
+            health = client.get("/health")
+            assert (health.status_code, json_of(health)["status"]) == (503, "unhealthy")
+    finally:
+        Path(path).write_text(rules, "utf-8")
+        admin.execute("SELECT pg_reload_conf()")
+    eventually(lambda: client.get("/health/ready").status_code == 200)
+    assert client.get(USER).status_code == 404
 
 
 def test_frozen_server_is_noticed_in_time(postgres: PostgresServer, on_it: Serve) -> None:

@@ -64,6 +64,28 @@ def test_restore_shows_no_old_page(client: FlaskClient, serving: Serve, admin: c
     assert seen == [([], "MISS"), *[([], "HIT")] * 3]
 
 
+def test_replica_of_a_restored_database_is_read_though_the_position_before_was_higher(
+    tmp_path: Path, primary: PostgresServer, serving: Serve
+) -> None:
+    before = serving(database_url=primary.url, database_replica_url=primary.url)
+    for number in range(9):
+        run(primary, "SELECT pg_logical_emit_message(false, '', '')", "SELECT pg_switch_wal()")
+        create(before, f"lost{number}")
+    position = run(primary, "SELECT pg_current_wal_lsn()")
+    assert len(page(before)[0]) == 9
+    with (
+        PostgresServer(tmp_path / "restored", durable=False) as restored,
+        Standby(tmp_path / "standby", restored) as standby,
+    ):
+        after = serving(database_url=restored.url, database_replica_url=standby.url)
+        create(after, "ada")
+        assert run(restored, f"SELECT pg_current_wal_lsn() < '{position}'")
+        replica = services_of(after.application).replica
+        assert replica is not None
+        eventually(lambda: after.get(USER).status_code == 200 and replica.reads > 0)
+        assert page(after) == (["ada"], "MISS")
+
+
 def test_promoted_standby_shows_no_page_of_a_write_that_it_has_not(
     tmp_path: Path, primary: PostgresServer, serving: Serve, redis: redis_py.Redis
 ) -> None:

@@ -147,6 +147,14 @@ def test_numbers_that_32_bits_may_not_hold_say_so() -> None:
         assert schema.get("format") == "int64" or schema.get("maximum", 2**31) < 2**31
 
 
+def test_times_have_no_pattern_and_no_credentials_are_asked_for() -> None:
+    """Clients in Ruby and PHP take the pattern of a time for one of their own time objects."""
+    times = [each for each in objects(BUILT) if each.get("format") == "date-time"]
+    assert len(times) >= 5
+    assert not any("pattern" in each for each in times)
+    assert BUILT["security"] == []
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_route_without_a_declaration_is_refused(app: Flask, method: str) -> None:
     app.add_url_rule("/hidden", "hidden", undocumented("for nobody")(lambda: Response(status=204)))
