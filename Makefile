@@ -1,11 +1,13 @@
 # `make help` lists the commands.
 .DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SERVICE := services/user-service
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --use-pep517 --require-hashes
+REQUIRE_PIP = $(BIN)/python -c 'import pip' 2>/dev/null || { echo "$(VENV) has no pip: remove it and try again" >&2; exit 1; }
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help run cluster seed test test-unit faults soak bench calls screenshot sessions rules lint lint-openapi client format sbom migrate lock release clean
@@ -20,11 +22,13 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/run.stamp: requirements-run.txt | $(BIN)/python
+	@$(REQUIRE_PIP)
 	@echo "installing the service (once, about 20 s)"
 	@$(PIP) -r $<
 	@touch $@
 
 $(VENV)/dev.stamp: requirements-dev.txt | $(BIN)/python
+	@$(REQUIRE_PIP)
 	@echo "installing the tools of development and tests (once, about 40 s)"
 	@$(PIP) -r $<
 	@touch $@
@@ -35,8 +39,9 @@ run: $(VENV)/run.stamp ## Serve on http://127.0.0.1:5000 with its own PostgreSQL
 cluster: $(VENV)/dev.stamp ## Run three PostgreSQL nodes that fail over, with etcd and HAProxy (DATA_DIR=)
 	@exec $(BIN)/python -m dev.cluster
 
-# The servers of a running `make run`, if there is one; the environment names others.
-IN_SERVICE = addresses="$${DATA_DIR:-.data}/addresses"; [[ ! -f $$addresses ]] || . "$$addresses"; cd $(SERVICE) && exec
+# The database that the environment names, or else that of a running `make run`.
+IN_SERVICE = addresses="$${DATA_DIR:-.data}/addresses"; \
+  [[ -n "$$DATABASE_URL$$DATABASE_URL_FILE$$DB_HOST" || ! -f $$addresses ]] || . "$$addresses"; cd $(SERVICE) && exec
 
 migrate: $(VENV)/run.stamp ## Apply the migrations to the database of `make run`, or to DATABASE_URL
 	@$(IN_SERVICE) "$(CURDIR)/$(BIN)/flask" --app app migrate

@@ -1,10 +1,12 @@
 """docker-compose.yml as it is, or with files that are laid over it, in a project of its own."""
 
+import fcntl
 import json
 import os
 import re
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,6 +63,12 @@ class Project:
         template = f'{{{{(index .NetworkSettings.Networks "{name}").IPAddress}}}}'
         return shell("docker", "inspect", container, "--format", template).strip()
 
+    def volumes(self) -> set[str]:
+        """Return the volumes of all containers, also those without a name."""
+        containers = self.compose("ps", "--all", "--quiet").split()
+        names = "{{range .Mounts}}{{.Name}} {{end}}"
+        return set(shell("docker", "inspect", "--format", names, *containers).split())
+
     def health(self) -> dict[str, str]:
         """Return the health of each running container, by service."""
         lines = self.compose("ps", "--format", "json").splitlines()
@@ -71,18 +79,33 @@ class Project:
 @contextmanager
 def started_project(*overlays: str) -> Iterator[Project]:
     """Bring the project up, or skip the test; remove it afterwards with all that it made."""
-    if reason := _obstacle():
-        pytest.skip(reason)
     files = ("docker-compose.yml", *overlays)
     project = Project(f"user-service-test-{os.getpid()}", files)
-    try:
-        project.up()
-        yield project
-    finally:
-        project.compose("--profile", "*", "down", "--volumes", "--rmi", "local", "--timeout", "30")
+    with _the_only_one():
+        if reason := _obstacle():
+            pytest.skip(reason)
+        mounted: set[str] = set()
+        try:
+            project.up()
+            yield project
+        finally:
+            mounted.update(project.volumes())
+            everything = ("--volumes", "--rmi", "local", "--timeout", "30")
+            project.compose("--profile", "*", "down", *everything)
     of_project = ("--quiet", "--filter", f"label=com.docker.compose.project={project.name}")
     for command in (["ps", "--all"], ["volume", "ls"], ["network", "ls"]):
         assert shell("docker", *command, *of_project) == ""
+    # Those without a name have no label.
+    assert len(mounted) >= len(("database", "tls"))
+    assert not mounted & set(shell("docker", "volume", "ls", "--quiet").split())
+
+
+@contextmanager
+def _the_only_one() -> Iterator[None]:
+    """Wait until no other process of this machine's user has a project."""
+    with (Path(tempfile.gettempdir()) / f"{CONTAINER_NAME}-{os.getuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def assert_is_confined(project: Project, service: str) -> None:

@@ -131,12 +131,14 @@ def test_every_setting_reaches_the_service(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "settings.env").write_text("".join(f"{name}=of the file\n" for name in names))
     for name in names:
         monkeypatch.setenv(name, "of the shell")
+    monkeypatch.setenv("HTTP_PORT", "9080")
     monkeypatch.setenv("HTTPS_PORT", "127.0.0.1:9443")
     config = ("docker", "compose", "--project-directory", str(tmp_path), "config", "--format=json")
     services = json.loads(shell(*config))["services"]
 
-    port = services["gateway"]["ports"][1]
-    assert (port["host_ip"], port["published"]) == ("127.0.0.1", "9443")
+    http, https = services["gateway"]["ports"]
+    assert http["published"] == "9080"
+    assert (https["host_ip"], https["published"]) == ("127.0.0.1", "9443")
     passed = services["user-service"]["environment"]
     assert {name: passed[name] for name in services["settings"]["environment"]} == passed
     of_the_shell = (ROOT / "deploy" / "settings-of-shell.env").read_text(encoding="utf-8").split()
@@ -226,11 +228,14 @@ def test_image_holds_what_runs_and_nothing_else(project: Project) -> None:
     assert project.execute("user-service", "python", "-c", "import pip").returncode != 0
 
 
-def test_image_says_the_version_of_the_service(project: Project, https: httpx.Client) -> None:
+def test_image_says_version_and_commit_of_the_service(
+    project: Project, https: httpx.Client
+) -> None:
     image = f"{project.name}-user-service"
-    version = '{{index .Config.Labels "org.opencontainers.image.version"}}'
-    labelled = shell("docker", "image", "inspect", image, "--format", version).strip()
-    assert labelled == https.get("/health").json()["version"]
+    labels = json.loads(shell("docker", "inspect", image, "--format", "{{json .Config.Labels}}"))
+    health = https.get("/health").json()
+    assert labels["org.opencontainers.image.version"] == health["version"]
+    assert labels["org.opencontainers.image.revision"] == health["commit"]
 
 
 @pytest.mark.parametrize("path", ["/metrics", "//metrics", "/%6detrics", "/x/../metrics"])

@@ -408,7 +408,7 @@ def test_only_modern_tls_is_spoken_and_no_session_tickets_are_given(direct: Gate
     context.set_ciphers("AES256-SHA:@SECLEVEL=0")
     with pytest.raises(ssl.SSLError), tls(direct, context):
         pass
-    old = ["openssl", "s_client", "-connect", f"127.0.0.1:{direct.port}", "-tls1_1"]
+    old = [program("openssl"), "s_client", "-connect", f"127.0.0.1:{direct.port}", "-tls1_1"]
     refused = subprocess.run(
         [*old, "-cipher", "ALL:@SECLEVEL=0"], input="", capture_output=True, text=True, check=False
     )

@@ -43,7 +43,7 @@ def app(environ, start_response):
         open(os.environ["SLOW_MARK"], "w").close()
         time.sleep(0.5)
     start_response("200 OK", [("Content-Type", "text/plain")])
-    return [os.environ["DATABASE_URL"].encode()]
+    return [os.environ.get("DATABASE_URL", "None").encode()]
 """
 STUB_SERVE = """
 import os, sys
@@ -228,11 +228,20 @@ def test_run_goes_on_without_redis_and_ends_without_postgres(launched: Launched)
     assert "make run: PostgreSQL 18 died" in errors.splitlines()[-1]
 
 
-def test_run_uses_given_servers_and_ends_with_a_service_that_fails(launched: Launched) -> None:
-    given = {"DATABASE_URL": "postgresql://elsewhere/users", "REDIS_URL": "redis://elsewhere"}
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"DATABASE_URL": "postgresql://elsewhere/users", "REDIS_URL": "redis://elsewhere"},
+        {"DB_HOST": "no.such.host", "REDIS_HOST": "no.such.host"},
+    ],
+    ids=" ".join,
+)
+def test_run_uses_given_servers_and_ends_with_a_service_that_fails(
+    launched: Launched, given: dict[str, str]
+) -> None:
     with launched.run(**given) as process:
         lines = wait_for_line(process, "user service:")
-        assert launched.get("/").endswith("postgresql://elsewhere/users")
+        assert launched.get("/").endswith(given.get("DATABASE_URL", "None"))
         process.terminate()
         process.communicate(timeout=SECONDS)
     assert not [line for line in lines if line.startswith("starting")]
@@ -253,6 +262,15 @@ def test_second_run_is_refused_in_one_line_before_it_starts_anything(launched: L
         assert launched.refused(DATA_DIR=other) == (1, f"make run: {taken}\n")
         first.terminate()
         first.communicate(timeout=SECONDS)
+
+
+@pytest.mark.skipif(
+    Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text() == "0\n" or os.geteuid() == 0,
+    reason="every port is permitted",
+)
+def test_run_says_that_a_port_is_not_permitted(launched: Launched) -> None:
+    reason = "port 80 is not permitted: ports below 1024 need root"
+    assert launched.refused(PORT="80") == (1, f"make run: {reason}\n")
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,11 @@ import pytest
 from benchmarks import documents
 from benchmarks.__main__ import SECTIONS
 from benchmarks.calls import Counter
+from benchmarks.load import MIX
 from benchmarks.mechanisms import MECHANISMS, Mechanism, without
-from benchmarks.report import TABLES
+from benchmarks.report import TABLES, number
 from benchmarks.results import RESULTS, Results, load_all
+from benchmarks.targets import OURS
 
 
 def test_failed_round_is_listed_and_counts_in_no_ratio() -> None:
@@ -40,6 +42,14 @@ def test_documents_show_the_saved_results(document: Path) -> None:
         if name != "calls":
             assert name in documents.NAMES
             assert shown == made.get(name, "")
+
+
+def test_example_of_the_sizing_page_has_the_measured_rate() -> None:
+    peers = load_all(RESULTS)["peers"]
+    rate = peers.spread("per_second", target=OURS.name, workload=MIX.name, clients=10)
+    assert rate is not None
+    text = (documents.ROOT / "docs" / "sizing.md").read_text(encoding="utf-8")
+    assert f"on gunicorn: *r* = {number(rate.median)}," in text
 
 
 def test_every_table_has_a_section_and_a_place_in_the_documents() -> None:

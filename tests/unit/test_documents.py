@@ -1,5 +1,6 @@
 """The documents agree with the code."""
 
+import json
 import re
 import subprocess
 from collections.abc import Callable
@@ -133,6 +134,16 @@ def test_links_within_the_project_lead_somewhere_and_no_line_of_prose_is_long(pa
 
 def test_readme_has_at_most_1500_words() -> None:
     assert len(read("README.md").split()) <= 1500
+
+
+def test_ci_runs_what_the_readme_promises() -> None:
+    readme, workflow = read("README.md"), read(".github/workflows/ci.yml")
+    (versions,) = re.findall(r"^ +python: (\[.+\])$", workflow, re.MULTILINE)
+    first, *_, last = json.loads(versions)
+    assert f"| Linux with glibc | Python {first} to {last} |" in readme
+    (programs,) = re.findall(r"skipped where these are missing:\n((?:.|\n)+?) \(with Node", readme)
+    for name in set(re.findall(r"`([\w-]+)`", programs)) - {"nginx"}:
+        assert name in read(".ci/run"), name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)

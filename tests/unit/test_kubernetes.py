@@ -165,6 +165,11 @@ def test_edge_is_a_way_in_that_is_as_closed_as_the_rest(tmp_path: Path) -> None:
         one(after, "Deployment", name)["spec"]["template"]["metadata"]["labels"]
         for name in ("user-service-edge", "user-service")
     )
+    monitored = one(after, "PodMonitor", "user-service-edge")["spec"]
+    assert monitored["selector"]["matchLabels"].items() <= edge.items()
+    (container,) = pod_of(one(after, "Deployment", "user-service-edge"))["containers"]
+    ports = {port["name"] for port in container["ports"]}
+    assert {each["port"] for each in monitored["podMetricsEndpoints"]} <= ports
     between = one(after, "NetworkPolicy", "user-service-from-edge")["spec"]
     assert between["podSelector"]["matchLabels"].items() <= api.items()
     assert between["ingress"][0]["from"] == [{"podSelector": {"matchLabels": edge}}]
@@ -263,6 +268,27 @@ def test_network_is_closed_but_for_what_is_listed() -> None:
     for direction, peers in (("ingress", "from"), ("egress", "to")):
         rules = [rule for rule in database[direction] if between in rule.get(peers, ())]
         assert {port["port"] for rule in rules for port in rule["ports"]} == {5432, 8000}
+
+
+def test_monitors_backups_and_routes_name_what_there_is() -> None:
+    labels = one(PRODUCTION, "Service")["metadata"]["labels"]
+    monitor = one(PRODUCTION, "ServiceMonitor")["spec"]
+    assert monitor["selector"]["matchLabels"].items() <= labels.items()
+    ports = {port["name"]: port["port"] for port in one(PRODUCTION, "Service")["spec"]["ports"]}
+    assert {each["port"] for each in monitor["endpoints"]} <= ports.keys()
+    database = one(PRODUCTION, "Cluster", "users-db")["spec"]
+    selector = one(PRODUCTION, "PodMonitor", "users-db")["spec"]["selector"]
+    assert selector == {"matchLabels": {"cnpg.io/cluster": "users-db"}}
+    backup = one(PRODUCTION, "ScheduledBackup", "users-db")["spec"]
+    assert backup["cluster"]["name"] == "users-db"
+    (plugin,) = database["plugins"]
+    assert plugin["name"] == backup["pluginConfiguration"]["name"]
+    assert one(PRODUCTION, "ObjectStore", plugin["parameters"]["barmanObjectName"])
+    for rule in one(PRODUCTION, "HTTPRoute")["spec"]["rules"]:
+        for backend in rule["backendRefs"]:
+            assert (backend["name"], backend["port"]) == ("user-service", ports["http"])
+    # The network of all pods would let each of them choose the address that is counted.
+    assert "TRUSTED_PROXIES" not in one(PRODUCTION, "ConfigMap")["data"]
 
 
 def test_rules_are_those_of_prometheus() -> None:
