@@ -145,7 +145,7 @@ def create_services(settings: Settings, current: Callable[[], Settings] | None =
     current = current or (lambda: settings)
     metrics = Metrics(settings.prometheus_multiproc_dir)
     metrics.set_build_info(__version__, settings.git_commit)
-    pool = partial(
+    new_database = partial(
         Database,
         size=settings.db_pool_size,
         checkout_timeout=settings.db_pool_timeout,
@@ -153,7 +153,7 @@ def create_services(settings: Settings, current: Callable[[], Settings] | None =
         transaction_pooling=settings.db_transaction_pooling,
         metrics=metrics,
     )
-    database = pool(
+    database = new_database(
         settings.database_dsn,
         prepare=lambda: prepare_database(current()),
         current_dsn=lambda: current().database_dsn,
@@ -162,7 +162,7 @@ def create_services(settings: Settings, current: Callable[[], Settings] | None =
     replica, replica_dsn = None, settings.replica_dsn
     if replica_dsn is not None:
         replica = Replica(
-            pool(
+            new_database(
                 replica_dsn,
                 current_dsn=lambda: current().replica_dsn or replica_dsn,
                 breaker=replica_breaker(metrics),
@@ -189,19 +189,21 @@ def create_services(settings: Settings, current: Callable[[], Settings] | None =
         rate_limiter = RateLimiter(
             redis, store.breaker, prefix=settings.redis_prefix, database=identity.name
         )
+    pages = PageCache(
+        store, current_lsn=repository.current_lsn if replica else None, metrics=metrics
+    )
+    database.on_late_answer = pages.invalidate
     return Services(
         database=database,
         users=repository,
-        pages=PageCache(
-            store, current_lsn=repository.current_lsn if replica else None, metrics=metrics
-        ),
+        pages=pages,
         rate_limiter=rate_limiter,
         cursors=Cursors(lambda: settings.cursor_key_bytes or repository.cursor_key()),
         metrics=metrics,
         retry_policy=RetryPolicy(
             settings.retry_attempts, settings.retry_delay, on_end=metrics.count_retry
         ),
-        commit=settings.git_commit,
+        git_commit=settings.git_commit,
         require_if_match=settings.require_if_match,
         replica=replica,
         authentication=create_authentication(settings, database),

@@ -10,7 +10,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import TYPE_CHECKING
 
 from granian import Granian
@@ -18,7 +17,13 @@ from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.log import LogLevels
 
-from serve import CONNECTIONS, GRACEFUL_SECONDS, KEEPALIVE_SECONDS, share_metrics
+from serve import (
+    CONNECTIONS,
+    GRACEFUL_SECONDS,
+    KEEPALIVE_SECONDS,
+    let_sigterm_end_children,
+    share_metrics,
+)
 from server_problems import PROBLEMS, is_host, server_problem
 from user_service.observability.logs import logging_config
 from user_service.settings import Launch, settings_or_exit
@@ -42,8 +47,7 @@ def main() -> None:
     """Serve until told to stop."""
     settings = settings_or_exit()
     end_with_parent(Launch().launcher_pid or os.getppid())
-    # A worker inherits this process's handler of SIGTERM, which would ignore the signal there.
-    os.register_at_fork(after_in_child=partial(signal.signal, signal.SIGTERM, signal.SIG_DFL))
+    let_sigterm_end_children()
     server = Granian(
         "granian_server:create_worker",
         factory=True,
@@ -82,10 +86,10 @@ def create_worker() -> "WSGIApplication":
     services = services_of(app)
     services.begin(launch.is_draining)
     at_end_of_main_thread(services.close)
-    return GatewayedApp(app, launch.is_draining, cors=bool(settings.cors_origins))
+    return GuardedApp(app, launch.is_draining, cors=bool(settings.cors_origins))
 
 
-class GatewayedApp:
+class GuardedApp:
     """A WSGI application that refuses what granian cannot serve safely, and drains connections."""
 
     def __init__(

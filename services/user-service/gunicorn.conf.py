@@ -4,7 +4,6 @@
 drain before it stops.
 """
 
-import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,13 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
 import gunicorn_worker
-from serve import CONNECTIONS, GRACEFUL_SECONDS, KEEPALIVE_SECONDS, share_metrics
+from serve import (
+    CONNECTIONS,
+    GRACEFUL_SECONDS,
+    KEEPALIVE_SECONDS,
+    let_sigterm_end_children,
+    share_metrics,
+)
 from user_service.observability.logs import logging_config
 from user_service.settings import Launch, settings_or_exit
 
@@ -49,12 +54,13 @@ logconfig_dict = logging_config(settings.log_level, settings.log_format)
 logger_class = gunicorn_worker.QuietLogger
 
 
-def post_fork(_server: Arbiter, _worker: Worker) -> None:
-    """Let SIGTERM end a worker that has not set its own handler yet; allocate its metrics.
+def on_starting(_server: Arbiter) -> None:
+    """Prepare the forks of the master."""
+    let_sigterm_end_children()
 
-    The handler that it inherits is the master's, which would ignore the signal.
-    """
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+def post_fork(_server: Arbiter, _worker: Worker) -> None:
+    """Let the worker share its metrics."""
     share_metrics(settings.prometheus_multiproc_dir)
 
 

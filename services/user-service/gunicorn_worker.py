@@ -76,9 +76,9 @@ class Connection:
     def __init__(self, client: socket.socket) -> None:
         self._client = client
         self.has_served = False
-        self.turn(is_serving=False)
+        self.note(is_serving=False)
 
-    def turn(self, *, is_serving: bool) -> None:
+    def note(self, *, is_serving: bool) -> None:
         """Note that a request has begun, or that the connection waits for its next one."""
         self.is_serving = is_serving
         self.has_served |= is_serving
@@ -136,14 +136,14 @@ class Worker(GeventWorker):
 
     def timeout_ctx(self) -> AbstractContextManager[None]:
         """Begin the wait for a connection's next request, which ``notify`` bounds."""
-        self._connections[gevent.getcurrent()].turn(is_serving=False)
+        self._connections[gevent.getcurrent()].note(is_serving=False)
         return nullcontext()
 
     def handle_request(
         self, listener_name: object, req: Request, sock: socket.socket, addr: object
     ) -> None:
         """Serve one request, then let the other connections have their turn."""
-        self._connections[gevent.getcurrent()].turn(is_serving=True)
+        self._connections[gevent.getcurrent()].note(is_serving=True)
         # RFC 9112, section 3.2; gunicorn itself refuses a repeated Host only.
         host = next((value for name, value in req.headers if name == "HOST"), "")
         if not is_host(host, may_be_missing=req.version < (1, 1)):

@@ -35,7 +35,7 @@ from user_service.settings import (
 log = logging.getLogger("user_service.serve")
 
 # What both servers keep to. The idle time-out is longer than that of the usual load balancers
-# (60 s): they know of requests under way, and so close connections first.
+# (60 s), so that these close connections first: a server that does may meet a request on its way.
 KEEPALIVE_SECONDS = 75
 # Shorter than the time between SIGTERM and SIGKILL in docker-compose.yml and in Kubernetes.
 GRACEFUL_SECONDS = 20
@@ -86,14 +86,14 @@ def checked_settings() -> Settings:
     """Return the settings, or raise InvalidSettings, also if a driver rejects its URL."""
     # Imported here: gunicorn imports this module before gevent patches what redis-py imports.
     from user_service.cache.redis_url import parse_redis_url  # noqa: PLC0415
-    from user_service.database.connection import must_be_writable, role_of  # noqa: PLC0415
+    from user_service.database.connection import parameters_of, role_of  # noqa: PLC0415
 
     settings = load_settings()
     names_role = settings.owner_dsn is not None and settings.migrate_on_start
     for name, parse, url in (
-        ("DATABASE_URL", role_of if names_role else must_be_writable, settings.database_dsn),
-        ("DATABASE_OWNER_URL", must_be_writable, settings.owner_dsn),
-        ("DATABASE_REPLICA_URL", must_be_writable, settings.replica_dsn),
+        ("DATABASE_URL", role_of if names_role else parameters_of, settings.database_dsn),
+        ("DATABASE_OWNER_URL", parameters_of, settings.owner_dsn),
+        ("DATABASE_REPLICA_URL", parameters_of, settings.replica_dsn),
         ("REDIS_URL", parse_redis_url, settings.redis_dsn),
     ):
         try:
@@ -154,6 +154,25 @@ def share_metrics(directory: Path | None) -> None:
     """Let this worker share its metrics, before it imports prometheus_client."""
     if directory is not None and not reserve(directory):
         share_no_metrics()
+
+
+def let_sigterm_end_children() -> None:
+    """Let SIGTERM end a child of this process that has not set a handler of its own yet.
+
+    The handler that it inherits is this process's, which would ignore the signal there. Until that
+    is replaced, the signal waits.
+    """
+    mask, sigterm = signal.pthread_sigmask, {signal.SIGTERM}
+
+    def begin_child() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        mask(signal.SIG_UNBLOCK, sigterm)
+
+    os.register_at_fork(
+        before=lambda: mask(signal.SIG_BLOCK, sigterm),
+        after_in_parent=lambda: mask(signal.SIG_UNBLOCK, sigterm),
+        after_in_child=begin_child,
+    )
 
 
 def supervise(

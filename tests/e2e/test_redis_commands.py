@@ -14,7 +14,7 @@ from tests.e2e.application import serving
 from tests.redis_states import identify
 from tests.redis_topologies import PASSWORD, DebianRedis, cluster, run, sentinel
 from tests.responses import json_of
-from user_service.cache.page_store import Found, PageStore
+from user_service.cache.page_store import LookUp, PageStore
 from user_service.cache.redis_client import redis_client
 from user_service.settings import Settings
 
@@ -69,7 +69,7 @@ def test_page_is_claimed_kept_and_put_out_of_date(store: PageStore, another: Pag
     another.give_back(PAGE)
     assert store.look_up(PAGE).claimed
     assert store.store(PAGE, generation, b"body")
-    assert store.look_up(PAGE) == Found(generation, None, b"body")
+    assert store.look_up(PAGE) == LookUp(generation, None, b"body")
     store.replace_generation(despite_open_breaker=True)
     assert store.look_up(PAGE).body is None
     assert not store.store(PAGE, generation, b"late")

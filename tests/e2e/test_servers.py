@@ -307,6 +307,12 @@ def test_malformed_setting_stops_the_start_with_one_line(
     assert ended.stderr.startswith(f"user-service: {name}")
 
 
+@pytest.mark.parametrize("server", ["gunicorn"])  # which it does not use
+def test_development_server_says_its_address(start: Start) -> None:
+    with start([sys.executable, "app.py"]) as service:
+        assert f"user service: {service.url}  (Ctrl-C stops it)\n" in service.log
+
+
 def test_rate_limit_holds_for_all_processes_together(start: Start) -> None:
     limit = {"RATE_LIMIT": "40/minute", "TRUSTED_PROXIES": "127.0.0.1", "WEB_CONCURRENCY": "2"}
 

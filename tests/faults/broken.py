@@ -7,7 +7,7 @@ from typing import TypeVar
 from flask import Flask
 
 from app import create_app
-from user_service.database.pool import Cursor
+from user_service.database.connection import Cursor
 from user_service.errors import OutcomeUnknown, TransientFailure
 from user_service.web.services import services_of
 

@@ -81,12 +81,16 @@ def test_replica_that_stays_on_the_old_timeline_is_not_read(
                 "redis_timeout": 1,
             }
         )
-        with serving(settings) as client:
-            reader = services_of(client.application).replica
+        with serving(settings) as client, serving(settings) as elsewhere:
+            reader, another = (
+                services_of(each.application).replica for each in (client, elsewhere)
+            )
             assert reader is not None
+            assert another is not None
             body = {"username": "ada", "email": "ada@example.com"}
             ada = client.post("/api/v1/users", json=body).headers["Location"]
             eventually(lambda: client.get(ada).status_code == 200 and reader.reads > 0)
+            eventually(lambda: elsewhere.get(ada).status_code == 200 and another.reads > 0)
             # The replica has more of the old timeline than the new primary.
             standby.kill()
             run(primary, "SELECT pg_logical_emit_message(false, '', repeat('x', 1000000), true)")
@@ -97,5 +101,7 @@ def test_replica_that_stays_on_the_old_timeline_is_not_read(
             run(standby, "SELECT pg_promote()")
             change = {"username": "lovelace"}
             eventually(lambda: client.patch(ada, json=change).status_code == 200)
-            assert client.get(ada).get_json()["username"] == "lovelace"
+            # The other process has not asked the new primary for anything yet.
+            for each in (elsewhere, client):
+                assert each.get(ada).get_json()["username"] == "lovelace"
             assert client.get("/api/v1/users").get_json()["users"][0]["username"] == "lovelace"

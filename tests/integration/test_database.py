@@ -1,4 +1,4 @@
-"""The pool on a real PostgreSQL: lost connections, time-outs, transactions."""
+"""The database, on a real PostgreSQL: lost connections, time-outs, transactions."""
 
 import threading
 import time

@@ -16,7 +16,7 @@ from werkzeug.test import TestResponse
 from tests.integration.users import ADA, GRACE, URL, USER
 from tests.responses import json_of, problem_of
 from user_service.database import stored_responses
-from user_service.database.pool import Cursor
+from user_service.database.connection import Cursor
 from user_service.database.stored_responses import REMOVED_PER_WRITE
 from user_service.domain.idempotency import KeyedRequest, StoredResponse, fingerprint
 from user_service.domain.user import User

@@ -155,7 +155,7 @@ def test_pool_counts_waiting_requests_and_timeouts(serving: Serve, database_url:
     assert of_pool("connections_in_use") == 0
     assert of_pool("connections_max") == 1
     assert of_pool("checkout_duration_seconds_count") == 3
-    assert of_pool("checkout_duration_seconds_sum") > 0.29
+    assert of_pool("checkout_duration_seconds_sum") > 0.2  # of 0.3, or a little less
 
 
 def test_replica_and_primary_have_separate_series(settings: Settings, serving: Serve) -> None:

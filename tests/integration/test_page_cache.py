@@ -14,7 +14,7 @@ from dev.servers import RedisServer
 from tests.integration.users import ADA, GRACE, URL, USER, create
 from tests.redis_states import generation_key, identify
 from tests.responses import Serve, json_of
-from user_service.cache.page_store import PAGE, PageStore
+from user_service.cache.page_store import PAGE_PREFIX, PageStore
 from user_service.cache.redis_client import redis_client
 from user_service.errors import Unavailable
 from user_service.web.services import Services, services_of
@@ -72,7 +72,7 @@ def test_write_costs_one_command_whatever_redis_holds(
     """So does a hit; a miss costs two."""
     client.get(URL)  # opens the connection and loads the scripts
     create(client, "ada")
-    pages = generation_key(redis).removesuffix(b"generation") + PAGE.encode()
+    pages = generation_key(redis).removesuffix(b"generation") + PAGE_PREFIX.encode()
     redis.mset({pages + b"page=%d" % n: "a page" for n in range(2_000)})
     miss = commands_of(redis, lambda: client.get(URL))
     hit = commands_of(redis, lambda: client.get(URL))

@@ -13,7 +13,14 @@ import redis as redis_py
 from tests.redis_states import identify, out_of_memory, promote, read_only
 from tests.servers import Servers
 from tests.waiting import eventually
-from user_service.cache.page_store import CLAIM_MILLISECONDS, PAGE, Found, PageStore, RedisFailure
+from user_service.cache.page_store import (
+    CLAIM_MILLISECONDS,
+    PAGE_PREFIX,
+    Identify,
+    LookUp,
+    PageStore,
+    RedisFailure,
+)
 from user_service.cache.redis_client import redis_client
 from user_service.resilience.breaker import State
 
@@ -35,7 +42,12 @@ def process(servers: Servers, redis: redis_py.Redis, clock: Clock) -> Iterator[M
     """Return a function that makes the store of one process, on the same Redis as the others."""
     made: list[PageStore] = []
 
-    def make(url: str = servers.redis_url, timeout: float = 2, stale_ttl: int = 300) -> PageStore:
+    def make(
+        url: str = servers.redis_url,
+        timeout: float = 2,
+        stale_ttl: int = 300,
+        identify: Identify = identify,
+    ) -> PageStore:
         client, time = redis_client(url, timeout=timeout), lambda: clock.now
         made.append(PageStore(client, identify, ttl=TTL, stale_ttl=stale_ttl, clock=time))
         return made[-1]
@@ -71,7 +83,7 @@ class TestPages:
     @pytest.mark.parametrize("body", [b"", b"\0\xff\r\n", b"0" * 100_000])
     def test_page_is_found_as_stored(self, store: PageStore, other: PageStore, body: bytes) -> None:
         generation = keep(store, body)
-        assert other.look_up(NAME) == Found(generation, None, body)
+        assert other.look_up(NAME) == LookUp(generation, None, body)
 
     def test_earlier_generation_is_not_found_and_late_store_refused(self, store: PageStore) -> None:
         before = keep(store)
@@ -115,7 +127,7 @@ class TestGeneration:
     ) -> None:
         keep(store)
         with monkeypatch.context() as release:
-            release.setattr("user_service.cache.page_store.PAGE", "v0:")
+            release.setattr("user_service.cache.page_store.PAGE_PREFIX", "v0:")
             assert other.look_up(NAME).body is None
             other.replace_generation()
         assert store.look_up(NAME).body is None
@@ -153,7 +165,7 @@ class TestHistory:
         generation = keep(store)
         for _ in range(2):
             redis.client_kill_filter(_type="normal", skipme=True)
-            assert store.look_up(NAME) == Found(generation, None, b"body")
+            assert store.look_up(NAME) == LookUp(generation, None, b"body")
 
     def test_process_that_stays_connected_takes_the_generation_of_the_new_history(
         self, store: PageStore, process: MakeStore, redis: redis_py.Redis
@@ -163,6 +175,30 @@ class TestHistory:
             pass
         generation = process().look_up(NAME).generation
         assert {store.look_up(NAME).generation for _ in range(3)} == {generation}
+
+    def test_write_after_a_failover_tells_it_to_processes_that_only_read(
+        self, process: MakeStore
+    ) -> None:
+        """They may read a replica of the old timeline, whose positions are further on."""
+        history, asked = ["timeline 1"], ["timeline 1"]
+
+        def connected(*, again: bool = False) -> tuple[str, str]:
+            del again
+            return "database", history[-1]
+
+        def known(*, again: bool = False) -> tuple[str, str]:
+            if again:
+                asked.append(history[-1])
+            return "database", asked[-1]
+
+        writer, reader = process(identify=connected), process(identify=known)
+        found = reader.look_up(NAME)
+        assert reader.settle(found.generation, 9).lsn == 9
+        writer.look_up(NAME)
+        history.append("timeline 2")
+        writer.replace_generation(3)
+        assert reader.look_up(NAME).lsn is None
+        assert asked[-1] == "timeline 2"
 
 
 class TestPosition:
@@ -295,7 +331,7 @@ class TestAge:
         self, process: MakeStore, redis: redis_py.Redis, stale_ttl: int, seconds: int
     ) -> None:
         keep(process(stale_ttl=stale_ttl))
-        assert seconds - 10 < redis.ttl(f"users:{{pages}}:database:{PAGE}{NAME}") <= seconds
+        assert seconds - 10 < redis.ttl(f"users:{{pages}}:database:{PAGE_PREFIX}{NAME}") <= seconds
 
 
 COMMANDS: list[Callable[[PageStore], object]] = [

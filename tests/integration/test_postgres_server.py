@@ -124,6 +124,25 @@ def writes_wait_and_reads_go_on(database: Database, admin: cursor) -> None:
     write(0)
 
 
+def test_pages_show_a_commit_whose_answer_came_late(on_it: Serve, admin: cursor) -> None:
+    client = on_it(request_timeout=1, redis_timeout=1)
+    assert client.post(URL, json=ADA).status_code == 201
+
+    def page() -> tuple[str, str]:
+        answer = client.get(URL)
+        return json_of(answer)["users"][0]["username"], answer.headers["X-Cache"]
+
+    try:
+        wait_for(admin, "gone")
+        problem_of(client.patch(USER, json={"username": "grace"}), 503)
+        assert [page(), page()] == [("ada", "MISS"), ("ada", "HIT")]
+        wait_for(admin, "")
+        eventually(lambda: page()[0] == "grace", timeout=20)  # before the page would expire
+    finally:
+        wait_for(admin, "")
+        admin.execute("TRUNCATE users RESTART IDENTITY")
+
+
 def test_day_of_last_use_waits_for_no_standby(
     on_it: Serve, admin: cursor, postgres: PostgresServer
 ) -> None:

@@ -15,7 +15,7 @@ from werkzeug.test import Client
 from tests.integration.users import GRACE, URL, USER, create
 from tests.responses import fields_of, json_of, problem_of
 from tests.waiting import eventually
-from user_service.database.pool import Cursor
+from user_service.database.connection import Cursor
 from user_service.web.services import Services
 
 

@@ -15,10 +15,10 @@ from psycopg2.extensions import parse_dsn
 from user_service.database.connection import (
     CONNECT_TIMEOUT,
     connect,
+    has_become_read_only,
     must_be_writable,
     session_parameters,
 )
-from user_service.database.pool import has_become_read_only
 from user_service.errors import ConnectionLost, DeadlineExceeded, Unavailable
 from user_service.resilience import deadline
 
@@ -72,6 +72,7 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Network:
 
 REFUSED = psycopg2.OperationalError("connection refused")
 SILENT = DeadlineExceeded("the database did not answer")
+UNREADABLE = UnicodeDecodeError("utf-8", b"FATAL: Passwort f\xfcr", 17, 18, "invalid start byte")
 
 
 def test_address_is_added_and_the_name_stays_for_tls_to_check(network: Network) -> None:
@@ -107,7 +108,7 @@ def test_socket_is_not_looked_up(network: Network, dsn: str) -> None:
         ("host=/run/postgresql,b", "", [(None, None), ("10.0.0.2", None)]),
     ],
 )
-@pytest.mark.parametrize("failure", [REFUSED, SILENT], ids=repr)
+@pytest.mark.parametrize("failure", [REFUSED, SILENT, UNREADABLE], ids=repr)
 def test_hosts_and_their_addresses_are_asked_in_order_until_one_serves(
     network: Network,
     dsn: str,
@@ -122,6 +123,11 @@ def test_hosts_and_their_addresses_are_asked_in_order_until_one_serves(
 
 
 class TestNoneServes:
+    def test_reason_in_another_encoding_is_told_in_ascii(self, network: Network) -> None:
+        network.failures = {"10.0.0.1": UNREADABLE}
+        with pytest.raises(ConnectionLost, match="database: FATAL: Passwort f\ufffdr"):
+            connect("host=a")
+
     def test_is_a_lost_connection_with_its_cause_and_no_password(self, network: Network) -> None:
         network.failures = {f"10.0.0.{n}": psycopg2.OperationalError(f"no {n}") for n in (1, 2, 3)}
         with pytest.raises(ConnectionLost, match="cannot connect to the database: no 3") as raised:

@@ -1,4 +1,4 @@
-"""The pool, on connections that fail when a test says so."""
+"""The database, on connections that fail when a test says so."""
 
 import logging
 import threading
@@ -371,7 +371,9 @@ class TestBreaker:
         assert database.pool.lent == 0
 
     @pytest.mark.parametrize(("use", "lost_at"), [(write, "INSERT"), (transact, "COMMIT")])
-    @pytest.mark.parametrize("failure", [CLOSED, TOO_SLOW, error_with("57P01")])
+    @pytest.mark.parametrize(
+        "failure", [CLOSED, TOO_SLOW, error_with("57P01"), OSError("too many open files")]
+    )
     def test_commit_without_an_answer_tells_nothing_and_is_no_trial(  # noqa: PLR0913, PLR0917 -- fixtures
         self,
         server: Server,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from granian_server import MAX_DISCARDED_BYTES, GatewayedApp
+from granian_server import MAX_DISCARDED_BYTES, GuardedApp
 
 
 class Parts(list[bytes]):
@@ -25,7 +25,7 @@ class Call:
         self.body = io.BytesIO(b"x" * 100)
         self.read: bytes | None = None
         self.parts = Parts([b"a", b"b"])
-        app = GatewayedApp(self._app, lambda: draining)
+        app = GuardedApp(self._app, lambda: draining)
         request = {"REQUEST_METHOD": "POST", "SERVER_PROTOCOL": "HTTP/1.1", "HTTP_HOST": "x"}
         environ = {**request, "wsgi.input": self.body, **environ}
         self.response = app(environ, self._start)

@@ -17,7 +17,7 @@ from user_service.cache.page_cache import (
     CacheStatus,
     PageCache,
 )
-from user_service.cache.page_store import Found, PageStore, RedisFailure
+from user_service.cache.page_store import LookUp, PageStore, RedisFailure
 from user_service.resilience import deadline
 
 LONG = 30.0  # seconds; only a test that fails waits so long
@@ -57,20 +57,20 @@ class FakeStore(PageStore):
             raise RedisFailure("away")
         return b"%d" % self.generation
 
-    def look_up(self, name: str) -> Found:
+    def look_up(self, name: str) -> LookUp:
         current = self._called("look_up")
         generation, body = self.pages.get(name, (b"", b""))
         if generation == current:
-            return Found(current, self.lsn, body)
+            return LookUp(current, self.lsn, body)
         if name in self.claimed_by_others:
-            return Found(current, self.lsn)
+            return LookUp(current, self.lsn)
         self.our_claims.add((name, current))
-        return Found(current, self.lsn, claimed=True)
+        return LookUp(current, self.lsn, claimed=True)
 
-    def current(self) -> Found:
-        return Found(self._called("current"), self.lsn)
+    def current(self) -> LookUp:
+        return LookUp(self._called("current"), self.lsn)
 
-    def settle(self, generation: bytes, lsn: int) -> Found:
+    def settle(self, generation: bytes, lsn: int) -> LookUp:
         if generation == self._called("settle"):
             self.lsn = lsn
         return self.current()
@@ -370,4 +370,4 @@ class TestFailedInvalidation:
 
 def test_page_with_other_members_of_users_has_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("user_service.domain.user.USER_MEMBERS", ("id", "username"))
-    assert runpy.run_path(page_store.__file__)["PAGE"] != page_store.PAGE
+    assert runpy.run_path(page_store.__file__)["PAGE_PREFIX"] != page_store.PAGE_PREFIX

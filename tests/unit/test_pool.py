@@ -1,4 +1,4 @@
-"""Loans of connections: FIFO, never lost, and shared while the server refuses more."""
+"""Loans of connections: in turn, never lost, and shared while the server refuses more."""
 
 import subprocess
 import sys
@@ -70,16 +70,16 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 @pytest.fixture
-def connections(server: Server, clock: Clock) -> ConnectionPool:
+def pool(server: Server, clock: Clock) -> ConnectionPool:
     return ConnectionPool("dsn", 5, current_dsn=lambda: "dsn", clock=clock)
 
 
-def borrow(connections: ConnectionPool, timeout: float = 0) -> Any:
-    connections.begin_loan(timeout)
+def borrow(pool: ConnectionPool, timeout: float = 0) -> Any:
+    pool.begin_loan(timeout)
     try:
-        return connections.take_idle() or connections.open_new(timeout)
+        return pool.take_idle() or pool.open_new(timeout)
     except BaseException:
-        connections.end_loan(None)
+        pool.end_loan(None)
         raise
 
 
@@ -87,15 +87,15 @@ Wait = Callable[[int], list[Future[Any]]]
 
 
 @pytest.fixture
-def waiting(connections: ConnectionPool) -> Iterator[Wait]:
+def waiting(pool: ConnectionPool) -> Iterator[Wait]:
     """Return a function that returns callers which wait for a loan, in order of their arrival."""
     with ThreadPoolExecutor(4) as threads:
 
         def wait(number: int) -> list[Future[Any]]:
             waits = []
             for _ in range(number):
-                waits.append(threads.submit(borrow, connections, LONG))
-                eventually(lambda: connections.waiting == len(waits))
+                waits.append(threads.submit(borrow, pool, LONG))
+                eventually(lambda: pool.waiting == len(waits))
             return waits
 
         yield wait
@@ -104,69 +104,69 @@ def waiting(connections: ConnectionPool) -> Iterator[Wait]:
 @pytest.mark.usefixtures("server")
 class TestQueue:
     @pytest.fixture
-    def connections(self) -> ConnectionPool:
+    def pool(self) -> ConnectionPool:
         return ConnectionPool("dsn", 1, current_dsn=lambda: "dsn")
 
     def test_longest_waiting_caller_is_next_and_gets_the_connection(
-        self, connections: ConnectionPool, waiting: Wait
+        self, pool: ConnectionPool, waiting: Wait
     ) -> None:
-        lent = borrow(connections)
+        lent = borrow(pool)
         waits = waiting(3)
         for number, each in enumerate(waits, 1):
-            connections.end_loan(lent)
+            pool.end_loan(lent)
             with pytest.raises(PoolTimeout):  # a new caller does not overtake, whoever runs by now
-                connections.begin_loan()
+                pool.begin_loan()
             assert each.result(LONG) is lent
             assert not any(later.done() for later in waits[number:])
 
-    def test_caller_that_gave_up_leaves_its_turn(self, connections: ConnectionPool) -> None:
-        lent = borrow(connections)
+    def test_caller_that_gave_up_leaves_its_turn(self, pool: ConnectionPool) -> None:
+        lent = borrow(pool)
         with pytest.raises(PoolTimeout, match="no connection came free: 1 connections are in use"):
-            connections.begin_loan(0.01)
-        connections.end_loan(lent)
-        assert borrow(connections) is lent
+            pool.begin_loan(0.01)
+        pool.end_loan(lent)
+        assert borrow(pool) is lent
 
     def test_loan_that_begins_with_the_time_out_is_taken(
-        self, connections: ConnectionPool, monkeypatch: pytest.MonkeyPatch
+        self, pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        lent = borrow(connections)
+        lent = borrow(pool)
 
         class LateTurn:
             """A lock whose time is up just before it is released."""
 
             def acquire(self, timeout: float | None = None) -> None:
                 if timeout is not None:
-                    connections.end_loan(lent)
+                    pool.end_loan(lent)
 
             def release(self) -> None: ...
 
         monkeypatch.setattr(threading, "Lock", LateTurn)
-        assert borrow(connections, LONG) is lent
-        assert connections.lent == 1
+        assert borrow(pool, LONG) is lent
+        assert pool.lent == 1
 
     def test_writes_leave_a_quarter_of_the_loans_to_reads(self) -> None:
-        connections = ConnectionPool("dsn", 4, current_dsn=lambda: "dsn")
+        pool = ConnectionPool("dsn", 4, current_dsn=lambda: "dsn")
         order: list[str] = []
 
         def wait(name: str) -> None:
-            connections.begin_loan(LONG, writes="write" in name)
+            pool.begin_loan(LONG, writes="write" in name)
             order.append(name)
 
         for _ in range(3):
-            connections.begin_loan(writes=True)
+            pool.begin_loan(writes=True)
         with pytest.raises(PoolTimeout, match="3 connections are in use, 3 of them by writes"):
-            connections.begin_loan(writes=True)
-        connections.begin_loan()
+            pool.begin_loan(writes=True)
+        pool.begin_loan()
         with ThreadPoolExecutor(3) as threads:
             for name in ("write", "read", "next write"):
-                waiting = connections.waiting
+                waiting = pool.waiting
                 threads.submit(wait, name)
-                eventually(partial(lambda number: connections.waiting > number, waiting))
-            connections.end_loan(None)
+                eventually(partial(lambda number: pool.waiting > number, waiting))
+            pool.end_loan(None)
             eventually(lambda: order == ["read"])  # the write before it has to wait for a write
-            connections.end_loan(None, writes=True)
+            pool.end_loan(None, writes=True)
             eventually(lambda: order == ["read", "write"])
-            connections.end_loan(None, writes=True)
+            pool.end_loan(None, writes=True)
         assert order == ["read", "write", "next write"]
 
     @pytest.mark.parametrize("handed_over", ["handed over", ""])
@@ -177,19 +177,19 @@ from gevent import monkey; monkey.patch_all()
 import gevent, sys
 from user_service.database.pool import ConnectionPool
 
-connections = ConnectionPool("", 1, current_dsn=str)
-connections.begin_loan()
-waits = gevent.spawn(connections.begin_loan, 30)
+pool = ConnectionPool("", 1, current_dsn=str)
+pool.begin_loan()
+waits = gevent.spawn(pool.begin_loan, 30)
 gevent.sleep(0)
 if sys.argv[1]:
-    connections.end_loan(None)
+    pool.end_loan(None)
 waits.kill()
 if not sys.argv[1]:
-    connections.end_loan(None)
+    pool.end_loan(None)
 elif waits.successful() and waits.value is None:  # the loan began before it was ended
-    connections.end_loan(None)
-connections.begin_loan()
-assert (connections.lent, connections.waiting) == (1, 0)
+    pool.end_loan(None)
+pool.begin_loan()
+assert (pool.lent, pool.waiting) == (1, 0)
 """
         command = [sys.executable, "-c", program, handed_over]
         subprocess.run(command, check=True, timeout=LONG, cwd=SERVICE)
@@ -198,17 +198,17 @@ assert (connections.lent, connections.waiting) == (1, 0)
 class TestServerWithoutRoom:
     def test_connections_that_exist_are_shared(
         self,
-        connections: ConnectionPool,
+        pool: ConnectionPool,
         server: Server,
         waiting: Wait,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         server.room = 2
-        lent = [borrow(connections), borrow(connections)]
+        lent = [borrow(pool), borrow(pool)]
         waits = waiting(4)
         for _ in range(2):
             for each in lent:
-                connections.end_loan(each)
+                pool.end_loan(each)
             lent = [each.result(LONG) for each in waits[:2]]
             del waits[:2]
         assert server.refused == 1  # the others waited without asking
@@ -216,109 +216,105 @@ class TestServerWithoutRoom:
             "connection pool continues with 2 of 5 connections: too many connections"
         ]
 
-    def test_wait_for_another_is_bounded_and_loses_no_loan(
-        self, connections: ConnectionPool
-    ) -> None:
-        lent = borrow(connections)
+    def test_wait_for_another_is_bounded_and_loses_no_loan(self, pool: ConnectionPool) -> None:
+        lent = borrow(pool)
         for timeout in (0, 0.01):
             with pytest.raises(PoolTimeout):
-                borrow(connections, timeout)
-        assert connections.lent == 1
-        connections.end_loan(lent)
-        assert borrow(connections) is lent
+                borrow(pool, timeout)
+        assert pool.lent == 1
+        pool.end_loan(lent)
+        assert borrow(pool) is lent
 
     def test_server_that_has_not_answered_in_time_is_not_taken_for_a_full_one(
-        self, connections: ConnectionPool
+        self, pool: ConnectionPool
     ) -> None:
-        borrow(connections)
+        borrow(pool)
         with deadline.within(0), pytest.raises(ConnectionLost):
-            borrow(connections, 1)
-        assert connections.lent == 1
+            borrow(pool, 1)
+        assert pool.lent == 1
 
-    def test_lost_connection_is_opened_again(
-        self, connections: ConnectionPool, waiting: Wait
-    ) -> None:
-        lent = borrow(connections)
+    def test_lost_connection_is_opened_again(self, pool: ConnectionPool, waiting: Wait) -> None:
+        lent = borrow(pool)
         (late,) = waiting(1)
         lent.close()
-        connections.end_loan(lent)
+        pool.end_loan(lent)
         assert late.result(LONG) is not lent
 
     def test_is_asked_again_after_a_while(
-        self, connections: ConnectionPool, server: Server, clock: Clock
+        self, pool: ConnectionPool, server: Server, clock: Clock
     ) -> None:
-        borrow(connections)
+        borrow(pool)
         for refused in (1, 2):
             for _ in range(3):
                 with pytest.raises(PoolTimeout):
-                    borrow(connections)
+                    borrow(pool)
             assert server.refused == refused
             clock.now += GROW_SECONDS
         server.room = 3
-        borrow(connections)
-        borrow(connections)
-        assert (server.open, connections.lent) == (3, 3)
+        borrow(pool)
+        borrow(pool)
+        assert (server.open, pool.lent) == (3, 3)
 
     def test_longest_waiting_caller_asks_again(
-        self, connections: ConnectionPool, server: Server, clock: Clock, waiting: Wait
+        self, pool: ConnectionPool, server: Server, clock: Clock, waiting: Wait
     ) -> None:
-        borrow(connections)
+        borrow(pool)
         (late,) = waiting(1)
         server.room = 2
         clock.now += GROW_SECONDS
         with pytest.raises(PoolTimeout):
-            connections.begin_loan()
+            pool.begin_loan()
         assert late.result(LONG) is server.connections[1]
 
     def test_one_is_given_up_for_another_process_however_busy_this_one_is(
-        self, connections: ConnectionPool, server: Server, clock: Clock, waiting: Wait
+        self, pool: ConnectionPool, server: Server, clock: Clock, waiting: Wait
     ) -> None:
         server.room = 2
-        lent = [borrow(connections) for _ in range(2)]
+        lent = [borrow(pool) for _ in range(2)]
         (late,) = waiting(1)
         clock.now += SHRINK_SECONDS
-        connections.end_loan(lent.pop())
+        pool.end_loan(lent.pop())
         another = ConnectionPool("", 5, current_dsn=lambda: "", clock=clock)
         borrow(another)
-        connections.end_loan(lent.pop())
+        pool.end_loan(lent.pop())
         assert late.result(LONG)
         assert server.open == 2
 
 
 def test_answer_of_an_old_primary_is_not_waited_for_once_another_server_serves(
-    connections: ConnectionPool, server: Server
+    pool: ConnectionPool, server: Server
 ) -> None:
     server.room = 4
-    lent = borrow(connections)
+    lent = borrow(pool)
     with ThreadPoolExecutor(1) as threads:
-        waits = threads.submit(connections.wait_for_answer, lent)
-        borrow(connections)
+        waits = threads.submit(pool.wait_for_answer, lent)
+        borrow(pool)
         assert not lent.answered.wait(0.05)
         server.name = "other"
-        borrow(connections)
+        borrow(pool)
         waits.result(LONG)
 
 
 def test_idle_connections_that_were_not_needed_for_a_while_are_closed(
-    connections: ConnectionPool, server: Server, clock: Clock
+    pool: ConnectionPool, server: Server, clock: Clock
 ) -> None:
     server.room = 5
-    for lent in [borrow(connections) for _ in range(5)]:
-        connections.end_loan(lent)
+    for lent in [borrow(pool) for _ in range(5)]:
+        pool.end_loan(lent)
     for _ in range(2):  # the busiest moment of the first period is its beginning
         assert server.open == 5
         clock.now += SHRINK_SECONDS
-        connections.end_loan(borrow(connections))
+        pool.end_loan(borrow(pool))
     assert server.open == 1
 
 
 def test_burst_after_a_quiet_minute_keeps_what_it_opens(
-    connections: ConnectionPool, server: Server, clock: Clock
+    pool: ConnectionPool, server: Server, clock: Clock
 ) -> None:
     server.room = 5
     clock.now += SHRINK_SECONDS
-    connections.end_loan(borrow(connections))
+    pool.end_loan(borrow(pool))
     for _ in range(2):
-        for lent in [borrow(connections) for _ in range(5)]:
-            connections.end_loan(lent)
-    assert len(server.connections) == connections.made == 5
+        for lent in [borrow(pool) for _ in range(5)]:
+            pool.end_loan(lent)
+    assert len(server.connections) == pool.made == 5

@@ -116,7 +116,8 @@ NO_URLS = {
         *("postgresql+psycopg2://users:{}@host/users", "postgresql://users:%zz{}@host/users"),
         *("postgresql://users:{}%@host/users", "postgresql://users:p@{}@host/users"),
         *("postgresql://users:[{}@host/users", "postgresql://users:1/{}@host/users"),
-        "postgresql://users:1#{}@host/users",
+        *("postgresql://users:1#{}@host/users", "postgresql://?host=db&password=p@{}"),
+        "postgresql://db:5432?user=users&password=p@{}",
     ],
     "DATABASE_REPLICA_URL": ["host=db user=users password={}"],
     "REDIS_URL": [
@@ -197,6 +198,18 @@ class TestMalformed:
             assert read(DATABASE_URL=url, DB_HOST="other").database_dsn == url
         else:
             assert read(REDIS_URL=url, REDIS_HOST="other").redis_dsn == url
+
+
+HOSTS_AND_MORE = [":s3cret@redis", "redis:6379", "redis/1", "redis#1", "a@b", " "]
+
+
+@pytest.mark.parametrize("host", HOSTS_AND_MORE)
+def test_host_of_redis_is_a_name_or_an_address_alone(host: str) -> None:
+    message = complaint(REDIS_HOST=host)
+    assert message.startswith("REDIS_HOST: ")
+    assert "s3cret" not in message
+    for valid in ("redis", "my_redis.example.com", "10.0.0.1", "::1", "fe80::1%eth0"):
+        assert valid in read(REDIS_HOST=valid).redis_dsn
 
 
 class TestSecrets:

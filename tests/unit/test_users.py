@@ -62,7 +62,10 @@ class TestValidUsername:
 
     @pytest.mark.parametrize(
         "name",
-        ["\u2800" * 3, "\u0301\u0302\u0303", "\ufffc" * 3, "\u2800 \ufffc", "\U0001d159" * 3],
+        [
+            *("\u2800" * 3, "\u0301\u0302\u0303", "\ufffc" * 3, "\u2800 \ufffc", "\U0001d159" * 3),
+            "\uff9e" * 3,  # in canonical form
+        ],
         ids=ascii,
     )
     def test_has_a_visible_character(self, name: str) -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, cast
+from typing import Any, cast, get_type_hints
 from unittest.mock import Mock
 from urllib.parse import urlencode
 
@@ -15,8 +15,15 @@ from werkzeug.test import create_environ
 
 from user_service.domain.user import USER_MEMBERS, WRITABLE_MEMBERS
 from user_service.errors import InvalidInput, MalformedBody
-from user_service.web.requests.schemas import ListQuery, UserPatch, UserWrite
+from user_service.web.requests.schemas import (
+    UNCHANGED,
+    ListQuery,
+    UserPatch,
+    UserReplacement,
+    UserWrite,
+)
 from user_service.web.requests.validation import json_object, parse_body, parse_query, validated
+from user_service.web.responses import bodies
 from user_service.web.services import Services, attach
 
 ADA = b'{"username": "ada", "email": "ada@example.com"}'
@@ -181,6 +188,10 @@ class TestParseQuery:
         parsed = query(created_since=f"2026-11-22{separator}{hour}:41:06{offset}")
         assert parsed.created_since == datetime(2026, 11, 22, 19, 41, 6, tzinfo=UTC)
 
+    def test_takes_a_leap_second_for_the_second_before_it(self) -> None:
+        parsed = query(created_since="2016-12-31T23:59:60.5Z")
+        assert parsed.created_since == datetime(2016, 12, 31, 23, 59, 59, 500_000, tzinfo=UTC)
+
     @pytest.mark.parametrize("text", ["{}=", "{0}=1&{0}=2"])
     def test_tells_made_up_names_back_in_64_characters_at_most(self, text: str) -> None:
         name = "x" * 1000
@@ -190,8 +201,9 @@ class TestParseQuery:
 
 def test_bodies_have_the_members_of_users() -> None:
     assert UserWrite.model_fields.keys() == set(WRITABLE_MEMBERS)
-    assert UserPatch.model_fields.keys() == set(USER_MEMBERS)
-    assert not any(field.is_required() for field in UserPatch.model_fields.values())
+    assert UserReplacement.model_fields.keys() == UserPatch.model_fields.keys() == set(USER_MEMBERS)
+    assert tuple(get_type_hints(bodies.User)) == USER_MEMBERS
+    assert all(field.default is UNCHANGED for field in UserPatch.model_fields.values())
 
 
 def test_view_that_takes_no_body_does_not_look_at_one() -> None:

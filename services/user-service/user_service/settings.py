@@ -44,9 +44,13 @@ _POSTGRES_URL = re.compile(
     rf"(?!.*%(?![0-9A-Fa-f]{{2}}))postgres(?:ql)?://{_LOGIN}"
     rf"{_SERVER_OR_DEFAULT}(?:,{_SERVER_OR_DEFAULT})*(?:/[^?#]*)?(?:\?[^#]*)?"
 )
-# One "@" before the path, behind a user and a password without special characters; or none before
-# the query. At others libpq and redis-py split a password, and their messages repeat a part of it.
-_ENCODED = re.compile(r"(?=[ -~]+$)[a-z+]+://(?:[^@/?#\[\]]*@[^@/?#]*(?:[/?].*)?|[^@?#]*(?:\?.*)?)")
+# One "@" before the path, behind a user and a password without special characters; or none but in
+# the query of a URL with a path. At others libpq and redis-py split a password, and their messages
+# repeat a part of it.
+_ENCODED = re.compile(
+    r"(?=[ -~]+$)[a-z+]+://(?:[^@/?#\[\]]*@[^@/?#]*(?:[/?].*)?"
+    r"|[^@/?#]*(?:/[^@?#]*(?:\?.*)?|\?[^@]*)?)"
+)
 
 
 def _listed(value: object) -> object:
@@ -172,7 +176,7 @@ class Settings(BaseSettings):
 
     redis_url: RedisUrl = None
     """Redis URL, also of Sentinel or a Cluster; overrides `REDIS_HOST` and `REDIS_PORT`"""
-    redis_host: str = "localhost"
+    redis_host: str = Field(default="localhost", pattern=r"^([\w.-]+|[0-9A-Fa-f:.]+(%[\w.-]+)?)$")
     """Host name or address of Redis"""
     redis_port: int = Field(default=6379, ge=1, le=65535)
     """Port of Redis"""

@@ -20,7 +20,7 @@ from schemathesis.generation.meta import TestPhase
 
 from user_service.domain.names import valid_email, valid_prefix, valid_username
 from user_service.domain.positions import Position, Side
-from user_service.domain.user import GIVEN_MEMBERS
+from user_service.domain.user import READ_ONLY_MEMBERS
 from user_service.errors import InvalidInput
 from user_service.web.requests.schemas import ListQuery
 from user_service.web.responses.cursors import Cursors
@@ -75,7 +75,7 @@ def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
         if "Idempotency-Key" in case.headers:
             give_key_of_its_own(case)
         if case.method in ("PUT", "PATCH"):  # drawn at random, they would change
-            for name in GIVEN_MEMBERS:
+            for name in READ_ONLY_MEMBERS:
                 case.body.pop(name, None)
         if "user_id" in case.path_parameters and case.meta.phase.name != TestPhase.STATEFUL:
             reach_a_user(case)

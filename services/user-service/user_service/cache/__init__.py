@@ -1,1 +1,1 @@
-"""Redis: the page cache."""
+"""Redis: its client, and the page cache."""

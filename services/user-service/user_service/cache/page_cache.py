@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import partial
 from typing import NamedTuple
 
-from user_service.cache.page_store import Found, PageStore, RedisFailure, RedisRefusal
+from user_service.cache.page_store import LookUp, PageStore, RedisFailure, RedisRefusal
 from user_service.cache.single_flight import SingleFlight
 from user_service.observability.metrics import Metrics
 from user_service.observability.outage import Outage
@@ -159,7 +159,7 @@ class PageCache:
         self._closed.set()
         self.store.close()
 
-    def _look_up(self, name: str) -> Found | None:
+    def _look_up(self, name: str) -> LookUp | None:
         """Return what the store has; None if the cache cannot be read at the moment."""
         if self._unrepaired:
             return None
@@ -174,7 +174,7 @@ class PageCache:
             self._reading.end()
         return found
 
-    def _settled(self, found: Found) -> Found:
+    def _settled(self, found: LookUp) -> LookUp:
         """Return ``found`` with its log position known, where a replica needs it."""
         if self._current_lsn is None or found.lsn is not None:
             return found
@@ -185,7 +185,7 @@ class PageCache:
         # A claim on the page was made in the generation that was found.
         return settled if settled.generation != found.generation else found._replace(lsn=lsn)
 
-    def _refill(self, name: str, missed: Found, produce: Produce) -> bytes:
+    def _refill(self, name: str, missed: LookUp, produce: Produce) -> bytes:
         try:
             found = missed if missed.claimed else self._wait_for_other_process(name, missed)
         except RedisFailure as error:
@@ -203,7 +203,7 @@ class PageCache:
         self._keep(name, found.generation, body)
         return body
 
-    def _wait_for_other_process(self, name: str, missed: Found) -> Found:
+    def _wait_for_other_process(self, name: str, missed: LookUp) -> LookUp:
         """Return the page when another process has stored it, or its claim once it has ended.
 
         Return ``missed`` if neither comes in time.

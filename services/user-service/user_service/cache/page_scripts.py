@@ -3,7 +3,8 @@
 The first three keys of each script hold the history, the generation and the log position (LSN).
 """
 
-# A stored page begins with its generation and the time at which it was stored.
+# A stored page begins with its generation and the time at which it was stored, for pages.lua of the
+# gateway, too.
 GENERATION_LENGTH = 32
 TIME_LENGTH = 10
 BODY_AT = GENERATION_LENGTH + TIME_LENGTH

@@ -46,7 +46,7 @@ CLAIM_MILLISECONDS = 2000
 CLAIM_SUFFIX = ":refill"
 # The number belongs to the format of pages, the digest to the members of users in them. The
 # generation outlives both, so that two releases with different pages see each other's writes.
-PAGE = f"v5-{hashlib.blake2b(repr(USER_MEMBERS).encode(), digest_size=4).hexdigest()}:"
+PAGE_PREFIX = f"v5-{hashlib.blake2b(repr(USER_MEMBERS).encode(), digest_size=4).hexdigest()}:"
 
 
 class RedisFailure(Exception):
@@ -57,8 +57,8 @@ class RedisRefusal(RedisFailure):
     """Redis refused the command, for example because the user may not run it."""
 
 
-class Found(NamedTuple):
-    """The current generation and, if it is current and fresh, the page's body.
+class LookUp(NamedTuple):
+    """The current generation and the page's body: None if it is not current, or not fresh.
 
     ``lsn`` is the log position a replica must have replayed; None if it is unknown. Without a
     body, ``claimed`` tells whether this process has claimed the refill.
@@ -114,7 +114,6 @@ class PageStore:
         self._prefix = f"{prefix}:{{pages}}:"
         self._clock = clock
         self._confirmed = Confirmed()
-        # With the process id, a child that was forked meanwhile has another name.
         self._name = secrets.token_hex(16)
         # An error that Redis answers is an answer; only silence counts as a failure.
         self.breaker = CircuitBreaker(
@@ -124,25 +123,25 @@ class PageStore:
             on_change=(metrics or Metrics()).breaker_listener("redis"),
         )
 
-    def look_up(self, name: str) -> Found:
+    def look_up(self, name: str) -> LookUp:
         """Return the generation, begun if there was none, and the page or a claim on it.
 
         A claim ends with ``store`` or ``give_back``.
         """
         return self.look_up_many({name})[name]
 
-    def look_up_many(self, names: Set[str]) -> dict[str, Found]:
+    def look_up_many(self, names: Set[str]) -> dict[str, LookUp]:
         """Return the same for several pages, in one round trip."""
         generation, lsn, pages = self._current(names)
         return {
-            name: Found(generation, lsn, entry and entry[BODY_AT:], bool(claimed))
+            name: LookUp(generation, lsn, entry and entry[BODY_AT:], bool(claimed))
             for name, entry, claimed in zip(names, pages[::2], pages[1::2], strict=True)
         }
 
-    def current(self) -> Found:
+    def current(self) -> LookUp:
         """Return the generation and its LSN, without a page."""
         generation, lsn, _ = self._current(set())
-        return Found(generation, lsn)
+        return LookUp(generation, lsn)
 
     def look_up_stale(self, name: str) -> bytes | None:
         """Return the page, of any generation, if it was stored within ``stale_ttl`` seconds."""
@@ -161,8 +160,7 @@ class PageStore:
         """
         entry = b"%b%0*d%b" % (generation, TIME_LENGTH, int(self._clock()), body)
         ttl = max(self._ttl, self._stale_ttl)
-        process = f"{self._name}-{os.getpid()}"
-        arguments: list[Value] = [ttl, generation, process, entry]
+        arguments: list[Value] = [ttl, generation, self._process, entry]
         with self._asking():
             keys = self._keys(self._identify()[0], [name])
             return bool(self._redis.run_script(page_scripts.STORE_IF_CURRENT, keys, arguments))
@@ -183,10 +181,14 @@ class PageStore:
         """
         arguments = [secrets.token_hex(16), "" if lsn is None else f"{lsn:016x}"]
         with self._asking(despite_open_breaker=despite_open_breaker):
-            keys = self._keys(self._identify()[0])
+            database, history = self._identify()
+            if history != self._confirmed.history:
+                # The others hear of a failover from this process, before they read a replica.
+                self._confirm()
+            keys = self._keys(database)
             self._redis.run_script(page_scripts.REPLACE_GENERATION, keys, arguments)
 
-    def settle(self, generation: bytes, lsn: int) -> Found:
+    def settle(self, generation: bytes, lsn: int) -> LookUp:
         """Return ``generation`` with its LSN set to ``lsn``, or the generation after it.
 
         ``lsn`` must have been asked for after ``generation`` was read. Then every write that had
@@ -196,7 +198,7 @@ class PageStore:
         with self._asking():
             keys = self._keys(self._identify()[0])
             is_current = self._redis.run_script(page_scripts.SETTLE_IF_CURRENT, keys, arguments)
-        return Found(generation, lsn) if is_current else self.current()
+        return LookUp(generation, lsn) if is_current else self.current()
 
     def check(self) -> None:
         """Return if Redis permits what the store needs, even while the breaker is open."""
@@ -219,8 +221,8 @@ class PageStore:
         with self._asking():
             for _ in range(3):  # again where a generation had to be begun
                 database, history = self._identify()
-                now, process = int(self._clock()), f"{self._name}-{os.getpid()}"
-                arguments: list[Value] = [now, self._ttl, CLAIM_MILLISECONDS, process]
+                now = int(self._clock())
+                arguments: list[Value] = [now, self._ttl, CLAIM_MILLISECONDS, self._process]
                 stored, generation, lsn, *pages = self._redis.run_script(
                     page_scripts.LOOK_UP_OR_CLAIM, self._keys(database, names), arguments
                 )
@@ -248,11 +250,16 @@ class PageStore:
         self._confirmed = Confirmed(connections, history, stored)
         return history, stored
 
+    @property
+    def _process(self) -> str:
+        """The name by which this process claims pages. A child that was forked has another one."""
+        return f"{self._name}-{os.getpid()}"
+
     def _keys(self, database: str, names: Iterable[str] = ()) -> list[str]:
         base = f"{self._prefix}{database}:"
         keys = [base + "history", base + "generation", base + "lsn"]
         for name in names:
-            page = base + PAGE + name
+            page = base + PAGE_PREFIX + name
             keys += page, page + CLAIM_SUFFIX
         return keys
 
@@ -271,9 +278,9 @@ class BatchingPageStore(PageStore):
     """Pages in Redis; concurrent look-ups share a round trip."""
 
     @cached_property
-    def _look_ups(self) -> Batcher[str, Found]:
+    def _look_ups(self) -> Batcher[str, LookUp]:
         return Batcher(self.look_up_many)
 
-    def look_up(self, name: str) -> Found:
+    def look_up(self, name: str) -> LookUp:
         """Return the generation, begun if there was none, and the page or a claim on it."""
         return self._look_ups.get(name)

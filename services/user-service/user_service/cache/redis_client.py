@@ -44,7 +44,7 @@ class NoConnectionFree(redis.RedisError, Unavailable):
 class RedisClient(ABC):
     """Runs commands and scripts, and counts its connections in ``connections_made``.
 
-    As long as that number stays the same, the same server answers.
+    A new connection may lead to another server.
     """
 
     def __init__(self) -> None:

@@ -18,13 +18,19 @@ _SEVERAL_HOSTS = re.compile(
 
 
 class Topology(StrEnum):
-    """The kinds of Redis installations, as they stand after the ``+`` of a URL's scheme."""
+    """The kinds of Redis installations. The scheme of a URL names the others after a ``+``."""
 
     SERVER = "server"
     SENTINEL = "sentinel"
     CLUSTER = "cluster"
 
 
+# The options of redis-py that a URL may have. Others, like decode_responses, would change what
+# commands return, or cannot be written as text.
+_OPTIONS = re.compile(
+    "host|port|path|db|client_name|protocol|health_check_interval"
+    "|socket_(connect_timeout|keepalive|read_size|timeout)|ssl_.+"
+)
 DEFAULT_PORTS = {Topology.SENTINEL: 26379, Topology.CLUSTER: 6379}
 
 
@@ -49,7 +55,7 @@ class RedisUrl:
 
 
 def parse_redis_url(url: str) -> RedisUrl:
-    """Return the parts of ``url``; raise ValueError for an option that redis-py does not know."""
+    """Return the parts of ``url``; raise ValueError for an option that is not supported."""
     parts = _SEVERAL_HOSTS.fullmatch(url)
     if parts is None:
         return _parsed(url, Topology.SERVER)
@@ -67,13 +73,22 @@ def _parsed(
     max_connections = options.pop("max_connections", None)
     options.pop("timeout", None)  # of a wait for a free connection; there is none
     login, sentinel_login = _login(options, ""), _login(options, "sentinel_")
-    try:  # redis-py itself would refuse an unknown option only at the first command
-        connection_class(**options)
-    except (TypeError, RedisError):
-        raise ValueError("the URL of Redis has an option that redis-py does not know") from None
+    if not _are_supported(options, connection_class):
+        raise ValueError("the URL of Redis has an option that is not supported")
     return RedisUrl(
         topology, connection_class, options, max_connections, login, sentinel_login, hosts, service
     )
+
+
+def _are_supported(options: dict[str, Any], connection_class: type[AbstractConnection]) -> bool:
+    timeouts = (options.get(f"socket_{name}timeout", 1) for name in ("", "connect_"))
+    if not all(map(_OPTIONS.fullmatch, options)) or min(timeouts) <= 0:
+        return False
+    try:  # redis-py itself would refuse a value only at the first command
+        connection_class(**options)
+    except (TypeError, RedisError):
+        return False
+    return True
 
 
 def _login(options: dict[str, Any], prefix: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import math
 import os
 import select
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 
 import psycopg2
@@ -23,6 +23,7 @@ from psycopg2.extensions import (
     POLL_READ,
     POLL_WRITE,
     connection,
+    cursor,
     make_dsn,
     parse_dsn,
     set_wait_callback,
@@ -34,6 +35,8 @@ from user_service.resilience import deadline, resolver
 # Seconds for each address of each host, unless the DSN has its own connect_timeout.
 CONNECT_TIMEOUT = 2.0
 
+# psycopg2 cannot read the message of a server that refuses in another encoding than UTF-8.
+_REFUSALS = (psycopg2.OperationalError, DeadlineExceeded, UnicodeDecodeError)
 _EVENTS = {POLL_READ: select.POLLIN, POLL_WRITE: select.POLLOUT}
 
 
@@ -50,10 +53,11 @@ class Connection(connection):
     kept_socket: socket.socket | None = None  # waits for the answer to a commit
 
     def keep_socket(self) -> None:
-        """Take the socket from libpq, which closes an empty file instead.
+        """Keep a duplicate of the socket, and put /dev/null in its place.
 
-        libpq's farewell goes there. PgBouncer would take it for the end of the session, and open
-        the next one while the server still commits.
+        psycopg2 closes the connection next, and libpq's farewell then goes to /dev/null. PgBouncer
+        would take it for the end of the session, and open another one while the server still
+        commits.
         """
         self.kept_socket = socket.socket(fileno=os.dup(self.fileno()))
         empty = os.open(os.devnull, os.O_RDWR)
@@ -75,6 +79,24 @@ class Connection(connection):
         if self.kept_socket is not None:
             with suppress(OSError):
                 self.kept_socket.shutdown(socket.SHUT_RDWR)
+
+
+class Cursor(cursor):
+    """A cursor that sends SQL ahead of its statements, in the same round trip.
+
+    In autocommit mode, all that is sent together is one transaction. A tracer, which wraps the
+    connection's class of cursors, sees the statement alone.
+    """
+
+    ahead_of_next = ""
+    ahead_of_each = ""
+
+    def execute(  # type: ignore[override]  # SQL can go ahead of a string only
+        self, query: str, values: Mapping[str, object] | Sequence[object] | None = None
+    ) -> None:
+        """Run one statement."""
+        ahead, self.ahead_of_next = self.ahead_of_next + self.ahead_of_each, ""
+        super().execute(ahead + query, values)
 
 
 def wait_within_deadline(waiting: connection) -> None:
@@ -100,7 +122,7 @@ def connect(dsn: str, statement_timeout: float | None = None) -> Connection:
 
     Raise ConnectionLost, or Unavailable if the database cannot store every character.
     """
-    set_wait_callback(wait_within_deadline)
+    set_wait_callback(wait_within_deadline)  # of the process; all its connections are made here
     parameters = session_parameters(dsn, statement_timeout)
     seconds = float(parameters.get("connect_timeout", CONNECT_TIMEOUT))
     timeout = seconds if seconds > 0 else math.inf  # libpq's rule
@@ -108,24 +130,56 @@ def connect(dsn: str, statement_timeout: float | None = None) -> Connection:
     for host in _hosts(parameters):
         try:
             return _connect_to(host, parameters, timeout)
-        except (psycopg2.OperationalError, DeadlineExceeded, OSError) as error:
+        except (*_REFUSALS, OSError) as error:
             failure = error
     reason = str(failure).strip()
+    if isinstance(failure, UnicodeDecodeError):
+        reason = failure.object.decode("ascii", "replace").strip()
     raise ConnectionLost(f"cannot connect to the database: {reason}") from failure
 
 
-def must_be_writable(dsn: str) -> bool:
-    """Return whether ``dsn`` asks for a server that takes writes: the primary of several hosts.
+def is_alive(idle: Connection) -> bool:
+    """Return whether the server has not closed ``idle``, without a round trip.
 
-    Raise ConnectionLost if libpq does not know an option of it.
+    It takes two reads of the socket: libpq takes the server's farewell by the first, and
+    notices the end of the stream by the second.
     """
-    return _parsed(dsn).get("target_session_attrs") in ("read-write", "primary")
+    try:
+        idle.poll()
+        idle.poll()
+    except psycopg2.Error:
+        return False
+    return not idle.closed
+
+
+def has_become_read_only(connection: Connection) -> bool:
+    """Return whether the server has said that it takes no writes any more.
+
+    PostgreSQL 14 and newer report changes of both settings with their next answer.
+    """
+    reported = connection.info.parameter_status
+    return "on" in (reported("in_hot_standby"), reported("default_transaction_read_only"))
+
+
+def parameters_of(dsn: str) -> dict[str, str]:
+    """Return the parameters of ``dsn``, or raise ConnectionLost, which quotes nothing of it."""
+    try:
+        parameters = dict(parse_dsn(dsn))
+        float(parameters.get("connect_timeout", 0))
+    except (psycopg2.ProgrammingError, ValueError):  # the message may contain the password
+        raise ConnectionLost("the URL of the database has parts that libpq rejects") from None
+    return parameters
+
+
+def must_be_writable(dsn: str) -> bool:
+    """Return whether ``dsn`` asks for a server that takes writes: the primary of several hosts."""
+    return parameters_of(dsn).get("target_session_attrs") in ("read-write", "primary")
 
 
 def role_of(dsn: str) -> str:
     """Return the role that ``dsn`` names, or raise ValueError."""
     try:
-        return _parsed(dsn)["user"]
+        return parameters_of(dsn)["user"]
     except KeyError:
         raise ValueError("the URL of the database names no role") from None
 
@@ -147,11 +201,12 @@ def session_settings(statement_timeout: float) -> dict[str, str]:
 def session_parameters(dsn: str, statement_timeout: float | None = None) -> dict[str, str]:
     """Return the parameters of ``dsn``, and session and TCP settings where it has none of its own.
 
-    Without a time-out, in seconds, the session has no settings. The TCP settings together detect a
+    ``statement_timeout`` is in seconds. It is None where the settings go along with the
+    transactions instead: behind PgBouncer, and for migrations. The TCP settings together detect a
     server that vanished after 25 s of silence, or after 10 s in which sent data was not
     acknowledged. PGOPTIONS and PGCLIENTENCODING, which libpq would read, do not apply.
     """
-    given = {"options": "", **_parsed(dsn), "client_encoding": "UTF8"}
+    given = {"options": "", **parameters_of(dsn), "client_encoding": "UTF8"}
     if statement_timeout is not None:
         settings = session_settings(statement_timeout).items()
         options = "".join(f"-c {name}={value} " for name, value in settings)
@@ -165,16 +220,6 @@ def session_parameters(dsn: str, statement_timeout: float | None = None) -> dict
         "tcp_user_timeout": "10000",
     }
     return defaults | given
-
-
-def _parsed(dsn: str) -> dict[str, str]:
-    """Return the parameters of ``dsn``, or raise ConnectionLost, which quotes nothing of it."""
-    try:
-        parameters = dict(parse_dsn(dsn))
-        float(parameters.get("connect_timeout", 0))
-    except (psycopg2.ProgrammingError, ValueError):  # the message may contain the password
-        raise ConnectionLost("the URL of the database has parts that libpq rejects") from None
-    return parameters
 
 
 def _require_unicode(opened: Connection) -> None:
@@ -199,7 +244,7 @@ def _connect_to(host: dict[str, str], parameters: dict[str, str], timeout: float
                 opened.autocommit = True
                 _require_unicode(opened)
                 return opened
-        except (psycopg2.OperationalError, DeadlineExceeded) as error:
+        except _REFUSALS as error:
             # The traceback's frames hold the half-open connection, whose socket would stay open
             # until the next garbage collection.
             failure = error.with_traceback(None)

@@ -1,7 +1,7 @@
 """The database: a connection pool, and three ways to use one of its connections.
 
-A checkout waits in FIFO order for a bounded time, a broken connection is replaced, its loan ends
-whatever happens, and a circuit breaker refuses calls while the server does not answer.
+A checkout waits in turn for a bounded time, a broken connection is replaced, its loan ends whatever
+happens, and a circuit breaker refuses calls while the server does not answer.
 """
 
 import logging
@@ -19,9 +19,16 @@ from psycopg2.extensions import (
     TRANSACTION_STATUS_INTRANS,
 )
 
-from user_service.database.connection import Connection, must_be_writable, session_settings
+from user_service.database.connection import (
+    Connection,
+    Cursor,
+    has_become_read_only,
+    is_alive,
+    must_be_writable,
+    session_settings,
+)
 from user_service.database.failures import translated
-from user_service.database.pool import ConnectionPool, Cursor, has_become_read_only, is_alive
+from user_service.database.pool import ConnectionPool
 from user_service.errors import (
     ConnectionLost,
     DeadlineExceeded,
@@ -55,6 +62,7 @@ class Database:
     migrations, since the server may be away at start. Nothing connects before ``open`` or the first
     checkout, so the object may be made before a fork. ``current_dsn`` is called
     when the server is away or refuses a connection: the password may have changed.
+    ``on_late_answer`` is called when a commit was answered after its request had ended.
     """
 
     def __init__(  # noqa: PLR0913 -- one required, the others have defaults
@@ -81,7 +89,7 @@ class Database:
         self._local_settings = "".join(f"SET LOCAL {key} = '{value}'; " for key, value in local)
         self.breaker = breaker or CircuitBreaker(
             "the database",
-            # A commit may wait for a standby while the server serves reads.
+            # Not an OutcomeUnknown: a commit may wait for a standby while the server serves reads.
             failures=(ConnectionLost, DeadlineExceeded),
             open_seconds=OPEN_SECONDS,
             on_change=metrics.breaker_listener(name),
@@ -96,6 +104,7 @@ class Database:
             statement_timeout=None if transaction_pooling else statement_timeout,
             current_dsn=current_dsn or (lambda: dsn),
         )
+        self.on_late_answer: Callable[[], object] = lambda: None
         self._was_full = False
 
     def open(self) -> None:
@@ -137,6 +146,7 @@ class Database:
     def write(self, statement: str, parameters: Mapping[str, object]) -> Iterator[Cursor]:
         """Run one statement, which commits itself, and lend the cursor that has its result.
 
+        The block reads the result, if there is one, before another caller gets the connection.
         Raise OutcomeUnknown if the connection was lost, or the deadline passed, while it ran: the
         server may have committed it, or may yet. An error that the server answers has committed
         nothing.
@@ -168,7 +178,8 @@ class Database:
     @contextmanager
     def _lend(self, *, waits: bool = True, writes: bool = False) -> Iterator[Cursor]:
         """Lend a cursor; with ``writes``, for statements that commit changes."""
-        if writes and self.breaker.state is not State.CLOSED:  # a commit is no trial call
+        # Only a read may close the breaker: a commit may wait for a standby although all is well.
+        if writes and self.breaker.state is not State.CLOSED:
             with self.read() as cursor:
                 cursor.execute("SELECT 1")
         time_left = deadline.remaining()
@@ -223,7 +234,10 @@ class Database:
             self.pool.begin_loan(until - time.monotonic(), writes=writes)
 
     def _connection(self, until: float) -> Connection:
-        """Return a connection that works for a loan that has begun."""
+        """Return a connection that works for a loan that has begun.
+
+        The first loan of a process prepares the database: it may have been away at the start.
+        """
         if not self._preparation.is_done:
             # Here, after a fork: each process has a gauge of its own.
             self._metrics.size.set(self.pool.size)
@@ -263,6 +277,7 @@ class Database:
         with self._metrics.unanswered.track_inprogress():
             self.pool.wait_for_answer(lent)
         self._end_loan(lent, writes=True)
+        self.on_late_answer()
 
     def _count_replaced(self, number: int) -> None:
         if number:
@@ -284,7 +299,7 @@ def _commit(cursor: Cursor, statement: str, parameters: Mapping[str, object] | N
     connection.is_committing = True
     try:
         cursor.execute(statement, parameters)
-    except (psycopg2.Error, DeadlineExceeded) as error:
+    except Exception as error:
         if connection.closed:
             raise OutcomeUnknown("the connection was lost during a commit") from error
         raise

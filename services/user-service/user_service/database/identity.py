@@ -14,9 +14,10 @@ from user_service.resilience import deadline
 # Seconds that the question may take, and after which it is asked again if it was not answered.
 TIMEOUT = 1.0
 
-# A copy of the database has another name: a restored dump, also within one server. The history
-# ends when the timeline does (a replica was promoted, or the server restored to an earlier time),
-# and when the table gets another file (it was truncated, or restored in place).
+# A restored dump has another name, also within one server; a copy of the data directory has the
+# same. The history ends when the timeline does (a replica was promoted, or the server restored to
+# an earlier time), and when the table gets another file (it was truncated, or restored in place).
+# The timeline is the beginning of the name of each file of the log: eight hexadecimal digits.
 _IDENTITY = """
 SELECT concat_ws('-', system_identifier, pg_database.oid, relnamespace),
        concat_ws('-', left(pg_walfile_name(pg_current_wal_lsn()), 8), relfilenode)
@@ -56,7 +57,8 @@ class DatabaseIdentity:
 
     def timeline(self) -> int:
         """Return the timeline of the primary, or raise Unavailable."""
-        return int(self()[1][:8], 16)
+        _, history = self()
+        return int(history[:8], 16)
 
     def name(self) -> str:
         """Return the name of the database, or nothing as long as it is not known."""

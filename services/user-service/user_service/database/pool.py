@@ -1,18 +1,16 @@
-"""psycopg2's SimpleConnectionPool, shared between threads."""
+"""A pool of connections, each lent to one caller at a time, for threads and greenlets."""
 
 import logging
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import NamedTuple, cast
 
-import psycopg2
-from psycopg2.extensions import cursor
 from psycopg2.pool import SimpleConnectionPool
 
-from user_service.database.connection import Connection, connect, session_parameters
+from user_service.database.connection import Connection, Cursor, connect, session_parameters
 from user_service.errors import ConnectionLost, PoolTimeout, Unavailable
 from user_service.resilience import deadline
 
@@ -24,24 +22,6 @@ GROW_SECONDS = 1.0
 SHRINK_SECONDS = 10.0
 
 
-class Cursor(cursor):
-    """A cursor that sends SQL ahead of its statements, in the same round trip.
-
-    In autocommit mode, all that is sent together is one transaction. A tracer, which wraps the
-    connection's class of cursors, sees the statement alone.
-    """
-
-    ahead_of_next = ""
-    ahead_of_each = ""
-
-    def execute(  # type: ignore[override]  # SQL can go ahead of a string only
-        self, query: str, values: Mapping[str, object] | Sequence[object] | None = None
-    ) -> None:
-        """Run one statement."""
-        ahead, self.ahead_of_next = self.ahead_of_next + self.ahead_of_each, ""
-        super().execute(ahead + query, values)
-
-
 class _Turn(NamedTuple):
     """A caller that waits for ``lock`` until its loan begins, and whether it writes."""
 
@@ -50,12 +30,15 @@ class _Turn(NamedTuple):
 
 
 class ConnectionPool:
-    """At most ``size`` connections, opened when needed and lent in FIFO order.
+    """At most ``size`` connections, opened when needed.
 
-    A loan begins with ``begin_loan``, gets its connection from ``take_idle`` or else from
-    ``open_new``, and ends with ``end_loan``. The order is kept here because threading's semaphores
-    and queues are not FIFO: a thread that has just put a connection back takes it again before the
-    waiting threads run.
+    A *loan*, which settings and metrics call a checkout, is the right to one connection. It begins
+    with ``begin_loan``, gets its connection from ``take_idle``, the one used last, or else from
+    ``open_new``, and ends with ``end_loan``.
+
+    Loans begin in the order in which they were asked for, but reads pass writes that wait for their
+    share. The order is kept here because threading's semaphores and queues are not FIFO: a thread
+    that has just put a connection back takes it again before the waiting threads run.
 
     While the server has no room for more connections, those that exist are shared. The pool keeps
     as many as were lent at once in the last seconds, and one less while the server refuses more:
@@ -84,7 +67,8 @@ class ConnectionPool:
         self.size = size
         self.lent = 0
         self.closed = False
-        # Connections opened so far. While the number stays, the same server answers.
+        # Connections opened so far. A new one may lead to another server. A pooler may change the
+        # server of an old one: another process, with a new connection, tells of it through Redis.
         self.made = 0
         self._dsn = dsn
         self._statement_timeout = statement_timeout
@@ -100,6 +84,7 @@ class ConnectionPool:
         )
         # putconn keeps up to minconn idle connections. As an argument, it would open that many.
         self._pool.minconn = size
+        # Those that nobody uses, all that are open, and the most loans at once in the last seconds.
         self._idle = self._existing = self._most_lent = 0
         self._limit = size  # of the loans; lower while the server refuses more connections
         self._grow_at = math.inf
@@ -297,26 +282,3 @@ class ConnectionPool:
                 return False
             self._turns.remove(turn)
             return True
-
-
-def is_alive(idle: Connection) -> bool:
-    """Return whether the server has not closed ``idle``, without a round trip.
-
-    It takes two reads of the socket: libpq takes the server's farewell by the first, and
-    notices the end of the stream by the second.
-    """
-    try:
-        idle.poll()
-        idle.poll()
-    except psycopg2.Error:
-        return False
-    return not idle.closed
-
-
-def has_become_read_only(connection: Connection) -> bool:
-    """Return whether the server has said that it takes no writes any more.
-
-    PostgreSQL 14 and newer report changes of both settings with their next answer.
-    """
-    reported = connection.info.parameter_status
-    return "on" in (reported("in_hot_standby"), reported("default_transaction_read_only"))

@@ -11,10 +11,9 @@ from typing import TypeVar, cast
 
 import psycopg2
 
-from user_service.database.connection import Connection
+from user_service.database.connection import Connection, Cursor
 from user_service.database.database import Database
 from user_service.database.identity import DatabaseIdentity
-from user_service.database.pool import Cursor
 from user_service.errors import ConnectionLost, DeadlineExceeded, ReplicaUnusable, Unavailable
 from user_service.observability.metrics import Metrics
 from user_service.resilience import deadline
@@ -38,7 +37,7 @@ FROM pg_control_checkpoint() AS checkpoint, pg_control_recovery() AS recovery
 
 
 class Replica:
-    """A second pool, on a server that follows the primary, which serves all reads that it cannot.
+    """A server that follows the primary. The primary answers each read that the replica cannot.
 
     Its circuit breaker opens when the replica is away, and also when it lags: a read that is
     regularly refused is not worth the round trip.

@@ -9,9 +9,8 @@ from contextlib import closing, contextmanager
 
 import psycopg2
 
-from user_service.database.connection import connect
+from user_service.database.connection import Cursor, connect
 from user_service.database.database import Database
-from user_service.database.pool import Cursor
 from user_service.domain.api_key import ApiKey
 from user_service.errors import Unavailable
 from user_service.resilience import deadline

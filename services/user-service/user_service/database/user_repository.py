@@ -15,8 +15,8 @@ import psycopg2
 from psycopg2 import errors as sql_errors
 
 from user_service.database import stored_responses
+from user_service.database.connection import Cursor
 from user_service.database.database import Database
-from user_service.database.pool import Cursor
 from user_service.database.replica import Replica
 from user_service.database.user_lists import (
     LIST_SETTINGS,
@@ -70,7 +70,8 @@ _GET_MANY = composed(
 _INSERT = "INSERT INTO users ({columns}) VALUES ({values}) RETURNING {user}"
 _UPDATE = """
     UPDATE users SET {assignments}
-    WHERE id = %(id)s AND {precondition} AND ({changed}) IS DISTINCT FROM ({values}) AND {unchanged}
+    WHERE id = %(id)s AND {precondition}
+        AND ({changed}) IS DISTINCT FROM ({values}) AND {as_expected}
     RETURNING {user}
 """
 # As User.revision has it.
@@ -229,24 +230,24 @@ class UserRepository:
         user_id: int,
         changes: Mapping[str, Any],
         precondition: Precondition = UNCONDITIONAL,
-        given: Mapping[str, object] = MappingProxyType({}),
+        expected: Mapping[str, object] = MappingProxyType({}),
     ) -> User:
         """Change the members in ``changes`` and return the user.
 
-        ``given`` are members that the database sets, as the client knows them. Raise InvalidInput
+        ``expected`` are read-only members, as the client knows them. Raise InvalidInput
         if the user has others, NothingChanged if it has the values of ``changes`` already, and
         UserNotFound, PreconditionFailed or UserExists.
         """
         if changes:
             columns = _columns(changes)
-            statement = _update_statement(tuple(columns), tuple(changes), tuple(given))
-            known = {f"known_{name}": value for name, value in given.items()}
+            statement = _update_statement(tuple(columns), tuple(changes), tuple(expected))
+            known = {f"expected_{name}": value for name, value in expected.items()}
             bound = {**columns, **known, "id": user_id, **precondition._asdict()}
             with _conflicts_named(), self._database.write(statement, bound) as cursor:
                 if cursor.rowcount == 1:
                     return _user(cursor)
         current = self._current(user_id, precondition)
-        others = [name for name, value in given.items() if getattr(current, name) != value]
+        others = [name for name, value in expected.items() if getattr(current, name) != value]
         if others:
             raise InvalidInput(dict.fromkeys(others, "cannot be changed; leave it out"))
         if all(getattr(current, name) == value for name, value in changes.items()):
@@ -358,17 +359,17 @@ def _insert_statement(columns: tuple[str, ...]) -> str:
 
 @lru_cache
 def _update_statement(
-    columns: tuple[str, ...], changed: tuple[str, ...], given: tuple[str, ...]
+    columns: tuple[str, ...], changed: tuple[str, ...], expected: tuple[str, ...]
 ) -> str:
     assignments = [f"{column} = %({column})s" for column in columns]
-    unchanged = [f"{name} = %(known_{name})s" for name in given]
+    as_expected = [f"{name} = %(expected_{name})s" for name in expected]
     return composed(
         _UPDATE,
         assignments=", ".join(assignments),
         precondition=_PRECONDITION,
         changed=", ".join(changed),
         values=_placeholders(changed),
-        unchanged=" AND ".join(unchanged) or "true",
+        as_expected=" AND ".join(as_expected) or "true",
         user=USER_COLUMNS,
     )
 

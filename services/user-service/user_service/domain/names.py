@@ -43,6 +43,7 @@ def valid_username(text: str) -> str:
     """Return ``text`` without surrounding white space, or raise ValueError with the rule."""
     name = valid_text(text, USERNAME_MIN_LENGTH, USERNAME_MAX_LENGTH)
     canonical = canonical_username(name)
+    _require_visible(canonical)
     if canonical != canonical.strip():
         raise ValueError("must not begin or end with a space in canonical form")
     if not USERNAME_MIN_LENGTH <= len(canonical) <= USERNAME_MAX_LENGTH:

@@ -33,6 +33,6 @@ class User(NamedTuple):
 # The members that clients see, in their order.
 USER_MEMBERS = tuple(name for name in User._fields if name != "version")
 
-# The members that the database sets, and those that clients set.
-GIVEN_MEMBERS = ("id", "created_at", "updated_at")
-WRITABLE_MEMBERS = tuple(name for name in USER_MEMBERS if name not in GIVEN_MEMBERS)
+# The members that the database sets, and those that clients do.
+READ_ONLY_MEMBERS = ("id", "created_at", "updated_at")
+WRITABLE_MEMBERS = tuple(name for name in USER_MEMBERS if name not in READ_ONLY_MEMBERS)

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from contextvars import Context
 from typing import TypeVar
 
 from user_service.errors import NotPrepared, Unavailable
@@ -24,7 +25,9 @@ def in_background(work: Callable[[], T]) -> Future[T]:
         except BaseException as error:  # noqa: BLE001 -- raised by those that wait
             future.set_exception(error)
 
-    threading.Thread(target=run, daemon=True).start()
+    # In an empty context: the deadline, the request id and the principal are those of the caller.
+    thread = threading.Thread(target=Context().run, args=(run,), daemon=True)
+    thread.start()
     return future
 
 

@@ -94,6 +94,7 @@ class CircuitBreaker:
             has_failed = None if isinstance(error, Unavailable) else False
             raise
         finally:
+            # The success of a healthy dependency changes nothing, and takes no lock.
             if is_try or has_failed or self._failed_in_a_row:
                 self._count(period, has_failed=has_failed, is_try=is_try)
 

@@ -63,20 +63,20 @@ class RetryPolicy:
         committed.
         """
         self.balance = min(self.reserve, self.balance + self.share)
-        retry = 0
+        attempt = 0
         while True:
-            retry += 1
+            attempt += 1
             try:
                 result = function(*args, **kwargs)
             except TransientFailure as failure:
-                self._pause_before(retry, failure)
+                self._pause_before(attempt, failure)
             except Exception as error:
-                if retry > 1:
+                if attempt > 1:
                     failed = isinstance(error, Unavailable)
                     self.on_end(Outcome.FAILED if failed else Outcome.RECOVERED)
                 raise
             else:
-                if retry > 1:
+                if attempt > 1:
                     self.on_end(Outcome.RECOVERED)
                 return result
 

@@ -1,1 +1,1 @@
-"""Credentials: JSON Web Tokens of an issuer, and API keys. Neither HTTP nor SQL is known here."""
+"""Credentials: JSON Web Tokens of an issuer, and API keys. Flask and SQL are unknown here."""

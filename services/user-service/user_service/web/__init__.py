@@ -1,1 +1,1 @@
-"""HTTP: routes, validation, problems. Flask is imported here and in ``app.py`` only."""
+"""HTTP, and the commands of operators. Flask is imported here and in ``app.py`` only."""

@@ -79,12 +79,12 @@ def register_problems(app: Flask) -> None:
 
 
 def problem_response(error: Exception) -> Response:
-    """Return Flask's response for ``error``, and log what operators should see."""
+    """Return the reply to ``error`` as Flask's response."""
     return respond(problem_reply(error))
 
 
 def problem_reply(error: Exception) -> Reply:
-    """Return the response for ``error``, and log what operators should see."""
+    """Return the reply to ``error``, and log what operators should see."""
     if isinstance(error, errors.OutcomeUnknown):
         log.error("outcome unknown: %s", error)
     elif isinstance(error, errors.Unavailable):

@@ -16,7 +16,7 @@ from user_service.web.services import Services, retry_on_failure
 def read_page(services: Services, query: ListQuery) -> tuple[bytes, CacheStatus]:
     """Return the page of a list, as it is cached, and what the cache did.
 
-    If the page cannot be read, for whatever reason, it is the last stored one, if there is one.
+    While the database cannot serve, it is the page that was stored last, if there is one.
     """
     produce = partial(produce_page, services, query)
     try:
@@ -30,7 +30,10 @@ def read_page(services: Services, query: ListQuery) -> tuple[bytes, CacheStatus]
 
 @retry_on_failure
 def read_user(services: Services, user_id: int) -> User:
-    """Return a user; raise UserNotFound."""
+    """Return a user; raise UserNotFound.
+
+    The log position that a replica must have replayed is stored beside the cached pages.
+    """
     return services.users.get(user_id, after_lsn=services.pages.required_lsn())
 
 

@@ -32,7 +32,7 @@ R = TypeVar("R")
 class Services:
     """The parts of an application. Call ``begin`` after a fork and ``close`` before the end.
 
-    ``commit`` names the build. ``authentication`` is None while all callers are trusted.
+    ``git_commit`` names the build. ``authentication`` is None while all callers are trusted.
     ``is_draining`` tells whether the server is about to stop.
     """
 
@@ -43,7 +43,7 @@ class Services:
     cursors: Cursors
     metrics: Metrics
     retry_policy: RetryPolicy
-    commit: str
+    git_commit: str
     require_if_match: bool = False
     replica: Replica | None = None
     authentication: Authentication | None = None
@@ -51,7 +51,10 @@ class Services:
     stop_tracing: Callable[[], None] = lambda: None
 
     def open(self) -> None:
-        """Connect to the database. Raise Unavailable if it is away; requests then try again."""
+        """Connect to the database, the replica and Redis.
+
+        Raise Unavailable if the database is away; requests then try again.
+        """
         self.pages.open()
         if self.replica is not None:
             self.replica.open()
@@ -78,7 +81,7 @@ class Services:
         gc.freeze()
 
     def close(self) -> None:
-        """Close every connection."""
+        """Close every connection, and end the traces."""
         self.database.close()
         if self.replica is not None:
             self.replica.database.close()

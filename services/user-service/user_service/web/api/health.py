@@ -71,7 +71,7 @@ def _health(services: Services) -> bodies.Health:
         "pool": {"size": pool.size, "in_use": pool.lent, "waiting": pool.waiting},
         "breakers": breakers,
         "version": __version__,
-        "commit": services.commit,
+        "commit": services.git_commit,
     }
     if replica is not None:
         state: bodies.ReplicaState = {

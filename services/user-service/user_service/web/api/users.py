@@ -1,19 +1,23 @@
 """``/api/v1/users``: list, create, read, replace, change and delete users."""
 
-from typing import Any
-
 from flask import Blueprint, Response, current_app, request
 
 from user_service import errors
 from user_service.domain.idempotency import StoredResponse
-from user_service.domain.user import GIVEN_MEMBERS, User
+from user_service.domain.user import READ_ONLY_MEMBERS, User
 from user_service.web.openapi.examples import PAGE, USER
 from user_service.web.openapi.operations import Answer, documented, link, undocumented
 from user_service.web.policies.access import needs, open_to_all
 from user_service.web.reads import read_page, read_user
 from user_service.web.requests.conditions import client_has, client_has_user, precondition_of
 from user_service.web.requests.idempotency_key import keyed_request
-from user_service.web.requests.schemas import ListQuery, UserPatch, UserReplacement, UserWrite
+from user_service.web.requests.schemas import (
+    UNCHANGED,
+    ListQuery,
+    UserPatch,
+    UserReplacement,
+    UserWrite,
+)
 from user_service.web.requests.validation import BODY_TYPES, validated
 from user_service.web.responses import bodies
 from user_service.web.responses.pages import USERS_PATH, page_reply
@@ -22,8 +26,6 @@ from user_service.web.responses.user_body import entity_headers, user_reply
 from user_service.web.services import Services, invalidates_pages, retry_on_failure
 
 blueprint = Blueprint("users", __name__, url_prefix=USERS_PATH)
-
-_GIVEN = set(GIVEN_MEMBERS)
 
 # For the OpenAPI document.
 ENTITY = ("ETag", "Last-Modified", "Cache-Control")
@@ -160,7 +162,7 @@ def get_user(services: Services, user_id: int) -> Response:
 @validated
 def replace_user(services: Services, user_id: int, body: UserReplacement) -> Response:
     """Replace all members of a user that clients set."""
-    return _change(services, user_id, body, body.model_dump(exclude=_GIVEN))
+    return _respond_to_change(services, user_id, body)
 
 
 @blueprint.patch("/<user_id:user_id>")
@@ -169,7 +171,7 @@ def replace_user(services: Services, user_id: int, body: UserReplacement) -> Res
 @validated
 def change_user(services: Services, user_id: int, body: UserPatch) -> Response:
     """Change some members of a user."""
-    return _change(services, user_id, body, body.model_dump(exclude=_GIVEN, exclude_unset=True))
+    return _respond_to_change(services, user_id, body)
 
 
 @blueprint.delete("/<user_id:user_id>")
@@ -186,19 +188,20 @@ def delete_user(services: Services, user_id: int) -> Response:
 
 
 @retry_on_failure
-def _change(services: Services, user_id: int, body: UserWrite, changes: dict[str, Any]) -> Response:
+def _respond_to_change(services: Services, user_id: int, body: UserReplacement) -> Response:
     try:
-        user = _changed(services, user_id, body, changes)
-    except errors.NothingChanged as unchanged:  # the cached pages are still right
-        user = unchanged.current
+        user = _change(services, user_id, body)
+    except errors.NothingChanged as nothing:  # an error, so that the cached pages stay
+        user = nothing.current
     return respond(user_reply(user))
 
 
 @invalidates_pages
-def _changed(services: Services, user_id: int, body: UserWrite, changes: dict[str, Any]) -> User:
+def _change(services: Services, user_id: int, body: UserReplacement) -> User:
     precondition = precondition_of(request.headers, is_required=services.require_if_match)
-    given = body.model_dump(include=_GIVEN, exclude_unset=True)
-    return services.users.update(user_id, changes, precondition, given)
+    changes = {name: value for name, value in body if value is not UNCHANGED}
+    expected = {name: changes.pop(name) for name in READ_ONLY_MEMBERS if name in changes}
+    return services.users.update(user_id, changes, precondition, expected)
 
 
 def _created(user: User) -> Reply:

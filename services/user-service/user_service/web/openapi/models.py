@@ -10,6 +10,7 @@ from pydantic_core import core_schema
 from user_service.web.openapi.examples import example_name
 from user_service.web.openapi.operations import RESPONSE_HEADERS, Answer, Object
 from user_service.web.problems import PROBLEM_JSON, Problem
+from user_service.web.requests.schemas import UNCHANGED
 from user_service.web.responses import bodies
 from user_service.web.responses.reply import JSON
 
@@ -83,12 +84,12 @@ def schemas_of(models: Iterable[type]) -> Object:
 
 
 class _JsonSchemas(GenerateJsonSchema):
-    """JSON schemas without defaults of None, which stand for absent members."""
+    """JSON schemas without the defaults that stand for absent members."""
 
     field_title_should_be_set: Callable[..., bool] = lambda *_: False
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
-        if schema.get("default") is not None:
+        if schema.get("default") not in (None, UNCHANGED):
             return super().default_schema(schema)
         return self.generate_inner(schema["schema"])
 

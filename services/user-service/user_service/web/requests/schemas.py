@@ -2,6 +2,7 @@
 
 import hashlib
 from datetime import datetime
+from enum import Enum, auto
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, TypeVar, cast
 from urllib.parse import urlencode
@@ -40,8 +41,15 @@ Email = Annotated[
         examples=["ada@example.com"],
     ),
 ]
-# The default of members that may be absent, but not null.
-ABSENT: Any = None
+
+
+class _Unchanged(Enum):
+    """What a member is that a change leaves out. None is left for members that can be null."""
+
+    UNCHANGED = auto()
+
+
+UNCHANGED: Any = _Unchanged.UNCHANGED
 
 
 class UserWrite(_Schema):
@@ -55,18 +63,18 @@ class UserReplacement(UserWrite):
     """A whole user, as it is to be. Optional members that are absent are reset."""
 
     # The database sets these. Clients may send them back unchanged.
-    id: int = Field(ABSENT, ge=1, le=values.BIGINT_MAX, description="the user's own")
-    created_at: values.Time = Field(ABSENT, description="the user's own")
+    id: int = Field(UNCHANGED, ge=1, le=values.BIGINT_MAX, description="the user's own")
+    created_at: values.Time = Field(UNCHANGED, description="the user's own")
     updated_at: values.Time = Field(
-        ABSENT, description="the user's own; if it has changed, the answer is a 400"
+        UNCHANGED, description="the user's own; if it has changed, the answer is a 400"
     )
 
 
 class UserPatch(UserReplacement):
     """A JSON merge patch (RFC 7396) of a user. Absent members stay as they are."""
 
-    username: Username = ABSENT
-    email: Email = ABSENT
+    username: Username = UNCHANGED
+    email: Email = UNCHANGED
 
 
 def _parameter(default: T, description: str, example: object) -> T:

@@ -1,4 +1,4 @@
-"""A complete response, independent of Flask: views and the fast path send the same ones."""
+"""A complete response as data. Views and the fast path send the same ones."""
 
 from typing import NamedTuple
 

@@ -16,6 +16,7 @@ CACHE_CONTROL = "private, no-cache"
 
 def user_body(user: User) -> bodies.User:
     """Return ``user`` as clients see it."""
+    # `version`, the last column, is no member that clients see.
     return cast("bodies.User", dict(zip(USER_MEMBERS, user, strict=False)))
 
 
