@@ -228,7 +228,8 @@ class PageCache:
         except RedisFailure as error:
             self._storing.meet(error)
             return
-        self._storing.end()
+        if self._storing.lasts:
+            self._storing.end()
         if not is_stored:
             self._metrics.stores_refused.inc()
             log.info("page cache refused a page that was read before a write")

@@ -114,6 +114,7 @@ class PageStore:
         self._prefix = f"{prefix}:{{pages}}:"
         self._clock = clock
         self._confirmed = Confirmed()
+        # With the process id, a child that was forked meanwhile has another name.
         self._name = secrets.token_hex(16)
         # An error that Redis answers is an answer; only silence counts as a failure.
         self.breaker = CircuitBreaker(
@@ -160,7 +161,8 @@ class PageStore:
         """
         entry = b"%b%0*d%b" % (generation, TIME_LENGTH, int(self._clock()), body)
         ttl = max(self._ttl, self._stale_ttl)
-        arguments: list[Value] = [ttl, generation, self._process, entry]
+        process = f"{self._name}-{os.getpid()}"
+        arguments: list[Value] = [ttl, generation, process, entry]
         with self._asking():
             keys = self._keys(self._identify()[0], [name])
             return bool(self._redis.run_script(page_scripts.STORE_IF_CURRENT, keys, arguments))
@@ -221,8 +223,8 @@ class PageStore:
         with self._asking():
             for _ in range(3):  # again where a generation had to be begun
                 database, history = self._identify()
-                now = int(self._clock())
-                arguments: list[Value] = [now, self._ttl, CLAIM_MILLISECONDS, self._process]
+                now, process = int(self._clock()), f"{self._name}-{os.getpid()}"
+                arguments: list[Value] = [now, self._ttl, CLAIM_MILLISECONDS, process]
                 stored, generation, lsn, *pages = self._redis.run_script(
                     page_scripts.LOOK_UP_OR_CLAIM, self._keys(database, names), arguments
                 )
@@ -249,11 +251,6 @@ class PageStore:
         )
         self._confirmed = Confirmed(connections, history, stored)
         return history, stored
-
-    @property
-    def _process(self) -> str:
-        """The name by which this process claims pages. A child that was forked has another one."""
-        return f"{self._name}-{os.getpid()}"
 
     def _keys(self, database: str, names: Iterable[str] = ()) -> list[str]:
         base = f"{self._prefix}{database}:"

@@ -5,7 +5,6 @@ parses nothing. deploy/gateway/pages.lua reads this form, too.
 """
 
 import hashlib
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, cast
@@ -65,7 +64,7 @@ def _body(query: ListQuery, page: Page, beside: Neighbours) -> bodies.UserPage:
     number = {} if query.cursor is not None else {"page": query.page}
     totals = {}
     if page.total is not None:
-        totals = {"total": page.total, "pages": _last_page(page.total, query)}
+        totals = {"total": page.total, "pages": -(-page.total // query.per_page)}
     cursors = {"next_cursor": beside.next, "prev_cursor": beside.previous}
     pagination = {**number, "per_page": query.per_page, **totals, **cursors}
     users = [{name: getattr(user, name) for name in query.fields} for user in page.users]
@@ -86,14 +85,10 @@ def _links(query: ListQuery, page: Page, beside: Neighbours) -> str:
     return ", ".join(links)
 
 
-def _last_page(total: int, query: ListQuery) -> int:
-    return math.ceil(total / query.per_page)
-
-
 # A page number and a cursor in base64url need no encoding in a URL.
 def _targets_by_page(query: ListQuery, page: Page, beside: Neighbours) -> dict[str, str]:
     """Return the query parameters by relation; a cursor where the page number is not known."""
-    last = _last_page(page.total, query) if page.total and not page.estimated else None
+    last = -(-page.total // query.per_page) if page.total and not page.estimated else None
     targets: dict[str, str] = {}
     if page.next:
         targets["next"] = f"page={query.page + 1}"
