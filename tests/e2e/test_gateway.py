@@ -157,6 +157,7 @@ def assert_is_problem(answer: RawAnswer, status: int) -> None:
     assert answer.body["request_id"] == answer.headers["x-request-id"] != ""
     for name, value in SECURITY_HEADERS:
         assert answer.headers[name.lower()] == value
+    assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["access-control-allow-origin"] == "*"
     assert "Retry-After" in answer.headers["access-control-expose-headers"]
     assert "server" not in answer.headers or answer.headers["server"] == "nginx"
