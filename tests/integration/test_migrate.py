@@ -27,6 +27,7 @@ from user_service.database.migrate import (
     migrate,
     require_migrated,
 )
+from user_service.domain.names import canonical_username
 from user_service.errors import NotPrepared, Unavailable
 from user_service.web.services import services_of
 
@@ -167,6 +168,38 @@ def test_ours_count_users_that_were_there_before(dsn: str, tmp_path: Path) -> No
     migrate(dsn)
     assert column(dsn, "SELECT sum(number)::int FROM users_count") == [1000]
     assert column(dsn, "SELECT DISTINCT version FROM users") == [1]
+
+
+def test_ours_report_names_that_would_be_refused_by_now(
+    dsn: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for file in sorted(MIGRATIONS.glob("000*.sql")):
+        shutil.copy(file, tmp_path)
+    migrate(dsn, tmp_path)
+    refused = [
+        *(("ada1", "adaa\uff20bank.com@evil.com"), ("ada2", "aa\u2024b@example.com")),
+        *(("ada3", "ada@example\u3002com"), ("\u2800" * 3, "a@example.com")),
+        *(("\u0301" * 3, "b@example.com"), ("\uff9e" * 3, "c@example.com")),
+        ("\u00df" * 26, "d@example.com"),
+    ]
+    accepted = [
+        *(("ada4", "ada.l+x@b\xfccher.example"), ("\u674e\u5c0f\u9f99", "e@example.com")),
+        *(("Ren\u0065\u0301e", "f@example.com"), ("ada5", '"a b"@example.com')),
+    ]
+    for username, email in refused + accepted:
+        local_part, _, domain = email.rpartition("@")
+        # What the release before stored: in IDNA, U+3002 separates labels.
+        canonical = f"{canonical_username(local_part)}@{domain.replace(chr(0x3002), '.')}"
+        names = (username, canonical_username(username), email, canonical)
+        with closing(psycopg2.connect(dsn)) as opened, opened, opened.cursor() as cursor:
+            cursor.execute(
+                "INSERT INTO users (username, username_canonical, email, email_canonical)"
+                " VALUES (%s, %s, %s, %s)",
+                names,
+            )
+    assert migrate(dsn) == ["0010_report_names"]
+    (line,) = [each.message for each in caplog.records if each.levelname == "WARNING"]
+    assert f"{len(refused)} users have names that would be refused by now" in line
 
 
 def test_ours_keep_stored_responses_and_let_principals_share_a_key(

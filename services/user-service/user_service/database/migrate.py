@@ -172,6 +172,10 @@ def _pending(cursor: cursor, folder: Path) -> list[Path]:
 
 def _apply(cursor: cursor, file: Path) -> str:
     log.info("applying migration %s", file.stem)
+    notices = cursor.connection.notices
+    notices.clear()
     cursor.execute(file.read_text(encoding="utf-8"))
+    for notice in notices:
+        log.warning("migration %s: %s", file.stem, notice.strip())
     cursor.execute("INSERT INTO schema_migrations (name) VALUES (%s)", (file.stem,))
     return file.stem
