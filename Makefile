@@ -39,9 +39,10 @@ run: $(VENV)/run.stamp ## Serve on http://127.0.0.1:5000 with its own PostgreSQL
 cluster: $(VENV)/dev.stamp ## Run three PostgreSQL nodes that fail over, with etcd and HAProxy (DATA_DIR=)
 	@exec $(BIN)/python -m dev.cluster
 
-# The database that the environment names, or else that of a running `make run`.
+# The database that the environment names, or else that of a running `make run`; the Redis of the latter.
 IN_SERVICE = addresses="$${DATA_DIR:-.data}/addresses"; \
-  [[ -n "$$DATABASE_URL$$DATABASE_URL_FILE$$DB_HOST" || ! -f $$addresses ]] || . "$$addresses"; cd $(SERVICE) && exec
+  [[ -n "$$DATABASE_URL$$DATABASE_URL_FILE$$DB_HOST" ]] && others='^export DATABASE_' || others='^$$'; \
+  [[ ! -f $$addresses ]] || eval "$$(grep -v "$$others" "$$addresses")"; cd $(SERVICE) && exec
 
 migrate: $(VENV)/run.stamp ## Apply the migrations to the database of `make run`, or to DATABASE_URL
 	@$(IN_SERVICE) "$(CURDIR)/$(BIN)/flask" --app app migrate

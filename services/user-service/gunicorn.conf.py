@@ -55,7 +55,7 @@ logger_class = gunicorn_worker.QuietLogger
 
 
 def on_starting(_server: Arbiter) -> None:
-    """Prepare the forks of the master."""
+    """Let SIGTERM end a worker that has not set its own handler yet."""
     let_sigterm_end_children()
 
 

@@ -35,7 +35,7 @@ from user_service.settings import (
 log = logging.getLogger("user_service.serve")
 
 # What both servers keep to. The idle time-out is longer than that of the usual load balancers
-# (60 s), so that these close connections first: a server that does may meet a request on its way.
+# (60 s), so that they close connections first: a request may be on its way when the server does.
 KEEPALIVE_SECONDS = 75
 # Shorter than the time between SIGTERM and SIGKILL in docker-compose.yml and in Kubernetes.
 GRACEFUL_SECONDS = 20

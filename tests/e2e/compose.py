@@ -66,6 +66,8 @@ class Project:
     def volumes(self) -> set[str]:
         """Return the volumes of all containers, also those without a name."""
         containers = self.compose("ps", "--all", "--quiet").split()
+        if not containers:
+            return set()
         names = "{{range .Mounts}}{{.Name}} {{end}}"
         return set(shell("docker", "inspect", "--format", names, *containers).split())
 
@@ -89,9 +91,11 @@ def started_project(*overlays: str) -> Iterator[Project]:
             project.up()
             yield project
         finally:
-            mounted.update(project.volumes())
-            everything = ("--volumes", "--rmi", "local", "--timeout", "30")
-            project.compose("--profile", "*", "down", *everything)
+            try:
+                mounted.update(project.volumes())
+            finally:
+                everything = ("--volumes", "--rmi", "local", "--timeout", "30")
+                project.compose("--profile", "*", "down", *everything)
     of_project = ("--quiet", "--filter", f"label=com.docker.compose.project={project.name}")
     for command in (["ps", "--all"], ["volume", "ls"], ["network", "ls"]):
         assert shell("docker", *command, *of_project) == ""

@@ -22,7 +22,9 @@ from tests.servers import docker_answers
 from tests.waiting import eventually
 from user_service.settings import Settings
 
-pytestmark = pytest.mark.timeout(300)  # the first build and the pulls count too
+pytestmark = pytest.mark.timeout(
+    600
+)  # the first build, and the wait for the project of another module
 
 URL = "/api/v1/users"
 SERVICES = ("gateway", "user-service", "postgres", "redis")

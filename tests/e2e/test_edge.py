@@ -176,6 +176,7 @@ def test_page_that_is_not_current_is_left_to_the_service(
     assert "no master, or another one" in edged.log
 
 
+@pytest.mark.timeout(600)  # the wait for the project of another module counts too
 def test_edge_of_compose_serves_pages_until_the_service_must_see_each_request(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -17,7 +17,8 @@ def checkout(tmp_path: Path) -> Path:
     folder = tmp_path / "a b"
     (folder / "services" / "user-service").mkdir(parents=True)
     (folder / ".data").mkdir()
-    (folder / ".data" / "addresses").write_text(f"export DATABASE_URL={RUNNING}\n")
+    addresses = f"export DATABASE_URL={RUNNING}\nexport REDIS_URL='redis://of-make-run'\n"
+    (folder / ".data" / "addresses").write_text(addresses)
     shutil.copy(ROOT / "Makefile", folder)
     (folder / "requirements-run.txt").touch()
     return folder
@@ -58,17 +59,18 @@ def test_commands_use_the_database_that_is_named_or_that_of_make_run(
     checkout: Path, command: str, asked: str, variables: dict[str, str], database: str
 ) -> None:
     script(checkout / ".venv" / "bin" / "python", "exit 0")
-    script(checkout / ".venv" / "bin" / "flask", 'echo "$DATABASE_URL: $*"')
+    script(checkout / ".venv" / "bin" / "flask", 'echo "$DATABASE_URL $REDIS_URL: $*"')
     (checkout / ".venv" / "run.stamp").touch()
     ended = make(checkout, command, **variables)
-    assert ended.stdout == f"{database}: --app app {asked}\n", ended.stderr
+    redis = "" if "DATA_DIR" in variables else "redis://of-make-run"
+    assert ended.stdout == f"{database} {redis}: --app app {asked}\n", ended.stderr
 
 
 def test_virtual_environment_without_pip_is_not_kept(checkout: Path) -> None:
     """As Debian's Python makes it without the package python3-venv."""
     here = 'mkdir -p .venv/bin && cp "$0" .venv/bin/python'
-    python = script(checkout / "python3", f'[ "$2" != venv ] || {{ {here}; exit 1; }}')
-    assert make(checkout, "migrate", f"PYTHON={python}").returncode != 0
+    script(checkout / "python3", f'[ "$2" != venv ] || {{ {here}; exit 1; }}')
+    assert make(checkout, "migrate", "PYTHON=./python3").returncode != 0
     assert not (checkout / ".venv").exists()
     script(checkout / ".venv" / "bin" / "python", "exit 1")
     ended = make(checkout, "migrate")

@@ -36,6 +36,8 @@ def test_metrics_directory_is_made_and_loses_only_metrics(tmp_path: Path) -> Non
         ("REDIS_URL", "redis://:s3cret@host?retry=5"),
         ("REDIS_URL", "redis://:s3cret@host?maint_notifications_config=s3cret"),
         ("REDIS_URL", "redis://:s3cret@host?socket_connect_timeout=-1"),
+        ("REDIS_URL", "redis://:s3cret@host?socket_timeout=nan"),
+        ("REDIS_URL", "redis://:s3cret@host?socket_timeout=inf"),
         ("REDIS_URL", "redis+cluster://:s3cret@host?socket_timeout=s3cret"),
         ("REDIS_URL", "rediss+sentinel://:s3cret@host/users?ssl_cert_reqs=s3cret"),
     ],

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from psycopg2.extensions import parse_dsn
 
+from user_service.cache.redis_url import parse_redis_url
 from user_service.settings import Launch, Settings, log_ignored, settings_or_exit
 
 SECRETS = ["DATABASE_URL", "DB_PASSWORD", "REDIS_URL", "CURSOR_KEY"]
@@ -200,7 +201,9 @@ class TestMalformed:
             assert read(REDIS_URL=url, REDIS_HOST="other").redis_dsn == url
 
 
-HOSTS_AND_MORE = [":s3cret@redis", "redis:6379", "redis/1", "redis#1", "a@b", " "]
+HOSTS_AND_MORE = [
+    *(":s3cret@redis", "redis:6379", "10.0.0.1:6379", "cafe:6379", "redis/1", "redis#1", "a@b", " ")
+]
 
 
 @pytest.mark.parametrize("host", HOSTS_AND_MORE)
@@ -208,8 +211,8 @@ def test_host_of_redis_is_a_name_or_an_address_alone(host: str) -> None:
     message = complaint(REDIS_HOST=host)
     assert message.startswith("REDIS_HOST: ")
     assert "s3cret" not in message
-    for valid in ("redis", "my_redis.example.com", "10.0.0.1", "::1", "fe80::1%eth0"):
-        assert valid in read(REDIS_HOST=valid).redis_dsn
+    for valid in ("redis", "my_redis.example.com", "10.0.0.1", "::1", "fe80::1%eth0", "fe80::1%12"):
+        assert parse_redis_url(read(REDIS_HOST=valid).redis_dsn).options["host"] == valid
 
 
 class TestSecrets:

@@ -29,6 +29,7 @@ _ORIGIN = re.compile(r"\*|https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 
 _PORT = r"(?:[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
 _HOST = r"(?:[^@/?#\[\]:,\s]+|\[[0-9A-Fa-f:.]+(?:%25[\w.-]+)?\])"
+_HOST_ALONE = r"^([\w.-]+|[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*(%[\w.-]+)?)$"
 _SERVERS = rf"{_HOST}(?::{_PORT})?(?:,{_HOST}(?::{_PORT})?)*"
 _SERVER_OR_DEFAULT = rf"{_HOST}?(?::{_PORT})?"
 _LOGIN = r"(?:[^@/?#]*@)?"
@@ -176,7 +177,7 @@ class Settings(BaseSettings):
 
     redis_url: RedisUrl = None
     """Redis URL, also of Sentinel or a Cluster; overrides `REDIS_HOST` and `REDIS_PORT`"""
-    redis_host: str = Field(default="localhost", pattern=r"^([\w.-]+|[0-9A-Fa-f:.]+(%[\w.-]+)?)$")
+    redis_host: str = Field(default="localhost", pattern=_HOST_ALONE)
     """Host name or address of Redis"""
     redis_port: int = Field(default=6379, ge=1, le=65535)
     """Port of Redis"""
@@ -295,7 +296,8 @@ class Settings(BaseSettings):
         """The Redis URL. It may contain a password: never log it."""
         if self.redis_url is not None:
             return self.redis_url.get_secret_value()
-        host = f"[{self.redis_host}]" if ":" in self.redis_host else self.redis_host
+        host = self.redis_host.replace("%", "%25")
+        host = f"[{host}]" if ":" in host else host
         return f"redis://{host}:{self.redis_port}/0"
 
     @property

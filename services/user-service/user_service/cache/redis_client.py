@@ -270,7 +270,7 @@ def redis_client(
     """Return the client for ``url``; ``timeout`` is in seconds, for connecting and each command.
 
     ``current_url`` is called for the login of each new connection. Raise ValueError if the URL has
-    an option that redis-py does not know.
+    an option that is not supported.
     """
     parts = parse_redis_url(url)
 

@@ -18,15 +18,16 @@ _SEVERAL_HOSTS = re.compile(
 
 
 class Topology(StrEnum):
-    """The kinds of Redis installations. The scheme of a URL names the others after a ``+``."""
+    """The kinds of Redis installations. A URL's scheme names all but SERVER, after a ``+``."""
 
     SERVER = "server"
     SENTINEL = "sentinel"
     CLUSTER = "cluster"
 
 
-# The options of redis-py that a URL may have. Others, like decode_responses, would change what
-# commands return, or cannot be written as text.
+LONGEST_TIMEOUT = 3600.0  # seconds
+# The options of redis-py that a URL may have. Others would change what commands return or how often
+# they are tried, cannot be written as text, or have no use here.
 _OPTIONS = re.compile(
     "host|port|path|db|client_name|protocol|health_check_interval"
     "|socket_(connect_timeout|keepalive|read_size|timeout)|ssl_.+"
@@ -81,8 +82,10 @@ def _parsed(
 
 
 def _are_supported(options: dict[str, Any], connection_class: type[AbstractConnection]) -> bool:
-    timeouts = (options.get(f"socket_{name}timeout", 1) for name in ("", "connect_"))
-    if not all(map(_OPTIONS.fullmatch, options)) or min(timeouts) <= 0:
+    timeouts = [options.get(f"socket_{name}timeout", 1) for name in ("", "connect_")]
+    if not all(0 < each <= LONGEST_TIMEOUT for each in timeouts):
+        return False
+    if not all(map(_OPTIONS.fullmatch, options)):
         return False
     try:  # redis-py itself would refuse a value only at the first command
         connection_class(**options)

@@ -62,7 +62,8 @@ class Database:
     migrations, since the server may be away at start. Nothing connects before ``open`` or the first
     checkout, so the object may be made before a fork. ``current_dsn`` is called
     when the server is away or refuses a connection: the password may have changed.
-    ``on_late_answer`` is called when a commit was answered after its request had ended.
+    ``on_late_answer`` is called once a commit that outlasted its request was answered, or its
+    server given up.
     """
 
     def __init__(  # noqa: PLR0913 -- one required, the others have defaults
@@ -277,7 +278,10 @@ class Database:
         with self._metrics.unanswered.track_inprogress():
             self.pool.wait_for_answer(lent)
         self._end_loan(lent, writes=True)
-        self.on_late_answer()
+        try:
+            self.on_late_answer()
+        except Exception:
+            log.exception("what follows a late answer failed")
 
     def _count_replaced(self, number: int) -> None:
         if number:

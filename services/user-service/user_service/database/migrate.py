@@ -176,6 +176,6 @@ def _apply(cursor: cursor, file: Path) -> str:
     notices.clear()
     cursor.execute(file.read_text(encoding="utf-8"))
     for notice in notices:
-        log.warning("migration %s: %s", file.stem, notice.strip())
+        log.warning("migration %s: %s", file.stem, notice.partition(":")[2].strip())
     cursor.execute("INSERT INTO schema_migrations (name) VALUES (%s)", (file.stem,))
     return file.stem

@@ -25,7 +25,7 @@ def in_background(work: Callable[[], T]) -> Future[T]:
         except BaseException as error:  # noqa: BLE001 -- raised by those that wait
             future.set_exception(error)
 
-    # In an empty context: the deadline, the request id and the principal are those of the caller.
+    # In an empty context: the caller's deadline, request id and principal do not apply here.
     thread = threading.Thread(target=Context().run, args=(run,), daemon=True)
     thread.start()
     return future

@@ -1,6 +1,6 @@
--- Reports names from before that are refused by now; they stay as they are. These are addresses whose
--- canonical form has other punctuation, and usernames whose canonical form is too long or has nothing
--- to see: only spaces, combining marks and blanks. `flask users check` lists them.
+-- Reports how many stored names are refused now; they stay as they are. It looks for addresses whose
+-- canonical form has other punctuation or spaces, and for usernames whose canonical form is too long,
+-- begins or ends with a space, or has only spaces, common combining marks and blanks.
 
 DO $$
 DECLARE
@@ -10,20 +10,24 @@ BEGIN
         SELECT username_canonical, form[1] AS local_part, form[2] AS domain,
                canonical[1] AS canonical_local_part, canonical[2] AS canonical_domain
         FROM users,
-             regexp_match(email, '^(.*)@(.*)$') AS form,
-             regexp_match(email_canonical, '^(.*)@(.*)$') AS canonical
+             regexp_match(email COLLATE "C", '^(.*)@(.*)$') AS form,
+             regexp_match(email_canonical COLLATE "C", '^(.*)@(.*)$') AS canonical
+        -- A name in ASCII breaks no new rule: its canonical form is its lower case.
+        WHERE octet_length(email) > char_length(email)
+            OR octet_length(username) > char_length(username)
     )
     SELECT count(*) INTO refused
     FROM names
-    WHERE regexp_replace(local_part, '[^!-/:-@[-`{-~]', '', 'g')
-            <> regexp_replace(canonical_local_part, '[^!-/:-@[-`{-~]', '', 'g')
+    WHERE regexp_replace(local_part, '[^ -/:-@[-`{-~]', '', 'g')
+            <> regexp_replace(canonical_local_part, '[^ -/:-@[-`{-~]', '', 'g')
         OR regexp_replace(domain, '[^.]', '', 'g')
             <> regexp_replace(canonical_domain, '[^.]', '', 'g')
         OR char_length(username_canonical) > 50
-        OR username_canonical ~ '^[\s\u2800\ufffc\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff'
+        OR username_canonical ~ '^ | $'
+        OR username_canonical ~ '^[\s\u2800\ufffc\U0001d159\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff'
                                 '\u20d0-\u20ff\u3099\u309a\ufe20-\ufe2f]+$';
     IF refused > 0 THEN
-        RAISE WARNING '% users have names that would be refused by now: flask users check lists them',
+        RAISE WARNING 'at least % users have names that are refused now: flask users check lists them',
             refused;
     END IF;
 END $$;

@@ -44,7 +44,7 @@ Email = Annotated[
 
 
 class _Unchanged(Enum):
-    """What a member is that a change leaves out. None is left for members that can be null."""
+    """The value of a member that a change leaves out. None is a value of its own: null."""
 
     UNCHANGED = auto()
 
