@@ -1,13 +1,14 @@
 #!/bin/sh
 # nginx.sh CONFIG NAME PORT [PATH]: runs nginx with CONFIG, before the servers that NAME stands for.
 #
-# nginx 1.26 resolves a name once, at its start. This script resolves it again and again, and reloads
-# nginx when the addresses change. With PATH, only servers that answer it with 200 are in the list:
+# nginx 1.26 resolves a name and reads its files once, at its start. This script looks again and again, and
+# reloads nginx when the addresses change, the certificate, or the password of Redis. With PATH, only servers that answer it with 200 are in the list:
 # a replica that drains is not ready for a second before it stops listening, and gets no more requests
 # by then. If the name has no address, or no server is ready, the list stays.
 set -eu
 config=${1:?usage: nginx.sh CONFIG NAME PORT [PATH]} name=$2 port=$3 path=${4:-}
 folder=${FOLDER:-/tmp}
+certificates=${CERTIFICATES:-/etc/nginx/tls}
 # A command that prints the servers as address:port.
 servers=${SERVERS:-resolved}
 nginx=
@@ -33,14 +34,16 @@ usable() {
 
 update() {
     now=$(usable)
-    [ -n "$now" ] && [ "$now" != "$listed" ] || return 0
+    [ -n "$now" ] || now=$listed
+    files=$(cat "$certificates"/*.pem "${PAGES_REDIS_PASSWORD_FILE:-/dev/null}" 2>/dev/null | cksum)
+    [ -n "$now" ] && [ "$now $files" != "$listed $read" ] || return 0
     for server in $now; do
         # No failure counting by nginx: it would refuse every request once each replica had broken one
         # connection. This script decides about availability.
         echo "server $server max_fails=0;"
     done >"$folder/servers.new"
     mv "$folder/servers.new" "$folder/servers.conf"
-    listed=$now
+    listed=$now read=$files
     echo "nginx.sh: $name is at" $now
     [ -z "$nginx" ] || kill -HUP "$nginx"
 }
@@ -77,7 +80,7 @@ name_servers=$(sed -nE \
     -e 's/^nameserver[[:blank:]]+([0-9.]+)([[:blank:]].*)?$/\1/p' \
     -e 's/^nameserver[[:blank:]]+([[:xdigit:]]*:[[:xdigit:]:.]*)([[:blank:]].*)?$/[\1]/p' /etc/resolv.conf | xargs)
 echo "resolver ${name_servers:-127.0.0.1} valid=1s;" >"$folder/resolver.conf"
-listed=
+listed='' read=''
 update
 # Where the hard limit of open files is below the one in CONFIG, nginx would keep the soft one.
 ulimit -Sn "$(ulimit -Hn)"

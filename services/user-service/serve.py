@@ -73,7 +73,10 @@ def main() -> int:
         environment = launch.environment(metrics)
         os.chdir(HERE)
         command = [sys.executable, *COMMANDS[settings.server]]
+        # A SIGHUP before the server has a handler of its own would end it.
+        hang_up = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         server = os.posix_spawn(command[0], command, environment, setpgroup=0)
+        signal.signal(signal.SIGHUP, hang_up)
         try:
             return supervise(server, signals, drain_file, settings.drain_delay)
         finally:

@@ -80,6 +80,7 @@ def gateway(
     folder.mkdir()
     tls_port, plain_port, metrics_port = free_port(), free_port(), free_port()
     environment |= {"SERVERS": addresses.command, "FOLDER": str(folder)}
+    environment["CERTIFICATES"] = str(folder)
     start = ["sh", "-c", f'ulimit -Sn {open_files}; exec sh "$0" "$@"']
     changes: dict[str, str] = {}
     if edge is not None:

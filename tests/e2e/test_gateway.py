@@ -1,6 +1,7 @@
 """What deploy/gateway promises, on this machine's own nginx."""
 
 import json
+import os
 import re
 import socket
 import ssl
@@ -227,6 +228,22 @@ def test_gateway_follows_a_service_to_its_new_address(tmp_path: Path) -> None:
         addresses.set()
         time.sleep(1.5)
         assert http.get(URL).status_code == 200
+
+
+def test_renewed_certificate_is_served(tmp_path: Path, replica: Recorder) -> None:
+    addresses = Addresses(tmp_path / "addresses", replica.server_port)
+    folder = tmp_path / "gateway"
+    with gateway(folder, addresses) as started:
+
+        def served() -> bytes | None:
+            with tls(started) as connection:
+                return connection.getpeercert(binary_form=True)
+
+        before = served()
+        (folder / "certificate.pem").unlink()
+        renew = ["sh", str(SOURCE / "certificate.sh"), str(folder), str(os.getuid())]
+        subprocess.run(renew, check=True, capture_output=True)
+        eventually(lambda: served() != before)
 
 
 def test_client_gateway_balancer_and_replica_may_have_ipv6_only(tmp_path: Path) -> None:

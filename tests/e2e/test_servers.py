@@ -21,8 +21,10 @@ from tests.e2e.service import (
     GUNICORN,
     SERVE,
     SERVERS,
+    SERVICE,
     RunningService,
     Start,
+    is_live,
     launch,
     run,
     running,
@@ -149,6 +151,30 @@ def test_stop_during_the_start_is_not_ignored(
     forked = {"gunicorn": "Booting worker", "granian": "Spawning worker-2"}[server]
     eventually(lambda: forked in service.log)
     assert service.stop(timeout=15) == 0  # a worker that ignores the signal would have 20
+
+
+def test_reload_during_the_start_does_not_end_it(
+    tmp_path: Path, environment: dict[str, str], server: str
+) -> None:
+    service = launch(tmp_path / "log", environment | {"DRAIN_DELAY": "0"})
+    eventually(lambda: children(service.process.pid) != [])
+    service.process.send_signal(signal.SIGHUP)
+    eventually(lambda: is_live(service))
+    assert service.stop() == 0, (server, service.log)
+
+
+@pytest.mark.parametrize("server", ["gunicorn"])
+def test_reload_finds_files_that_were_named_from_another_folder(
+    start: Start, tmp_path: Path
+) -> None:
+    (tmp_path / "key").write_text("k" * 32)
+    serve = f'cd "{tmp_path}" && exec "{sys.executable}" "{SERVICE / "serve.py"}"'
+    with start(["sh", "-c", serve], CURSOR_KEY_FILE="key") as service:
+        (master,) = children(service.process.pid)
+        before = children(master)
+        service.process.send_signal(signal.SIGHUP)
+        eventually(lambda: not set(before) & set(children(master)))
+        assert "not reloading" not in service.log
 
 
 def test_idle_connections_do_not_hold_up_the_stop(service: RunningService) -> None:

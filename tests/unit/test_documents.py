@@ -100,7 +100,8 @@ def test_compose_takes_every_setting_but_these_from_the_shell() -> None:
     names = set(read("deploy/settings-of-shell.env").splitlines())
     assert {name.upper() for name in Settings.model_fields} - names == {
         # Of Compose and of the image.
-        *("PORT", "MIGRATE_ON_START", "REDIS_HOST", "TRUSTED_PROXIES", "GIT_COMMIT"),
+        *("PORT", "MIGRATE_ON_START", "REDIS_HOST", "GIT_COMMIT"),
+        *("TRUSTED_PROXIES", "RATE_LIMIT_SUBJECT_HEADER"),
         # The servers, which a shell may name for another purpose.
         *("DATABASE_URL", "DATABASE_OWNER_URL", "DATABASE_REPLICA_URL", "REDIS_URL", "REDIS_PORT"),
         *("DB_HOST", "DB_PORT", "DB_NAME", "DB_USER", "DB_PASSWORD"),

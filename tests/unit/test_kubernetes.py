@@ -170,6 +170,12 @@ def test_edge_is_a_way_in_that_is_as_closed_as_the_rest(tmp_path: Path) -> None:
     (container,) = pod_of(one(after, "Deployment", "user-service-edge"))["containers"]
     ports = {port["name"] for port in container["ports"]}
     assert {each["port"] for each in monitored["podMetricsEndpoints"]} <= ports
+    to_database = one(after, "NetworkPolicy", "user-service-to-database")["spec"]["podSelector"]
+    (of_database,) = one(after, "NetworkPolicy", "users-db")["spec"]["ingress"][0]["from"]
+    for selector in (to_database, of_database["podSelector"]):
+        (expression,) = selector["matchExpressions"]
+        assert edge[expression["key"]] not in expression["values"]
+        assert api[expression["key"]] in expression["values"]
     between = one(after, "NetworkPolicy", "user-service-from-edge")["spec"]
     assert between["podSelector"]["matchLabels"].items() <= api.items()
     assert between["ingress"][0]["from"] == [{"podSelector": {"matchLabels": edge}}]

@@ -47,7 +47,7 @@ def secret_file(tmp_path: Path) -> Path:
     return tmp_path / "secret"
 
 
-ORIGINS = "https://a.example, http://[::1]:80"
+ORIGINS = "https://a.example, http://[::1]:81"
 NETWORKS = "10.0.0.0/8, 192.0.2.1,2001:db8::/32"
 
 
@@ -81,8 +81,9 @@ MALFORMED: dict[str, dict[str, list[str]]] = {
     "PORT": {"TCP port to listen on": ["http", "50\n00"]},
     "CORS_ORIGINS": {
         "such as `https://app.example.com": ["app.example.com"],
-        "scheme, host and port": [
+        "scheme and host, and a port": [
             *("https://app.example.com/", "https://a.example,", "https://*.example.com"),
+            *("https://a.example:443", "http://[::1]:80", "http://a.example:65536"),
         ],
     },
     "RATE_LIMIT": {
@@ -96,6 +97,7 @@ MALFORMED: dict[str, dict[str, list[str]]] = {
         "such as `10.0.0.0/8": ["gateway"],
         "without host bits": ["10.0.0.1/8"],
         "addresses, or networks": ["10.0.0.1,"],
+        "not mapped to IPv6": ["::ffff:10.0.0.0/104", "10.0.0.1,::ffff:10.0.0.2"],
     },
     "AUTH_ISSUER": {
         "Issuer of the JSON Web Tokens": [

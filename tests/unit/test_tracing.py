@@ -70,6 +70,16 @@ def test_query_string_and_path_without_a_route_are_left_out(spelling: str) -> No
     assert (unknown.name, unknown.attributes) == ("GET", method)
 
 
+def test_client_and_free_parts_of_a_path_are_left_out() -> None:
+    client = {"net.peer.ip": "192.0.2.7", "client.address": "192.0.2.7", "http.user_agent": "ada"}
+    client |= {"network.peer.port": "1", "user_agent.original": "ada", "net.peer.port": "1"}
+    route = {"http.route": "/docs/assets/<version>/<name>"}
+    request = {**client, **route, "http.target": "/docs/assets/1/ada@example.com"}
+    assert exported("GET", request, kind=SpanKind.SERVER).attributes == route
+    server = {"net.peer.name": "db", "db.system": "redis"}
+    assert exported("GET", server).attributes == server
+
+
 def test_text_of_an_error_is_left_out() -> None:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()

@@ -24,10 +24,11 @@ log = logging.getLogger(__name__)
 
 Network = IPv4Network | IPv6Network
 
-# As browsers send it (RFC 6454, section 6.1): lower case, without a path or a default port.
-_ORIGIN = re.compile(r"\*|https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
-
 _PORT = r"(?:[1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"
+# As browsers send it (RFC 6454, section 6.1): lower case, without a path or a default port.
+_ORIGIN = re.compile(
+    rf"\*|(?!https:.*:443$|http:.*:80$)https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:{_PORT})?"
+)
 _HOST = r"(?:[^@/?#\[\]:,\s]+|\[[0-9A-Fa-f:.]+(?:%25[\w.-]+)?\])"
 _HOST_ALONE = r"^([\w.-]+|[0-9A-Fa-f]*:[0-9A-Fa-f]*:[0-9A-Fa-f:.]*(%[\w.-]+)?)$"
 _SERVERS = rf"{_HOST}(?::{_PORT})?(?:,{_HOST}(?::{_PORT})?)*"
@@ -60,15 +61,18 @@ def _listed(value: object) -> object:
 
 def _origins(origins: frozenset[str]) -> frozenset[str]:
     if not all(map(_ORIGIN.fullmatch, origins)):
-        raise ValueError("must be origins: scheme, host and port, without a path")
+        raise ValueError("must be origins: scheme and host, and a port that is no default")
     return origins
 
 
 def _networks(names: Iterable[object]) -> tuple[Network, ...]:
     try:
-        return tuple(ip_network(str(name)) for name in names)
+        networks = tuple(ip_network(str(name)) for name in names)
     except ValueError:
         raise ValueError("must be addresses, or networks without host bits") from None
+    if any(getattr(each.network_address, "ipv4_mapped", None) for each in networks):
+        raise ValueError("must have IPv4 networks in their own form, not mapped to IPv6")
+    return networks
 
 
 def _url(example: str, form: re.Pattern[str]) -> AfterValidator:
@@ -421,8 +425,8 @@ class Launch(BaseSettings):
     def environment(self, metrics: Path) -> dict[str, str]:
         """Return the environment of the server, whose processes share ``metrics``.
 
-        It runs in another folder, so the paths of secrets become absolute. It lacks the variables
-        that ``log_ignored`` has reported.
+        It runs in another folder, as this process does from then on, so the paths of secrets become
+        absolute, here too. It lacks the variables that ``log_ignored`` has reported.
         """
         told = {f"USER_SERVICE_{name.upper()}": str(value) for name, value in self if value}
         files = {
@@ -430,6 +434,7 @@ class Launch(BaseSettings):
             for name, value in os.environ.items()
             if name.endswith("_FILE") and value
         }
+        os.environ.update(files)
         unused = dict.fromkeys(_ignored_files(), "")
         metrics_of_all = {"PROMETHEUS_MULTIPROC_DIR": str(metrics)}
-        return {**os.environ, **files, **unused, **told, **metrics_of_all}
+        return {**os.environ, **unused, **told, **metrics_of_all}

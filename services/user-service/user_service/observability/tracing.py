@@ -36,6 +36,7 @@ FLUSH_SECONDS = 2.0
 _NOT_TRACED = r"^https?://[^/]+/(health|metrics)\b"
 # OpenTelemetry has two spellings of each attribute, an old one and a stable one.
 _URLS = ("http.target", "http.url", "url.full", "url.path")
+_CLIENT = re.compile(r"(net\.peer|network\.peer|client)\..+|(http\.user_agent|user_agent\.).*")
 _STATEMENTS = ("db.statement", "db.query.text")
 _SETTINGS = re.compile(r"\s*(?:(?:BEGIN|SET LOCAL)\b[^;]*;\s*)+(?=\S)")
 # A literal without an end is one that OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT cut off.
@@ -93,6 +94,8 @@ def current_ids() -> tuple[str, str] | None:
 class WithoutPersonalData(SpanExporter):
     """Exports spans without query strings, unknown paths, literals of SQL and texts of errors.
 
+    Nor do the spans of requests tell the address and the program of the client.
+
     Clients look for names and addresses in query strings, and an error of PostgreSQL repeats an
     address that exists already. The Redis instrumentation leaves out the arguments of commands.
     """
@@ -111,6 +114,8 @@ class WithoutPersonalData(SpanExporter):
 
 def _without_personal_data(span: ReadableSpan) -> ReadableSpan:
     attributes = _safe(span.attributes or {})
+    if span.kind is SpanKind.SERVER:
+        attributes = {name: attributes[name] for name in attributes if not _CLIENT.fullmatch(name)}
     return ReadableSpan(
         name=_name(span, attributes),
         context=span.context,
@@ -141,7 +146,8 @@ def _safe(attributes: Mapping[str, Any]) -> dict[str, Any]:
     for name in _URLS:
         if name in safe:
             safe[name] = str(safe[name]).partition("?")[0]
-            if "http.route" not in safe:  # an unknown path may be anything
+            # An unknown path, or a free part of a known one, may be anything.
+            if "http.route" not in safe or "<name>" in str(safe["http.route"]):
                 del safe[name]
     for name in _STATEMENTS:
         if name in safe:

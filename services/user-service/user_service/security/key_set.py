@@ -6,6 +6,7 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
@@ -58,6 +59,9 @@ def read_key_set(path: Path, algorithms: Sequence[str]) -> KeySet:
         raise Unavailable(f"AUTH_JWKS_FILE cannot be read: {error.strerror}") from error
 
 
+_fetches: dict[str, Future[bytes]] = {}
+
+
 def fetch_key_set(issuer: str, url: str | None, algorithms: Sequence[str]) -> KeySet:
     """Return the key set at ``url``, by default the one that the issuer's metadata names.
 
@@ -78,8 +82,12 @@ def parse_key_set(document: bytes, algorithms: Sequence[str]) -> KeySet:
 
 def fetch(url: str) -> bytes:
     """Return the body of a 200 without a redirect; raise Unavailable for anything else."""
+    # One that takes longer cannot be stopped: the next call waits for it instead of adding another.
+    fetching = _fetches.get(url)
+    if fetching is None or fetching.done():
+        fetching = _fetches[url] = in_background(partial(_body_of, url))
     try:
-        return in_background(partial(_body_of, url)).result(FETCH_SECONDS)
+        return fetching.result(FETCH_SECONDS)
     except TimeoutError:
         raise Unavailable("the issuer's answer takes too long") from None
 
