@@ -188,10 +188,6 @@ class TestParseQuery:
         parsed = query(created_since=f"2026-11-22{separator}{hour}:41:06{offset}")
         assert parsed.created_since == datetime(2026, 11, 22, 19, 41, 6, tzinfo=UTC)
 
-    def test_takes_a_leap_second_for_the_second_before_it(self) -> None:
-        parsed = query(created_since="2016-12-31T23:59:60.5Z")
-        assert parsed.created_since == datetime(2016, 12, 31, 23, 59, 59, 500_000, tzinfo=UTC)
-
     @pytest.mark.parametrize("text", ["{}=", "{0}=1&{0}=2"])
     def test_tells_made_up_names_back_in_64_characters_at_most(self, text: str) -> None:
         name = "x" * 1000

@@ -81,7 +81,7 @@ def _members(text: str) -> tuple[str, ...]:
 # RFC 3339, section 5.6, and offsets without a colon. An offset of "+01:00" that was not
 # percent-encoded has a space for the "+".
 _DATE_TIME = (
-    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:([0-5][0-9]|60)(\.[0-9]{1,9})?"
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?"
     r"([Zz]|[-+ ]([01][0-9]|2[0-3]):?[0-5][0-9])"
 )
 _BELOW_MICROSECONDS = re.compile(r"\.[0-9]{6}[0-9]*[1-9]")
@@ -93,8 +93,7 @@ def _time(text: object) -> datetime:
     if not isinstance(text, str) or not re.fullmatch(_DATE_TIME, text):
         raise ValueError(rule)
     try:
-        # A leap second, which Python does not know, counts as the second before it.
-        time = datetime.fromisoformat(text.upper().replace(" ", "+").replace(":60", ":59", 1))
+        time = datetime.fromisoformat(text.upper().replace(" ", "+"))
     except ValueError:
         raise ValueError(rule) from None
     try:
