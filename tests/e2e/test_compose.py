@@ -1,6 +1,7 @@
 """`docker compose up`: the service behind its gateway, with its real neighbours, in containers."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,18 +56,10 @@ def problem_of(response: httpx.Response, status: int) -> Any:
 
 
 @pytest.mark.usefixtures("https")
-def test_owners_curl_answers_a_page() -> None:
-    command = 'curl -sS -k "https://localhost/api/v1/users?page=1&per_page=10"'
-    page = json.loads(shell("bash", "-c", command))
-    assert page["users"] == []
-    assert page["pagination"] == {
-        "page": 1,
-        "per_page": 10,
-        "total": 0,
-        "pages": 0,
-        "next_cursor": None,
-        "prev_cursor": None,
-    }
+def test_session_of_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    ((command, page),) = re.findall(r"^\$ curl (-k .+)\n(.+)\n", readme, re.MULTILINE)
+    assert shell("bash", "-c", f"curl -sS {command}") == page
 
 
 @pytest.mark.usefixtures("project")

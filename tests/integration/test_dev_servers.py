@@ -203,9 +203,14 @@ def test_signal_drains_service_before_servers(launched: Launched, signum: signal
         process.send_signal(signum)
         slow.join(SECONDS)
         process.communicate(timeout=SECONDS)
-    starting = [line.split(" ...")[0] for line in lines[:2]]
-    assert starting == ["starting PostgreSQL 18", "starting Valkey"]
-    assert f"http://127.0.0.1:{launched.port}  (Ctrl-C stops it; data in " in lines[-1]
+    said = "".join(lines).replace(str(launched.port), "5000")
+    said = said.replace(str(launched.folder / "data"), ".data")
+    readme = (ROOT / "README.md").read_text("utf-8")
+    (session,) = re.findall(r"\$ make run\n(.+?)```", readme, re.DOTALL)
+    makefile, printed = session.split("starting", 1)
+    assert said == f"starting{printed}".replace("…\n", "")
+    rules = (ROOT / "Makefile").read_text("utf-8").replace("$(VENV)", ".venv")
+    assert all(f'echo "{line}"' in rules for line in makefile.splitlines())
     assert answers[0].startswith("HTTP/1.0 200")
     assert process.returncode == 0
     assert not addresses.exists()

@@ -1,6 +1,7 @@
 """The environment: files for secrets, and one line for invalid values."""
 
 import os
+import re
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -201,6 +202,12 @@ class TestMalformed:
             assert read(DATABASE_URL=url, DB_HOST="other").database_dsn == url
         else:
             assert read(REDIS_URL=url, REDIS_HOST="other").redis_dsn == url
+
+
+def test_example_of_the_page_is_what_is_said() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text("utf-8")
+    (line,) = re.findall(r"^user-service: (PORT: .+) \(…\)$", page, re.MULTILINE)
+    assert complaint(PORT="http").startswith(f"{line} (")
 
 
 HOSTS_AND_MORE = [
