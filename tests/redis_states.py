@@ -1,5 +1,6 @@
 """States of a running Redis server in which commands fail or the history changes."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,7 +32,14 @@ def promote(redis: redis_py.Redis) -> None:
     """Begin a new history with the same data, as a promoted replica does, and cut connections."""
     with read_only(redis):
         pass
+    cut_connections(redis)
+
+
+def cut_connections(redis: redis_py.Redis) -> None:
+    """End the connections of all other clients, and wait until they can know."""
     redis.client_kill_filter(_type="normal", skipme=True)
+    if redis.connection_pool.connection_kwargs.get("host") != "127.0.0.1":
+        time.sleep(0.3)  # a container's proxy passes the end on a little later
 
 
 def identify(*, again: bool = False) -> tuple[str, str]:

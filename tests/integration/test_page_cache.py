@@ -12,7 +12,7 @@ from pytest_mock import MockerFixture
 
 from dev.servers import RedisServer
 from tests.integration.users import ADA, GRACE, URL, USER, create
-from tests.redis_states import generation_key, identify
+from tests.redis_states import cut_connections, generation_key, identify
 from tests.responses import Serve, json_of
 from user_service.cache.page_store import PAGE_PREFIX, PageStore
 from user_service.cache.redis_client import redis_client
@@ -140,7 +140,7 @@ class TestPermissions:
                 assert each.store("page", each.look_up("page").generation, body)
                 assert each.look_up("page").body == body
             assert [each.look_up("page").body for each in (store, other)] == [b"newer"] * 2
-            admin.client_kill_filter(_type="normal", skipme=True)
+            cut_connections(admin)
             assert store.look_up("page").body is None
 
     def test_without_a_command_that_writes_need_the_service_is_degraded(

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import redis as redis_py
 
-from tests.redis_states import identify, out_of_memory, promote, read_only
+from tests.redis_states import cut_connections, identify, out_of_memory, promote, read_only
 from tests.servers import Servers
 from tests.waiting import eventually
 from user_service.cache.page_store import (
@@ -164,7 +164,7 @@ class TestHistory:
     def test_survives_a_new_connection(self, store: PageStore, redis: redis_py.Redis) -> None:
         generation = keep(store)
         for _ in range(2):
-            redis.client_kill_filter(_type="normal", skipme=True)
+            cut_connections(redis)
             assert store.look_up(NAME) == LookUp(generation, None, b"body")
 
     def test_process_that_stays_connected_takes_the_generation_of_the_new_history(

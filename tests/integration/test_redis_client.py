@@ -14,6 +14,7 @@ from app import create_app
 from dev.servers import RedisServer
 from tests.faults.harness.proxy import Proxy
 from tests.integration.users import URL
+from tests.redis_states import cut_connections
 from tests.servers import Servers
 from tests.waiting import eventually
 from user_service.cache.redis_client import MAX_CONNECTIONS, RedisClient, redis_client
@@ -32,7 +33,7 @@ def test_idle_connection_is_shared_or_replaced(client: RedisClient, redis: redis
     assert client.execute("SET", "key", "value")
     assert client.execute("MGET", "key", "no such key") == [b"value", None]
     assert client.connections_made == 1
-    redis.client_kill_filter(_type="normal", skipme=True)
+    cut_connections(redis)
     assert client.execute("SET", "key", "value")
     assert client.connections_made == 2
 
@@ -47,7 +48,7 @@ def test_name_is_resolved_each_time(
     with closing(redis_client(url, timeout=2)) as client:
         for _ in range(2):
             client.execute("GET", "key")
-            redis.client_kill_filter(_type="normal", skipme=True)
+            cut_connections(redis)
     assert [call.args for call in look_up.call_args_list] == [("cache.internal", 2)] * 2
 
 
@@ -91,7 +92,7 @@ def test_changed_password_is_read_from_its_file(
 
         def change(password: str) -> None:
             admin.config_set("requirepass", password)
-            admin.client_kill_filter(_type="normal", skipme=True)
+            cut_connections(admin)
 
         change(before)
         file.write_text(f"redis://:{before}@{address}" if before else f"redis://{address}")
