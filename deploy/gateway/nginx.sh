@@ -2,9 +2,10 @@
 # nginx.sh CONFIG NAME PORT [PATH]: runs nginx with CONFIG, before the servers that NAME stands for.
 #
 # nginx 1.26 resolves a name and reads its files once, at its start. This script looks again and again, and
-# reloads nginx when the addresses change, the certificate, or the password of Redis. With PATH, only servers that answer it with 200 are in the list:
-# a replica that drains is not ready for a second before it stops listening, and gets no more requests
-# by then. If the name has no address, or no server is ready, the list stays.
+# reloads nginx when the addresses change, the certificate, or the password of Redis. With PATH, only
+# servers that answer it with 200 are in the list: a replica that drains is not ready for a second before
+# it stops listening, and gets no more requests by then. If the name has no address, or no server is ready,
+# the list stays.
 set -eu
 config=${1:?usage: nginx.sh CONFIG NAME PORT [PATH]} name=$2 port=$3 path=${4:-}
 folder=${FOLDER:-/tmp}

@@ -37,6 +37,7 @@ _NOT_TRACED = r"^https?://[^/]+/(health|metrics)\b"
 # OpenTelemetry has two spellings of each attribute, an old one and a stable one.
 _URLS = ("http.target", "http.url", "url.full", "url.path")
 _CLIENT = re.compile(r"(net\.peer|network\.peer|client)\..+|(http\.user_agent|user_agent\.).*")
+_TEXT_PART = re.compile(r"<\w+>")  # of a route
 _STATEMENTS = ("db.statement", "db.query.text")
 _SETTINGS = re.compile(r"\s*(?:(?:BEGIN|SET LOCAL)\b[^;]*;\s*)+(?=\S)")
 # A literal without an end is one that OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT cut off.
@@ -146,8 +147,8 @@ def _safe(attributes: Mapping[str, Any]) -> dict[str, Any]:
     for name in _URLS:
         if name in safe:
             safe[name] = str(safe[name]).partition("?")[0]
-            # An unknown path, or a free part of a known one, may be anything.
-            if "http.route" not in safe or "<name>" in str(safe["http.route"]):
+            # An unknown path may be anything, and so may a part of a known one without a converter.
+            if "http.route" not in safe or _TEXT_PART.search(str(safe["http.route"])):
                 del safe[name]
     for name in _STATEMENTS:
         if name in safe:
