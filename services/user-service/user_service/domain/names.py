@@ -9,8 +9,10 @@ import re
 import string
 import unicodedata
 from functools import lru_cache
+from typing import Annotated
 
 from email_validator import EmailNotValidError, validate_email
+from pydantic import AfterValidator, WithJsonSchema
 
 USERNAME_MIN_LENGTH = 3
 USERNAME_MAX_LENGTH = 50
@@ -146,3 +148,28 @@ def _require_visible(text: str) -> None:
     """Refuse text of nothing but spaces, combining marks and blanks."""
     if not any(unicodedata.category(c)[0] in "LNPS" and c not in _BLANK for c in text):
         raise ValueError("must contain a visible character")
+
+
+# The lengths count after trimming, which only a pattern can express. No pattern can tell visible
+# characters, or the form of an address: `format` stands for these rules.
+_USERNAME = rf"^\s*\S.{{{USERNAME_MIN_LENGTH - 2},{USERNAME_MAX_LENGTH - 2}}}\S\s*$"
+_EMAIL = rf"^\s*\S{{3,{EMAIL_MAX_LENGTH}}}\s*$"
+
+# The types of members of users: the rule, and the schemas of requests and of responses.
+Username = Annotated[
+    str,
+    AfterValidator(valid_username),
+    WithJsonSchema(
+        {"type": "string", "format": "username", "pattern": _USERNAME}, mode="validation"
+    ),
+    WithJsonSchema(
+        {"type": "string", "minLength": USERNAME_MIN_LENGTH, "maxLength": USERNAME_MAX_LENGTH},
+        mode="serialization",
+    ),
+]
+Email = Annotated[
+    str,
+    AfterValidator(valid_email),
+    WithJsonSchema({"type": "string", "format": "idn-email", "pattern": _EMAIL}, mode="validation"),
+    WithJsonSchema({"type": "string", "maxLength": EMAIL_MAX_LENGTH}, mode="serialization"),
+]

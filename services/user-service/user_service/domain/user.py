@@ -1,22 +1,50 @@
-"""The user. SQL, the names of cached pages and ``fields`` follow from its members."""
+"""The user: the one declaration of its members.
 
+The columns in SQL, the models of requests and responses, the OpenAPI document, the fingerprints of
+idempotency keys and the names of cached pages follow from it.
+"""
+
+import inspect
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
+from pydantic import Field
+
+from user_service.domain import names
+from user_service.domain.times import Time
+
+MAX_ID = 2**63 - 1
+_SET_BY_THE_SERVICE: Any = Field(
+    description="set by the service; a change may repeat it, and is a 400 if it differs"
+)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class User(NamedTuple):
     """One row of ``users``: its columns have the names of the members.
 
-    ``version`` counts the changes of a user, from 1.
+    Each annotation has the rule for what clients send, and the description for the OpenAPI
+    document. ``version``, which clients do not see, counts the changes of a user from 1.
     """
 
-    id: int
-    username: str
-    email: str
-    created_at: datetime
-    updated_at: datetime
+    id: Annotated[int, Field(ge=1, le=MAX_ID), _SET_BY_THE_SERVICE]
+    username: Annotated[
+        names.Username,
+        Field(
+            description=f"{names.USERNAME_MIN_LENGTH} to {names.USERNAME_MAX_LENGTH} visible"
+            " characters after trimming; unique by canonical form, so `Ada` and `ada` are the same",
+            examples=["ada"],
+        ),
+    ]
+    email: Annotated[
+        names.Email,
+        Field(
+            description=f"at most {names.EMAIL_MAX_LENGTH} characters; unique by canonical form",
+            examples=["ada@example.com"],
+        ),
+    ]
+    created_at: Annotated[Time, _SET_BY_THE_SERVICE]
+    updated_at: Annotated[Time, _SET_BY_THE_SERVICE]
     version: int = 1
 
     @property
@@ -30,9 +58,17 @@ class User(NamedTuple):
         return f"{self.id}-{self.version}-{microseconds:x}"
 
 
-# The members that clients see, in their order.
-USER_MEMBERS = tuple(name for name in User._fields if name != "version")
+# The members that clients see, in their order, with their annotations.
+MEMBER_TYPES: dict[str, Any] = get_type_hints(User, include_extras=True)
+del MEMBER_TYPES["version"]
+USER_MEMBERS = tuple(MEMBER_TYPES)
 
 # The members that the database sets, and those that clients do.
 READ_ONLY_MEMBERS = ("id", "created_at", "updated_at")
 WRITABLE_MEMBERS = tuple(name for name in USER_MEMBERS if name not in READ_ONLY_MEMBERS)
+# The values of optional members that a new user's client leaves out.
+MEMBER_DEFAULTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(User).parameters.items()
+    if parameter.default is not parameter.empty
+}

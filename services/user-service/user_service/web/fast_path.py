@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from flask import Flask
 
 from user_service.cache.page_cache import CacheStatus
+from user_service.domain.user import MAX_ID
 from user_service.security import principal
 from user_service.web.policies.access import required_scope
 from user_service.web.policies.deprecation import deprecation_of
@@ -19,7 +20,6 @@ from user_service.web.problems import problem_reply, problem_response
 from user_service.web.reads import read_page, read_user
 from user_service.web.requests.schemas import ListQuery
 from user_service.web.requests.validation import parse_query
-from user_service.web.requests.values import BIGINT_MAX
 from user_service.web.responses.pages import USERS_PATH, page_reply
 from user_service.web.responses.reply import Reply
 from user_service.web.responses.user_body import user_reply
@@ -33,7 +33,7 @@ CACHED = (CacheStatus.HIT, CacheStatus.MISS)
 # As the URL map spells it: the label of metrics and of the access log.
 USER_ROUTE = f"{USERS_PATH}/<user_id:user_id>"
 # Ids with fewer digits than the largest one are bigints.
-USER_PATH = re.compile(rf"{USERS_PATH}/([0-9]{{1,{len(str(BIGINT_MAX)) - 1}}})")
+USER_PATH = re.compile(rf"{USERS_PATH}/([0-9]{{1,{len(str(MAX_ID)) - 1}}})")
 
 
 class FastPath:

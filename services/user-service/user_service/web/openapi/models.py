@@ -1,6 +1,7 @@
 """The objects of the OpenAPI document: parameters, responses, headers and schemas."""
 
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import orjson
 from pydantic import BaseModel, TypeAdapter
@@ -75,12 +76,17 @@ def reference(model: type) -> Object:
 def schemas_of(models: Iterable[type]) -> Object:
     """Return the schemas of ``models``, and of those that they consist of, by name."""
     _, definitions = TypeAdapter.json_schemas(
-        [(model.__name__, "validation", TypeAdapter(model)) for model in dict.fromkeys(models)],
+        [(model.__name__, _mode(model), TypeAdapter(model)) for model in dict.fromkeys(models)],
         ref_template=_REFERENCE,
         schema_generator=_JsonSchemas,
     )
     schemas: Object = definitions["$defs"]
     return schemas
+
+
+def _mode(model: type) -> Literal["validation", "serialization"]:
+    """Return which of the schemas of its members a model of requests or of responses shows."""
+    return "validation" if issubclass(model, BaseModel) else "serialization"
 
 
 class _JsonSchemas(GenerateJsonSchema):

@@ -1,22 +1,31 @@
 """The request bodies and query strings that clients may send: one model for each."""
 
 import hashlib
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from enum import Enum, auto
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 from urllib.parse import urlencode
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, create_model, model_validator
 
 from user_service.domain import names
 from user_service.domain.positions import Filters, NamePrefix, Order, SortColumn
-from user_service.domain.user import USER_MEMBERS
+from user_service.domain.times import Time
+from user_service.domain.user import (
+    MEMBER_DEFAULTS,
+    MEMBER_TYPES,
+    READ_ONLY_MEMBERS,
+    USER_MEMBERS,
+    WRITABLE_MEMBERS,
+)
 from user_service.errors import InvalidInput
 from user_service.web.requests import values
 from user_service.web.requests.values import MAX_PER_PAGE
 
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 
 # Characters. A longer name of a page is replaced by its hash, which keeps keys in Redis short.
 LONGEST_PAGE_NAME = 200
@@ -26,23 +35,6 @@ class _Schema(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-Username = Annotated[
-    values.Username,
-    Field(
-        description=f"{names.USERNAME_MIN_LENGTH} to {names.USERNAME_MAX_LENGTH} visible characters"
-        " after trimming; unique by canonical form, so `Ada` and `ada` are the same",
-        examples=["ada"],
-    ),
-]
-Email = Annotated[
-    values.Email,
-    Field(
-        description=f"at most {names.EMAIL_MAX_LENGTH} characters; unique by canonical form",
-        examples=["ada@example.com"],
-    ),
-]
-
-
 class _Unchanged(Enum):
     """The value of a member that a change leaves out. None is a value of its own: null."""
 
@@ -50,31 +42,37 @@ class _Unchanged(Enum):
 
 
 UNCHANGED: Any = _Unchanged.UNCHANGED
+_ALL_UNCHANGED = dict.fromkeys(USER_MEMBERS, UNCHANGED)
 
 
+def _with_members(
+    members: Iterable[str], defaults: Mapping[str, Any]
+) -> Callable[[type[M]], type[M]]:
+    """Give a model ``members`` of users as its fields; those without default are required."""
+    fields: dict[str, Any] = {
+        name: (MEMBER_TYPES[name], defaults.get(name, ...)) for name in members
+    }
+
+    def extended(model: type[M]) -> type[M]:
+        return create_model(model.__name__, __base__=model, __doc__=model.__doc__, **fields)
+
+    return extended
+
+
+@_with_members(WRITABLE_MEMBERS, MEMBER_DEFAULTS)
 class UserWrite(_Schema):
     """A new user."""
 
-    username: Username
-    email: Email
 
-
+# Clients may send back what the database sets, as long as it is unchanged.
+@_with_members(READ_ONLY_MEMBERS, _ALL_UNCHANGED)
 class UserReplacement(UserWrite):
     """A whole user, as it is to be. Optional members that are absent are reset."""
 
-    # The database sets these. Clients may send them back unchanged.
-    id: int = Field(UNCHANGED, ge=1, le=values.BIGINT_MAX, description="the user's own")
-    created_at: values.Time = Field(UNCHANGED, description="the user's own")
-    updated_at: values.Time = Field(
-        UNCHANGED, description="the user's own; if it has changed, the answer is a 400"
-    )
 
-
+@_with_members(WRITABLE_MEMBERS, _ALL_UNCHANGED)
 class UserPatch(UserReplacement):
     """A JSON merge patch (RFC 7396) of a user. Absent members stay as they are."""
-
-    username: Username = UNCHANGED
-    email: Email = UNCHANGED
 
 
 def _parameter(default: T, description: str, example: object) -> T:
@@ -125,20 +123,20 @@ class ListQuery(_Schema):
     id: values.Ids | None = _parameter(
         None, "only users with these ids; unknown ids are left out", [1, 2, 3]
     )
-    username: values.Username | None = _parameter(None, "only the user with this name", "ada")
-    email: values.Email | None = _parameter(
+    username: names.Username | None = _parameter(None, "only the user with this name", "ada")
+    email: names.Email | None = _parameter(
         None, "only the user with this address", "ada@example.com"
     )
     q: values.Prefix | None = _parameter(
         None, "only users whose username or address begins like this, in canonical form", "ada"
     )
-    created_since: values.Time | None = _parameter(
+    created_since: Time | None = _parameter(
         None, "only users created at this time or later", "2026-11-01T00:00:00Z"
     )
-    created_before: values.Time | None = _parameter(
+    created_before: Time | None = _parameter(
         None, "only users created before this time", "2026-12-01T00:00:00Z"
     )
-    updated_since: values.Time | None = _parameter(
+    updated_since: Time | None = _parameter(
         None, "only users changed at this time or later", "2026-11-22T19:41:06Z"
     )
 

@@ -4,15 +4,14 @@ A member that is not required is absent where it has no value.
 """
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Literal, NotRequired, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypeAliasType, TypedDict
 
-from user_service.domain.names import EMAIL_MAX_LENGTH, USERNAME_MAX_LENGTH, USERNAME_MIN_LENGTH
+from user_service.domain.user import MEMBER_TYPES
 from user_service.resilience.breaker import State
 
-Id = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 # Enumerations with a name of their own in the document.
 HealthStatus = TypeAliasType("HealthStatus", Literal["healthy", "degraded", "unhealthy"])
@@ -23,21 +22,13 @@ ReadinessStatus = TypeAliasType(
     Annotated[Literal["ready", "not ready", "draining"], Field(json_schema_extra=_NAMES)],
 )
 
-
-class User(TypedDict):
-    """A user. Names are as they were sent, times are ISO 8601 with the offset from UTC."""
-
-    id: Id
-    username: Annotated[str, Field(min_length=USERNAME_MIN_LENGTH, max_length=USERNAME_MAX_LENGTH)]
-    email: Annotated[str, Field(max_length=EMAIL_MAX_LENGTH)]
-    created_at: datetime
-    updated_at: datetime
-
-
 if TYPE_CHECKING:
+    User = dict[str, object]
     ListedUser = User
-else:  # the same members, none of them required
-    ListedUser = TypedDict("ListedUser", get_type_hints(User, include_extras=True), total=False)
+else:  # type checkers cannot know members that another module declares
+    User = TypedDict("User", MEMBER_TYPES)
+    User.__doc__ = "A user. Names are as they were sent, times have their offset from UTC."
+    ListedUser = TypedDict("ListedUser", MEMBER_TYPES, total=False)
     ListedUser.__doc__ = "A user in a list: the members that `fields` asks for, by default all."
 
 
