@@ -6,7 +6,18 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from benchmarks import contract
-from benchmarks.load import CACHED, CREATE, GET, LIST, MIX, UNCACHED, WORKLOADS, Workload
+from benchmarks.load import (
+    CACHED,
+    CREATE,
+    CROWD,
+    FEW,
+    GET,
+    LIST,
+    MIX,
+    UNCACHED,
+    WORKLOADS,
+    Workload,
+)
 from benchmarks.measure import Bench, in_turn, peak_memory_mb, run_load
 from benchmarks.results import Label
 from benchmarks.stand import Server, Stand
@@ -25,7 +36,7 @@ from benchmarks.targets import (
 from tests.servers import docker_answers
 
 USERS = 10_000
-CLIENTS = (10, 50)
+CLIENTS = (FEW, CROWD)
 # Together these make every target compile and connect whatever it does lazily.
 WARM_UP = (UNCACHED, CREATE, MIX)
 
@@ -58,12 +69,12 @@ def compare(bench: Bench, targets: Sequence[Target], turns: Sequence[Turn]) -> N
             bench.say(f"round {number + 1} of {bench.effort.rounds}: warm-up")
             for server in servers.values():
                 for workload in WARM_UP:
-                    run_load(server, workload, clients=CLIENTS[0], seconds=1)
+                    run_load(server, workload, clients=FEW, seconds=1)
             for place, turn in enumerate(turns):
                 bench.stand.reset(USERS)
                 for target in in_turn(turn.targets, number * len(turns) + place):
                     # The first requests of a crowd come at once; a longer turn keeps them rare.
-                    crowd = turn.clients == max(CLIENTS)
+                    crowd = turn.clients == CROWD
                     bench.measure(
                         servers[target.label],
                         turn.workload,

@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from benchmarks.demands import Sections, all_demands, demands_table, promises
-from benchmarks.load import WORKLOADS
+from benchmarks.load import FEW, WORKLOADS
 from benchmarks.report import TABLES
 from benchmarks.results import Label, Results, Spread
 from benchmarks.targets import COMPARED
@@ -24,7 +24,6 @@ PLOT = "![Requests/s of the service and its peers](benchmarks/results/peers.svg)
 NAMES = {*TABLES, "demands", "promises", "measured-on", "plot-peers"}
 
 COLOURS = ("#1f6feb", "#79b8ff", "#2da44e", "#bf8700", "#cf222e", "#8250df")
-PLOTTED_CLIENTS = 10
 
 
 def parts(sections: Sections) -> dict[str, str]:
@@ -96,7 +95,7 @@ def plot_peers(peers: Results, path: Path) -> None:
     axes.set_axisbelow(True)
     width = 0.8 / len(COMPARED)
     for place, (target, colour) in enumerate(zip(COMPARED, COLOURS, strict=True)):
-        where: dict[str, Label] = {"target": target.name, "clients": PLOTTED_CLIENTS}
+        where: dict[str, Label] = {"target": target.name, "clients": FEW}
         bars = [
             peers.spread("per_second", workload=workload.name, **where) or Spread(0, 0, 0)
             for workload in WORKLOADS
@@ -112,6 +111,6 @@ def plot_peers(peers: Results, path: Path) -> None:
         )
     middles = [group + 0.4 - width / 2 for group in range(len(WORKLOADS))]
     axes.set_xticks(middles, [workload.title for workload in WORKLOADS])
-    axes.set_ylabel(f"requests/s, {PLOTTED_CLIENTS} clients, one core")
+    axes.set_ylabel(f"requests/s, {FEW} clients, one core")
     axes.legend(frameon=False, fontsize=8)
     sheet.savefig(path, metadata={"Date": None})

@@ -10,7 +10,7 @@ from http.client import HTTPException
 from typing import NamedTuple
 
 from benchmarks.comparisons import USERS
-from benchmarks.load import CACHED, CREATE, MIX, UNCACHED, Request
+from benchmarks.load import CACHED, CREATE, FEW, MIX, UNCACHED, Request
 from benchmarks.load import USERS as USERS_PATH
 from benchmarks.measure import Bench, Client, in_turn, memory_mb, peak_memory_mb, run_load
 from benchmarks.results import Label
@@ -24,7 +24,6 @@ AT_A_TIME = 5
 # A page far down by number is slow at any size; fewer requests suffice.
 DEEP_REQUESTS = 10
 KEYS_AT_ONCE = 10_000
-MEMORY_CLIENTS = 10
 MEMORY_READINGS = 10
 KINDS = ("first", "cursor", "deep", "get", "email", "create")
 
@@ -145,7 +144,7 @@ def memory(bench: Bench) -> None:
             while answered < goal:
                 # Mostly cached pages, because they are quick.
                 for workload in (CACHED, CACHED, CACHED, MIX, UNCACHED, CREATE):
-                    seen, _ = run_load(server, workload, clients=MEMORY_CLIENTS, seconds=1)
+                    seen, _ = run_load(server, workload, clients=FEW, seconds=1)
                     answered += seen.requests
                     failed += seen.failed
             used = memory_mb(server.pid)

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from benchmarks.comparisons import CLIENTS, USERS, WARM_UP
-from benchmarks.load import CACHED, CREATE, GET, UNCACHED, Workload
+from benchmarks.comparisons import USERS, WARM_UP
+from benchmarks.load import CACHED, CREATE, FEW, GET, UNCACHED, Workload
 from benchmarks.measure import Bench, process_tree, run_load
 from benchmarks.stand import Server
 from benchmarks.targets import FASTAPI, OURS, OURS_ON_GRANIAN, SERVICE, program
@@ -47,10 +47,10 @@ def profile(bench: Bench) -> None:
         bench.stand.reset(USERS)
         with bench.stand.serve(target, USERS) as server:
             for workload in WARM_UP:
-                run_load(server, workload, clients=CLIENTS[0], seconds=1)
+                run_load(server, workload, clients=FEW, seconds=1)
             for workload in PROFILED:
                 bench.say(f"{target.label}: {workload.title}")
-                seen, busy = run_load(server, workload, clients=CLIENTS[0], seconds=seconds)
+                seen, busy = run_load(server, workload, clients=FEW, seconds=seconds)
                 micros = busy * seen.seconds / seen.requests * 1e6
                 shares = {ALL: 1.0}
                 if target is OURS:
@@ -65,7 +65,7 @@ def _shares(bench: Bench, server: Server, workload: Workload, seconds: int) -> d
     stacks = bench.stand.folder / "stacks"
     with ThreadPoolExecutor(1) as background:
         sampling = background.submit(_sample, server, seconds, stacks)
-        run_load(server, workload, clients=CLIENTS[0], seconds=seconds + 2)
+        run_load(server, workload, clients=FEW, seconds=seconds + 2)
         sampling.result()
     return parts_of(stacks.read_text(encoding="utf-8").splitlines())
 

@@ -21,7 +21,7 @@ def test_failed_round_is_listed_and_counts_in_no_ratio() -> None:
     for ours in (None, 30.0, 50.0):
         results.add({"per_second": ours, "failed": float(ours is None)}, target="ours")
         results.add({"per_second": 10.0, "failed": 0.0}, target="fastapi")
-    ratio = results.ratio("per_second", {"target": "ours"}, {"target": "fastapi"})
+    ratio = results.ratio("per_second", "target", "ours", "fastapi")
     assert ratio == (4.0, 3.0, 5.0)
     assert results.failures() == ["target ours: 1 of 3 rounds failed"]
 
