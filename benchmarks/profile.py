@@ -4,13 +4,10 @@ py-spy samples the stacks of the running server. A sample belongs to the library
 frame; frames of the standard library belong to their caller, except for ``logging``.
 """
 
-import os
 import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from benchmarks.comparisons import USERS, WARM_UP
 from benchmarks.load import CACHED, CREATE, FEW, GET, UNCACHED, Workload
@@ -63,10 +60,14 @@ def profile(bench: Bench) -> None:
 def _shares(bench: Bench, server: Server, workload: Workload, seconds: int) -> dict[str, float]:
     """Return the share of each part under a load of its own, because sampling takes time too."""
     stacks = bench.stand.folder / "stacks"
-    with ThreadPoolExecutor(1) as background:
-        sampling = background.submit(_sample, server, seconds, stacks)
+    worker = process_tree(server.pid)[-1]
+    command = [program("py-spy"), "record", "--pid", str(worker), "--duration", str(seconds)]
+    command += ["--rate", str(SAMPLES_PER_SECOND), "--format", "raw", "--full-filenames"]
+    command += ["--output", str(stacks)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as sampler:
         run_load(server, workload, clients=FEW, seconds=seconds + 2)
-        sampling.result()
+    if sampler.returncode != 0:
+        raise subprocess.CalledProcessError(sampler.returncode, command)
     return parts_of(stacks.read_text(encoding="utf-8").splitlines())
 
 
@@ -86,13 +87,3 @@ def _part_of(frames: list[str]) -> str:
             if form.search(frame):
                 return part
     return OTHER
-
-
-def _sample(server: Server, seconds: int, stacks: Path) -> None:
-    worker = process_tree(server.pid)[-1]
-    command = [program("py-spy"), "record", "--pid", str(worker), "--duration", str(seconds)]
-    form = ["--rate", str(SAMPLES_PER_SECOND), "--format", "raw", "--full-filenames"]
-    with Path(os.devnull).open("wb") as output:
-        subprocess.run(
-            [*command, *form, "--output", str(stacks)], stdout=output, stderr=output, check=True
-        )
