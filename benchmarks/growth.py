@@ -9,15 +9,14 @@ from contextlib import ExitStack, closing
 from http.client import HTTPException
 from typing import NamedTuple
 
-from benchmarks.comparisons import USERS
-from benchmarks.load import CACHED, CREATE, FEW, MIX, UNCACHED, Request
-from benchmarks.load import USERS as USERS_PATH
+from benchmarks.comparisons import STORED
+from benchmarks.load import CACHED, CREATE, FEW, MIX, UNCACHED, USERS, Request
 from benchmarks.measure import Bench, Client, in_turn, memory_mb, peak_memory_mb, run_load
 from benchmarks.results import Label
 from benchmarks.stand import Server
 from benchmarks.targets import OURS
 
-FIRST_PAGE = f"{USERS_PATH}?per_page=10"
+FIRST_PAGE = f"{USERS}?per_page=10"
 CURSORS = 50
 # The servers take turns of so many requests, so that all meet the same moments of the machine.
 AT_A_TIME = 5
@@ -50,13 +49,13 @@ def _requests(kind: str, client: Client, users: int) -> Iterator[Request]:
             case "cursor":
                 yield Request(next(paths))
             case "get":
-                yield Request(f"{USERS_PATH}/{user}")
+                yield Request(f"{USERS}/{user}")
             case "email":
-                yield Request(f"{USERS_PATH}?email=user{user}@example.com")
+                yield Request(f"{USERS}?email=user{user}@example.com")
             case "create":
                 name = f"g{time.time_ns():x}"
                 body = f'{{"username": "{name}", "email": "{name}@example.com"}}'
-                yield Request(USERS_PATH, "POST", body)
+                yield Request(USERS, "POST", body)
 
 
 def _cursor_paths(client: Client, path: str) -> Iterator[str]:
@@ -135,8 +134,8 @@ def _ask(bench: Bench, asked: Sequence[Asked], requests: int, number: int) -> No
 
 def memory(bench: Bench) -> None:
     """Note the memory of one server again and again while it answers very many requests."""
-    bench.stand.reset(USERS)
-    with bench.stand.serve(OURS, USERS) as server:
+    bench.stand.reset(STORED)
+    with bench.stand.serve(OURS, STORED) as server:
         answered = 0
         while answered < bench.effort.memory_requests:
             goal = answered + bench.effort.memory_requests / MEMORY_READINGS

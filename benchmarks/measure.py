@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from benchmarks.load import Load, Request, Workload, load
+from benchmarks.load import CREATE, FEW, MIX, UNCACHED, Load, Request, Workload, load
 from benchmarks.results import Label, Results
 from benchmarks.stand import Server, Stand
 
@@ -109,6 +109,12 @@ def run_load(
         hits = seen.requests - (_misses(server) - misses)
         failed += hits if hits > seen.requests * TOLERATED_HITS else 0
     return Load(seen.requests, seen.seconds, seen.p99_ms, failed), busy
+
+
+def warm_up(server: Server) -> None:
+    """Let a server compile and connect whatever it does lazily."""
+    for workload in (UNCACHED, CREATE, MIX):
+        run_load(server, workload, clients=FEW, seconds=1)
 
 
 def in_turn(what: Iterable[T], number: int) -> list[T]:

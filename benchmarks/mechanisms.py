@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.comparisons import CLIENTS, Turn, compare
-from benchmarks.load import CACHED, GET, Workload
+from benchmarks.comparisons import Turn, compare
+from benchmarks.load import CACHED, CLIENTS, GET, Workload
 from benchmarks.measure import Bench
 from benchmarks.targets import OURS, SERVICE
 

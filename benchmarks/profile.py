@@ -9,9 +9,9 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterable
 
-from benchmarks.comparisons import USERS, WARM_UP
+from benchmarks.comparisons import STORED
 from benchmarks.load import CACHED, CREATE, FEW, GET, UNCACHED, Workload
-from benchmarks.measure import Bench, process_tree, run_load
+from benchmarks.measure import Bench, process_tree, run_load, warm_up
 from benchmarks.stand import Server
 from benchmarks.targets import FASTAPI, OURS, OURS_ON_GRANIAN, SERVICE, program
 
@@ -41,10 +41,9 @@ def profile(bench: Bench) -> None:
     """Measure the CPU time of a request of each target, and its parts on gunicorn."""
     seconds = bench.effort.rounds * bench.effort.seconds
     for target in TARGETS:
-        bench.stand.reset(USERS)
-        with bench.stand.serve(target, USERS) as server:
-            for workload in WARM_UP:
-                run_load(server, workload, clients=FEW, seconds=1)
+        bench.stand.reset(STORED)
+        with bench.stand.serve(target, STORED) as server:
+            warm_up(server)
             for workload in PROFILED:
                 bench.say(f"{target.label}: {workload.title}")
                 seen, busy = run_load(server, workload, clients=FEW, seconds=seconds)
