@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from benchmarks.growth import KINDS
 from benchmarks.load import CROWD, FEW, LIST, TITLES
 from benchmarks.mechanisms import MECHANISMS, WITH, WITHOUT, WORTH
-from benchmarks.report import GROWTH_TITLES, MISSING, Found, compared, figure, grown, number, table
+from benchmarks.report import MISSING, Found, compared, figure, grown, number, table
 from benchmarks.results import Label, Results, Spread
 from benchmarks.targets import (
     AUTHENTICATED,
@@ -130,7 +131,7 @@ def _authenticated(results: Results) -> list[Demand]:
 
 def _flat(growth: Results, memory: Results) -> list[Demand]:
     times = {
-        f"{GROWTH_TITLES[kind]}, {where}": spread
+        f"{KINDS[kind]}, {where}": spread
         for kind in FLAT
         for where, spread in grown(growth, "ms", "users", workload=kind).items()
     }

@@ -1,8 +1,6 @@
-"""Measurements: a load on one server, the use of its processes, and one client's times."""
+"""Measurements: a load on one server, and the use of its processes."""
 
-import http.client
 import random
-import statistics
 import sys
 import threading
 import time
@@ -11,11 +9,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 
-from benchmarks.load import CREATE, FEW, MIX, UNCACHED, Load, Request, Workload, load
+from benchmarks.load import CREATE, FEW, MIX, UNCACHED, Load, Workload, load
 from benchmarks.results import Label, Results
 from benchmarks.stand import Server, Stand
 
@@ -157,51 +154,6 @@ def _settle(server: Server) -> None:
         before = cpu_seconds(server.pid)
         time.sleep(IDLE_SECONDS)
         used = cpu_seconds(server.pid) - before
-
-
-class Client:
-    """One client with one connection. Redis is empty before each of its requests if ``emptying``.
-
-    Raises HTTPException for an answer that is not a success.
-    """
-
-    def __init__(self, server: Server, *, emptying: bool) -> None:
-        self._server = server
-        self._emptying = emptying
-        parts = urlsplit(server.url)
-        self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
-        self._times: list[float] = []
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
-
-    def send(self, request: Request) -> bytes:
-        """Send a request, count its time, and return the body of the answer."""
-        if self._emptying:
-            self._server.redis.flushdb()
-        headers = {"Content-Type": "application/json"} if request.body else {}
-        began = time.perf_counter()
-        self._connection.request(request.method, request.path, request.body or None, headers)
-        response = self._connection.getresponse()
-        body = response.read()
-        self._times.append(time.perf_counter() - began)
-        if response.status >= http.client.BAD_REQUEST:
-            raise http.client.HTTPException(f"{request.method} {request.path}: {response.status}")
-        return body
-
-    def send_all(self, requests: Iterable[Request]) -> None:
-        """Send all requests, one after the other."""
-        for request in requests:
-            self.send(request)
-
-    def forget_times(self) -> None:
-        """Start counting again, after a warm-up."""
-        self._times.clear()
-
-    def median_ms(self) -> float:
-        """Return the median time of a request in ms."""
-        return statistics.median(self._times) * 1000
 
 
 def cpu_seconds(pid: int) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
+from benchmarks.growth import KINDS
 from benchmarks.load import CROWD, FEW, TITLES, WORKLOADS
 from benchmarks.mechanisms import MECHANISMS, WITH, WITHOUT
 from benchmarks.results import Label, Results, Spread
@@ -27,14 +28,6 @@ Row = tuple[str, dict[str, Label]]
 MISSING = "–"
 # A server that uses less of its core than this waits for the load or for a database.
 BUSY = 0.9
-GROWTH_TITLES = {
-    "first": "first page with its total",
-    "cursor": "page by cursor, far down",
-    "deep": "page by number, far down",
-    "get": "get by id",
-    "email": "look-up by email",
-    "create": "create",
-}
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -191,7 +184,7 @@ def growth_table(growth: Results) -> str:
     """Return the median time of one request and the peak memory at each size of the table."""
     sizes = growth.values("users")
     rows = []
-    measured = [(title, "ms", {"workload": kind}) for kind, title in GROWTH_TITLES.items()]
+    measured = [(title, "ms", {"workload": kind}) for kind, title in KINDS.items()]
     for title, name, where in [*measured, ("peak memory, MB", "peak_memory_mb", {})]:
         spreads = [growth.spread(name, users=users, **where) for users in sizes]
         ratios = grown(growth, name, "users", **where).values()
