@@ -6,6 +6,7 @@ from functools import partial
 from benchmarks.growth import KINDS
 from benchmarks.load import CROWD, FEW, TITLES, WORKLOADS
 from benchmarks.mechanisms import MECHANISMS, WITH, WITHOUT
+from benchmarks.profile import ALL, TARGETS
 from benchmarks.results import Label, Results, Spread
 from benchmarks.targets import (
     ALL_PEERS,
@@ -228,11 +229,11 @@ def profile_table(profile: Results) -> str:
     """Return the CPU time of a request, and on gunicorn that of its parts."""
     workloads = profile.values("workload")
     rows = []
-    for target in (OURS, OURS_ON_GRANIAN, FASTAPI):
+    for target in TARGETS:
         for part in profile.values("part", target=target.name):
             where: dict[str, Label] = {"target": target.name, "part": part}
             spreads = [profile.spread("micros", workload=each, **where) for each in workloads]
-            title = target.label if part == "all" else f"– {part}"
+            title = target.label if part == ALL else f"– {part}"
             rows.append([title, *(number(each.median) if each else "0" for each in spreads)])
     return table(("CPU time of a request in µs", *(TITLES[str(each)] for each in workloads)), rows)
 
