@@ -40,26 +40,15 @@ class Demand:
     found: Found
     at_least: bool = True
 
-    @property
-    def holds(self) -> bool | None:
-        """Whether the worst ratio meets the limit; None if nothing was measured."""
-        if not self.found:
-            return None
-        median = self._worst[1].median
-        return median >= self.limit if self.at_least else median <= self.limit
-
-    @property
-    def _worst(self) -> tuple[str, Spread]:
-        pick = min if self.at_least else max
-        return pick(self.found.items(), key=lambda item: item[1].median)
-
     def row(self) -> list[str]:
         """Return title, limit, worst ratio and verdict."""
         limit = f"{'at least' if self.at_least else 'at most'} {number(self.limit)}"
         if not self.found:
             return [self.title, limit, MISSING, "not measured"]
-        where, spread = self._worst
-        return [self.title, limit, f"{figure(spread)}: {where}", "yes" if self.holds else "**no**"]
+        worst = min if self.at_least else max
+        where, spread = worst(self.found.items(), key=lambda item: item[1].median)
+        holds = spread.median >= self.limit if self.at_least else spread.median <= self.limit
+        return [self.title, limit, f"{figure(spread)}: {where}", "yes" if holds else "**no**"]
 
 
 def demands_table(made: Iterable[Demand]) -> str:
