@@ -20,8 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "REVIEW.md", *sorted((ROOT / "docs").glob("*.md")))
 _PART = re.compile(r"<!-- benchmark:([\w-]+) -->\n(.*?)<!-- /benchmark -->", re.DOTALL)
 
-PLOT = "![Requests/s of the service and its peers](benchmarks/results/peers.svg)"
-NAMES = {*TABLES, "demands", "promises", "measured-on", "plot-peers"}
+NAMES = {*TABLES, "demands", "promises", "measured-on"}
 
 COLOURS = ("#1f6feb", "#79b8ff", "#2da44e", "#bf8700", "#cf222e", "#8250df")
 
@@ -33,8 +32,6 @@ def parts(sections: Sections) -> dict[str, str]:
         for name, (section, make) in TABLES.items()
         if section in sections
     }
-    if "peers" in sections:
-        made["plot-peers"] = PLOT
     made["demands"] = demands_table(all_demands(sections))
     made["promises"] = demands_table(promises(sections))
     made["measured-on"] = about(sections)
@@ -56,28 +53,17 @@ def parts_of(text: str) -> dict[str, str]:
     return {name: content.strip() for name, content in _PART.findall(text)}
 
 
-def rewritten(text: str, new: Mapping[str, str]) -> str:
-    """Return a document with these parts replaced; its other parts stay."""
+def rewrite_all(new: Mapping[str, str]) -> None:
+    """Replace these parts in every document; the other parts stay."""
 
     def replacement(found: re.Match[str]) -> str:
         name, content = found.groups()
         part = f"\n{new[name]}\n\n" if name in new else content
         return f"<!-- benchmark:{name} -->\n{part}<!-- /benchmark -->"
 
-    return _PART.sub(replacement, text)
-
-
-def linked_from(document: Path, new: Mapping[str, str]) -> dict[str, str]:
-    """Return the parts with links relative to ``document`` instead of the root."""
-    up = "../" * (len(document.relative_to(ROOT).parts) - 1)
-    return {name: text.replace("](benchmarks/", f"]({up}benchmarks/") for name, text in new.items()}
-
-
-def rewrite_all(new: Mapping[str, str]) -> None:
-    """Replace these parts in every document."""
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
-        document.write_text(rewritten(text, linked_from(document, new)), encoding="utf-8")
+        document.write_text(_PART.sub(replacement, text), encoding="utf-8")
 
 
 def plot_peers(peers: Results, path: Path) -> None:

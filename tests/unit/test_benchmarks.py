@@ -35,7 +35,7 @@ def test_mechanism_is_removed_by_its_edit(mechanism: Mechanism, tmp_path: Path) 
 
 @pytest.mark.parametrize("document", documents.DOCUMENTS, ids=lambda path: path.name)
 def test_documents_show_the_saved_results(document: Path) -> None:
-    made = documents.linked_from(document, documents.parts(load_all(RESULTS)))
+    made = documents.parts(load_all(RESULTS))
     for name, shown in documents.parts_of(document.read_text(encoding="utf-8")).items():
         if name != "calls":
             assert name in documents.NAMES
