@@ -126,9 +126,8 @@ def replaces(session: Session) -> None:
     path = f"{USERS}/2"
     user = session.ask(200, "PUT", path, json={**ADA, "username": " Ada "}).json()
     session.expect("new name", user["username"], "Ada")
-    created, updated = (
-        datetime.fromisoformat(user[f"{name}_at"]) for name in ("created", "updated")
-    )
+    created = datetime.fromisoformat(user["created_at"])
+    updated = datetime.fromisoformat(user["updated_at"])
     session.expect("created_at stays", created, _stored_user(2)["created_at"])
     session.expect("updated_at is later", updated > created, wanted=True)
     session.expect("user after PUT", session.ask(200, "GET", path).json(), user)

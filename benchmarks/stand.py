@@ -154,13 +154,8 @@ class Stand:
         Raises TargetFailed if the target does not answer within a minute.
         """
         port, urls = free_port(), self.urls(users)
-        environment = {
-            **clean_environment(),
-            **urls,
-            "PORT": str(port),
-            "WEB_CONCURRENCY": "1",
-            **target.environment,
-        }
+        environment = {**clean_environment(), **urls, "PORT": str(port), "WEB_CONCURRENCY": "1"}
+        environment |= target.environment
         with (log or Path(os.devnull)).open("wb") as output, ExitStack() as stack:
             process = spawn(
                 self._command(target, port),
