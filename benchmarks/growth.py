@@ -38,7 +38,7 @@ KINDS = {
 class Client:
     """One client with one connection, and its endless requests of one kind.
 
-    Redis is empty before each of them if ``emptying``. The results have ``labels``.
+    Redis is empty before each of them if ``emptying``. Its figures have ``labels``.
     """
 
     def __init__(self, server: Server, kind: str, *, emptying: bool, **labels: Label) -> None:

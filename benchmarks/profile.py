@@ -16,7 +16,7 @@ from benchmarks.stand import Server
 from benchmarks.targets import FASTAPI, OURS, OURS_ON_GRANIAN, SERVICE, program
 
 PROFILED = (CACHED, UNCACHED, GET, CREATE)
-TARGETS = (OURS, OURS_ON_GRANIAN, FASTAPI)
+PROFILED_TARGETS = (OURS, OURS_ON_GRANIAN, FASTAPI)
 SAMPLES_PER_SECOND = 500
 ALL = "all"
 OTHER = "other"
@@ -40,7 +40,7 @@ IDLE = "gevent/threadpool.py"
 def profile(bench: Bench) -> None:
     """Measure the CPU time of a request of each target, and its parts on gunicorn."""
     seconds = bench.effort.rounds * bench.effort.seconds
-    for target in TARGETS:
+    for target in PROFILED_TARGETS:
         bench.stand.reset(STORED)
         with bench.stand.serve(target, STORED) as server:
             warm_up(server)

@@ -6,7 +6,7 @@ from functools import partial
 from benchmarks.growth import KINDS
 from benchmarks.load import CROWD, FEW, TITLES, WORKLOADS
 from benchmarks.mechanisms import MECHANISMS, WITH, WITHOUT
-from benchmarks.profile import ALL, TARGETS
+from benchmarks.profile import ALL, PROFILED_TARGETS
 from benchmarks.results import Label, Results, Spread
 from benchmarks.targets import (
     ALL_PEERS,
@@ -229,7 +229,7 @@ def profile_table(profile: Results) -> str:
     """Return the CPU time of a request, and on gunicorn that of its parts."""
     workloads = profile.values("workload")
     rows = []
-    for target in TARGETS:
+    for target in PROFILED_TARGETS:
         for part in profile.values("part", target=target.name):
             where: dict[str, Label] = {"target": target.name, "part": part}
             spreads = [profile.spread("micros", workload=each, **where) for each in workloads]
