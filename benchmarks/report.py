@@ -155,7 +155,7 @@ def mechanisms_table(mechanisms: Results) -> str:
 
 
 def compared(results: Results, **labels: Label) -> list[Row]:
-    """Return the workloads that targets got in turn, as they were measured, if with ``labels``."""
+    """Return the workloads with ``labels`` that targets got in turn, in the order measured."""
     rows: list[Row] = []
     for cell in results.cells:
         where = {name: value for name, value in cell.labels.items() if name != "target"}
