@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from benchmarks import contract
-from benchmarks.load import CACHED, CREATE, GET, LIST, MIX, UNCACHED, WORKLOADS, Workload
-from benchmarks.measure import Bench, in_turn, peak_memory_mb, run_load
+from benchmarks.load import CACHED, CLIENTS, CREATE, CROWD, GET, LIST, WORKLOADS, Workload
+from benchmarks.measure import Bench, in_turn, peak_memory_mb, run_load, warm_up
 from benchmarks.results import Label
 from benchmarks.stand import Server, Stand
 from benchmarks.targets import (
@@ -24,10 +24,7 @@ from benchmarks.targets import (
 )
 from tests.servers import docker_answers
 
-USERS = 10_000
-CLIENTS = (10, 50)
-# Together these make every target compile and connect whatever it does lazily.
-WARM_UP = (UNCACHED, CREATE, MIX)
+STORED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +49,17 @@ def compare(bench: Bench, targets: Sequence[Target], turns: Sequence[Turn]) -> N
     for number in range(bench.effort.rounds):
         with ExitStack() as stack:
             servers = {
-                target.label: stack.enter_context(bench.stand.serve(target, USERS))
+                target.label: stack.enter_context(bench.stand.serve(target, STORED))
                 for target in targets
             }
             bench.say(f"round {number + 1} of {bench.effort.rounds}: warm-up")
             for server in servers.values():
-                for workload in WARM_UP:
-                    run_load(server, workload, clients=CLIENTS[0], seconds=1)
+                warm_up(server)
             for place, turn in enumerate(turns):
-                bench.stand.reset(USERS)
+                bench.stand.reset(STORED)
                 for target in in_turn(turn.targets, number * len(turns) + place):
                     # The first requests of a crowd come at once; a longer turn keeps them rare.
-                    crowd = turn.clients == max(CLIENTS)
+                    crowd = turn.clients == CROWD
                     bench.measure(
                         servers[target.label],
                         turn.workload,
@@ -103,7 +99,7 @@ def before(bench: Bench) -> None:
     ends with it.
     """
     contract.require(bench.stand, OURS)
-    asked = [(LIST, users) for users in bench.effort.list_users] + [(GET, USERS), (CREATE, USERS)]
+    asked = [(LIST, users) for users in bench.effort.list_users] + [(GET, STORED), (CREATE, STORED)]
     for number in range(bench.effort.rounds):
         bench.say(f"round {number + 1} of {bench.effort.rounds}")
         for workload, users in asked:

@@ -8,8 +8,6 @@ import json
 import re
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ import httpx
 from benchmarks.load import USERS
 from benchmarks.stand import POPULATE, Stand
 from benchmarks.targets import COMPARED, TARGETS, Target
+from dev.processes import wait_until
 
 STORED = 25
 BEGINNING = datetime(2026, 1, 1, tzinfo=UTC)
@@ -113,9 +112,8 @@ def refuses(session: Session) -> None:
         body = {**EVA, "username": invalid}
         session.refused(400, "invalid-input", {"username"}, "POST", USERS, json=body)
     for email in ("eva", "@example.com", "a b@example.com"):
-        session.refused(
-            400, "invalid-input", {"email"}, "POST", USERS, json={**EVA, "email": email}
-        )
+        body = {**EVA, "email": email}
+        session.refused(400, "invalid-input", {"email"}, "POST", USERS, json=body)
     session.refused(400, "invalid-input", {"username", "email"}, "POST", USERS, json={})
     session.refused(400, "invalid-input", {"role"}, "POST", USERS, json={**EVA, "role": "root"})
     for content in ("{", "[]", "{'username': 1}"):
@@ -128,9 +126,8 @@ def replaces(session: Session) -> None:
     path = f"{USERS}/2"
     user = session.ask(200, "PUT", path, json={**ADA, "username": " Ada "}).json()
     session.expect("new name", user["username"], "Ada")
-    created, updated = (
-        datetime.fromisoformat(user[f"{name}_at"]) for name in ("created", "updated")
-    )
+    created = datetime.fromisoformat(user["created_at"])
+    updated = datetime.fromisoformat(user["updated_at"])
     session.expect("created_at stays", created, _stored_user(2)["created_at"])
     session.expect("updated_at is later", updated > created, wanted=True)
     session.expect("user after PUT", session.ask(200, "GET", path).json(), user)
@@ -181,9 +178,8 @@ def observes(session: Session) -> None:
     session.expect("request id of the client", missing.headers.get("X-Request-ID"), "contract-1")
     for number in range(200):  # fills any buffer of the log
         session.ask(200, "GET", f"{USERS}/{number % 3 + 3}")
-    end = time.monotonic() + LOG_SECONDS
-    while not (lines := _log_lines(session.log, "contract-1")) and time.monotonic() < end:
-        time.sleep(0.1)
+    wait_until(lambda: _log_lines(session.log, "contract-1") != [], LOG_SECONDS)
+    lines = _log_lines(session.log, "contract-1")
     logged = [(line.get("method"), line.get("status")) for line in lines]
     session.expect("log lines of a request", logged, [("GET", 404)])
     metrics = session.ask(200, "GET", "/metrics").text
@@ -192,9 +188,7 @@ def observes(session: Session) -> None:
         session.expect(f"metric {pattern}", found, wanted=True)
 
 
-PARTS: tuple[Callable[[Session], None], ...] = (
-    *(reads, creates, refuses, replaces, lists, caches, observes),
-)
+PARTS = (reads, creates, refuses, replaces, lists, caches, observes)
 
 
 def deviations(stand: Stand, target: Target) -> list[str]:

@@ -1,28 +1,16 @@
 """Demands on the service: limits for ratios, each with the worst ratio that was measured."""
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from benchmarks.load import TITLES
-from benchmarks.mechanisms import MECHANISMS, WORTH
-from benchmarks.report import (
-    CROWD,
-    GROWTH_TITLES,
-    MISSING,
-    Found,
-    Row,
-    before_rows,
-    figure,
-    gain_of,
-    grown,
-    mechanism_rows,
-    number,
-    peer_rows,
-    table,
-)
-from benchmarks.results import Results, Spread
+from benchmarks.growth import KINDS
+from benchmarks.load import CROWD, FEW, LIST, TITLES
+from benchmarks.mechanisms import MECHANISMS, WITH, WITHOUT, WORTH
+from benchmarks.report import MISSING, Found, compared, figure, grown, number, table
+from benchmarks.results import Label, Results, Spread
 from benchmarks.targets import (
     AUTHENTICATED,
+    BEFORE,
     DJANGO,
     EDGE,
     FASTAPI,
@@ -52,26 +40,15 @@ class Demand:
     found: Found
     at_least: bool = True
 
-    @property
-    def holds(self) -> bool | None:
-        """Whether the worst ratio meets the limit; None if nothing was measured."""
-        if not self.found:
-            return None
-        median = self._worst[1].median
-        return median >= self.limit if self.at_least else median <= self.limit
-
-    @property
-    def _worst(self) -> tuple[str, Spread]:
-        pick = min if self.at_least else max
-        return pick(self.found.items(), key=lambda item: item[1].median)
-
     def row(self) -> list[str]:
         """Return title, limit, worst ratio and verdict."""
         limit = f"{'at least' if self.at_least else 'at most'} {number(self.limit)}"
         if not self.found:
             return [self.title, limit, MISSING, "not measured"]
-        where, spread = self._worst
-        return [self.title, limit, f"{figure(spread)}: {where}", "yes" if self.holds else "**no**"]
+        worst = min if self.at_least else max
+        where, spread = worst(self.found.items(), key=lambda item: item[1].median)
+        holds = spread.median >= self.limit if self.at_least else spread.median <= self.limit
+        return [self.title, limit, f"{figure(spread)}: {where}", "yes" if holds else "**no**"]
 
 
 def demands_table(made: Iterable[Demand]) -> str:
@@ -95,53 +72,55 @@ def all_demands(sections: Sections) -> list[Demand]:
 def promises(sections: Sections) -> list[Demand]:
     """Return the demands that repeat the promises of the review."""
     before, growth = sections.get("before", Results()), sections.get("growth", Results())
-    lists = _to_before(before, "per_second", ["list"])
-    opened = _to_before(before, "opened", TITLES)
+    lists = _ratios(before, "per_second", OURS, BEFORE, workload=LIST.name)
+    everything = _ratios(before, "per_second", OURS, BEFORE)
+    opened = _ratios(before, "opened", OURS, BEFORE)
     memory = grown(growth, "peak_memory_mb", "users")
     return [
         Demand("requests/s of lists, to before", 10, lists),
-        Demand("requests/s of everything, to before", 10, _to_before(before, "per_second", TITLES)),
+        Demand("requests/s of everything, to before", 10, everything),
         Demand("connections opened, to before", 0.1, opened, at_least=False),
         Demand("peak memory, as the table grows", 1.05, memory, at_least=False),
     ]
 
 
 def _beside_peers(peers: Results) -> list[Demand]:
-    rows, made = peer_rows(peers), []
+    made = []
     for ours, limits in LIMITS.items():
         for workload, limit in limits.items():
-            of_workload = [row for row in rows if row[1]["workload"] == workload]
-            found = _to_peers(peers, "per_second", ours, [FASTAPI], of_workload)
+            found = _ratios(peers, "per_second", ours, FASTAPI, workload=workload)
             made.append(Demand(f"{ours.label}: {TITLES[workload]}, to FastAPI", limit, found))
-        found = _to_peers(peers, "per_second", ours, [FLASK_SQLALCHEMY, DJANGO], rows)
+        found = {
+            f"{title}, {peer.label}": ratio
+            for peer in (FLASK_SQLALCHEMY, DJANGO)
+            for title, ratio in _ratios(peers, "per_second", ours, peer).items()
+        }
         made.append(Demand(f"{ours.label}: all, to Flask-SQLAlchemy and Django", 2, found))
-        crowd = [row for row in rows if row[1]["clients"] == CROWD]
-        found = _to_peers(peers, "p99_ms", ours, [FASTAPI], crowd)
+        found = _ratios(peers, "p99_ms", ours, FASTAPI, clients=CROWD)
         title = f"{ours.label}: p99 with {CROWD} clients, to FastAPI"
         made.append(Demand(title, 1, found, at_least=False))
     return made
 
 
 def _from_the_edge(edge: Results) -> list[Demand]:
-    rows = [row for row in peer_rows(edge) if row[1]["clients"] != CROWD]
     return [
         Demand(
             f"{EDGE.label}: cached page, to {peer.label}",
             limit,
-            _to_peers(edge, "per_second", EDGE, [peer], rows),
+            _ratios(edge, "per_second", EDGE, peer, clients=FEW),
         )
         for peer, limit in ((FASTIFY, 2), (FASTAPI, 8))
     ]
 
 
 def _authenticated(results: Results) -> list[Demand]:
-    found = _to_peers(results, "per_second", AUTHENTICATED, [OURS], peer_rows(results))
+    found = _ratios(results, "per_second", AUTHENTICATED, OURS)
     return [Demand("requests/s with verified tokens, to without authentication", 0.9, found)]
 
 
 def _flat(growth: Results, memory: Results) -> list[Demand]:
     times = {
-        f"{GROWTH_TITLES[kind]}, {where}": spread
+        f"{KINDS[kind]}, {where}": spread
         for kind in FLAT
         for where, spread in grown(growth, "ms", "users", workload=kind).items()
     }
@@ -159,32 +138,16 @@ def _worthwhile(mechanisms: Results) -> list[Demand]:
     """Return a demand for each mechanism; one worthwhile workload is enough."""
     made = []
     for mechanism in MECHANISMS:
-        gains = {
-            title: gain
-            for title, where in mechanism_rows(mechanisms, mechanism.name)
-            if (gain := gain_of(mechanisms, where))
-        }
+        gains = _ratios(mechanisms, "per_second", WITH, WITHOUT, mechanism=mechanism.name)
         best = dict(sorted(gains.items(), key=lambda item: item[1].median)[-1:])
         made.append(Demand(f"gain: {mechanism.name}", WORTH, best))
     return made
 
 
-def _to_peers(
-    peers: Results, name: str, ours: Target, others: Sequence[Target], rows: Iterable[Row]
-) -> Found:
-    found = {}
-    for title, where in rows:
-        for other in others:
-            both = {**where, "target": ours.name}, {**where, "target": other.name}
-            if relative := peers.ratio(name, *both):
-                found[title if len(others) == 1 else f"{title}, {other.label}"] = relative
-    return found
-
-
-def _to_before(before: Results, name: str, workloads: Container[str]) -> Found:
-    found = {}
-    for title, where in before_rows(before):
-        both = {**where, "target": OURS.name}, {**where, "target": "before"}
-        if where["workload"] in workloads and (relative := before.ratio(name, *both)):
-            found[title] = relative
-    return found
+def _ratios(results: Results, name: str, of: Target, to: Target, **labels: Label) -> Found:
+    """Return the ratios of two targets in each workload that they got in turn."""
+    return {
+        title: ratio
+        for title, where in compared(results, **labels)
+        if (ratio := results.ratio(name, "target", of.name, to.name, **where))
+    }

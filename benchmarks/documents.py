@@ -11,7 +11,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from benchmarks.demands import Sections, all_demands, demands_table, promises
-from benchmarks.load import WORKLOADS
+from benchmarks.load import FEW, WORKLOADS
 from benchmarks.report import TABLES
 from benchmarks.results import Label, Results, Spread
 from benchmarks.targets import COMPARED
@@ -20,11 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = (ROOT / "README.md", ROOT / "REVIEW.md", *sorted((ROOT / "docs").glob("*.md")))
 _PART = re.compile(r"<!-- benchmark:([\w-]+) -->\n(.*?)<!-- /benchmark -->", re.DOTALL)
 
-PLOT = "![Requests/s of the service and its peers](benchmarks/results/peers.svg)"
-NAMES = {*TABLES, "demands", "promises", "measured-on", "plot-peers"}
+NAMES = {*TABLES, "demands", "promises", "measured-on"}
 
 COLOURS = ("#1f6feb", "#79b8ff", "#2da44e", "#bf8700", "#cf222e", "#8250df")
-PLOTTED_CLIENTS = 10
 
 
 def parts(sections: Sections) -> dict[str, str]:
@@ -34,8 +32,6 @@ def parts(sections: Sections) -> dict[str, str]:
         for name, (section, make) in TABLES.items()
         if section in sections
     }
-    if "peers" in sections:
-        made["plot-peers"] = PLOT
     made["demands"] = demands_table(all_demands(sections))
     made["promises"] = demands_table(promises(sections))
     made["measured-on"] = about(sections)
@@ -57,28 +53,17 @@ def parts_of(text: str) -> dict[str, str]:
     return {name: content.strip() for name, content in _PART.findall(text)}
 
 
-def rewritten(text: str, new: Mapping[str, str]) -> str:
-    """Return a document with these parts replaced; its other parts stay."""
+def rewrite_all(new: Mapping[str, str]) -> None:
+    """Replace these parts in every document; the other parts stay."""
 
     def replacement(found: re.Match[str]) -> str:
         name, content = found.groups()
         part = f"\n{new[name]}\n\n" if name in new else content
         return f"<!-- benchmark:{name} -->\n{part}<!-- /benchmark -->"
 
-    return _PART.sub(replacement, text)
-
-
-def linked_from(document: Path, new: Mapping[str, str]) -> dict[str, str]:
-    """Return the parts with links relative to ``document`` instead of the root."""
-    up = "../" * (len(document.relative_to(ROOT).parts) - 1)
-    return {name: text.replace("](benchmarks/", f"]({up}benchmarks/") for name, text in new.items()}
-
-
-def rewrite_all(new: Mapping[str, str]) -> None:
-    """Replace these parts in every document."""
     for document in DOCUMENTS:
         text = document.read_text(encoding="utf-8")
-        document.write_text(rewritten(text, linked_from(document, new)), encoding="utf-8")
+        document.write_text(_PART.sub(replacement, text), encoding="utf-8")
 
 
 def plot_peers(peers: Results, path: Path) -> None:
@@ -96,7 +81,7 @@ def plot_peers(peers: Results, path: Path) -> None:
     axes.set_axisbelow(True)
     width = 0.8 / len(COMPARED)
     for place, (target, colour) in enumerate(zip(COMPARED, COLOURS, strict=True)):
-        where: dict[str, Label] = {"target": target.name, "clients": PLOTTED_CLIENTS}
+        where: dict[str, Label] = {"target": target.name, "clients": FEW}
         bars = [
             peers.spread("per_second", workload=workload.name, **where) or Spread(0, 0, 0)
             for workload in WORKLOADS
@@ -112,6 +97,6 @@ def plot_peers(peers: Results, path: Path) -> None:
         )
     middles = [group + 0.4 - width / 2 for group in range(len(WORKLOADS))]
     axes.set_xticks(middles, [workload.title for workload in WORKLOADS])
-    axes.set_ylabel(f"requests/s, {PLOTTED_CLIENTS} clients, one core")
+    axes.set_ylabel(f"requests/s, {FEW} clients, one core")
     axes.legend(frameon=False, fontsize=8)
     sheet.savefig(path, metadata={"Date": None})

@@ -3,69 +3,101 @@
 import itertools
 import json
 import random
+import statistics
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
-from http.client import HTTPException
-from typing import NamedTuple
+from contextlib import ExitStack
+from http.client import BAD_REQUEST, HTTPConnection, HTTPException
+from urllib.parse import urlsplit
 
-from benchmarks.comparisons import USERS
-from benchmarks.load import CACHED, CREATE, MIX, UNCACHED, Request
-from benchmarks.load import USERS as USERS_PATH
-from benchmarks.measure import Bench, Client, in_turn, memory_mb, peak_memory_mb, run_load
+from benchmarks.comparisons import STORED
+from benchmarks.load import CACHED, CREATE, FEW, MIX, UNCACHED, USERS, Request
+from benchmarks.measure import Bench, in_turn, memory_mb, peak_memory_mb, run_load
 from benchmarks.results import Label
 from benchmarks.stand import Server
 from benchmarks.targets import OURS
 
-FIRST_PAGE = f"{USERS_PATH}?per_page=10"
+FIRST_PAGE = f"{USERS}?per_page=10"
 CURSORS = 50
 # The servers take turns of so many requests, so that all meet the same moments of the machine.
 AT_A_TIME = 5
 # A page far down by number is slow at any size; fewer requests suffice.
 DEEP_REQUESTS = 10
 KEYS_AT_ONCE = 10_000
-MEMORY_CLIENTS = 10
 MEMORY_READINGS = 10
-KINDS = ("first", "cursor", "deep", "get", "email", "create")
+KINDS = {
+    "first": "first page with its total",
+    "cursor": "page by cursor, far down",
+    "deep": "page by number, far down",
+    "get": "get by id",
+    "email": "look-up by email",
+    "create": "create",
+}
 
 
-class Asked(NamedTuple):
-    """A client, its endless requests, and the labels of its figures."""
+class Client:
+    """One client with one connection, and its endless requests of one kind.
 
-    client: Client
-    requests: Iterator[Request]
-    labels: dict[str, Label]
+    Redis is empty before each of them if ``emptying``. Its figures have ``labels``.
+    """
 
+    def __init__(self, server: Server, kind: str, *, emptying: bool, **labels: Label) -> None:
+        self.labels: dict[str, Label] = {"workload": kind, **labels}
+        self.times: list[float] = []
+        self._server = server
+        self._emptying = emptying
+        self.connection = HTTPConnection(urlsplit(server.url).netloc, timeout=60)
+        self._requests = self._endless(kind, server.users)
 
-def _requests(kind: str, client: Client, users: int) -> Iterator[Request]:
-    """Yield requests of one kind without end."""
-    far_down = f"{FIRST_PAGE}&page={users * 9 // 100}"
-    paths = itertools.cycle(_cursor_paths(client, far_down) if kind == "cursor" else ())
-    while True:
-        user = random.randint(1, users)  # noqa: S311 -- no secret
-        match kind:
-            case "first":
-                yield Request(FIRST_PAGE)
-            case "deep":
-                yield Request(far_down)
-            case "cursor":
-                yield Request(next(paths))
-            case "get":
-                yield Request(f"{USERS_PATH}/{user}")
-            case "email":
-                yield Request(f"{USERS_PATH}?email=user{user}@example.com")
-            case "create":
-                name = f"g{time.time_ns():x}"
-                body = f'{{"username": "{name}", "email": "{name}@example.com"}}'
-                yield Request(USERS_PATH, "POST", body)
+    def send_next(self, number: int) -> None:
+        """Send the next requests, one after the other."""
+        for request in itertools.islice(self._requests, number):
+            self._send(request)
 
+    def _send(self, request: Request) -> bytes:
+        """Send a request, note its time, and return the body of the answer.
 
-def _cursor_paths(client: Client, path: str) -> Iterator[str]:
-    """Yield the paths of consecutive pages after the page at ``path``."""
-    for _ in range(CURSORS):
-        page = json.loads(client.send(Request(path)))
-        path = f"{FIRST_PAGE}&cursor={page['pagination']['next_cursor']}"
-        yield path
+        Raises HTTPException for an answer that is not a success.
+        """
+        if self._emptying:
+            self._server.redis.flushdb()
+        headers = {"Content-Type": "application/json"} if request.body else {}
+        began = time.perf_counter()
+        self.connection.request(request.method, request.path, request.body or None, headers)
+        response = self.connection.getresponse()
+        body = response.read()
+        self.times.append(time.perf_counter() - began)
+        if response.status >= BAD_REQUEST:
+            raise HTTPException(f"{request.method} {request.path}: {response.status}")
+        return body
+
+    def _endless(self, kind: str, users: int) -> Iterator[Request]:
+        far_down = f"{FIRST_PAGE}&page={users * 9 // 100}"
+        paths = itertools.cycle(self._cursor_paths(far_down) if kind == "cursor" else ())
+        while True:
+            user = random.randint(1, users)  # noqa: S311 -- no secret
+            match kind:
+                case "first":
+                    yield Request(FIRST_PAGE)
+                case "deep":
+                    yield Request(far_down)
+                case "cursor":
+                    yield Request(next(paths))
+                case "get":
+                    yield Request(f"{USERS}/{user}")
+                case "email":
+                    yield Request(f"{USERS}?email=user{user}@example.com")
+                case "create":
+                    name = f"g{time.time_ns():x}"
+                    body = f'{{"username": "{name}", "email": "{name}@example.com"}}'
+                    yield Request(USERS, "POST", body)
+
+    def _cursor_paths(self, path: str) -> Iterator[str]:
+        """Yield the paths of consecutive pages after the page at ``path``."""
+        for _ in range(CURSORS):
+            page = json.loads(self._send(Request(path)))
+            path = f"{FIRST_PAGE}&cursor={page['pagination']['next_cursor']}"
+            yield path
 
 
 def growth(bench: Bench) -> None:
@@ -85,7 +117,11 @@ def growth(bench: Bench) -> None:
                 for users in bench.effort.growth_users
             ]
             for kind in KINDS:
-                _measure_sizes(bench, servers, kind, number)
+                clients = [
+                    Client(server, kind, emptying=True, users=server.users) for server in servers
+                ]
+                requests = DEEP_REQUESTS if kind == "deep" else bench.effort.growth_requests
+                _ask(bench, clients, requests, number)
             for server in servers:
                 memory = {"peak_memory_mb": peak_memory_mb(server.pid)}
                 bench.results.add(memory, users=server.users)
@@ -93,51 +129,42 @@ def growth(bench: Bench) -> None:
                 _measure_write_beside(bench, servers[0], keys)
 
 
-def _measure_sizes(bench: Bench, servers: Sequence[Server], kind: str, number: int) -> None:
-    requests = DEEP_REQUESTS if kind == "deep" else bench.effort.growth_requests
-    with ExitStack() as stack:
-        asked = []
-        for server in servers:
-            client = stack.enter_context(closing(Client(server, emptying=True)))
-            labels: dict[str, Label] = {"workload": kind, "users": server.users}
-            asked.append(Asked(client, _requests(kind, client, server.users), labels))
-        _ask(bench, asked, requests, number)
-
-
 def _measure_write_beside(bench: Bench, server: Server, keys: int) -> None:
     server.redis.flushall()
     for begin in range(0, keys, KEYS_AT_ONCE):
         numbers = range(begin, min(begin + KEYS_AT_ONCE, keys))
         server.redis.mset({f"other:{number}": b"x" * 100 for number in numbers})
-    with closing(Client(server, emptying=False)) as client:
-        labels: dict[str, Label] = {"workload": "create", "keys": keys}
-        asked = [Asked(client, _requests("create", client, server.users), labels)]
-        _ask(bench, asked, bench.effort.growth_requests, 0)
+    client = Client(server, "create", emptying=False, keys=keys)
+    _ask(bench, [client], bench.effort.growth_requests, 0)
     server.redis.flushall()
 
 
-def _ask(bench: Bench, asked: Sequence[Asked], requests: int, number: int) -> None:
+def _ask(bench: Bench, clients: Sequence[Client], requests: int, number: int) -> None:
     """Add the median time of so many requests of each client to the results."""
     try:
-        for each in asked:
-            each.client.send_all(itertools.islice(each.requests, max(AT_A_TIME, requests // 10)))
-            each.client.forget_times()
+        for client in clients:
+            client.send_next(max(AT_A_TIME, requests // 10))
+            client.times.clear()
         for turn in range(requests // AT_A_TIME):
-            for each in in_turn(asked, number + turn):
-                each.client.send_all(itertools.islice(each.requests, AT_A_TIME))
+            for client in in_turn(clients, number + turn):
+                client.send_next(AT_A_TIME)
     except HTTPException as error:
         bench.say(f"FAILED {error}")
-        for each in asked:
-            bench.results.add({"ms": None, "failed": 1}, **each.labels)
+        for client in clients:
+            bench.results.add({"ms": None, "failed": 1}, **client.labels)
     else:
-        for each in asked:
-            bench.results.add({"ms": each.client.median_ms(), "failed": 0}, **each.labels)
+        for client in clients:
+            milliseconds = statistics.median(client.times) * 1000
+            bench.results.add({"ms": milliseconds, "failed": 0}, **client.labels)
+    finally:
+        for client in clients:
+            client.connection.close()
 
 
 def memory(bench: Bench) -> None:
     """Note the memory of one server again and again while it answers very many requests."""
-    bench.stand.reset(USERS)
-    with bench.stand.serve(OURS, USERS) as server:
+    bench.stand.reset(STORED)
+    with bench.stand.serve(OURS, STORED) as server:
         answered = 0
         while answered < bench.effort.memory_requests:
             goal = answered + bench.effort.memory_requests / MEMORY_READINGS
@@ -145,7 +172,7 @@ def memory(bench: Bench) -> None:
             while answered < goal:
                 # Mostly cached pages, because they are quick.
                 for workload in (CACHED, CACHED, CACHED, MIX, UNCACHED, CREATE):
-                    seen, _ = run_load(server, workload, clients=MEMORY_CLIENTS, seconds=1)
+                    seen, _ = run_load(server, workload, clients=FEW, seconds=1)
                     answered += seen.requests
                     failed += seen.failed
             used = memory_mb(server.pid)

@@ -12,6 +12,8 @@ from types import MappingProxyType
 
 SCRIPT = Path(__file__).with_name("load.lua")
 USERS = "/api/v1/users"
+# The numbers of clients that targets are compared with.
+FEW, CROWD = CLIENTS = (10, 50)
 # A slow answer is measured and not a failure: the slowest target needs minutes.
 TIMEOUT_SECONDS = 600
 # 1,000 different lists: these many pages in each of these sizes, whose mean is 10.
@@ -119,7 +121,9 @@ def load(  # noqa: PLR0913 -- by name
     if done.returncode != 0:
         # The server accepts no connection.
         return Load(0, seconds, 0, failed=clients)
-    return load_from(done.stdout)
+    report = json.loads(done.stdout.splitlines()[-1])
+    failed = sum(report[kind] for kind in ("connect", "read", "write", "status", "timeout"))
+    return Load(report["requests"], report["microseconds"] / 1e6, report["p99"] / 1000, failed)
 
 
 def _http2_load(url: str, clients: int, seconds: int) -> Load:
@@ -130,10 +134,3 @@ def _http2_load(url: str, clients: int, seconds: int) -> Load:
     if done.returncode != 0 or status is None or failed is None:
         return Load(0, seconds, None, failed=clients)
     return Load(int(status[1]), seconds, None, sum(map(int, failed.groups())) + int(status[2]))
-
-
-def load_from(output: str) -> Load:
-    """Return the figures in the last line of wrk's output."""
-    report = json.loads(output.splitlines()[-1])
-    failed = sum(report[kind] for kind in ("connect", "read", "write", "status", "timeout"))
-    return Load(report["requests"], report["microseconds"] / 1e6, report["p99"] / 1000, failed)

@@ -1,27 +1,24 @@
-"""Measurements: a load on one server, the use of its processes, and one client's times."""
+"""Measurements: a load on one server, and the use of its processes."""
 
-import http.client
 import random
-import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 
-from benchmarks.load import Load, Request, Workload, load
+from benchmarks.load import CREATE, FEW, MIX, UNCACHED, Load, Workload, load
 from benchmarks.results import Label, Results
 from benchmarks.stand import Server, Stand
+from dev.processes import wait_until
 
 T = TypeVar("T")
 
-PROC = Path("/proc")
 # The fastest target needs longer than this for all 1,000 pages of an uncached workload.
 EMPTY_EVERY_SECONDS = 0.2
 # A larger share of cache hits makes a round of an uncached workload invalid.
@@ -93,7 +90,7 @@ def run_load(
         url, headers = server.url + workload.prepared, server.target.headers
         httpx.get(url, headers=headers, timeout=60, verify=False).raise_for_status()  # noqa: S501
     misses, cpu = _misses(server), cpu_seconds(server.pid)
-    with _emptied_again_and_again(server, when=workload.uncached):
+    with _emptied_again_and_again(server) if workload.uncached else nullcontext():
         seen = load(
             server.url,
             workload,
@@ -111,14 +108,19 @@ def run_load(
     return Load(seen.requests, seen.seconds, seen.p99_ms, failed), busy
 
 
-def in_turn(what: Iterable[T], number: int) -> list[T]:
+def warm_up(server: Server) -> None:
+    """Let a server compile and connect whatever it does lazily."""
+    for workload in (UNCACHED, CREATE, MIX):
+        run_load(server, workload, clients=FEW, seconds=1)
+
+
+def in_turn(what: Sequence[T], number: int) -> list[T]:
     """Return everything in a random order that depends on ``number`` alone."""
-    everything = list(what)
-    return random.Random(number).sample(everything, len(everything))  # noqa: S311 -- no secret
+    return random.Random(number).sample(what, len(what))  # noqa: S311 -- no secret
 
 
 @contextmanager
-def _emptied_again_and_again(server: Server, *, when: bool) -> Iterator[None]:
+def _emptied_again_and_again(server: Server) -> Iterator[None]:
     """Empty the Redis database of a server at the beginning and every fifth of a second."""
     ended = threading.Event()
 
@@ -128,14 +130,12 @@ def _emptied_again_and_again(server: Server, *, when: bool) -> Iterator[None]:
             server.redis.flushdb()
 
     thread = threading.Thread(target=empty)
-    if when:
-        thread.start()
+    thread.start()
     try:
         yield
     finally:
         ended.set()
-        if when:
-            thread.join()
+        thread.join()
 
 
 def _misses(server: Server) -> int:
@@ -145,57 +145,13 @@ def _misses(server: Server) -> int:
 
 def _settle(server: Server) -> None:
     """Wait until a server has finished the requests of clients that are gone."""
-    end = time.monotonic() + SETTLE_SECONDS
-    used = 1.0
-    while used > IDLE_SECONDS * IDLE_SHARE and time.monotonic() < end:
+
+    def is_idle() -> bool:
         before = cpu_seconds(server.pid)
         time.sleep(IDLE_SECONDS)
-        used = cpu_seconds(server.pid) - before
+        return cpu_seconds(server.pid) - before <= IDLE_SECONDS * IDLE_SHARE
 
-
-class Client:
-    """One client with one connection. Redis is empty before each of its requests if ``emptying``.
-
-    Raises HTTPException for an answer that is not a success.
-    """
-
-    def __init__(self, server: Server, *, emptying: bool) -> None:
-        self._server = server
-        self._emptying = emptying
-        parts = urlsplit(server.url)
-        self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
-        self._times: list[float] = []
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
-
-    def send(self, request: Request) -> bytes:
-        """Send a request, count its time, and return the body of the answer."""
-        if self._emptying:
-            self._server.redis.flushdb()
-        headers = {"Content-Type": "application/json"} if request.body else {}
-        began = time.perf_counter()
-        self._connection.request(request.method, request.path, request.body or None, headers)
-        response = self._connection.getresponse()
-        body = response.read()
-        self._times.append(time.perf_counter() - began)
-        if response.status >= http.client.BAD_REQUEST:
-            raise http.client.HTTPException(f"{request.method} {request.path}: {response.status}")
-        return body
-
-    def send_all(self, requests: Iterable[Request]) -> None:
-        """Send all requests, one after the other."""
-        for request in requests:
-            self.send(request)
-
-    def forget_times(self) -> None:
-        """Start counting again, after a warm-up."""
-        self._times.clear()
-
-    def median_ms(self) -> float:
-        """Return the median time of a request in ms."""
-        return statistics.median(self._times) * 1000
+    wait_until(is_idle, SETTLE_SECONDS)
 
 
 def cpu_seconds(pid: int) -> float:
@@ -225,7 +181,7 @@ def process_tree(pid: int) -> list[int]:
     """Return a process and its descendants, as far as they exist."""
     children: list[int] = []
     with suppress(OSError):
-        for task in (PROC / str(pid) / "task").iterdir():
+        for task in Path(f"/proc/{pid}/task").iterdir():
             children += map(int, (task / "children").read_text(encoding="ascii").split())
     return [pid, *(each for child in children for each in process_tree(child))]
 
@@ -233,6 +189,6 @@ def process_tree(pid: int) -> list[int]:
 def _megabytes(pids: Sequence[int], file: str, name: str) -> Iterator[float]:
     for pid in pids:
         with suppress(OSError):
-            for line in (PROC / str(pid) / file).read_text(encoding="utf-8").splitlines():
+            for line in Path(f"/proc/{pid}/{file}").read_text(encoding="utf-8").splitlines():
                 if line.startswith(name):
                     yield int(line.split()[1]) * 1024 / 1e6

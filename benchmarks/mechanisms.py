@@ -8,60 +8,49 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
-from benchmarks.comparisons import CLIENTS, Turn, compare
-from benchmarks.load import CACHED, GET, Workload
+from benchmarks.comparisons import Turn, compare
+from benchmarks.load import CACHED, CLIENTS, GET, Workload
 from benchmarks.measure import Bench
-from benchmarks.targets import OURS, SERVICE, Target
+from benchmarks.targets import OURS, SERVICE
 
 WORTH = 1.15
-
-
-class Edit(NamedTuple):
-    """Lines of a file of the service, and their replacement."""
-
-    file: str
-    lines: str
-    replacement: str
+# The names under which the results keep the service and any variant of it.
+WITH = replace(OURS, name="with")
+WITHOUT = replace(OURS, name="without")
 
 
 @dataclass(frozen=True, slots=True)
 class Mechanism:
-    """One mechanism with a unique name, the workloads it is for, and the edits that remove it."""
+    """One mechanism with a unique name and the workloads it is for.
+
+    ``replacement`` in place of ``code`` in the service's app.py removes it.
+    """
 
     name: str
     workloads: Sequence[Workload]
-    edits: Sequence[Edit]
+    code: str
+    replacement: str
 
 
 MECHANISMS = (
     Mechanism(
         "fast path",
         (CACHED, GET),
-        (
-            Edit(
-                "app.py",
-                "        fast_path=FastPath(app, services, tells_place=settings.gateway_pages),\n",
-                "",
-            ),
-        ),
+        "        fast_path=FastPath(app, services, tells_place=settings.gateway_pages),\n",
+        "",
     ),
     Mechanism(
         "batches of users by id",
         (GET,),
-        (
-            Edit(
-                "app.py",
-                "import BatchingUserRepository",
-                "import UserRepository as BatchingUserRepository",
-            ),
-        ),
+        "import BatchingUserRepository",
+        "import UserRepository as BatchingUserRepository",
     ),
     Mechanism(
         "batches of page look-ups",
         (CACHED,),
-        (Edit("app.py", "import BatchingPageStore", "import PageStore as BatchingPageStore"),),
+        "import BatchingPageStore",
+        "import PageStore as BatchingPageStore",
     ),
 )
 
@@ -69,35 +58,32 @@ MECHANISMS = (
 def without(mechanism: Mechanism, folder: Path) -> Path:
     """Return the folder of a copy of the service without ``mechanism``, made below ``folder``.
 
-    Raises LookupError unless the lines of each edit occur exactly once.
+    Raises LookupError unless the code to replace occurs exactly once.
     """
     copy = folder / mechanism.name.replace(" ", "-")
     shutil.copytree(SERVICE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    for edit in mechanism.edits:
-        path = copy / edit.file
-        source = path.read_text(encoding="utf-8")
-        if (found := source.count(edit.lines)) != 1:
-            raise LookupError(f"{mechanism.name}: {edit.file} has {edit.lines!r} {found} times")
-        path.write_text(source.replace(edit.lines, edit.replacement), encoding="utf-8")
+    path = copy / "app.py"
+    source = path.read_text(encoding="utf-8")
+    if (found := source.count(mechanism.code)) != 1:
+        raise LookupError(f"{mechanism.name}: app.py has {mechanism.code!r} {found} times")
+    path.write_text(source.replace(mechanism.code, mechanism.replacement), encoding="utf-8")
     return copy
 
 
 def mechanisms(bench: Bench) -> None:
     """Measure the service with and without each mechanism, in turn."""
-    targets: dict[str, Target] = {}
+    targets = [WITH]
     turns = []
     for mechanism in MECHANISMS:
-        whole = replace(OURS, name="with")
         removed = replace(
-            whole,
-            name="without",
-            label=f"{whole.label}, without {mechanism.name}",
+            WITHOUT,
+            label=f"{OURS.label}, without {mechanism.name}",
             folder=without(mechanism, bench.stand.folder / "variants"),
         )
-        targets |= {whole.label: whole, removed.label: removed}
+        targets.append(removed)
         turns += [
-            Turn(workload, clients, (whole, removed), {"mechanism": mechanism.name})
+            Turn(workload, clients, (WITH, removed), {"mechanism": mechanism.name})
             for workload in mechanism.workloads
             for clients in CLIENTS
         ]
-    compare(bench, list(targets.values()), turns)
+    compare(bench, targets, turns)

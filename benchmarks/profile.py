@@ -4,22 +4,19 @@ py-spy samples the stacks of the running server. A sample belongs to the library
 frame; frames of the standard library belong to their caller, except for ``logging``.
 """
 
-import os
 import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-from benchmarks.comparisons import CLIENTS, USERS, WARM_UP
-from benchmarks.load import CACHED, CREATE, GET, UNCACHED, Workload
-from benchmarks.measure import Bench, process_tree, run_load
+from benchmarks.comparisons import STORED
+from benchmarks.load import CACHED, CREATE, FEW, GET, UNCACHED, Workload
+from benchmarks.measure import Bench, process_tree, run_load, warm_up
 from benchmarks.stand import Server
 from benchmarks.targets import FASTAPI, OURS, OURS_ON_GRANIAN, SERVICE, program
 
 PROFILED = (CACHED, UNCACHED, GET, CREATE)
-TARGETS = (OURS, OURS_ON_GRANIAN, FASTAPI)
+PROFILED_TARGETS = (OURS, OURS_ON_GRANIAN, FASTAPI)
 SAMPLES_PER_SECOND = 500
 ALL = "all"
 OTHER = "other"
@@ -43,14 +40,13 @@ IDLE = "gevent/threadpool.py"
 def profile(bench: Bench) -> None:
     """Measure the CPU time of a request of each target, and its parts on gunicorn."""
     seconds = bench.effort.rounds * bench.effort.seconds
-    for target in TARGETS:
-        bench.stand.reset(USERS)
-        with bench.stand.serve(target, USERS) as server:
-            for workload in WARM_UP:
-                run_load(server, workload, clients=CLIENTS[0], seconds=1)
+    for target in PROFILED_TARGETS:
+        bench.stand.reset(STORED)
+        with bench.stand.serve(target, STORED) as server:
+            warm_up(server)
             for workload in PROFILED:
                 bench.say(f"{target.label}: {workload.title}")
-                seen, busy = run_load(server, workload, clients=CLIENTS[0], seconds=seconds)
+                seen, busy = run_load(server, workload, clients=FEW, seconds=seconds)
                 micros = busy * seen.seconds / seen.requests * 1e6
                 shares = {ALL: 1.0}
                 if target is OURS:
@@ -63,10 +59,14 @@ def profile(bench: Bench) -> None:
 def _shares(bench: Bench, server: Server, workload: Workload, seconds: int) -> dict[str, float]:
     """Return the share of each part under a load of its own, because sampling takes time too."""
     stacks = bench.stand.folder / "stacks"
-    with ThreadPoolExecutor(1) as background:
-        sampling = background.submit(_sample, server, seconds, stacks)
-        run_load(server, workload, clients=CLIENTS[0], seconds=seconds + 2)
-        sampling.result()
+    worker = process_tree(server.pid)[-1]
+    command = [program("py-spy"), "record", "--pid", str(worker), "--duration", str(seconds)]
+    command += ["--rate", str(SAMPLES_PER_SECOND), "--format", "raw", "--full-filenames"]
+    command += ["--output", str(stacks)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as sampler:
+        run_load(server, workload, clients=FEW, seconds=seconds + 2)
+    if sampler.returncode != 0:
+        raise subprocess.CalledProcessError(sampler.returncode, command)
     return parts_of(stacks.read_text(encoding="utf-8").splitlines())
 
 
@@ -86,13 +86,3 @@ def _part_of(frames: list[str]) -> str:
             if form.search(frame):
                 return part
     return OTHER
-
-
-def _sample(server: Server, seconds: int, stacks: Path) -> None:
-    worker = process_tree(server.pid)[-1]
-    command = [program("py-spy"), "record", "--pid", str(worker), "--duration", str(seconds)]
-    form = ["--rate", str(SAMPLES_PER_SECOND), "--format", "raw", "--full-filenames"]
-    with Path(os.devnull).open("wb") as output:
-        subprocess.run(
-            [*command, *form, "--output", str(stacks)], stdout=output, stderr=output, check=True
-        )

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
-from benchmarks.load import TITLES, WORKLOADS
-from benchmarks.mechanisms import MECHANISMS
+from benchmarks.growth import KINDS
+from benchmarks.load import CROWD, FEW, TITLES, WORKLOADS
+from benchmarks.mechanisms import MECHANISMS, WITH, WITHOUT
+from benchmarks.profile import ALL, PROFILED_TARGETS
 from benchmarks.results import Label, Results, Spread
 from benchmarks.targets import (
     ALL_PEERS,
     AUTHENTICATED,
+    BEFORE,
     COMPARED,
     EDGE,
     EDGE_WITH_TLS,
@@ -24,17 +27,8 @@ Found = dict[str, Spread]
 Row = tuple[str, dict[str, Label]]
 
 MISSING = "–"
-CROWD = 50
 # A server that uses less of its core than this waits for the load or for a database.
 BUSY = 0.9
-GROWTH_TITLES = {
-    "first": "first page with its total",
-    "cursor": "page by cursor, far down",
-    "deep": "page by number, far down",
-    "get": "get by id",
-    "email": "look-up by email",
-    "create": "create",
-}
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -66,7 +60,7 @@ def ratio(spread: Spread | None) -> str:
     return " ".join([f"**{median}**", *rest]) if spread else MISSING
 
 
-# Peers.
+# Targets compared in turn.
 
 
 def summary_table(peers: Results) -> str:
@@ -76,7 +70,7 @@ def summary_table(peers: Results) -> str:
         row = [workload.title]
         for target in COMPARED:
             where: dict[str, Label] = {"target": target.name, "workload": workload.name}
-            spreads = [peers.spread("per_second", **where, clients=n) for n in (10, CROWD)]
+            spreads = [peers.spread("per_second", **where, clients=n) for n in (FEW, CROWD)]
             row.append(" / ".join(number(each.median) if each else MISSING for each in spreads))
         rows.append(row)
     return table(("requests/s, 10 / 50 clients", *(each.label for each in COMPARED)), rows)
@@ -84,106 +78,114 @@ def summary_table(peers: Results) -> str:
 
 def peers_table(peers: Results, name: str) -> str:
     """Return one figure of every target, in one row for each workload and number of clients."""
-    rows = [
-        [title, *(figure(peers.spread(name, target=each.name, **where)) for each in COMPARED)]
-        for title, where in peer_rows(peers)
-    ]
+    rows = [[title, *figures(peers, name, COMPARED, where)] for title, where in compared(peers)]
     return table(("", *(each.label for each in COMPARED)), rows)
 
 
 def ratios_table(peers: Results, ours: Target) -> str:
     """Return requests/s relative to each peer; * marks a server that waited for something else."""
     rows = []
-    for title, where in peer_rows(peers):
+    for title, where in compared(peers):
         row = [title]
         for peer in ALL_PEERS:
-            both = {**where, "target": ours.name}, {**where, "target": peer.name}
-            busy = [spread.median for each in both if (spread := peers.spread("busy", **each))]
-            mark = " *" if busy and min(busy) < BUSY else ""
-            row.append(ratio(peers.ratio("per_second", *both)) + mark)
+            spreads = [peers.spread("busy", target=each.name, **where) for each in (ours, peer)]
+            waited = any(spread.median < BUSY for spread in spreads if spread)
+            row.append(relative(peers, ours, peer, where) + (" *" if waited else ""))
         rows.append(row)
     return table((f"{ours.label}, relative to", *(each.label for each in ALL_PEERS)), rows)
 
 
-def peer_rows(peers: Results) -> list[Row]:
-    """Return the workloads and numbers of clients that the peers were measured with."""
-    return [
-        (_with_clients(workload.name, clients), {"workload": workload.name, "clients": clients})
-        for workload in WORKLOADS
-        for clients in peers.values("clients", workload=workload.name)
-    ]
-
-
-def _with_clients(workload: Label, clients: Label) -> str:
-    return f"{TITLES[str(workload)]}, {clients} clients"
-
-
 def edge_table(results: Results) -> str:
     """Return requests/s of cached pages from the gateway, and relative to the fastest peers."""
-    rows = []
-    for title, where in peer_rows(results):
-        of = {**where, "target": EDGE.name}
-        others = [{**where, "target": each.name} for each in (FASTIFY, FASTAPI)]
-        row = [figure(results.spread("per_second", **each)) for each in (of, *others)]
-        row += [ratio(results.ratio("per_second", of, each)) for each in others]
-        row.append(figure(results.spread("p99_ms", **of)))
-        of["target"] = EDGE_WITH_TLS.name
-        rows.append([title, *row, figure(results.spread("per_second", **of))])
-    labels = [each.label for each in (EDGE, FASTIFY, FASTAPI)]
-    to = [f"to {label}" for label in labels[1:]]
-    return table(("requests/s", *labels, *to, "p99, ms", EDGE_WITH_TLS.label), rows)
+    peers = (FASTIFY, FASTAPI)
+    rows = [
+        [
+            title,
+            *figures(results, "per_second", (EDGE, *peers), where),
+            *(relative(results, EDGE, peer, where) for peer in peers),
+            *figures(results, "p99_ms", (EDGE,), where),
+            *figures(results, "per_second", (EDGE_WITH_TLS,), where),
+        ]
+        for title, where in compared(results)
+    ]
+    titles = [EDGE.label, *(peer.label for peer in peers), *(f"to {peer.label}" for peer in peers)]
+    return table(("requests/s", *titles, "p99, ms", EDGE_WITH_TLS.label), rows)
 
 
 def authentication_table(results: Results) -> str:
     """Return requests/s with and without authentication, and the ratio of the two."""
-    rows = []
-    for title, where in peer_rows(results):
-        both = [{**where, "target": each.name} for each in (AUTHENTICATED, OURS)]
-        row = [figure(results.spread("per_second", **each)) for each in both]
-        rows.append([title, *row, ratio(results.ratio("per_second", *both))])
+    both = (AUTHENTICATED, OURS)
+    rows = [
+        [title, *figures(results, "per_second", both, where), relative(results, *both, where)]
+        for title, where in compared(results)
+    ]
     return table(("requests/s", AUTHENTICATED.label, "without", "ratio"), rows)
-
-
-# Before and now.
 
 
 def before_table(before: Results) -> str:
     """Return requests/s, connections and peak memory, before the review and now."""
-    rows = []
-    for title, where in before_rows(before):
-        then, now = {**where, "target": "before"}, {**where, "target": OURS.name}
-        rows.append(
-            [
-                title,
-                *(figure(before.spread("per_second", **each)) for each in (then, now)),
-                ratio(before.ratio("per_second", now, then)),
-                *(figure(before.spread("opened", **each)) for each in (then, now)),
-                *(figure(before.spread("peak_memory_mb", **each)) for each in (then, now)),
-            ]
-        )
+    both = (BEFORE, OURS)
+    rows = [
+        [
+            title,
+            *figures(before, "per_second", both, where),
+            relative(before, OURS, BEFORE, where),
+            *figures(before, "opened", both, where),
+            *figures(before, "peak_memory_mb", both, where),
+        ]
+        for title, where in compared(before)
+    ]
     titles = ("requests/s before", "now", "ratio", "connections per 1,000 requests before", "now")
     return table(("", *titles, "peak memory before, MB", "now"), rows)
 
 
-def before_rows(before: Results) -> list[Row]:
-    """Return the workloads, table sizes and numbers of clients that both were measured with."""
+def mechanisms_table(mechanisms: Results) -> str:
+    """Return the gain by each mechanism in each of its workloads."""
+    both = (WITH, WITHOUT)
+    rows = [
+        [
+            f"{mechanism.name}: {title}, requests/s",
+            *figures(mechanisms, "per_second", both, where),
+            relative(mechanisms, *both, where),
+        ]
+        for mechanism in MECHANISMS
+        for title, where in compared(mechanisms, mechanism=mechanism.name)
+    ]
+    return table(("mechanism and workload", "with", "without", "gain"), rows)
+
+
+def compared(results: Results, **labels: Label) -> list[Row]:
+    """Return the workloads with ``labels`` that targets got in turn, in the order measured."""
     rows: list[Row] = []
-    for workload in before.values("workload"):
-        for users in before.values("users", workload=workload):
-            for clients in before.values("clients", workload=workload, users=users):
-                title = f"{TITLES[str(workload)]}, {users:,} users, {clients} clients"
-                rows.append((title, {"workload": workload, "users": users, "clients": clients}))
+    for cell in results.cells:
+        where = {name: value for name, value in cell.labels.items() if name != "target"}
+        users = f"{where['users']:,} users, " if "users" in where else ""
+        row = (f"{TITLES[str(where['workload'])]}, {users}{where['clients']} clients", where)
+        if cell.has(labels) and row not in rows:
+            rows.append(row)
     return rows
 
 
-# Growth and memory.
+def figures(
+    results: Results, name: str, targets: Iterable[Target], where: Mapping[str, Label]
+) -> list[str]:
+    """Return one figure of each of these targets."""
+    return [figure(results.spread(name, target=each.name, **where)) for each in targets]
+
+
+def relative(results: Results, of: Target, to: Target, where: Mapping[str, Label]) -> str:
+    """Return the requests/s of one target relative to those of another."""
+    return ratio(results.ratio("per_second", "target", of.name, to.name, **where))
+
+
+# One target alone.
 
 
 def growth_table(growth: Results) -> str:
     """Return the median time of one request and the peak memory at each size of the table."""
     sizes = growth.values("users")
     rows = []
-    measured = [(title, "ms", {"workload": kind}) for kind, title in GROWTH_TITLES.items()]
+    measured = [(title, "ms", {"workload": kind}) for kind, title in KINDS.items()]
     for title, name, where in [*measured, ("peak memory, MB", "peak_memory_mb", {})]:
         spreads = [growth.spread(name, users=users, **where) for users in sizes]
         ratios = grown(growth, name, "users", **where).values()
@@ -218,52 +220,20 @@ def grown(results: Results, name: str, label: str, **where: str) -> Found:
     sizes = results.values(label, **where)
     found = {}
     for size in sizes[1:]:
-        relative = results.ratio(name, {label: size, **where}, {label: sizes[0], **where})
-        if relative:
-            found[f"{size:,} {label}"] = relative
+        if spread := results.ratio(name, label, size, sizes[0], **where):
+            found[f"{size:,} {label}"] = spread
     return found
-
-
-# Mechanisms and calls.
-
-
-def mechanisms_table(mechanisms: Results) -> str:
-    """Return the gain by each mechanism in each of its workloads."""
-    rows = []
-    for mechanism in MECHANISMS:
-        for title, where in mechanism_rows(mechanisms, mechanism.name):
-            both = [
-                figure(mechanisms.spread("per_second", target=state, **where))
-                for state in ("with", "without")
-            ]
-            gain = ratio(gain_of(mechanisms, where))
-            rows.append([f"{mechanism.name}: {title}, requests/s", *both, gain])
-    return table(("mechanism and workload", "with", "without", "gain"), rows)
-
-
-def mechanism_rows(mechanisms: Results, name: str) -> list[Row]:
-    """Return the workloads and numbers of clients that a mechanism was measured with."""
-    cells = (cell.labels for cell in mechanisms.cells if cell.has({"mechanism": name}))
-    wheres = [{key: cell[key] for key in ("mechanism", "workload", "clients")} for cell in cells]
-    rows = {_with_clients(where["workload"], where["clients"]): where for where in wheres}
-    return list(rows.items())
-
-
-def gain_of(mechanisms: Results, where: Mapping[str, Label]) -> Spread | None:
-    """Return the requests/s with a mechanism, divided by those without."""
-    of, to = ({**where, "target": state} for state in ("with", "without"))
-    return mechanisms.ratio("per_second", of, to)
 
 
 def profile_table(profile: Results) -> str:
     """Return the CPU time of a request, and on gunicorn that of its parts."""
     workloads = profile.values("workload")
     rows = []
-    for target in (OURS, OURS_ON_GRANIAN, FASTAPI):
+    for target in PROFILED_TARGETS:
         for part in profile.values("part", target=target.name):
             where: dict[str, Label] = {"target": target.name, "part": part}
             spreads = [profile.spread("micros", workload=each, **where) for each in workloads]
-            title = target.label if part == "all" else f"– {part}"
+            title = target.label if part == ALL else f"– {part}"
             rows.append([title, *(number(each.median) if each else "0" for each in spreads)])
     return table(("CPU time of a request in µs", *(TITLES[str(each)] for each in workloads)), rows)
 

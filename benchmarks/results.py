@@ -79,12 +79,15 @@ class Results:
         """Return the spread of a figure, or None without a valid round."""
         return Spread.of(self.rounds(figure, **labels))
 
-    def ratio(self, figure: str, of: Mapping[str, Label], to: Mapping[str, Label]) -> Spread | None:
+    def ratio(
+        self, figure: str, label: str, of: Label, to: Label, **labels: Label
+    ) -> Spread | None:
         """Return the spread of the ratios within each round, so that drift cancels out.
 
-        Return None if either was not measured.
+        The two cells have ``labels`` and differ in ``label``. Return None if either was not
+        measured.
         """
-        ours, theirs = self.rounds(figure, **of), self.rounds(figure, **to)
+        ours, theirs = (self.rounds(figure, **labels | {label: value}) for value in (of, to))
         if not ours or not theirs:
             return None
         pairs = zip(ours, theirs, strict=True)

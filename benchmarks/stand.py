@@ -8,9 +8,8 @@ import platform
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ from benchmarks.targets import SERVICE, Target, program
 from dev.ports import free_port
 from dev.processes import spawn, wait_until
 from dev.servers import PostgresServer, RedisServer
+from tests.e2e.service import FLASK, clean_environment
 
 # The cache holds the tables, and no commit waits for a disk: the targets are compared, not disks.
 POSTGRES = {"shared_buffers": "1GB", "max_connections": "300", "max_wal_size": "8GB"}
@@ -101,14 +101,11 @@ class Stand:
         self, statement: str, *values: object, url: str | None = None
     ) -> list[tuple[object, ...]]:
         """Run a statement in autocommit mode and return its rows; as superuser without ``url``."""
-        connection = psycopg2.connect(url or self._postgres.admin_url)
-        try:
+        with closing(psycopg2.connect(url or self._postgres.admin_url)) as connection:
             connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(statement, values or None)
-                return cursor.fetchall() if cursor.description else []
-        finally:
-            connection.close()
+            cursor = connection.cursor()
+            cursor.execute(statement, values or None)
+            return cursor.fetchall() if cursor.description else []
 
     def database(self, users: int) -> str:
         """Return the URL of a database with so many users; the first call makes it."""
@@ -116,8 +113,8 @@ class Stand:
         url = f"{self._postgres.url.rpartition('/')[0]}/{name}"
         if (name,) not in self.query("SELECT datname FROM pg_database"):
             self.query(f'CREATE DATABASE "{name}" OWNER users')
-            migrate = [sys.executable, "-m", "flask", "--app", "app", "migrate"]
-            environment = {**_environment(), "DATABASE_URL": url, "LOG_LEVEL": "WARNING"}
+            environment = {**clean_environment(), "DATABASE_URL": url, "LOG_LEVEL": "WARNING"}
+            migrate = [*FLASK, "migrate"]
             subprocess.run(
                 migrate, cwd=SERVICE, env=environment, stdout=subprocess.DEVNULL, check=True
             )
@@ -157,13 +154,8 @@ class Stand:
         Raises TargetFailed if the target does not answer within a minute.
         """
         port, urls = free_port(), self.urls(users)
-        environment = {
-            **_environment(),
-            **urls,
-            "PORT": str(port),
-            "WEB_CONCURRENCY": "1",
-            **target.environment,
-        }
+        environment = {**clean_environment(), **urls, "PORT": str(port), "WEB_CONCURRENCY": "1"}
+        environment |= target.environment
         with (log or Path(os.devnull)).open("wb") as output, ExitStack() as stack:
             process = spawn(
                 self._command(target, port),
@@ -232,11 +224,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-
-
-def _environment() -> dict[str, str]:
-    """Return the part of this process's environment that no target reads as a setting."""
-    return {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
 
 
 def _output(*command: str) -> str:

@@ -95,20 +95,21 @@ class Target:
         modules.symlink_to(self.home / "node_modules")
 
 
-def service(name: str, label: str, server: str, folder: Path = SERVICE) -> Target:
-    """Return the service on gunicorn or granian, with default settings but for JSON logs."""
-    return Target(
-        name,
-        label,
-        folder,
-        ("{bin}/python", "serve.py"),
-        installer=None,
-        environment={"LOG_FORMAT": "json", "SERVER": server, "DRAIN_DELAY": "0"},
-    )
-
-
-OURS = service("ours", "this service on gunicorn", "gunicorn")
-OURS_ON_GRANIAN = service("ours-granian", "this service on granian", "granian")
+# The service has default settings, but for JSON logs.
+OURS = Target(
+    "ours",
+    "this service on gunicorn",
+    SERVICE,
+    ("{bin}/python", "serve.py"),
+    installer=None,
+    environment={"LOG_FORMAT": "json", "SERVER": "gunicorn", "DRAIN_DELAY": "0"},
+)
+OURS_ON_GRANIAN = replace(
+    OURS,
+    name="ours-granian",
+    label="this service on granian",
+    environment={**OURS.environment, "SERVER": "granian"},
+)
 FASTAPI = Target(
     "fastapi",
     "FastAPI (asyncpg)",
