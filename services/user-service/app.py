@@ -28,7 +28,7 @@ from user_service.security import principal
 from user_service.security.api_keys import ApiKeys
 from user_service.security.key_set import REFRESH_SECONDS, fetch_key_set, read_key_set
 from user_service.security.refreshed_value import RefreshedValue
-from user_service.security.tokens import TokenRules, TokenVerifier
+from user_service.security.tokens import TokenVerifier
 from user_service.settings import (
     Settings,
     current_settings,
@@ -241,13 +241,13 @@ def _token_verifier(settings: Settings) -> TokenVerifier | None:
         wait_after=max_stale,
         keep=max_stale,
     )
-    rules = TokenRules(
+    return TokenVerifier(
+        keys,
         settings.auth_issuer,
         settings.auth_audience,
         settings.auth_scope_claim,
         settings.auth_leeway,
     )
-    return TokenVerifier(keys, rules)
 
 
 def _settings_of_environment() -> Settings:

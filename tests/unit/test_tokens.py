@@ -18,7 +18,7 @@ from user_service.errors import Unauthenticated, Unavailable
 from user_service.security.key_policy import SigningKey, acceptable_keys
 from user_service.security.key_set import KeySet, parse_key_set
 from user_service.security.refreshed_value import RefreshedValue
-from user_service.security.tokens import TokenRules, TokenVerifier
+from user_service.security.tokens import TokenVerifier
 
 ALGORITHMS = ("RS256", "ES256", "Ed25519")
 RSA, EC, ED = rsa_key("rsa"), ec_key("ec"), ed_key("ed")
@@ -45,8 +45,8 @@ class FixedKeys(RefreshedValue[KeySet]):
 def verifier(
     keys: FixedKeys | None = None, clock: Callable[[], float] = time.time
 ) -> TokenVerifier:
-    rules = TokenRules(ISSUER.url, AUDIENCE, ("scope", "scp"), leeway=30)
-    return TokenVerifier(keys or FixedKeys(), rules, clock=clock)
+    scopes = ("scope", "scp")
+    return TokenVerifier(keys or FixedKeys(), ISSUER.url, AUDIENCE, scopes, leeway=30, clock=clock)
 
 
 def reason(token: str) -> str:

@@ -26,42 +26,32 @@ UNKNOWN_KEY_SECONDS = 30.0
 MAX_VERIFIED = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class TokenRules:
-    """The claims that a token must have; ``leeway`` is in seconds.
-
-    The scopes are in the first claim of ``scope_claims`` that the token has.
-    """
-
-    issuer: str
-    audience: str
-    scope_claims: tuple[str, ...]
-    leeway: int
-
-
 class UnknownKey(Unauthenticated):
     """The key set lacks the key of the token."""
 
 
+@dataclass(eq=False)
 class TokenVerifier:
-    """Turns tokens into principals. Verified ones are kept until they expire or the keys change."""
+    """Turns tokens into principals. Verified ones are kept until they expire or the keys change.
 
-    def __init__(
-        self,
-        keys: RefreshedValue[KeySet],
-        rules: TokenRules,
-        *,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self.keys = keys
-        self._rules = rules
-        self._clock = clock
+    A token must be of ``issuer`` and for ``audience``; ``leeway`` is in seconds. The scopes are in
+    the first claim of ``scope_claims`` that the token has.
+    """
+
+    keys: RefreshedValue[KeySet]
+    issuer: str
+    audience: str
+    scope_claims: tuple[str, ...]
+    leeway: int
+    clock: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
         self._lock = threading.Lock()
         self._claims = jwt.JWTClaimsRegistry(
-            now=lambda: int(clock()),
-            leeway=rules.leeway,
-            iss={"essential": True, "value": rules.issuer},
-            aud={"essential": True, "value": rules.audience},
+            now=lambda: int(self.clock()),
+            leeway=self.leeway,
+            iss={"essential": True, "value": self.issuer},
+            aud={"essential": True, "value": self.audience},
             exp={"essential": True},
             sub={"essential": True},
         )
@@ -70,7 +60,7 @@ class TokenVerifier:
         """Return the principal; raise Unauthenticated, or Unavailable without a key set."""
         keys, digest = self.keys.get(), hashlib.sha256(token.encode()).digest()
         known = keys.verified.get(digest)
-        if known is not None and self._clock() < known[1]:
+        if known is not None and self.clock() < known[1]:
             return known[0]
         claims = self._verified_claims(token, keys)
         try:
@@ -83,7 +73,7 @@ class TokenVerifier:
         with self._lock:
             if len(keys.verified) >= MAX_VERIFIED:
                 del keys.verified[next(iter(keys.verified))]
-            keys.verified[digest] = principal, claims["exp"] + self._rules.leeway
+            keys.verified[digest] = principal, claims["exp"] + self.leeway
         return principal
 
     def _verified_claims(self, token: str, keys: KeySet) -> dict[str, Any]:
@@ -99,7 +89,7 @@ class TokenVerifier:
         return claims
 
     def _scopes(self, claims: Mapping[str, Any]) -> frozenset[str]:
-        value = next((claims[name] for name in self._rules.scope_claims if name in claims), "")
+        value = next((claims[name] for name in self.scope_claims if name in claims), "")
         values = value.split() if isinstance(value, str) else value
         listed = values if isinstance(values, list) else []
         return frozenset(each for each in listed if isinstance(each, str))
