@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
@@ -14,9 +14,6 @@ import orjson
 
 from user_service.observability import request_id
 
-# Returns the trace id and the span id of the current span, if there is one.
-SpanIds = Callable[[], tuple[str, str] | None]
-
 # What a reader of the log may fall behind before entries are dropped; Linux allows this much.
 PIPE_BYTES = 1 << 20
 
@@ -24,11 +21,11 @@ _access_log = logging.getLogger("user_service.access")
 
 
 class _Tracing:
-    span_ids: SpanIds | None = None
+    span_ids: Callable[[], Mapping[str, str]] = dict
 
 
-def set_span_ids(span_ids: SpanIds | None) -> None:
-    """Add the ids that ``span_ids`` returns to every entry, in both formats; None adds none."""
+def set_span_ids(span_ids: Callable[[], Mapping[str, str]]) -> None:
+    """Add the ids that ``span_ids`` returns, by their names, to every entry in both formats."""
     _Tracing.span_ids = span_ids
 
 
@@ -57,8 +54,7 @@ class TextFormatter(logging.Formatter):
         identifier = request_id.current()
         if identifier != "-":
             line += f" request_id={identifier}"
-        if _Tracing.span_ids is not None:
-            line += "".join(f" {name}={value}" for name, value in _span_fields().items())
+        line += "".join(f" {name}={value}" for name, value in _Tracing.span_ids().items())
         if record.exc_info:
             line += f"\n{self.formatException(record.exc_info)}"
         return line
@@ -75,7 +71,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
             "request_id": request_id.current(),
-            **_span_fields(),
+            **_Tracing.span_ids(),
             **getattr(record, "fields", {}),
         }
         if record.exc_info:
@@ -84,11 +80,6 @@ class JsonFormatter(logging.Formatter):
             return orjson.dumps(entry, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
         except TypeError:  # orjson refuses lone surrogates and numbers beyond 64 bits
             return json.dumps(entry, default=str)
-
-
-def _span_fields() -> dict[str, str]:
-    ids = _Tracing.span_ids() if _Tracing.span_ids is not None else None
-    return {} if ids is None else {"trace_id": ids[0], "span_id": ids[1]}
 
 
 class NonBlockingStream:

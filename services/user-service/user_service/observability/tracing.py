@@ -84,12 +84,13 @@ def _name_principal(span: trace.Span, name: str) -> None:
         span.set_attribute("enduser.pseudo.id", name)
 
 
-def current_ids() -> tuple[str, str] | None:
-    """Return the trace id and the span id of the current span in hexadecimal, if there is one."""
+def current_ids() -> dict[str, str]:
+    """Return the ids of the current span in hexadecimal, if there is one."""
     span = trace.get_current_span().get_span_context()
     if not span.is_valid:
-        return None
-    return trace.format_trace_id(span.trace_id), trace.format_span_id(span.span_id)
+        return {}
+    trace_id, span_id = trace.format_trace_id(span.trace_id), trace.format_span_id(span.span_id)
+    return {"trace_id": trace_id, "span_id": span_id}
 
 
 class WithoutPersonalData(SpanExporter):
