@@ -17,6 +17,7 @@ class Stages:
     """The seconds of one request by stage."""
 
     def __init__(self) -> None:
+        self.began = time.perf_counter()
         self.seconds: dict[str, float] = {}
         self.inner = 0.0  # seconds of the finished stages inside the current one
 
@@ -31,10 +32,10 @@ def begin() -> None:
 
 
 def end() -> dict[str, float]:
-    """Return the seconds by stage, in the order in which the stages ended, and stop collecting."""
+    """Stop collecting. Return the seconds by stage, in the order of their ends, and the total."""
     stages = _of_request.get() or Stages()
     _of_request.set(None)
-    return stages.seconds
+    return {**stages.seconds, "total": time.perf_counter() - stages.began}
 
 
 def stage(name: str, observe: Observe | None = None) -> AbstractContextManager[None]:
