@@ -6,7 +6,7 @@ import pytest
 from flask import Blueprint, Flask, Response
 
 from user_service.errors import UserNotFound
-from user_service.web.policies.deprecation import deprecated
+from user_service.web.policies.deprecation import Deprecation
 from user_service.web.problems import register_problems
 
 # 23:59:59 in UTC.
@@ -25,8 +25,8 @@ def view(number: int) -> Response:
 def app() -> Flask:
     app = Flask(__name__, static_folder=None)
     register_problems(app)
-    going = deprecated(since=SINCE, sunset=SUNSET, link=GUIDE)(view)
-    old = deprecated(since=SINCE, sunset=SUNSET)(Blueprint("old", __name__, url_prefix="/old"))
+    going = Deprecation(since=SINCE, sunset=SUNSET, link=GUIDE)(view)
+    old = Deprecation(since=SINCE, sunset=SUNSET)(Blueprint("old", __name__, url_prefix="/old"))
     old.add_url_rule("/<int:number>", "view", view)
     app.add_url_rule("/view/<int:number>", "view", going)
     app.add_url_rule("/fresh", "fresh", lambda: "")
@@ -75,4 +75,4 @@ def test_what_makes_no_sense_is_refused_at_the_start(
     since: datetime, sunset: datetime | None, complaint: str
 ) -> None:
     with pytest.raises(ValueError, match=complaint):
-        deprecated(since=since, sunset=sunset)
+        Deprecation(since=since, sunset=sunset)

@@ -17,7 +17,7 @@ from user_service.settings import Settings
 from user_service.web.openapi.document import UndeclaredView, document
 from user_service.web.openapi.examples import ERRORS
 from user_service.web.openapi.operations import Answer, documented, undocumented
-from user_service.web.policies.deprecation import deprecated
+from user_service.web.policies.deprecation import Deprecation
 from user_service.web.requests.schemas import ListQuery
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
@@ -165,7 +165,7 @@ def test_a_route_without_a_declaration_is_refused(app: Flask, method: str) -> No
 
 
 def test_route_that_is_going_says_so_and_names_its_headers(app: Flask) -> None:
-    @deprecated(
+    @Deprecation(
         since=datetime(2027, 1, 1, tzinfo=UTC),
         sunset=datetime(2027, 7, 1, tzinfo=UTC),
         link="https://users.example.com/from-v1-to-v2",

@@ -15,11 +15,12 @@ from werkzeug.http import http_date
 Deprecated = TypeVar("Deprecated", bound=Callable[..., object] | Blueprint)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Deprecation:
-    """The start of a deprecation, the time from which the route may be gone, and an explanation.
+    """Marks a view or a whole blueprint as deprecated. Problems and redirects say so, too.
 
-    Both times need an offset, and ``sunset`` must not be before ``since``. ``link`` is a URL.
+    The deprecation begins ``since``, and the route may be gone from ``sunset`` on, which must not
+    be before. Both times need an offset. ``link`` is the URL of an explanation.
     """
 
     since: datetime
@@ -33,6 +34,21 @@ class Deprecation:
         if times != sorted(times):
             raise ValueError("the sunset must not be before the deprecation")
 
+    def __call__(self, target: Deprecated) -> Deprecated:
+        """Mark ``target``."""
+        if isinstance(target, Blueprint):
+            target.after_request(self.announce)
+            vars(target)["deprecation"] = self
+            return target
+
+        @functools.wraps(target)
+        def call(**arguments: object) -> object:
+            after_this_request(self.announce)
+            return target(**arguments)
+
+        vars(call)["deprecation"] = self
+        return cast("Deprecated", call)
+
     def announce(self, response: Response) -> Response:
         """Add the headers to ``response``."""
         response.headers["Deprecation"] = f"@{int(self.since.timestamp())}"
@@ -43,29 +59,6 @@ class Deprecation:
             relations = "deprecation sunset" if self.sunset else "deprecation"
             response.headers.add("Link", f'<{self.link}>; rel="{relations}"; type="text/html"')
         return response
-
-
-def deprecated(
-    *, since: datetime, sunset: datetime | None = None, link: str | None = None
-) -> Callable[[Deprecated], Deprecated]:
-    """Mark a view or a whole blueprint as deprecated. Problems and redirects say so, too."""
-    deprecation = Deprecation(since, sunset, link)
-
-    def mark(target: Deprecated) -> Deprecated:
-        if isinstance(target, Blueprint):
-            target.after_request(deprecation.announce)
-            vars(target)["deprecation"] = deprecation
-            return target
-
-        @functools.wraps(target)
-        def call(**arguments: object) -> object:
-            after_this_request(deprecation.announce)
-            return target(**arguments)
-
-        vars(call)["deprecation"] = deprecation
-        return cast("Deprecated", call)
-
-    return mark
 
 
 def deprecation_of(app: Flask, endpoint: str) -> Deprecation | None:
