@@ -51,24 +51,19 @@ class RedisUrl:
     max_connections: int | None
     login: tuple[str, ...]
     sentinel_login: tuple[str, ...]
-    hosts: tuple[Host, ...] = ()
-    service: str = ""
+    hosts: tuple[Host, ...]
+    service: str
 
 
 def parse_redis_url(url: str) -> RedisUrl:
     """Return the parts of ``url``; raise ValueError for an option that is not supported."""
-    parts = _SEVERAL_HOSTS.fullmatch(url)
-    if parts is None:
-        return _parsed(url, Topology.SERVER)
-    scheme, kind, login, several, service, database, query = parts.groups()
-    topology = Topology(kind)
-    hosts = tuple(_host(each, DEFAULT_PORTS[topology]) for each in several.split(","))
-    return _parsed(f"{scheme}://{login}/{database}{query}", topology, hosts, unquote(service))
-
-
-def _parsed(
-    url: str, topology: Topology, hosts: tuple[Host, ...] = (), service: str = ""
-) -> RedisUrl:
+    topology, service = Topology.SERVER, ""
+    hosts: tuple[Host, ...] = ()
+    if parts := _SEVERAL_HOSTS.fullmatch(url):
+        scheme, kind, user, several, name, database, query = parts.groups()
+        topology, service = Topology(kind), unquote(name)
+        hosts = tuple(_host(each, DEFAULT_PORTS[topology]) for each in several.split(","))
+        url = f"{scheme}://{user}/{database}{query}"
     options = dict(parse_url(url))
     connection_class: type[AbstractConnection] = options.pop("connection_class", Connection)
     max_connections = options.pop("max_connections", None)
