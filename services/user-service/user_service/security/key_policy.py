@@ -9,22 +9,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from joserfc.errors import JoseError
-from joserfc.jwk import ECKey, Key, OKPKey, RSAKey
+from joserfc.jwk import JWKRegistry, Key
 from joserfc.jws import JWSRegistry
 from joserfc.util import base64_to_int
 
-# The algorithms that may be configured, by type of key and curve, and the members of each type.
+# The algorithms that may be configured, by type of key and curve.
 ALGORITHMS: Mapping[tuple[str, str | None], tuple[str, ...]] = {
     ("RSA", None): ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
     ("EC", "P-256"): ("ES256",),
     ("EC", "P-384"): ("ES384",),
     ("OKP", "Ed25519"): ("Ed25519",),
 }
-_TYPES: Mapping[str, tuple[type[RSAKey | ECKey | OKPKey], tuple[str, ...]]] = {
-    "RSA": (RSAKey, ("n", "e")),
-    "EC": (ECKey, ("crv", "x", "y")),
-    "OKP": (OKPKey, ("crv", "x")),
-}
+_PUBLIC_MEMBERS = ("kty", "n", "e", "crv", "x", "y")
 # RFC 9864 replaces the first name by the second; older issuers use it still.
 SYNONYMS = {"EdDSA": "Ed25519"}
 # NIST SP 800-131A allows no shorter keys. OpenSSL would verify with far longer ones, slowly.
@@ -99,12 +95,12 @@ def _signing_key(jwk: Mapping[str, Any], algorithms: Sequence[str]) -> SigningKe
 
 
 def _imported(jwk: Mapping[str, Any]) -> Key:
-    kind, members = _TYPES[jwk["kty"]]
-    public = {"kty": jwk["kty"], **{name: jwk.get(name) for name in members}}
+    public = {name: jwk[name] for name in _PUBLIC_MEMBERS if name in jwk}
     try:
-        bits = base64_to_int(public["n"]).bit_length() if kind is RSAKey else None
-        if bits is not None and bits not in RSA_BITS:
-            raise UnacceptableKey(f"it has {bits} bits")
-        return kind.import_key(public)
+        if jwk["kty"] == "RSA":
+            bits = base64_to_int(jwk.get("n")).bit_length()
+            if bits not in RSA_BITS:
+                raise UnacceptableKey(f"it has {bits} bits")
+        return JWKRegistry.import_key(public)
     except (JoseError, ValueError, TypeError, AttributeError):
         raise UnacceptableKey("its members are invalid") from None
