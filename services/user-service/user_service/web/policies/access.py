@@ -36,12 +36,18 @@ def needs(scope: str, *, unless_public: str | None = None) -> Callable[[V], V]:
     """Let only principals with ``scope`` call the view, or all if ``unless_public`` is public."""
     if scope not in SCOPES:
         raise ValueError(f"{scope} is no scope")
-    return _marked(Access(scope, unless_public))
+
+    def mark(view: V) -> V:
+        vars(view)["access"] = Access(scope, unless_public)
+        return view
+
+    return mark
 
 
 def open_to_all(view: V) -> V:
     """Let everyone call the view."""
-    return _marked(Access(None))(view)
+    vars(view)["access"] = Access(None)
+    return view
 
 
 def enforce(app: Flask, public: Set[str] | None) -> None:
@@ -62,14 +68,6 @@ def required_scope(app: Flask, endpoint: str) -> str | None:
     """Return the scope that ``enforce`` checks for a route, if there is one."""
     scope: str | None = vars(app.view_functions[endpoint]).get("required_scope")
     return scope
-
-
-def _marked(access: Access) -> Callable[[V], V]:
-    def mark(view: V) -> V:
-        vars(view)["access"] = access
-        return view
-
-    return mark
 
 
 def _guarded(view: V, scope: str) -> V:
