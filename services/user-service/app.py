@@ -46,6 +46,7 @@ from user_service.web.policies.access import enforce
 from user_service.web.policies.authentication import Authentication
 from user_service.web.policies.client_address import Clients
 from user_service.web.policies.cors import register_cors
+from user_service.web.policies.deprecation import register_deprecations
 from user_service.web.policies.rate_limiter import RateLimiter
 from user_service.web.policies.rate_limits import register_limits
 from user_service.web.policies.timing_header import register_server_timing
@@ -100,6 +101,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     register_problems(app)
     register_cors(app, settings.cors_origins)
     enforce(app, frozenset(settings.auth_public) if settings.authenticates else None)
+    register_deprecations(app)
     expect_failures(app, services.metrics)
     app.wsgi_app = RequestMiddleware(  # type: ignore[method-assign]  # as Flask documents it
         app.wsgi_app,

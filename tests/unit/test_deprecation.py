@@ -3,10 +3,10 @@
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from flask import Blueprint, Flask, Response
+from flask import Blueprint, Flask, Response, request
 
-from user_service.errors import UserNotFound
-from user_service.web.policies.deprecation import Deprecation
+from user_service.errors import RateLimited, UserNotFound
+from user_service.web.policies.deprecation import Deprecation, register_deprecations
 from user_service.web.problems import register_problems
 
 # 23:59:59 in UTC.
@@ -25,12 +25,23 @@ def view(number: int) -> Response:
 def app() -> Flask:
     app = Flask(__name__, static_folder=None)
     register_problems(app)
-    going = Deprecation(since=SINCE, sunset=SUNSET, link=GUIDE)(view)
+
+    @Deprecation(since=SINCE, sunset=SUNSET, link=GUIDE)
+    def going(number: int) -> Response:
+        return view(number)
+
     old = Deprecation(since=SINCE, sunset=SUNSET)(Blueprint("old", __name__, url_prefix="/old"))
     old.add_url_rule("/<int:number>", "view", view)
     app.add_url_rule("/view/<int:number>", "view", going)
     app.add_url_rule("/fresh", "fresh", lambda: "")
     app.register_blueprint(old)
+    register_deprecations(app)
+
+    @app.before_request
+    def refuse() -> None:
+        if "refused" in request.args:
+            raise RateLimited("default", 42)
+
     return app
 
 
@@ -39,8 +50,10 @@ def app() -> Flask:
     [
         ("/view/1", 200, ['</view/2>; rel="next"']),
         ("/view/0", 404, []),
+        ("/view/1?refused", 429, []),
         ("/old/1", 200, ['</view/2>; rel="next"']),
         ("/old/0", 404, []),
+        ("/old/1?refused", 429, []),
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD"])

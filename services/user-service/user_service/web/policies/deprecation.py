@@ -7,9 +7,9 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar, cast
+from typing import Any, TypeVar
 
-from flask import Blueprint, Flask, Response, after_this_request
+from flask import Blueprint, Flask, Response, make_response
 from werkzeug.http import http_date
 
 Deprecated = TypeVar("Deprecated", bound=Callable[..., object] | Blueprint)
@@ -36,18 +36,8 @@ class Deprecation:
 
     def __call__(self, target: Deprecated) -> Deprecated:
         """Mark ``target``."""
-        if isinstance(target, Blueprint):
-            target.after_request(self.announce)
-            vars(target)["deprecation"] = self
-            return target
-
-        @functools.wraps(target)
-        def call(**arguments: object) -> object:
-            after_this_request(self.announce)
-            return target(**arguments)
-
-        vars(call)["deprecation"] = self
-        return cast("Deprecated", call)
+        vars(target)["deprecation"] = self
+        return target
 
     def announce(self, response: Response) -> Response:
         """Add the headers to ``response``."""
@@ -61,8 +51,29 @@ class Deprecation:
         return response
 
 
-def deprecation_of(app: Flask, endpoint: str) -> Deprecation | None:
+def register_deprecations(app: Flask) -> None:
+    """Announce the deprecation of each deprecated view in its responses.
+
+    ``problem_response`` does so in problems, which may be the answer before a view is called.
+    """
+    for endpoint, view in app.view_functions.items():
+        deprecation = deprecation_of(app, endpoint)
+        if deprecation is not None:
+            app.view_functions[endpoint] = _announced(view, deprecation)
+
+
+def deprecation_of(app: Flask, endpoint: str | None) -> Deprecation | None:
     """Return the deprecation of a route's view or blueprint; None if neither is deprecated."""
+    if endpoint is None:  # the request matches no route
+        return None
     found: Deprecation | None = getattr(app.view_functions[endpoint], "deprecation", None)
     blueprint = app.blueprints.get(endpoint.rpartition(".")[0])
     return found or getattr(blueprint, "deprecation", None)
+
+
+def _announced(view: Callable[..., Any], deprecation: Deprecation) -> Callable[..., Response]:
+    @functools.wraps(view)
+    def call(**arguments: object) -> Response:
+        return deprecation.announce(make_response(view(**arguments)))
+
+    return call
