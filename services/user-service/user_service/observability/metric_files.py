@@ -36,11 +36,14 @@ def reserve(directory: Path) -> bool:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for path, size in paths.items():
-            path.write_bytes(bytes(size))
+            new = path.with_suffix(".new")
+            new.write_bytes(bytes(size))
+            new.replace(path)  # a scrape finds a whole file or none
     except OSError as error:
         log.warning("this process shares no metrics: %s", error.strerror)
         for path in paths:
             path.unlink(missing_ok=True)
+            path.with_suffix(".new").unlink(missing_ok=True)
         return False
     return True
 
