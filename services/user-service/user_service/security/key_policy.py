@@ -98,9 +98,9 @@ def _imported(jwk: Mapping[str, Any]) -> Key:
     public = {name: jwk[name] for name in _PUBLIC_MEMBERS if name in jwk}
     try:
         if jwk["kty"] == "RSA":
-            bits = base64_to_int(jwk.get("n")).bit_length()
+            bits = base64_to_int(jwk["n"]).bit_length()
             if bits not in RSA_BITS:
                 raise UnacceptableKey(f"it has {bits} bits")
         return JWKRegistry.import_key(public)
-    except (JoseError, ValueError, TypeError, AttributeError):
+    except (JoseError, KeyError, ValueError, TypeError, AttributeError):
         raise UnacceptableKey("its members are invalid") from None
