@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from granian import Granian
 from granian.constants import HTTPModes, Interfaces
@@ -30,7 +31,6 @@ from user_service.settings import Launch, settings_or_exit
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 log = logging.getLogger("user_service.granian")
 
@@ -73,7 +73,7 @@ def main() -> None:
     server.serve()
 
 
-def create_worker() -> "WSGIApplication":
+def create_worker() -> WSGIApplication:
     """Return the application of a worker process, with its pools open; granian calls this there."""
     settings = settings_or_exit()
     share_metrics(settings.prometheus_multiproc_dir)
@@ -93,15 +93,13 @@ class GuardedApp:
     """A WSGI application that refuses what granian cannot serve safely, and drains connections."""
 
     def __init__(
-        self, app: "WSGIApplication", is_draining: Callable[[], bool], *, cors: bool = False
+        self, app: WSGIApplication, is_draining: Callable[[], bool], *, cors: bool = False
     ) -> None:
         self._app = app
         self._is_draining = is_draining
         self._cors = cors
 
-    def __call__(
-        self, environ: "WSGIEnvironment", start_response: "StartResponse"
-    ) -> Iterable[bytes]:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Return the whole response in one part, so that no thread waits for a slow reader."""
         if status := refusal(environ):
             headers, body = server_problem(status, cors=self._cors)
@@ -125,7 +123,7 @@ class GuardedApp:
         return [body]
 
 
-def refusal(environ: "WSGIEnvironment") -> int | None:
+def refusal(environ: WSGIEnvironment) -> int | None:
     """Return the status for a request that must not be executed, or None."""
     if "HTTP_TRANSFER_ENCODING" in environ:  # granian shows a body that broke off as complete
         return 411
@@ -135,7 +133,7 @@ def refusal(environ: "WSGIEnvironment") -> int | None:
     return None if has_host and environ["REQUEST_METHOD"].isupper() else 400
 
 
-def discard_rest(environ: "WSGIEnvironment") -> None:
+def discard_rest(environ: WSGIEnvironment) -> None:
     """Read the rest of a body that the application has not read, unless that is too much."""
     length = int(environ.get("CONTENT_LENGTH") or 0)
     # A client that waits for 100 Continue has sent nothing yet.

@@ -28,6 +28,7 @@ from user_service.settings import (
     Settings,
     load_settings,
     log_ignored,
+    settings_or_exit,
     share_no_metrics,
     warn_of_open_access,
 )
@@ -54,10 +55,7 @@ PREFIX = "user-service-"
 
 def main() -> int:
     """Run the server until it ends; return its exit code."""
-    try:
-        settings = checked_settings()
-    except InvalidSettings as error:
-        sys.exit(f"user-service: {error}")
+    settings = settings_or_exit(checked_settings)
     logging.config.dictConfig(logging_config(settings.log_level, settings.log_format))
     log_ignored()
     warn_of_open_access(settings)

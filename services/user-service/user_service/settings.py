@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -317,14 +317,6 @@ _SECRETS = [
 ]
 
 
-def settings_or_exit() -> Settings:
-    """Return the settings, or end the process with one line that names the invalid variables."""
-    try:
-        return load_settings()
-    except InvalidSettings as error:
-        sys.exit(f"user-service: {error}")
-
-
 def load_settings() -> Settings:
     """Return the settings, or raise InvalidSettings."""
     try:
@@ -333,6 +325,14 @@ def load_settings() -> Settings:
         raise InvalidSettings("; ".join(_complaints(error))) from None
     _check_authentication(settings)
     return settings
+
+
+def settings_or_exit(load: Callable[[], Settings] = load_settings) -> Settings:
+    """Return the settings, or end the process with one line that names the invalid variables."""
+    try:
+        return load()
+    except InvalidSettings as error:
+        sys.exit(f"user-service: {error}")
 
 
 def warn_of_open_access(settings: Settings) -> None:

@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar, cast
 
 import psycopg2
@@ -80,7 +79,7 @@ _REVISION = (
 )
 _PRECONDITION = f"""
     (%(one_of)s::text[] IS NULL OR {_REVISION} = ANY(%(one_of)s::text[]))
-    AND (%(other_than)s::text[] IS NULL OR {_REVISION} <> ALL(%(other_than)s::text[]))
+    AND {_REVISION} <> ALL(%(other_than)s::text[])
     AND (%(unmodified_since)s::timestamptz IS NULL
          OR date_trunc('second', updated_at) <= %(unmodified_since)s::timestamptz)
 """
@@ -107,12 +106,9 @@ class Precondition(NamedTuple):
     ``one_of`` and ``other_than`` are revisions.
     """
 
-    one_of: list[str] | None = None
-    other_than: list[str] | None = None
-    unmodified_since: datetime | None = None
-
-
-UNCONDITIONAL = Precondition()
+    one_of: list[str] | None
+    other_than: list[str]
+    unmodified_since: datetime | None
 
 
 class NewUser(NamedTuple):
@@ -229,8 +225,8 @@ class UserRepository:
         self,
         user_id: int,
         changes: Mapping[str, Any],
-        precondition: Precondition = UNCONDITIONAL,
-        expected: Mapping[str, object] = MappingProxyType({}),
+        precondition: Precondition,
+        expected: Mapping[str, object],
     ) -> User:
         """Change the members in ``changes`` and return the user.
 
@@ -254,7 +250,7 @@ class UserRepository:
             raise NothingChanged(current)
         raise TransientFailure("another write of the user came between")
 
-    def delete(self, user_id: int, precondition: Precondition = UNCONDITIONAL) -> None:
+    def delete(self, user_id: int, precondition: Precondition) -> None:
         """Remove the user, or raise UserNotFound or PreconditionFailed."""
         with self._database.write(_DELETE, {"id": user_id, **precondition._asdict()}) as cursor:
             is_deleted = cursor.rowcount == 1

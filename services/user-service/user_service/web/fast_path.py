@@ -7,7 +7,7 @@ error handlers take part in the responses of these routes.
 
 import re
 from functools import cached_property
-from typing import TYPE_CHECKING
+from wsgiref.types import WSGIEnvironment
 
 from flask import Flask
 
@@ -24,9 +24,6 @@ from user_service.web.responses.pages import USERS_PATH, page_reply
 from user_service.web.responses.reply import Reply
 from user_service.web.responses.user_body import user_reply
 from user_service.web.services import Services
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
 
 VIEWS = ("users.list_users", "users.get_user")
 CACHED = (CacheStatus.HIT, CacheStatus.MISS)
@@ -77,7 +74,7 @@ class FastPath:
         is_closed = app.debug or has_hooks or is_deprecated or handlers - {problem_response}
         return has_one_scope and not is_closed
 
-    def __call__(self, environ: "WSGIEnvironment") -> tuple[str, Reply] | None:
+    def __call__(self, environ: WSGIEnvironment) -> tuple[str, Reply] | None:
         """Return route and response, or None if the request is Flask's."""
         if (
             not self._is_open

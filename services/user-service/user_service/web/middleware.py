@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable
 from http.client import responses
 from typing import TYPE_CHECKING
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from flask import Flask
 
@@ -18,7 +19,6 @@ from user_service.web.policies.authentication import Authentication
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 # The status for a request that the server ended before an answer, as for a client that is too
 # slow. nginx uses the same number.
@@ -36,7 +36,7 @@ class RequestMiddleware:
 
     def __init__(
         self,
-        wsgi_app: "WSGIApplication",
+        wsgi_app: WSGIApplication,
         *,
         request_timeout: float,
         metrics: Metrics,
@@ -49,9 +49,7 @@ class RequestMiddleware:
         self._fast_path = fast_path
         self._authentication = authentication
 
-    def __call__(
-        self, environ: "WSGIEnvironment", start_response: "StartResponse"
-    ) -> Iterable[bytes]:
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request."""
         started = time.perf_counter()
         is_answered, route = False, None
@@ -91,7 +89,7 @@ class RequestMiddleware:
                     principal.clear()
 
     def _record(
-        self, environ: "WSGIEnvironment", route: str | None, status: int, started: float
+        self, environ: WSGIEnvironment, route: str | None, status: int, started: float
     ) -> None:
         """Count and log the request. Without ``route``, Flask knows which one has matched."""
         method, seconds = environ["REQUEST_METHOD"], time.perf_counter() - started

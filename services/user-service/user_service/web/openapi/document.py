@@ -66,8 +66,10 @@ class UndeclaredView(Exception):
 
 def document(app: Flask) -> Object:
     """Return the document of ``app``; raise UndeclaredView if a view has no declaration."""
+    authentication = services_of(app).authentication
+    credentials = [] if authentication is None else authentication.kinds
     listed = [
-        Operation(app, rule, method)
+        Operation(app, rule, method, credentials)
         for rule in app.url_map.iter_rules()
         if "undocumented" not in vars(app.view_functions[rule.endpoint])
         for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})
@@ -76,7 +78,7 @@ def document(app: Flask) -> Object:
     for operation in listed:
         paths.setdefault(operation.path, {})[operation.method.lower()] = operation.described()
     references = orjson.dumps(paths).decode()
-    schemes = {name: SECURITY_SCHEMES[name] for name in _schemes(app)}
+    schemes = {name: SECURITY_SCHEMES[name] for name in credentials}
     schemas = models.schemas_of(
         [*(model for operation in listed for model in operation.body_models), bodies.Problem]
     )
@@ -110,16 +112,10 @@ def document(app: Flask) -> Object:
     }
 
 
-def _schemes(app: Flask) -> list[str]:
-    """Return the names of the credentials that ``app`` accepts."""
-    authentication = services_of(app).authentication
-    return [] if authentication is None else authentication.kinds
-
-
 class Operation:
-    """One method of one route."""
+    """One method of one route, which may ask for one of ``credentials``."""
 
-    def __init__(self, app: Flask, rule: Rule, method: str) -> None:
+    def __init__(self, app: Flask, rule: Rule, method: str, credentials: list[str]) -> None:
         view = app.view_functions[rule.endpoint]
         if "declaration" not in vars(view):
             raise UndeclaredView(f"{method} {rule.rule}: its view is not @documented")
@@ -130,7 +126,7 @@ class Operation:
         self._documentation = inspect.getdoc(view) or ""
         self._is_deprecated = deprecation_of(app, rule.endpoint) is not None
         self._scope = required_scope(app, rule.endpoint)
-        self._schemes = _schemes(app)
+        self._credentials = credentials
         self._converters: dict[str, Any] = {
             name: app.url_map.converters[converter]
             for converter, name in _PARAMETER.findall(rule.rule)
@@ -156,7 +152,7 @@ class Operation:
             "responses": self._responses(),
         }
         if self._scope is not None:
-            described["security"] = [{name: [self._scope]} for name in self._schemes]
+            described["security"] = [{name: [self._scope]} for name in self._credentials]
         if self._is_deprecated:
             described["deprecated"] = True
         if description:

@@ -45,24 +45,24 @@ def documented(
 ) -> Callable[[V], V]:
     """Declare the view's ``answers``, the errors that it ``raises`` and the headers it ``reads``.
 
-    The names of request headers are those of REQUEST_HEADERS. The view itself is not wrapped.
+    The names of request headers are those of REQUEST_HEADERS.
     """
-
-    def declare(view: V) -> V:
-        vars(view)["declaration"] = Declaration(answers, raises, reads)
-        return view
-
-    return declare
+    return marked("declaration", Declaration(answers, raises, reads))
 
 
 def undocumented(reason: str) -> Callable[[V], V]:
     """Leave the view out of the document: it is not for clients of the API."""
+    return marked("undocumented", reason)
 
-    def declare(view: V) -> V:
-        vars(view)["undocumented"] = reason
+
+def marked(name: str, value: object) -> Callable[[V], V]:
+    """Set the attribute ``name`` of the view, which is not wrapped."""
+
+    def mark(view: V) -> V:
+        vars(view)[name] = value
         return view
 
-    return declare
+    return mark
 
 
 def link(operation: str, parameters: Mapping[str, str], description: str) -> Object:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from werkzeug.datastructures import ETags, Headers
 from werkzeug.http import parse_date, parse_etags
 
-from user_service.database.user_repository import UNCONDITIONAL, Precondition
+from user_service.database.user_repository import Precondition
 from user_service.domain.user import User
 from user_service.errors import PreconditionRequired
 
@@ -19,8 +19,7 @@ def client_has(etag: str, headers: Headers) -> bool:
 
     The comparison is weak: a gateway that compresses turns ``"x"`` into ``W/"x"``.
     """
-    tags = headers.get("If-None-Match")
-    return tags is not None and parse_etags(tags).contains_weak(etag)
+    return parse_etags(headers.get("If-None-Match")).contains_weak(etag)
 
 
 def client_has_user(user: User, headers: Headers) -> bool:
@@ -40,18 +39,14 @@ def precondition_of(headers: Headers, *, is_required: bool) -> Precondition:
     Raise PreconditionRequired if one ``is_required`` and the request has no If-Match.
     """
     if_match = headers.get("If-Match")
-    if_none_match = headers.get("If-None-Match")
-    if_unmodified_since = headers.get("If-Unmodified-Since")
     if if_match is None and is_required:
         raise PreconditionRequired
-    if if_match is None and if_none_match is None and if_unmodified_since is None:
-        return UNCONDITIONAL
     if if_match is None:
-        one_of, unmodified_since = None, _http_date(if_unmodified_since)
+        one_of, unmodified_since = None, _http_date(headers.get("If-Unmodified-Since"))
     else:  # If-Match takes precedence over If-Unmodified-Since
         tags = parse_etags(if_match)
         one_of, unmodified_since = None if tags.star_tag else _revisions(tags, weak=False), None
-    unless = parse_etags(if_none_match)
+    unless = parse_etags(headers.get("If-None-Match"))
     if unless.star_tag:  # "only if there is none", which no change can meet
         one_of = []
     return Precondition(one_of, _revisions(unless, weak=True), unmodified_since)

@@ -192,11 +192,6 @@ class ListQuery(_Schema):
         others = {n: text for n, text in self.parameters.items() if n not in self.page_parameters}
         return urlencode(others)
 
-    @cached_property
-    def link_parameters(self) -> str:
-        """The part of the query string that links to other pages of the list repeat."""
-        return urlencode(self.parameters)
-
 
 def _text(value: object) -> str:
     if isinstance(value, tuple):

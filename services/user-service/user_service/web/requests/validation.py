@@ -5,8 +5,9 @@ import inspect
 import json
 import time
 from collections.abc import Callable, Set
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import parse_qsl
+from typing import Any, TypeVar
+from urllib.parse import parse_qs
+from wsgiref.types import WSGIEnvironment
 
 import orjson
 from flask import Response, current_app, request
@@ -19,9 +20,6 @@ from user_service.errors import InvalidInput, MalformedBody, UnsupportedBody
 from user_service.resilience import deadline
 from user_service.web.responses.reply import JSON
 from user_service.web.services import services_of
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
 
 View = Callable[..., Response]
 M = TypeVar("M", bound=BaseModel)
@@ -81,27 +79,17 @@ def parse_query(model: type[M], query_string: str) -> M:
     """
     try:
         text = query_string.encode("latin-1").decode()  # WSGI's strings hold bytes (PEP 3333)
-        pairs = parse_qsl(text, keep_blank_values=True, errors="strict")
+        given = parse_qs(text, keep_blank_values=True, errors="strict")
     except UnicodeError:
         raise InvalidInput({"query string": "must be percent-encoded UTF-8"}) from None
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        values = _joined(pairs, getattr(model, "lists", frozenset()))
-    return _valid(model, values)
-
-
-def _joined(pairs: list[tuple[str, str]], lists: Set[str]) -> dict[str, str]:
-    """Return ``pairs`` with the values of ``lists`` joined; no other name may be repeated."""
-    values: dict[str, list[str]] = {}
-    for name, value in pairs:
-        values.setdefault(name, []).append(value)
-    repeated = [name for name, given in values.items() if len(given) > 1 and name not in lists]
+    lists: Set[str] = getattr(model, "lists", frozenset())
+    repeated = [name for name, values in given.items() if len(values) > 1 and name not in lists]
     if repeated:
         raise InvalidInput(_shortened(dict.fromkeys(repeated, "must be given once")))
-    return {name: ",".join(given) for name, given in values.items()}
+    return _valid(model, {name: ",".join(values) for name, values in given.items()})
 
 
-def parse_body(model: type[M], environ: "WSGIEnvironment") -> M:
+def parse_body(model: type[M], environ: WSGIEnvironment) -> M:
     """Return the body of the request as ``model``.
 
     Raise UnsupportedBody, RequestEntityTooLarge, MalformedBody, or InvalidInput naming the
@@ -118,7 +106,7 @@ def parse_body(model: type[M], environ: "WSGIEnvironment") -> M:
     return _valid(model, json_object(limited_body(environ)))
 
 
-def limited_body(environ: "WSGIEnvironment") -> bytes:
+def limited_body(environ: WSGIEnvironment) -> bytes:
     """Return the body of the request. The deadline is extended by the time the client takes.
 
     Raise RequestEntityTooLarge over MAX_BODY_BYTES, ClientDisconnected if the body ends too soon,
