@@ -318,3 +318,30 @@ def test_burst_after_a_quiet_minute_keeps_what_it_opens(
         for lent in [borrow(pool) for _ in range(5)]:
             pool.end_loan(lent)
     assert len(server.connections) == pool.made == 5
+
+
+def test_closing_idle_connections_loses_no_slot_to_those_that_are_opened_meanwhile(
+    pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "user_service.database.pool.connect", lambda _dsn, _timeout: FakeConnection("one")
+    )
+    done = threading.Event()
+
+    def borrow_repeatedly() -> None:
+        while not done.is_set():
+            pool.end_loan(borrow(pool, LONG))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(pool.size) as threads:
+            borrowing = [threads.submit(borrow_repeatedly) for _ in range(pool.size)]
+            for _ in range(3000):
+                pool.close_idle()
+            done.set()
+            for each in borrowing:
+                each.result()
+    finally:
+        sys.setswitchinterval(interval)
+    assert len([borrow(pool) for _ in range(pool.size)]) == pool.size

@@ -159,13 +159,10 @@ class ConnectionPool:
             self._hand_over()
             return cast("Connection", self._pool.getconn())
 
-    def discard(self, *useless: Connection) -> None:
-        """Close connections whose loans continue with others."""
+    def discard(self, useless: Connection) -> None:
+        """Close a connection whose loan continues with another one."""
         with self._lock:
-            for connection in useless:
-                connection.close()
-                self._pool.putconn(connection)
-                self._existing -= 1
+            self._close(useless)
 
     def end_loan(self, connection: Connection | None, *, writes: bool = False) -> None:
         """End a loan, and keep its connection if that is open."""
@@ -202,15 +199,20 @@ class ConnectionPool:
         """
         with self._lock:
             useless = max(0, min(self._idle, self._existing - kept))
-            taken = [cast("Connection", self._pool.getconn()) for _ in range(useless)]
+            for _ in range(useless):
+                self._close(cast("Connection", self._pool.getconn()))
             self._idle -= useless
-        self.discard(*taken)
-        return useless
+            return useless
 
     def close(self) -> None:
         """Close every idle connection now, and each lent one when its loan ends."""
         self.closed = True
         self.close_idle()
+
+    def _close(self, useless: Connection) -> None:
+        useless.close()
+        self._pool.putconn(useless)
+        self._existing -= 1
 
     def _connect(self) -> Connection:
         try:
