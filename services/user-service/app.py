@@ -17,7 +17,7 @@ from user_service.cache.redis_client import redis_client
 from user_service.database.database import Database
 from user_service.database.identity import DatabaseIdentity
 from user_service.database.migrate import migrate, require_migrated
-from user_service.database.replica import Replica, replica_breaker
+from user_service.database.replica import SKIP_SECONDS, Replica
 from user_service.database.stored_keys import valid_keys
 from user_service.database.user_repository import BatchingUserRepository
 from user_service.errors import Unavailable
@@ -167,8 +167,8 @@ def create_services(settings: Settings, current: Callable[[], Settings] | None =
             new_database(
                 replica_dsn,
                 current_dsn=lambda: current().replica_dsn or replica_dsn,
-                breaker=replica_breaker(metrics),
                 name="replica",
+                open_seconds=SKIP_SECONDS,
             ),
             identity,
         )

@@ -17,7 +17,7 @@ from tests.redis_states import generation_key
 from tests.responses import json_of
 from tests.waiting import eventually
 from user_service.database.replica import WAIT_FOR_REPLICA, Replica
-from user_service.errors import ReplicaUnusable
+from user_service.errors import Unavailable
 from user_service.resilience import deadline
 from user_service.resilience.breaker import State
 from user_service.settings import Settings
@@ -202,7 +202,7 @@ def test_read_may_take_longer_than_the_replica_is_waited_for(client: FlaskClient
     with deadline.within(5):
         assert replica.read(read_slowly, 0)
     # Half of the time is the primary's.
-    with deadline.within(2), pytest.raises(ReplicaUnusable):
+    with deadline.within(2), pytest.raises(Unavailable):
         replica.read(read_slowly, 0)
 
 

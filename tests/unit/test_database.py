@@ -144,7 +144,9 @@ def database(clock: Clock) -> Database:
         open_seconds=OPEN_SECONDS,
         clock=clock,
     )
-    return Database("dbname=fake", size=1, checkout_timeout=0.01, breaker=breaker)
+    database = Database("dbname=fake", size=1, checkout_timeout=0.01)
+    database.breaker = breaker
+    return database
 
 
 @pytest.fixture

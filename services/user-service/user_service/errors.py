@@ -3,10 +3,7 @@
 ``web/problems.py`` alone turns them into problems.
 """
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from user_service.domain.user import User
+from user_service.domain.user import User
 
 
 class InvalidInput(Exception):
@@ -36,7 +33,7 @@ class UserNotFound(Exception):
 class NothingChanged(Exception):
     """The user has the values of the change already; ``current`` is its state."""
 
-    def __init__(self, current: "User") -> None:
+    def __init__(self, current: User) -> None:
         super().__init__("the user has these values already")
         self.current = current
 
@@ -60,7 +57,7 @@ class IdempotencyKeyReused(Exception):
 class PreconditionFailed(Exception):
     """The user does not meet the condition of the request; ``current`` is its present state."""
 
-    def __init__(self, current: "User") -> None:
+    def __init__(self, current: User) -> None:
         super().__init__(f"{current.revision} is current")
         self.current = current
 
@@ -129,8 +126,8 @@ class DeadlineExceeded(Unavailable):
     """The time of the request ended before its work did."""
 
 
-class ReplicaUnusable(Exception):
-    """The replica is away or lags; the primary must be read instead."""
+class ReplicaUnusable(Unavailable):
+    """The replica lags, or does not follow the primary, which must be read instead."""
 
 
 class OutcomeUnknown(Unavailable):

@@ -18,7 +18,7 @@ from pydantic import (
     SecretStr,
     ValidationError,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 log = logging.getLogger(__name__)
 
@@ -100,21 +100,17 @@ RedisUrl = Annotated[
         _REDIS_URL,
     ),
 ]
-# Lists with commas; NoDecode: pydantic would expect JSON.
-Origins = Annotated[frozenset[str], NoDecode, BeforeValidator(_listed), AfterValidator(_origins)]
-Networks = Annotated[
-    tuple[Network, ...], NoDecode, BeforeValidator(_networks), BeforeValidator(_listed)
-]
+# Lists with commas. ``enable_decoding`` would expect JSON.
+Origins = Annotated[frozenset[str], BeforeValidator(_listed), AfterValidator(_origins)]
+Networks = Annotated[tuple[Network, ...], BeforeValidator(_networks), BeforeValidator(_listed)]
 Algorithm = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "Ed25519"
 ]
-Algorithms = Annotated[
-    tuple[Algorithm, ...], NoDecode, BeforeValidator(_listed), Field(min_length=1)
-]
+Algorithms = Annotated[tuple[Algorithm, ...], BeforeValidator(_listed), Field(min_length=1)]
 Claim = Annotated[str, Field(pattern=r"^[!-~]+$")]
-Claims = Annotated[tuple[Claim, ...], NoDecode, BeforeValidator(_listed)]
+Claims = Annotated[tuple[Claim, ...], BeforeValidator(_listed)]
 PublicPart = Literal["docs", "openapi", "metrics", "health", "none"]
-PublicParts = Annotated[tuple[PublicPart, ...], NoDecode, BeforeValidator(_listed)]
+PublicParts = Annotated[tuple[PublicPart, ...], BeforeValidator(_listed)]
 # Keys must come from the issuer itself: without TLS only on this machine. The URL holds no secret.
 KeySourceUrl = Annotated[
     str, Field(pattern=r"^(https://|http://(localhost|127\.0\.0\.1|\[::1\])[:/])[!-?A-~]+$")
@@ -134,7 +130,7 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        frozen=True, extra="ignore", env_ignore_empty=True, use_attribute_docstrings=True
+        frozen=True, env_ignore_empty=True, enable_decoding=False, use_attribute_docstrings=True
     )
 
     host: IPvAnyAddress = Field(default=IPv4Address("0.0.0.0"))

@@ -34,6 +34,7 @@ from user_service.errors import (
     DeadlineExceeded,
     OutcomeUnknown,
     PoolTimeout,
+    ReplicaUnusable,
     TransientFailure,
     Unavailable,
 )
@@ -76,11 +77,11 @@ class Database:
         transaction_pooling: bool = False,
         prepare: Callable[[], object] = lambda: None,
         current_dsn: Callable[[], str] | None = None,
-        breaker: CircuitBreaker | None = None,
         name: str = "database",
+        open_seconds: float = OPEN_SECONDS,
         metrics: Metrics | None = None,
     ) -> None:
-        """Take times in seconds. ``name`` labels the pool and its own breaker in ``metrics``.
+        """Take times in seconds. ``name`` labels the pool and its breaker in ``metrics``.
 
         ``transaction_pooling`` is for PgBouncer, which lends a session for one transaction: session
         settings would stay with its next client, so they go along with each transaction instead.
@@ -88,11 +89,11 @@ class Database:
         metrics = metrics or Metrics()
         local = session_settings(statement_timeout).items() if transaction_pooling else ()
         self._local_settings = "".join(f"SET LOCAL {key} = '{value}'; " for key, value in local)
-        self.breaker = breaker or CircuitBreaker(
-            "the database",
+        self.breaker = CircuitBreaker(
+            f"the {name}",
             # Not an OutcomeUnknown: a commit may wait for a standby while the server serves reads.
-            failures=(ConnectionLost, DeadlineExceeded),
-            open_seconds=OPEN_SECONDS,
+            failures=(ConnectionLost, DeadlineExceeded, ReplicaUnusable),
+            open_seconds=open_seconds,
             on_change=metrics.breaker_listener(name),
         )
         self._must_be_writable = must_be_writable(dsn)

@@ -14,10 +14,8 @@ import psycopg2
 from user_service.database.connection import Connection, Cursor
 from user_service.database.database import Database
 from user_service.database.identity import DatabaseIdentity
-from user_service.errors import ConnectionLost, DeadlineExceeded, ReplicaUnusable, Unavailable
-from user_service.observability.metrics import Metrics
+from user_service.errors import ReplicaUnusable, Unavailable
 from user_service.resilience import deadline
-from user_service.resilience.breaker import CircuitBreaker
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +24,8 @@ T = TypeVar("T")
 # Seconds that a read waits for the replica before it turns to the primary; half of the request's
 # time, if that is less.
 WAIT_FOR_REPLICA = 1.0
+# Seconds for which a replica is skipped that could not serve several reads in a row.
+SKIP_SECONDS = 1.0
 
 # The first two change with the next restartpoint after a failover, or with writes to disk. The
 # third changes at once, and is visible to members of pg_read_all_stats.
@@ -44,16 +44,10 @@ class Replica:
     """
 
     def __init__(self, database: Database, primary: DatabaseIdentity) -> None:
-        """``database`` has the breaker of ``replica_breaker``."""
         self.database = database
         self._primary = primary
-        self._asked = 0
-        self.fallbacks = 0
-
-    @property
-    def reads(self) -> int:
-        """The number of reads that were answered here; ``fallbacks`` counts the others."""
-        return self._asked - self.fallbacks
+        # The numbers of reads that were answered here, and that the primary had to answer.
+        self.reads = self.fallbacks = 0
 
     def open(self) -> None:
         """Open a connection, if the replica is there."""
@@ -65,38 +59,26 @@ class Replica:
     def read(self, work: Callable[[Cursor], T], after_lsn: int | None) -> T:
         """Return the result of ``work`` on a server that has replayed up to ``after_lsn``.
 
-        Raise ReplicaUnusable if this server cannot serve the read, whatever the reason, or if
+        Raise Unavailable or psycopg2.Error if this server cannot serve the read, and if
         ``after_lsn`` is None: the position is not known. ``work`` has half of the time that is left
         then; the other half is the primary's.
         """
-        self._asked += 1
         try:
             if after_lsn is None:
-                raise _Behind("the position that the replica must have replayed is not known")
+                raise ReplicaUnusable("the log position that this read needs is not known")
             with ExitStack() as stack:
                 with deadline.within(min(WAIT_FOR_REPLICA, deadline.remaining() / 2)):
                     cursor = stack.enter_context(self.database.read())
                     _require_timeline(self._primary.timeline(), cursor)
                     _require_replayed(after_lsn, cursor)
                 with deadline.within(deadline.remaining() / 2):
-                    return work(cursor)
+                    result = work(cursor)
         except (Unavailable, psycopg2.Error) as error:
             self.fallbacks += 1
             log.debug("reading from the primary: %s", error)
-            raise ReplicaUnusable from error
-
-
-class _Behind(Unavailable):
-    """The replica has not replayed what the read must see."""
-
-
-def replica_breaker(metrics: Metrics) -> CircuitBreaker:
-    """Return the circuit breaker of a replica."""
-    return CircuitBreaker(
-        "the replica",
-        failures=(ConnectionLost, DeadlineExceeded, _Behind),
-        on_change=metrics.breaker_listener("replica"),
-    )
+            raise
+        self.reads += 1
+        return result
 
 
 def _require_timeline(timeline: int, cursor: Cursor) -> None:
@@ -106,7 +88,7 @@ def _require_timeline(timeline: int, cursor: Cursor) -> None:
         cursor.execute(_TIMELINE)
         (server.timeline,) = cast("tuple[int]", cursor.fetchone())
         if server.timeline < timeline:
-            raise _Behind("the replica is not known to follow the present primary")
+            raise ReplicaUnusable("the replica is not known to follow the present primary")
 
 
 def _require_replayed(lsn: int, cursor: Cursor) -> None:
@@ -114,4 +96,4 @@ def _require_replayed(lsn: int, cursor: Cursor) -> None:
         "SELECT pg_is_in_recovery() AND pg_last_wal_replay_lsn() - '0/0' >= %(lsn)s", {"lsn": lsn}
     )
     if cursor.fetchone() != (True,):
-        raise _Behind("the replica has not replayed what this read must see")
+        raise ReplicaUnusable("the replica has not replayed what this read must see")

@@ -37,7 +37,6 @@ from user_service.errors import (
     NothingChanged,
     OutcomeUnknown,
     PreconditionFailed,
-    ReplicaUnusable,
     TransientFailure,
     Unavailable,
     UserExists,
@@ -301,7 +300,7 @@ class UserRepository:
     def _read(self, work: Callable[[Cursor], T], after_lsn: int | None) -> T:
         """Return the result of ``work`` on the replica, or else on the primary."""
         if self._replica is not None:
-            with suppress(ReplicaUnusable):
+            with suppress(Unavailable, psycopg2.Error):
                 return self._replica.read(work, after_lsn)
         with self._database.read() as cursor:
             return work(cursor)

@@ -89,8 +89,8 @@ def canonical_email(email: str) -> str:
 
     Raise EmailNotValidError if ``email`` is no address.
     """
-    local_part, ascii_domain = _parsed(email)
-    return f"{canonical_username(local_part)}@{ascii_domain.lower()}"
+    parsed = validate_email(email, check_deliverability=False)
+    return f"{canonical_username(parsed.local_part)}@{parsed.ascii_domain.lower()}"
 
 
 def canonical_email_prefix(prefix: str) -> str:
@@ -107,15 +107,10 @@ def canonical_email_prefix(prefix: str) -> str:
 
 def _ascii_label(label: str) -> str:
     try:
-        return _parsed(f"a@{label}.example")[1].removesuffix(".example").lower()
+        parsed = validate_email(f"a@{label}.example", check_deliverability=False)
     except EmailNotValidError:
         return canonical_username(label)
-
-
-def _parsed(address: str) -> tuple[str, str]:
-    """Return the local part and the domain in ASCII, or raise EmailNotValidError."""
-    parsed = validate_email(address, check_deliverability=False)
-    return parsed.local_part, parsed.ascii_domain
+    return parsed.ascii_domain.removesuffix(".example").lower()
 
 
 def _is_address(text: str) -> bool:
