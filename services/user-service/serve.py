@@ -119,8 +119,11 @@ def run_directory() -> Iterator[Path]:
                     rmtree(other)
     with TemporaryDirectory(prefix=PREFIX, dir=parent, ignore_cleanup_errors=True) as name:
         directory = Path(name)
-        with (directory / "lock").open("w") as lock:
+        # Named when it is locked: another launcher may look at any moment.
+        new = directory / "lock.new"
+        with new.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
+            new.rename(directory / "lock")
             yield directory
 
 

@@ -32,8 +32,8 @@ INFO = {
     "summary": "Users over HTTP: create, read, list in pages, change and delete",
     "description": (
         "`HEAD` works wherever `GET` does. `OPTIONS` and every 405 list the methods of a path in"
-        " `Allow`. Every error is `application/problem+json` (RFC 9457). Unknown query parameters"
-        " and unknown members of a body are a 400."
+        " `Allow`. Every error is `application/problem+json` (RFC 9457). For users,"
+        " unknown query parameters and unknown members of a body are a 400."
     ),
     "license": {"name": "MIT", "identifier": "MIT"},
 }
