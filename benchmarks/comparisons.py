@@ -1,7 +1,8 @@
 """Comparisons in turn: the service beside its peers, and beside the code before the review."""
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -28,51 +29,52 @@ STORED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """One workload that targets get in turn; the results have ``labels``."""
+class Comparison:
+    """Targets that get each of these workloads in turn; the results have ``labels``."""
 
-    workload: Workload
-    clients: int
     targets: Sequence[Target]
-    labels: dict[str, Label] = field(default_factory=dict)
+    workloads: Sequence[Workload]
+    labels: Mapping[str, Label] = field(default_factory=dict)
 
 
-def compare(bench: Bench, targets: Sequence[Target], turns: Sequence[Turn]) -> None:
-    """Measure all turns in each round, on processes that are new in each round.
+def compare(bench: Bench, *comparisons: Comparison) -> None:
+    """Measure all comparisons in each round, on processes that are new in each round.
 
     Two processes of one program differ for as long as they live. The order of the targets is
     random. Raises ContractBroken before the first round if a target deviates from the contract.
     """
+    targets = dict.fromkeys(target for each in comparisons for target in each.targets)
     for target in (each for each in targets if each.contract):
         bench.say(f"{target.label}: the contract")
         contract.require(bench.stand, target)
+    turns = itertools.count()
     for number in range(bench.effort.rounds):
         with ExitStack() as stack:
             servers = {
-                target.label: stack.enter_context(bench.stand.serve(target, STORED))
-                for target in targets
+                target: stack.enter_context(bench.stand.serve(target, STORED)) for target in targets
             }
             bench.say(f"round {number + 1} of {bench.effort.rounds}: warm-up")
             for server in servers.values():
                 warm_up(server)
-            for place, turn in enumerate(turns):
-                bench.stand.reset(STORED)
-                for target in in_turn(turn.targets, number * len(turns) + place):
+            for each in comparisons:
+                for workload, clients in itertools.product(each.workloads, CLIENTS):
                     # The first requests of a crowd come at once; a longer turn keeps them rare.
-                    crowd = turn.clients == CROWD
-                    bench.measure(
-                        servers[target.label],
-                        turn.workload,
-                        clients=turn.clients,
-                        seconds=bench.effort.crowd_seconds if crowd else bench.effort.seconds,
-                        **turn.labels,
-                    )
+                    crowd = clients == CROWD
+                    seconds = bench.effort.crowd_seconds if crowd else bench.effort.seconds
+                    bench.stand.reset(STORED)
+                    for target in in_turn(each.targets, next(turns)):
+                        bench.measure(
+                            servers[target],
+                            workload,
+                            clients=clients,
+                            seconds=seconds,
+                            **each.labels,
+                        )
 
 
 def peers(bench: Bench) -> None:
     """Compare the service on both servers with its peers."""
-    turns = [Turn(workload, clients, COMPARED) for workload in WORKLOADS for clients in CLIENTS]
-    compare(bench, COMPARED, turns)
+    compare(bench, Comparison(COMPARED, WORKLOADS))
 
 
 def edge(bench: Bench) -> None:
@@ -81,15 +83,13 @@ def edge(bench: Bench) -> None:
         bench.say("no Docker engine answers: not measured")
         return
     program("h2load")
-    targets = (EDGE, EDGE_WITH_TLS, FASTIFY, FASTAPI)
-    compare(bench, targets, [Turn(CACHED, clients, targets) for clients in CLIENTS])
+    compare(bench, Comparison((EDGE, EDGE_WITH_TLS, FASTIFY, FASTAPI), (CACHED,)))
 
 
 def authentication(bench: Bench) -> None:
     """Compare the service with itself while its callers send tokens that it has verified before."""
     targets = (with_token(bench.stand.folder / "keys.json"), OURS)
-    turns = [Turn(workload, clients, targets) for workload in (CACHED, GET) for clients in CLIENTS]
-    compare(bench, targets, turns)
+    compare(bench, Comparison(targets, (CACHED, GET)))
 
 
 def before(bench: Bench) -> None:
@@ -102,12 +102,11 @@ def before(bench: Bench) -> None:
     asked = [(LIST, users) for users in bench.effort.list_users] + [(GET, STORED), (CREATE, STORED)]
     for number in range(bench.effort.rounds):
         bench.say(f"round {number + 1} of {bench.effort.rounds}")
-        for workload, users in asked:
-            for clients in CLIENTS:
-                bench.stand.reset(users)
-                for target in in_turn((BEFORE, OURS), number):
-                    with bench.stand.serve(target, users) as server:
-                        _measure_connections(bench, server, workload, clients)
+        for (workload, users), clients in itertools.product(asked, CLIENTS):
+            bench.stand.reset(users)
+            for target in in_turn((BEFORE, OURS), number):
+                with bench.stand.serve(target, users) as server:
+                    _measure_connections(bench, server, workload, clients)
 
 
 def _measure_connections(bench: Bench, server: Server, workload: Workload, clients: int) -> None:

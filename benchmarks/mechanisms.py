@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.comparisons import Turn, compare
-from benchmarks.load import CACHED, CLIENTS, GET, Workload
+from benchmarks.comparisons import Comparison, compare
+from benchmarks.load import CACHED, GET, Workload
 from benchmarks.measure import Bench
 from benchmarks.targets import OURS, SERVICE
 
@@ -72,18 +72,13 @@ def without(mechanism: Mechanism, folder: Path) -> Path:
 
 def mechanisms(bench: Bench) -> None:
     """Measure the service with and without each mechanism, in turn."""
-    targets = [WITH]
-    turns = []
+    comparisons = []
     for mechanism in MECHANISMS:
         removed = replace(
             WITHOUT,
             label=f"{OURS.label}, without {mechanism.name}",
             folder=without(mechanism, bench.stand.folder / "variants"),
         )
-        targets.append(removed)
-        turns += [
-            Turn(workload, clients, (WITH, removed), {"mechanism": mechanism.name})
-            for workload in mechanism.workloads
-            for clients in CLIENTS
-        ]
-    compare(bench, targets, turns)
+        labels = {"mechanism": mechanism.name}
+        comparisons.append(Comparison((WITH, removed), mechanism.workloads, labels))
+    compare(bench, *comparisons)
