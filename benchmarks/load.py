@@ -48,15 +48,11 @@ class Workload:
     prepared: str | None = None
 
 
-def _user(username: str, email: str) -> str:
-    return json.dumps({"username": username, "email": email})
-
-
 _FIRST_PAGE = f"{USERS}?page=1&per_page=10"
 _ONE_USER = f"{USERS}/{{id}}"
-_NEW_USER = _user("{unique}", "{unique}@example.com")
+_NEW_USER = json.dumps({"username": "{unique}", "email": "{unique}@example.com"})
 # A new email address each time: equal values would change nothing.
-_OTHER_EMAIL = _user("User{id}", "{unique}@example.com")
+_OTHER_EMAIL = json.dumps({"username": "User{id}", "email": "{unique}@example.com"})
 
 CACHED = Workload("cached", "cached page", (Request(_FIRST_PAGE),), prepared=_FIRST_PAGE)
 _ANY_PAGE = f"{USERS}?page={{page}}&per_page={{size}}"
