@@ -3,7 +3,7 @@
 import json
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -48,13 +48,14 @@ class Results:
     cells: list[Cell] = field(default_factory=list)
 
     def add(self, figures: Mapping[str, float | None], **labels: Label) -> None:
-        """Add one round to the cell that has exactly these labels."""
+        """Add one round to the cell with exactly these labels, to five significant digits."""
         cell = next((each for each in self.cells if each.labels == labels), None)
         if cell is None:
             cell = Cell(labels)
             self.cells.append(cell)
         for name, value in figures.items():
-            cell.figures.setdefault(name, []).append(value)
+            rounded = None if value is None else float(f"{value:.5g}")
+            cell.figures.setdefault(name, []).append(rounded)
 
     def values(self, label: str, **labels: Label) -> list[Label]:
         """Return the values of ``label`` among the cells with ``labels``, numbers in their order.
@@ -106,10 +107,7 @@ class Results:
 def save(section: str, results: Results, folder: Path) -> None:
     """Write the file of a section, with one line for each cell, so that a diff is readable."""
     folder.mkdir(parents=True, exist_ok=True)
-    cells = ",\n".join(
-        f"    {json.dumps({'labels': cell.labels, 'figures': _short(cell.figures)})}"
-        for cell in results.cells
-    )
+    cells = ",\n".join(f"    {json.dumps(asdict(cell))}" for cell in results.cells)
     text = f'{{\n  "about": {json.dumps(dict(results.about))},\n  "cells": [\n{cells}\n  ]\n}}\n'
     (folder / f"{section}.json").write_text(text, encoding="utf-8")
 
@@ -119,14 +117,5 @@ def load_all(folder: Path = RESULTS) -> dict[str, Results]:
     loaded = {}
     for path in sorted(folder.glob("*.json")):
         saved = json.loads(path.read_text(encoding="utf-8"))
-        cells = [Cell(cell["labels"], cell["figures"]) for cell in saved["cells"]]
-        loaded[path.stem] = Results(saved["about"], cells)
+        loaded[path.stem] = Results(saved["about"], [Cell(**cell) for cell in saved["cells"]])
     return loaded
-
-
-def _short(figures: Mapping[str, Rounds]) -> dict[str, Rounds]:
-    """Return the figures with five significant digits."""
-    return {
-        name: [None if value is None else float(f"{value:.5g}") for value in rounds]
-        for name, rounds in figures.items()
-    }
