@@ -7,7 +7,6 @@ frame; frames of the standard library belong to their caller, except for ``loggi
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Iterable
 
 from benchmarks.comparisons import STORED
 from benchmarks.load import CACHED, CREATE, FEW, GET, UNCACHED, Workload
@@ -19,7 +18,6 @@ PROFILED = (CACHED, UNCACHED, GET, CREATE)
 PROFILED_TARGETS = (OURS, OURS_ON_GRANIAN, FASTAPI)
 SAMPLES_PER_SECOND = 500
 ALL = "all"
-OTHER = "other"
 # The first match counts. The service's cursor is psycopg2's, which has no frames of its own, and
 # what gevent's send() takes is the kernel's time.
 PARTS = {
@@ -67,13 +65,9 @@ def _shares(bench: Bench, server: Server, workload: Workload, seconds: int) -> d
         run_load(server, workload, clients=FEW, seconds=seconds + 2)
     if sampler.returncode != 0:
         raise subprocess.CalledProcessError(sampler.returncode, command)
-    return parts_of(stacks.read_text(encoding="utf-8").splitlines())
-
-
-def parts_of(stacks: Iterable[str]) -> dict[str, float]:
-    """Return the share of each part; a line is a stack, outermost first, and its samples."""
     samples: Counter[str] = Counter()
-    for line in stacks:
+    # A line is a stack, outermost frame first, and the number of its samples.
+    for line in stacks.read_text(encoding="utf-8").splitlines():
         stack, _, number = line.rpartition(" ")
         if IDLE not in stack:
             samples[_part_of(stack.split(";"))] += int(number)
@@ -85,4 +79,4 @@ def _part_of(frames: list[str]) -> str:
         for part, form in PARTS.items():
             if form.search(frame):
                 return part
-    return OTHER
+    return "other"
