@@ -19,11 +19,11 @@ import httpx
 import psycopg2
 import redis
 
-from benchmarks.targets import SERVICE, Target, program
+from benchmarks.targets import Target, program
 from dev.ports import free_port
 from dev.processes import spawn, wait_until
 from dev.servers import PostgresServer, RedisServer
-from tests.e2e.service import FLASK, clean_environment
+from tests.e2e.service import FLASK, clean_environment, run
 
 # The cache holds the tables, and no commit waits for a disk: the targets are compared, not disks.
 POSTGRES = {"shared_buffers": "1GB", "max_connections": "300", "max_wal_size": "8GB"}
@@ -78,24 +78,23 @@ def reserve_core() -> int | None:
 
 
 class Stand:
-    """PostgreSQL and Redis for all targets; a context manager. ``core`` is that of the targets."""
+    """PostgreSQL and Redis, and targets on ``core``: a context manager with files in ``folder``."""
 
     def __init__(self, folder: Path, core: int | None = None) -> None:
-        """Keep all files in ``folder``."""
         self.folder = folder
         self._core = core
         self._postgres = PostgresServer(folder / "postgres", options=POSTGRES, durable=False)
         self._redis = RedisServer(folder / "redis", options=REDIS)
         self._redis_databases = 0
-        self._running = ExitStack()
 
     def __enter__(self) -> Self:
-        self._running.enter_context(self._postgres)
-        self._running.enter_context(self._redis)
+        self._postgres.start()
+        self._redis.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._running.close()
+        self._redis.stop()
+        self._postgres.stop()
 
     def query(
         self, statement: str, *values: object, url: str | None = None
@@ -113,11 +112,9 @@ class Stand:
         url = f"{self._postgres.url.rpartition('/')[0]}/{name}"
         if (name,) not in self.query("SELECT datname FROM pg_database"):
             self.query(f'CREATE DATABASE "{name}" OWNER users')
-            environment = {**clean_environment(), "DATABASE_URL": url, "LOG_LEVEL": "WARNING"}
-            migrate = [*FLASK, "migrate"]
-            subprocess.run(
-                migrate, cwd=SERVICE, env=environment, stdout=subprocess.DEVNULL, check=True
-            )
+            migrated = run([*FLASK, "migrate"], {"DATABASE_URL": url, "LOG_LEVEL": "WARNING"})
+            if migrated.returncode != 0:
+                raise TargetFailed(f"the migrations failed\n{migrated.stderr}")
             self.query(POPULATE, users, url=url)
             self.query("VACUUM (ANALYZE)", url=url)
             self.query("CHECKPOINT")
@@ -156,9 +153,13 @@ class Stand:
         port, urls = free_port(), self.urls(users)
         environment = {**clean_environment(), **urls, "PORT": str(port), "WEB_CONCURRENCY": "1"}
         environment |= target.environment
+        words = {"bin": str(target.home / "bin"), "port": str(port)}
+        command = [part.format(**words) for part in target.command]
+        if self._core is not None:
+            command = [program("taskset"), "-c", str(self._core), *command]
         with (log or Path(os.devnull)).open("wb") as output, ExitStack() as stack:
             process = spawn(
-                self._command(target, port),
+                command,
                 signal.SIGKILL,
                 cwd=target.folder,
                 env=environment,
@@ -172,13 +173,6 @@ class Stand:
             client = stack.enter_context(redis.Redis.from_url(urls["REDIS_URL"]))
             client.ping()
             yield Server(target, url, process.pid, users, client)
-
-    def _command(self, target: Target, port: int) -> list[str]:
-        words = {"bin": str(target.home / "bin"), "port": str(port)}
-        command = [part.format(**words) for part in target.command]
-        if self._core is None:
-            return command
-        return [program("taskset"), "-c", str(self._core), *command]
 
     def about(self) -> dict[str, str]:
         """Return date, commit, machine and versions, for readers of the figures."""
