@@ -21,7 +21,7 @@ from werkzeug.test import Client
 
 from benchmarks import documents
 from benchmarks.load import USERS
-from benchmarks.report import table
+from benchmarks.report import MISSING, table
 from benchmarks.stand import Stand
 from benchmarks.targets import SERVICE
 
@@ -105,15 +105,6 @@ def _median_count(client: Client, request: Callable[[], dict[str, Any]]) -> Coun
     return Count(int(statistics.median(calls)), int(statistics.median(files)))
 
 
-def calls_table(counted: dict[str, Count]) -> str:
-    """Return the table of the counts and their limits."""
-    rows = [
-        [kind, str(count.calls), str(LIMITS.get(kind, "–")), str(count.files)]
-        for kind, count in counted.items()
-    ]
-    return table(("request", "functions called", "limit", "in files"), rows)
-
-
 def measured_counts() -> dict[str, Count]:
     """Return the counts of the service on servers of its own."""
     sys.path.insert(0, str(SERVICE))
@@ -134,7 +125,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.calls", description=__doc__)
     parser.add_argument("--write", action="store_true", help="put the table into docs/design.md")
     options = parser.parse_args()
-    made = calls_table(measured_counts())
+    rows = [
+        [kind, str(count.calls), str(LIMITS.get(kind, MISSING)), str(count.files)]
+        for kind, count in measured_counts().items()
+    ]
+    made = table(("request", "functions called", "limit", "in files"), rows)
     print(made)
     if options.write:
         documents.rewrite_all({"calls": made})
