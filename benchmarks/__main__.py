@@ -65,7 +65,12 @@ SECTIONS = {
 
 def main() -> int:
     """Run the chosen sections; return 1 if a round failed, 2 if a section could not run."""
-    options = arguments()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--full", action="store_true", help="all rounds and sizes")
+    parser.add_argument("--rounds", type=int, help="so many rounds; fewer than 5 are a trial")
+    parser.add_argument("--show", action="store_true", help="show saved results, measure nothing")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, help="these sections alone")
+    options = parser.parse_args()
     effort = FULL if options.full else SHORT
     effort = replace(effort, rounds=options.rounds or effort.rounds)
     folder = RESULTS if options.full and effort.rounds >= FULL.rounds else RESULTS / "quick"
@@ -85,16 +90,6 @@ def main() -> int:
         documents.plot_peers(sections.get("peers", Results()), RESULTS / "peers.svg")
         documents.rewrite_all(parts)
     return int(any(sections[name].failures() for name in chosen))
-
-
-def arguments() -> argparse.Namespace:
-    """Return the options of the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--full", action="store_true", help="all rounds and sizes")
-    parser.add_argument("--rounds", type=int, help="so many rounds; fewer than 5 are a trial")
-    parser.add_argument("--show", action="store_true", help="show saved results, measure nothing")
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, help="these sections alone")
-    return parser.parse_args()
 
 
 def measure(chosen: list[str], effort: Effort, folder: Path) -> None:
