@@ -59,10 +59,12 @@ def demands_table(made: Iterable[Demand]) -> str:
 
 def all_demands(sections: Sections) -> list[Demand]:
     """Return every demand on the service."""
+    authentication = sections.get("authentication", Results())
+    verified = _ratios(authentication, "per_second", AUTHENTICATED, OURS)
     return [
         *_beside_peers(sections.get("peers", Results())),
         *_from_the_edge(sections.get("edge", Results())),
-        *_authenticated(sections.get("authentication", Results())),
+        Demand("requests/s with verified tokens, to without authentication", 0.9, verified),
         *promises(sections),
         *_flat(sections.get("growth", Results()), sections.get("memory", Results())),
         *_worthwhile(sections.get("mechanisms", Results())),
@@ -103,19 +105,11 @@ def _beside_peers(peers: Results) -> list[Demand]:
 
 
 def _from_the_edge(edge: Results) -> list[Demand]:
-    return [
-        Demand(
-            f"{EDGE.label}: cached page, to {peer.label}",
-            limit,
-            _ratios(edge, "per_second", EDGE, peer, clients=FEW),
-        )
-        for peer, limit in ((FASTIFY, 2), (FASTAPI, 8))
-    ]
-
-
-def _authenticated(results: Results) -> list[Demand]:
-    found = _ratios(results, "per_second", AUTHENTICATED, OURS)
-    return [Demand("requests/s with verified tokens, to without authentication", 0.9, found)]
+    made = []
+    for peer, limit in ((FASTIFY, 2), (FASTAPI, 8)):
+        found = _ratios(edge, "per_second", EDGE, peer, clients=FEW)
+        made.append(Demand(f"{EDGE.label}: cached page, to {peer.label}", limit, found))
+    return made
 
 
 def _flat(growth: Results, memory: Results) -> list[Demand]:
