@@ -1,7 +1,6 @@
 """Comparisons in turn: the service beside its peers, and beside the code before the review."""
 
 import itertools
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from benchmarks import contract
 from benchmarks.load import CACHED, CLIENTS, CREATE, CROWD, GET, LIST, WORKLOADS, Workload
 from benchmarks.measure import Bench, in_turn, peak_memory_mb, run_load, warm_up
 from benchmarks.results import Label
-from benchmarks.stand import Server, Stand
+from benchmarks.stand import Server
 from benchmarks.targets import (
     BEFORE,
     COMPARED,
@@ -117,10 +116,10 @@ def _measure_connections(bench: Bench, server: Server, workload: Workload, clien
     elif workload is LIST:
         # About 30 µs a user; several times as long, because all clients queue for one process.
         seconds = max(seconds, round(server.users * 8e-5))
-    connections = _connections(bench.stand, server)
+    connections = bench.stand.connections(server)
     labels: dict[str, Label] = {"users": server.users}
     seen = bench.measure(server, workload, clients=clients, seconds=seconds, **labels)
-    opened = _connections(bench.stand, server) - connections
+    opened = bench.stand.connections(server) - connections
     # The server also finished the request that each client had sent when the load ended.
     figures = {
         "opened": opened / (seen.requests + clients) * 1000 if not seen.failed else None,
@@ -128,15 +127,3 @@ def _measure_connections(bench: Bench, server: Server, workload: Workload, clien
     }
     labels |= {"target": server.target.name, "workload": workload.name, "clients": clients}
     bench.results.add(figures, **labels)
-
-
-def _connections(stand: Stand, server: Server) -> int:
-    """Return how many connections PostgreSQL and Redis have accepted for a server.
-
-    PostgreSQL counts a session some time after its end.
-    """
-    sessions, counted = -1, stand.sessions(server.users)
-    while sessions != counted:
-        time.sleep(0.1)
-        sessions, counted = counted, stand.sessions(server.users)
-    return counted + int(server.redis.info("stats")["total_connections_received"])

@@ -8,12 +8,13 @@ import platform
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import httpx
 import psycopg2
@@ -98,7 +99,7 @@ class Stand:
 
     def query(
         self, statement: str, *values: object, url: str | None = None
-    ) -> list[tuple[object, ...]]:
+    ) -> list[tuple[Any, ...]]:
         """Run a statement in autocommit mode and return its rows; as superuser without ``url``."""
         with closing(psycopg2.connect(url or self._postgres.admin_url)) as connection:
             connection.autocommit = True
@@ -131,11 +132,18 @@ class Stand:
         with redis.Redis.from_url(self._redis.url) as client:
             client.flushall()
 
-    def sessions(self, users: int) -> int:
-        """Return the number of sessions that the database of ``users`` has ever had."""
+    def connections(self, server: Server) -> int:
+        """Return how many connections PostgreSQL and Redis have accepted for a server.
+
+        PostgreSQL counts a session some time after its end.
+        """
         asked = "SELECT sessions FROM pg_stat_database WHERE datname = %s"
-        ((sessions,),) = self.query(asked, f"users_{users}")
-        return int(str(sessions))
+        earlier = None
+        while (now := self.query(asked, f"users_{server.users}")) != earlier:
+            earlier = now
+            time.sleep(0.1)
+        ((sessions,),) = now
+        return int(sessions) + int(server.redis.info("stats")["total_connections_received"])
 
     def urls(self, users: int) -> dict[str, str]:
         """Return settings for the database of ``users`` and a Redis database that is new."""
