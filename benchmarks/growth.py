@@ -141,6 +141,7 @@ def _measure_write_beside(bench: Bench, server: Server, keys: int) -> None:
 
 def _ask(bench: Bench, clients: Sequence[Client], requests: int, number: int) -> None:
     """Add the median time of so many requests of each client to the results."""
+    failed = False
     try:
         for client in clients:
             client.send_next(max(AT_A_TIME, requests // 10))
@@ -150,15 +151,11 @@ def _ask(bench: Bench, clients: Sequence[Client], requests: int, number: int) ->
                 client.send_next(AT_A_TIME)
     except HTTPException as error:
         bench.say(f"FAILED {error}")
-        for client in clients:
-            bench.results.add({"ms": None, "failed": 1}, **client.labels)
-    else:
-        for client in clients:
-            milliseconds = statistics.median(client.times) * 1000
-            bench.results.add({"ms": milliseconds, "failed": 0}, **client.labels)
-    finally:
-        for client in clients:
-            client.connection.close()
+        failed = True
+    for client in clients:
+        milliseconds = None if failed else statistics.median(client.times) * 1000
+        bench.results.add({"ms": milliseconds, "failed": failed}, **client.labels)
+        client.connection.close()
 
 
 def memory(bench: Bench) -> None:
