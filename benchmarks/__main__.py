@@ -76,7 +76,8 @@ def main() -> int:
     folder = RESULTS if options.full and effort.rounds >= FULL.rounds else RESULTS / "quick"
     chosen = [] if options.show else options.only or list(SECTIONS)
     try:
-        measure(chosen, effort, folder)
+        if chosen:
+            measure(chosen, effort, folder)
     except (InstallFailed, TargetFailed, ContractBroken, httpx.HTTPError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
@@ -94,8 +95,6 @@ def main() -> int:
 
 def measure(chosen: list[str], effort: Effort, folder: Path) -> None:
     """Run these sections and save the results of each in ``folder``."""
-    if not chosen:
-        return
     program("wrk")
     for name in chosen:
         for target in SECTIONS[name].targets:
