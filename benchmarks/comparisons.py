@@ -56,18 +56,15 @@ def compare(bench: Bench, *comparisons: Comparison) -> None:
             for server in servers.values():
                 warm_up(server)
             for each in comparisons:
+                compared = [servers[target] for target in each.targets]
                 for workload, clients in itertools.product(each.workloads, CLIENTS):
                     # The first requests of a crowd come at once; a longer turn keeps them rare.
                     crowd = clients == CROWD
                     seconds = bench.effort.crowd_seconds if crowd else bench.effort.seconds
                     bench.stand.reset(STORED)
-                    for target in in_turn(each.targets, next(turns)):
+                    for server in in_turn(compared, next(turns)):
                         bench.measure(
-                            servers[target],
-                            workload,
-                            clients=clients,
-                            seconds=seconds,
-                            **each.labels,
+                            server, workload, clients=clients, seconds=seconds, **each.labels
                         )
 
 
