@@ -122,6 +122,18 @@ def test_permission_comes_before_existence_validation_and_body(
     assert client.post(USER).status_code == 405
 
 
+def test_scope_to_delete_shows_no_user(secured: Secured) -> None:
+    client = secured()
+    client.post(URL, json=ADA, headers=token("users:write"))
+    other = {"If-Match": '"x"'}
+    refused = client.delete(USER, headers=other | token("users:delete"))
+    assert "user" not in problem_of(refused, 412)
+    for scopes in ("users:write", "users:delete users:read"):
+        method = "DELETE" if "delete" in scopes else "PATCH"
+        refused = client.open(USER, method=method, json={}, headers=other | token(scopes))
+        assert "user" in problem_of(refused, 412)
+
+
 @pytest.mark.parametrize(
     ("public", "statuses"),
     [

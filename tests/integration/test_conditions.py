@@ -83,6 +83,8 @@ class TestValidatorsOfAUser:
         "",
         "2026-11-22",
         "٣",
+        "Sun, 06 Nov 1994 08:49:37 GMT, Sun, 06 Nov 1994 08:49:37 GMT",
+        f"{http_date(2**32)}, {http_date(2**32)}",
     ],
 )
 def test_what_is_no_date_is_ignored(client: FlaskClient, text: str) -> None:

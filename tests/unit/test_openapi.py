@@ -31,10 +31,10 @@ PATHS = {
 }
 
 
-def new_app() -> Flask:
+def new_app(**settings: object) -> Flask:
     """Return an application whose servers are never asked for anything."""
     url = "postgresql://nobody@localhost/nothing"
-    return create_app(Settings.model_validate({"database_url": url}))
+    return create_app(Settings.model_validate({"database_url": url, **settings}))
 
 
 @pytest.fixture
@@ -69,6 +69,16 @@ def test_is_valid_and_names_every_route_and_method() -> None:
     validate(BUILT)
     named = {path: set(methods) for path, methods in BUILT["paths"].items()}
     assert named.items() >= PATHS.items()
+
+
+def test_answer_without_the_database_has_two_bodies_where_a_key_may_be_checked() -> None:
+    health = document(new_app(auth_api_keys=True))["paths"]["/health"]["get"]
+    content = health["responses"]["503"]["content"]
+    assert content.keys() == {"application/json", "application/problem+json"}
+
+
+def test_delete_names_what_is_wrong_with_its_body() -> None:
+    assert {"408", "413"} <= BUILT["paths"]["/api/v1/users/{user_id}"]["delete"]["responses"].keys()
 
 
 def test_operations_have_names_words_and_examples() -> None:

@@ -194,6 +194,12 @@ class TestParseQuery:
         assert list(errors_of(lambda: parse_query(ListQuery, text.format(name)))) == [name[:64]]
         assert list(errors_of(lambda: body(f'{{"{name}": 1}}'.encode(), UserPatch))) == [name[:64]]
 
+    def test_tells_a_hundred_of_them_back_at_most(self) -> None:
+        names = [f"name-{number}" for number in range(1000)]
+        assert list(errors_of(lambda: parse_query(ListQuery, "&".join(names)))) == names[:100]
+        sent = json.dumps(dict.fromkeys(names)).encode()
+        assert list(errors_of(lambda: body(sent, UserPatch))) == names[:100]
+
 
 def test_bodies_have_the_members_of_users() -> None:
     assert UserWrite.model_fields.keys() == set(WRITABLE_MEMBERS)

@@ -46,8 +46,13 @@ class Replica:
     def __init__(self, database: Database, primary: DatabaseIdentity) -> None:
         self.database = database
         self._primary = primary
-        # The numbers of reads that were answered here, and that the primary had to answer.
-        self.reads = self.fallbacks = 0
+        self._asked = 0
+        self.fallbacks = 0
+
+    @property
+    def reads(self) -> int:
+        """The number of reads that were answered here; ``fallbacks`` counts the others."""
+        return self._asked - self.fallbacks
 
     def open(self) -> None:
         """Open a connection, if the replica is there."""
@@ -63,6 +68,7 @@ class Replica:
         ``after_lsn`` is None: the position is not known. ``work`` has half of the time that is left
         then; the other half is the primary's.
         """
+        self._asked += 1
         try:
             if after_lsn is None:
                 raise ReplicaUnusable("the log position that this read needs is not known")
@@ -72,13 +78,11 @@ class Replica:
                     _require_timeline(self._primary.timeline(), cursor)
                     _require_replayed(after_lsn, cursor)
                 with deadline.within(deadline.remaining() / 2):
-                    result = work(cursor)
+                    return work(cursor)
         except (Unavailable, psycopg2.Error) as error:
             self.fallbacks += 1
             log.debug("reading from the primary: %s", error)
             raise
-        self.reads += 1
-        return result
 
 
 def _require_timeline(timeline: int, cursor: Cursor) -> None:

@@ -42,6 +42,14 @@ def current_name() -> str:
     return caller.name if isinstance(caller, Principal) else ""
 
 
+def has_any(*scopes: str) -> bool:
+    """Tell whether the caller has one of ``scopes``, or all callers are trusted."""
+    caller = _current.get()
+    return caller is None or (
+        isinstance(caller, Principal) and not caller.scopes.isdisjoint(scopes)
+    )
+
+
 def require(scope: str) -> None:
     """Return if the principal has ``scope``.
 

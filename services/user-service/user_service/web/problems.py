@@ -16,6 +16,7 @@ from werkzeug.exceptions import HTTPException
 
 from user_service import errors
 from user_service.observability import request_id
+from user_service.security import principal
 from user_service.web.policies.deprecation import deprecation_of
 from user_service.web.responses.reply import Reply, respond
 from user_service.web.responses.user_body import entity_headers, user_body
@@ -95,6 +96,11 @@ def problem_reply(error: Exception) -> Reply:
     elif not isinstance(error, tuple(KNOWN)):
         log.error("unexpected error", exc_info=error)
     return problem_of(error).reply()
+
+
+def _may_see_users() -> bool:
+    """Tell whether the caller may see a user. The scope to delete users shows none."""
+    return principal.has_any("users:read", "users:write")
 
 
 def problem_of(error: Exception) -> Problem:
@@ -180,7 +186,7 @@ KNOWN: Mapping[type[Exception], Callable[[Any], Problem]] = {
         "Precondition failed",
         "The user is not in the state that the request asks for; nothing was changed",
         "precondition-failed",
-        members={"user": user_body(error.current)},
+        members={"user": user_body(error.current)} if _may_see_users() else {},
         headers=entity_headers(error.current),
     ),
     errors.PreconditionRequired: lambda _: Problem(

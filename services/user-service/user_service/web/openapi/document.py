@@ -177,13 +177,30 @@ class Operation:
     def _responses(self) -> Object:
         """Return the response objects: the declared ones, and those that every such route has."""
         sometimes = ["Server-Timing"]
+        if not is_exempt(self.path):
+            sometimes += "RateLimit", "RateLimit-Policy"
+        if self._is_deprecated:
+            sometimes += "Deprecation", "Sunset", "Link"
+        responses = {
+            answer.status: models.answer_response(answer, sometimes)
+            for answer in self._declaration.answers
+        }
+        problems: dict[int, list[Problem]] = {}
+        for problem in (PROBLEMS[error] for error in dict.fromkeys(self._raised())):
+            problems.setdefault(problem.status, []).append(problem)
+        for status, kinds in problems.items():
+            response = models.problem_response(kinds, sometimes)
+            if status in responses:  # the 503 of /health has a body of its own, too
+                response["content"] |= responses[status]["content"]
+            responses[status] = response
+        return {str(status): responses[status] for status in sorted(responses)}
+
+    def _raised(self) -> list[type[Exception]]:
+        """Return the errors of the view, and those that every such route has."""
         raised: list[type[Exception]] = [*self._declaration.raises]
         raised += exceptions.InternalServerError, exceptions.RequestHeaderFieldsTooLarge
         if not is_exempt(self.path):
-            sometimes += "RateLimit", "RateLimit-Policy"
             raised.append(errors.RateLimited)
-        if self._is_deprecated:
-            sometimes += "Deprecation", "Sunset", "Link"
         if self._scope is not None:
             raised += errors.Unauthenticated, errors.InsufficientScope, errors.Unavailable
         if self._converters:
@@ -192,14 +209,6 @@ class Operation:
             raised.append(exceptions.RequestURITooLarge)
         if self._body is not None:
             raised += errors.MalformedBody, errors.UnsupportedBody
+        if self._body is not None or self.method == "DELETE":  # whose body is read, too
             raised += exceptions.RequestEntityTooLarge, exceptions.RequestTimeout
-        problems: dict[int, list[Problem]] = {}
-        for problem in (PROBLEMS[error] for error in dict.fromkeys(raised)):
-            problems.setdefault(problem.status, []).append(problem)
-        responses = {
-            answer.status: models.answer_response(answer, sometimes)
-            for answer in self._declaration.answers
-        }
-        for status, kinds in problems.items():
-            responses[status] = models.problem_response(kinds, sometimes)
-        return {str(status): responses[status] for status in sorted(responses)}
+        return raised

@@ -12,6 +12,7 @@ from user_service.errors import PreconditionRequired
 
 # The alphabet of revisions.
 _REVISION = re.compile("[0-9a-f-]+")
+COLONS_OF_A_DATE = 2
 
 
 def client_has(etag: str, headers: Headers) -> bool:
@@ -58,8 +59,10 @@ def _http_date(text: str | None) -> datetime | None:
     Werkzeug accepts more: numbers beyond any date, and offsets that PostgreSQL refuses. It knows no
     leap seconds, which count as the second before.
     """
+    if text is None or text.count(":") != COLONS_OF_A_DATE:  # a list of dates is none
+        return None
     try:
-        date = parse_date(text and text.replace(":60 ", ":59 "))
+        date = parse_date(text.replace(":60 ", ":59 "))
         return None if date is None else date.astimezone(UTC)
     except OverflowError:
         return None

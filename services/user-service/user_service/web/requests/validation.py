@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 import json
 import time
 from collections.abc import Callable, Set
@@ -41,6 +42,7 @@ _MESSAGES = {
     "string_unicode": "must be Unicode text",
 }
 _LONGEST_FIELD_NAME = 64
+_MOST_ERRORS = 100
 
 
 class NoQuery(BaseModel, extra="forbid"):
@@ -175,5 +177,6 @@ def _field_and_message(fault: ErrorDetails) -> tuple[str, str]:
 
 
 def _shortened(errors: dict[str, str]) -> dict[str, str]:
-    """Cut field names, which the client invents and the response repeats, to a sane length."""
-    return {field[:_LONGEST_FIELD_NAME]: message for field, message in errors.items()}
+    """Cut the names, which the client invents and the response repeats, in number and length."""
+    few = itertools.islice(errors.items(), _MOST_ERRORS)
+    return {field[:_LONGEST_FIELD_NAME]: message for field, message in few}
