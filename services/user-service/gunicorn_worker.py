@@ -26,6 +26,9 @@ from user_service.observability.metric_files import is_running
 HEADER_SECONDS = 10
 # After a stop has begun, a client may still send a request on a connection that was just in use.
 LINGER = 1
+# The rest of a refused body that is read after the answer. A client that sends more loses its
+# connection.
+MAX_DISCARDED_BYTES = 1_048_576
 
 # The status of each error that is not a 400 for a ParseException, or a 500 for the rest.
 STATUSES = {
@@ -70,6 +73,28 @@ class ChunkedBody(Body):
         return content
 
 
+def is_discarded(body: Body) -> bool:
+    """Read the rest of ``body``; return False if there is more than MAX_DISCARDED_BYTES.
+
+    gunicorn would read on without a limit, and without a turn for the other connections.
+    """
+    left = MAX_DISCARDED_BYTES
+    while left > 0 and (content := body.read(16384)):
+        left -= len(content)
+    return left > 0
+
+
+def end_answer(client: socket.socket) -> None:
+    """Let the client read the answer, although it has sent more than was read.
+
+    Closing with unread input resets the connection, maybe before the client has read.
+    """
+    with suppress(OSError), gevent.Timeout(LINGER, False):  # noqa: FBT003 -- gevent's signature
+        client.shutdown(socket.SHUT_WR)
+        while client.recv(65536):
+            gevent.sleep(0)  # the time-out needs a turn, too
+
+
 class Connection:
     """A client's connection, and the time since which it waits for a request or serves one."""
 
@@ -86,9 +111,14 @@ class Connection:
 
     def end(self) -> None:
         """Let every read return the end of the stream, and every write fail."""
-        # On a duplicate: gevent raises EBADF in the greenlet that waits for the socket itself.
-        with suppress(OSError), self._client.dup() as duplicate:
-            duplicate.shutdown(socket.SHUT_RDWR)
+        # By an object of its own: gevent raises EBADF in the greenlet that waits for the socket
+        # itself. Not by a duplicate, for which there may be no descriptor left.
+        with suppress(OSError, ValueError):  # closed already
+            twin = socket.socket(fileno=self._client.fileno())
+            try:
+                twin.shutdown(socket.SHUT_RDWR)
+            finally:
+                twin.detach()
 
 
 class Worker(GeventWorker):
@@ -152,6 +182,9 @@ class Worker(GeventWorker):
             req.body = ChunkedBody(req, self.log)
         served_before = self.nr
         super().handle_request(listener_name, req, sock, addr)
+        if not is_discarded(req.body):
+            end_answer(sock)
+            raise StopIteration  # as gunicorn itself closes a connection
         # A client that has sent its next request already never makes the greenlet wait. Without a
         # turn for the others, unless one of them has had it, they would starve.
         if self.nr == served_before + 1:
@@ -172,7 +205,4 @@ class Worker(GeventWorker):
         lines = [f"HTTP/1.1 {status} {PROBLEMS[status][0]}", *fields]
         with suppress(OSError), gevent.Timeout(LINGER, False):  # noqa: FBT003 -- gevent's signature
             client.sendall("\r\n".join([*lines, "", ""]).encode("ascii") + body)
-            client.shutdown(socket.SHUT_WR)
-            # Closing with unread input resets the connection, maybe before the client has read.
-            while client.recv(65536):
-                pass
+        end_answer(client)

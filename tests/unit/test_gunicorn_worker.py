@@ -5,7 +5,9 @@
 
 import json
 import os
+import resource
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import gevent
@@ -92,6 +94,35 @@ def test_header_that_does_not_end_closes_a_connection_unless_it_has_served(
     gevent.sleep(0.2)
     served.sendall(GET)
     assert served.recv(65536).startswith(b"HTTP/1.1 200 OK")
+
+
+@pytest.mark.parametrize(
+    "length", [b"Content-Length: 1000000000000", b"Transfer-Encoding: chunked\r\n\r\nffffffffff"]
+)
+def test_body_that_nobody_reads_is_not_read_to_its_end(server: Server, length: bytes) -> None:
+    client = server.connect(GET[:-2] + length + b"\r\n\r\n")
+    with pytest.raises(OSError, match=r"reset|Broken pipe"):
+        for _ in range(1 << 16):  # 4 GiB
+            client.sendall(bytes(65536))
+
+
+def test_slow_client_is_disconnected_without_a_descriptor_to_spare(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = server.connect(GET[:20])
+    gevent.sleep(0.05)  # until the worker waits for the rest
+    spare, limits = [], resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+        with suppress(OSError):
+            while True:
+                spare.append(os.dup(0))
+        monkeypatch.setattr(gunicorn_worker, "HEADER_SECONDS", 0.1)
+        assert received(client) == b""
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for each in spare:
+            os.close(each)
 
 
 @pytest.mark.parametrize("headers", [[("X-Name", "1\r\n2")], [("X Name", "1")]])
