@@ -7,9 +7,12 @@ of its threads. It belongs behind a gateway that buffers requests (docs/servers.
 import logging
 import os
 import signal
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from ipaddress import IPv6Address
 from typing import TYPE_CHECKING
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
@@ -27,7 +30,7 @@ from serve import (
 )
 from server_problems import PROBLEMS, is_host, server_problem
 from user_service.observability.logs import logging_config
-from user_service.settings import Launch, settings_or_exit
+from user_service.settings import Launch, Settings, settings_or_exit
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
@@ -47,6 +50,7 @@ def main() -> None:
     """Serve until told to stop."""
     settings = settings_or_exit()
     end_with_parent(Launch().launcher_pid or os.getppid())
+    require_free_port(settings)
     let_sigterm_end_children()
     server = Granian(
         "granian_server:create_worker",
@@ -71,6 +75,15 @@ def main() -> None:
     )
     log.warning("granian belongs behind a gateway that buffers: slow bodies hold its threads")
     server.serve()
+
+
+def require_free_port(settings: Settings) -> None:
+    """End the process if another one listens: granian would share the port with another granian."""
+    family = socket.AF_INET6 if isinstance(settings.host, IPv6Address) else socket.AF_INET
+    try:
+        socket.create_server((str(settings.host), settings.port), family=family).close()
+    except OSError as error:
+        sys.exit(f"user-service: PORT: cannot listen on {settings.port}: {error.strerror}")
 
 
 def create_worker() -> WSGIApplication:

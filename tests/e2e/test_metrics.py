@@ -117,7 +117,7 @@ def small_memory(tmp_path: Path) -> Iterator[Path]:
     """A folder in memory with space for the metrics of one process."""
     folder = tmp_path / "memory"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting needs root")
     yield folder
@@ -129,7 +129,7 @@ def test_full_memory_costs_metrics_and_no_worker(start: Start, small_memory: Pat
         eventually(lambda: "shares no metrics: No space left on device" in service.log)
         workers = service.workers
         with suppress(OSError):
-            (small_memory / "fill").write_bytes(bytes(1 << 20))
+            (small_memory / "fill").write_bytes(bytes(1 << 21))
         for n in range(40):
             for path in (f"{URL}?q=a", f"/nowhere/{n}", f"{URL}/0", "/metrics", "/docs"):
                 assert HTTP.get(service.url + path).status_code in (200, 404)

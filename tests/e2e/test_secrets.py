@@ -123,6 +123,8 @@ def send_requests(
     with socket.create_connection(("127.0.0.1", service.port), timeout=5) as client:
         client.sendall(b"rubbish\r\n\r\n")
         output.append(client.recv(65536).decode())
+    with socket.create_connection(("127.0.0.1", service.port), timeout=5) as client:
+        client.sendall(f"GET / HTTP/1.1\r\nAuthorization: Bearer {credential}\r\nX: ".encode())
     for answer in answers:
         output += [str(answer.headers), answer.text]
     return {answer.status_code for answer in answers}

@@ -131,8 +131,13 @@ def logging_config(
         "handlers": {stream: handler},
         "root": {"level": level, "handlers": [stream]},
         "loggers": {
-            # gunicorn gives its logger handlers; the root's is enough.
-            "gunicorn.error": {"level": level, "handlers": [], "propagate": True},
+            # gunicorn gives its logger handlers; the root's is enough. At DEBUG, it would quote the
+            # header of a client that hangs up.
+            "gunicorn.error": {
+                "level": "INFO" if level == "DEBUG" else level,
+                "handlers": [],
+                "propagate": True,
+            },
             # The development server logs each request at INFO, and so does the service.
             "werkzeug": {"level": "WARNING" if level == "INFO" else level},
         },

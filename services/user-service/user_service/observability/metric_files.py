@@ -18,7 +18,7 @@ _SIZES = {
     "gauge_livemax": 1 << 16,
     "gauge_livemostrecent": 1 << 16,
     "gauge_livesum": 1 << 16,
-    "histogram": 1 << 19,
+    "histogram": 1 << 20,
 }
 
 
