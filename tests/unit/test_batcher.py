@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from tests.waiting import eventually
-from user_service.errors import ConnectionLost, DeadlineExceeded
+from user_service.errors import ConnectionLost, DeadlineExceeded, PoolTimeout
 from user_service.resilience import batcher, deadline
 from user_service.resilience.batcher import Batcher
 
@@ -20,13 +20,13 @@ class Server:
     def __init__(self) -> None:
         self.asked: list[list[int]] = []
         self.go_on = threading.Event()
-        self.fails_shared_reads = False
+        self.failure: Exception | None = None  # of shared reads
 
     def read(self, keys: Set[int]) -> dict[int, str]:
         self.asked.append(sorted(keys))
         assert keys != {1} or self.go_on.wait(LONG)
-        if self.fails_shared_reads and len(keys) > 1:
-            raise ConnectionLost("lost")
+        if self.failure is not None and len(keys) > 1:
+            raise self.failure
         return {key: str(key) for key in keys}
 
 
@@ -74,12 +74,22 @@ def test_reads_that_come_while_one_is_under_way_share_the_next(
 
 
 def test_failed_shared_read_is_repeated_individually(gathered: Gather, server: Server) -> None:
-    server.fails_shared_reads = True
+    server.failure = ConnectionLost("lost")
     leader, *others = gathered(2, 3, 4)
     with pytest.raises(ConnectionLost):
         leader.result(LONG)
     assert [each.result(LONG) for each in others] == ["3", "4"]
     assert sorted(server.asked[2:]) == [[3], [4]]
+
+
+def test_connection_that_did_not_come_free_is_waited_for_once(
+    gathered: Gather, server: Server
+) -> None:
+    server.failure = PoolTimeout("full")
+    for each in gathered(2, 3, 4):
+        with pytest.raises(PoolTimeout):
+            each.result(LONG)
+    assert server.asked == [[1], [2, 3, 4]]
 
 
 def test_caller_waits_until_its_deadline(gathered: Gather, reads: Batcher[int, str]) -> None:

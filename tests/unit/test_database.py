@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any, Self
 
@@ -113,6 +114,7 @@ class Server:
         self.refusal: BaseException | None = None
         self.on_connect: Callable[[], object] = lambda: None
         self.faults: dict[str, BaseException] = {}  # statements that lose their connection
+        self.refused: dict[str, BaseException] = {}  # statements that do not
 
     def connect(
         self, dsn: str, connection_factory: Callable[[str], Any], **_options: object
@@ -123,7 +125,7 @@ class Server:
             raise self.refusal
         self.on_connect()
         connection = FakeConnection()
-        connection.failures, connection.loses = dict(self.faults), set(self.faults)
+        connection.failures, connection.loses = self.faults | self.refused, set(self.faults)
         self.connections.append(connection)
         return connection
 
@@ -224,6 +226,27 @@ class TestCheckout:
         with database.read(), database.read(), database.read():
             assert database.pool.lent == 3
         assert len(server.connections) == 3
+
+    def test_connection_that_came_back_and_died_is_not_lent(
+        self, server: Server, database: Database
+    ) -> None:
+        database = Database("dbname=fake", size=2, checkout_timeout=LONG)
+        refuse = threading.Event()
+
+        def refused() -> None:
+            assert refuse.wait(LONG)
+            raise REFUSED
+
+        with ThreadPoolExecutor(1) as threads:
+            with database.read():
+                server.on_connect = refused
+                late = threads.submit(write, database)
+                eventually(lambda: database.pool.lent == 2)
+            server.connections[0].close()
+            refuse.set()
+            with pytest.raises(ConnectionLost):  # nothing was sent
+                late.result(LONG)
+        assert database.pool.lent == 0
 
     @pytest.mark.parametrize(
         ("failure", "raised"),
@@ -371,6 +394,32 @@ class TestBreaker:
         assert database.breaker.state is State.OPEN
         assert len(server.connections) == 5  # each lost one is replaced
         assert database.pool.lent == 0
+
+    def test_opens_for_no_server_that_takes_no_writes_but_serves_reads(
+        self, server: Server, database: Database
+    ) -> None:
+        server.refused = {"INSERT": error_with("25006")}
+        for _ in range(9):
+            with pytest.raises(TransientFailure):
+                write(database)
+        assert database.breaker.state is State.CLOSED
+        read(database)
+
+    def test_closes_the_idle_connections_which_may_be_silent_when_it_opens(
+        self, server: Server
+    ) -> None:
+        database = Database("dbname=fake", size=9)
+        with ExitStack() as lent:
+            for _ in range(9):
+                lent.enter_context(database.read())
+        for each in server.connections:  # the others are answered
+            each.failures["SELECT 1"], each.loses = TOO_SLOW, {"SELECT 1"}
+        for _ in range(5):
+            with pytest.raises(DeadlineExceeded):
+                read(database)
+        eventually(lambda: database.breaker.state is State.HALF_OPEN)
+        read(database)
+        assert len(server.connections) == 10
 
     @pytest.mark.parametrize(("use", "lost_at"), [(write, "INSERT"), (transact, "COMMIT")])
     @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from user_service.errors import (
 )
 
 # Connections, a read-only server, too many clients, a server that stops, crashed or starts.
-LOST = ["08000", "08001", "08003", "08006", "08P01", "25006", "53300", "57P01", "57P02", "57P03"]
-CONTENTION = ["40001", "40P01"]  # serialization failure, deadlock
+LOST = ["08000", "08001", "08003", "08006", "08P01", "53300", "57P01", "57P02", "57P03"]
+CONTENTION = ["40001", "40P01", "25006"]  # serialization failure, deadlock, no writes
 # Resources, a full disk, a limit of the configuration, a cancelled statement, errors of the system.
 UNAVAILABLE = ["53000", "53100", "53200", "53400", "57014", "57P04", "58000", "58030", "58P01"]
 # Invalid data, constraints, authentication, syntax, privileges, limits, an internal error.

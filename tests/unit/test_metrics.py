@@ -15,6 +15,7 @@ from tests import scrapes
 from tests.e2e.service import SERVICE
 from tests.scrapes import Sample
 from tests.unit.conftest import Clock
+from user_service.observability.metric_files import forget_dead_processes
 from user_service.observability.metrics import UNMATCHED, Metrics
 from user_service.resilience.breaker import CircuitBreaker
 from user_service.web.middleware import UNANSWERED, RequestMiddleware
@@ -133,6 +134,40 @@ os.write(to_child[1], b".")
 os.wait()
 print(generate_latest(metrics.collector).decode())
 """
+
+
+def test_files_of_a_process_keep_room_for_all_requests_and_its_memory_only_until_it_ends(
+    tmp_path: Path,
+) -> None:
+    script = """
+from pathlib import Path
+from user_service.observability import metric_files
+directory = Path.cwd()
+metric_files.reserve(directory)
+from app import create_app
+from user_service.settings import Settings
+from user_service.web.openapi.document import document
+from user_service.web.services import services_of
+url = "postgresql://nobody@localhost/nothing"
+app = create_app(Settings(database_url=url, auth_api_keys=True, prometheus_multiproc_dir=directory))
+for path, methods in document(app)["paths"].items():
+    for method in methods:
+        for status in methods[method]["responses"]:
+            for each in ("HEAD", "OPTIONS", method.upper()):
+                services_of(app).metrics.observe(path, each, int(status), 0.1)
+"""
+    environment = {
+        **os.environ,
+        "PROMETHEUS_MULTIPROC_DIR": str(tmp_path),
+        "PYTHONPATH": str(SERVICE),
+    }
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True)
+    (file,) = tmp_path.glob("histogram_*.db")
+    assert file.stat().st_size == 1 << 20  # it did not have to grow
+    before = file.read_bytes()
+    forget_dead_processes(tmp_path)
+    assert file.read_bytes() == before
+    assert sum(each.stat().st_blocks for each in tmp_path.iterdir()) * 512 < 1 << 20
 
 
 def test_readiness_is_the_latest_of_all_living_processes_and_a_breaker_the_worst(

@@ -27,8 +27,9 @@ class FakeConnection:
     closed = 0
     info = SimpleNamespace(transaction_status=TRANSACTION_STATUS_IDLE)
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, *others: str) -> None:
         self.server = server
+        self.servers = [server, *others]
         self.answered = threading.Event()
 
     def close(self) -> None:
@@ -47,6 +48,7 @@ class Server:
     def __init__(self) -> None:
         self.room = 1
         self.name = "one"
+        self.others: list[str] = []  # servers with the same name
         self.connections: list[FakeConnection] = []
         self.refused = 0
 
@@ -58,7 +60,7 @@ class Server:
         if self.open >= self.room:
             self.refused += 1
             raise ConnectionLost("too many connections")
-        self.connections.append(FakeConnection(self.name))
+        self.connections.append(FakeConnection(self.name, *self.others))
         return self.connections[-1]
 
 
@@ -292,6 +294,31 @@ def test_answer_of_an_old_primary_is_not_waited_for_once_another_server_serves(
         assert not lent.answered.wait(0.05)
         server.name = "other"
         borrow(pool)
+        waits.result(LONG)
+
+
+def test_answer_of_an_old_primary_is_not_waited_for_after_another_was_found(
+    pool: ConnectionPool, server: Server
+) -> None:
+    server.room = 2
+    lent = borrow(pool)
+    server.name = "other"
+    pool.end_loan(borrow(pool))
+    pool.wait_for_answer(lent)
+
+
+def test_answer_is_waited_for_while_its_server_is_one_of_several_with_one_name(
+    pool: ConnectionPool, server: Server
+) -> None:
+    server.room = 2
+    server.others = ["one"]
+    lent = borrow(pool)
+    with ThreadPoolExecutor(1) as threads:
+        waits = threads.submit(pool.wait_for_answer, lent)
+        server.name = "other"
+        borrow(pool)
+        assert not lent.answered.wait(0.05)
+        lent.answered.set()
         waits.result(LONG)
 
 

@@ -173,8 +173,12 @@ class ClusterClient(RedisClient):
     def _ask(self, command: tuple[Value, ...], *, may_repeat: bool = True) -> Reply:
         try:
             return self._connected().execute_command(*command)
-        # A Cluster without slots causes the IndexError.
-        except (redis_errors.RedisClusterException, redis_errors.ClusterDownError, IndexError) as e:
+        # A Cluster without slots, or without the slot, causes the LookupError.
+        except (
+            redis_errors.RedisClusterException,
+            redis_errors.ClusterDownError,
+            LookupError,
+        ) as e:
             raise redis.ConnectionError(str(e)) from e
         except redis_errors.ClusterError:
             # A node has named another one, which is on the map by now (MOVED), or the slot is

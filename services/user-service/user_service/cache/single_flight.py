@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import CancelledError, Future
 from typing import Generic, TypeVar
 
-from user_service.errors import DeadlineExceeded
+from user_service.errors import DeadlineExceeded, PoolTimeout
 from user_service.resilience import deadline
 
 K = TypeVar("K", bound=Hashable)
@@ -22,8 +22,9 @@ class SingleFlight(Generic[K, V]):
     def run(self, key: K, work: Callable[[], V]) -> V:
         """Return the value of ``work``, done once for all concurrent callers with ``key``.
 
-        If that work fails, each of the other callers does it alone. Raise
-        DeadlineExceeded if the work takes longer than this caller's deadline.
+        If that work fails, each of the other callers does it alone; but no connection came free
+        for any of them. Raise DeadlineExceeded if the work takes longer than this caller's
+        deadline.
         """
         with self._lock:
             flight = self._flights.get(key)
@@ -37,10 +38,11 @@ class SingleFlight(Generic[K, V]):
             except CancelledError:
                 return work()
         try:
-            value = work()
-            flight.set_result(value)
-            return value
+            flight.set_result(work())
+        except PoolTimeout as error:
+            flight.set_exception(error)
         finally:
             with self._lock:
                 del self._flights[key]
-            flight.cancel()  # without effect after a success
+            flight.cancel()  # without effect after a result
+        return flight.result()

@@ -48,6 +48,7 @@ class Connection(connection):
     """
 
     server: Mapping[str, str]  # the host, its address and its port, where they are known
+    servers: Sequence[Mapping[str, str]]  # the same for each address that the host has
     timeline = 0  # that the server is known to follow, for a replica
     is_committing = False
     kept_socket: socket.socket | None = None  # waits for the answer to a commit
@@ -235,12 +236,14 @@ def _require_unicode(opened: Connection) -> None:
 
 def _connect_to(host: dict[str, str], parameters: dict[str, str], timeout: float) -> Connection:
     failure: Exception | None = None
-    for address in _addresses(host, min(timeout, deadline.remaining())):
+    addresses = list(_addresses(host, min(timeout, deadline.remaining())))
+    for address in addresses:
         try:
             with deadline.within(timeout):
                 dsn = make_dsn(**{**parameters, **host, **address})
                 opened = psycopg2.connect(dsn, connection_factory=Connection)
                 opened.server = {**host, **address}
+                opened.servers = [{**host, **each} for each in addresses]
                 opened.autocommit = True
                 _require_unicode(opened)
                 return opened

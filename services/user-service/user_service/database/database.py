@@ -94,8 +94,9 @@ class Database:
             # Not an OutcomeUnknown: a commit may wait for a standby while the server serves reads.
             failures=(ConnectionLost, DeadlineExceeded, ReplicaUnusable),
             open_seconds=open_seconds,
-            on_change=metrics.breaker_listener(name),
+            on_change=self._on_breaker_change,
         )
+        self._listen = metrics.breaker_listener(name)
         self._must_be_writable = must_be_writable(dsn)
         self._metrics = metrics.pool(name)
         self._checkout_timeout = checkout_timeout
@@ -249,7 +250,12 @@ class Database:
                 return idle
             self.pool.discard(idle)
             self._count_replaced(1)
-        return self.pool.open_new(until - time.monotonic())
+        opened = self.pool.open_new(until - time.monotonic())
+        if is_alive(opened):  # it may be one that was idle meanwhile
+            return opened
+        self.pool.discard(opened)
+        self._count_replaced(1)
+        raise ConnectionLost("the connection was lost before it was used")
 
     def _retire_after(self, error: psycopg2.Error, lent: Connection) -> None:
         """Close what ``error`` has made useless."""
@@ -283,6 +289,12 @@ class Database:
             self.on_late_answer()
         except Exception:
             log.exception("what follows a late answer failed")
+
+    def _on_breaker_change(self, state: State) -> None:
+        self._listen(state)
+        if state is State.OPEN:
+            # They may lead to a server that is silent for ever. The call that tries gets a new one.
+            self._count_replaced(self.pool.close_idle())
 
     def _count_replaced(self, number: int) -> None:
         if number:

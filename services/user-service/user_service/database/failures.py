@@ -26,12 +26,14 @@ MEANINGS: dict[str, type[Unavailable]] = {
     # The transaction lost against another one; the server is well.
     sqlstate.SERIALIZATION_FAILURE: TransientFailure,
     sqlstate.DEADLOCK_DETECTED: TransientFailure,
-    # The server stops, starts, or is not the primary; it has changed nothing.
+    # The server takes no writes, after a failover for example. It serves reads, so that the circuit
+    # breaker must not open.
+    sqlstate.READ_ONLY_SQL_TRANSACTION: TransientFailure,
+    # The server stops or starts; it has changed nothing.
     sqlstate.ADMIN_SHUTDOWN: ConnectionLost,
     sqlstate.CRASH_SHUTDOWN: ConnectionLost,
     sqlstate.CANNOT_CONNECT_NOW: ConnectionLost,
     sqlstate.TOO_MANY_CONNECTIONS: ConnectionLost,
-    sqlstate.READ_ONLY_SQL_TRANSACTION: ConnectionLost,
     sqlstate.CLASS_CONNECTION_EXCEPTION: ConnectionLost,
     # An immediate retry would meet the same, and the request is not at fault.
     sqlstate.LOCK_NOT_AVAILABLE: LockTimeout,
@@ -42,7 +44,7 @@ MEANINGS: dict[str, type[Unavailable]] = {
 }
 _MESSAGES: dict[type[Unavailable], str] = {
     OutcomeUnknown: "the server does not know the outcome",
-    TransientFailure: "the transaction lost against another one",
+    TransientFailure: "the transaction lost against another one, or the server takes no writes",
     ConnectionLost: "database connection failed",
     LockTimeout: "another transaction holds a lock for too long",
     Unavailable: "database cannot serve this now",

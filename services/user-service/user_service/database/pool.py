@@ -5,7 +5,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, cast
 
 from psycopg2.pool import SimpleConnectionPool
@@ -78,6 +78,7 @@ class ConnectionPool:
         self._turns: deque[_Turn] = deque()
         self._writing = 0
         self._unanswered: set[Connection] = set()
+        self._servers: Sequence[Mapping[str, str]] = ()  # of the connection that was opened last
         self._opened: list[Connection] = []  # connections that the pool has not seen yet
         self._pool = SimpleConnectionPool(
             0, size, "", connection_factory=lambda _dsn: self._opened.pop(), cursor_factory=Cursor
@@ -153,9 +154,9 @@ class ConnectionPool:
             self.made += 1
             self._existing += 1
             self._limit, self._grow_at = self.size, math.inf
+            self._servers = opened.servers
             for other in self._unanswered:
-                if other.server != opened.server:  # its answer would come from an old primary
-                    other.give_up()
+                self._give_up_if_old(other)
             self._hand_over()
             return cast("Connection", self._pool.getconn())
 
@@ -188,6 +189,7 @@ class ConnectionPool:
         """Return when a commit without an answer has one, or another server serves by now."""
         with self._lock:
             self._unanswered.add(connection)
+            self._give_up_if_old(connection)
         connection.wait_for_answer()
         with self._lock:
             self._unanswered.remove(connection)
@@ -213,6 +215,10 @@ class ConnectionPool:
         useless.close()
         self._pool.putconn(useless)
         self._existing -= 1
+
+    def _give_up_if_old(self, unanswered: Connection) -> None:
+        if unanswered.server not in self._servers:  # its answer would come from an old primary
+            unanswered.give_up()
 
     def _connect(self) -> Connection:
         try:

@@ -7,6 +7,7 @@ prometheus_client decides at its import whether it uses them, hence this module 
 import logging
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -49,11 +50,27 @@ def reserve(directory: Path) -> bool:
 
 
 def forget_dead_processes(directory: Path) -> None:
-    """Remove the live gauges of processes that have ended; their counters remain."""
+    """Remove the live gauges of processes that have ended. Their counters remain."""
     for file in files_in(directory):
         kind, _, process = file.stem.rpartition("_")
-        if kind.startswith("gauge_live") and not is_running(int(process)):
-            file.unlink(missing_ok=True)  # another process may have removed it first
+        if not is_running(int(process)):
+            with suppress(FileNotFoundError):  # another process may have removed it first
+                if kind.startswith("gauge_live"):
+                    file.unlink()
+                else:
+                    _free_unused_memory(file)
+
+
+def _free_unused_memory(file: Path) -> None:
+    """Replace the zeros at the end of a file by a hole."""
+    if file.stat().st_blocks * 512 < file.stat().st_size:  # done already
+        return
+    content = file.read_bytes()
+    new = file.with_suffix(f".{os.getpid()}")
+    with new.open("wb") as writing:
+        writing.write(content.rstrip(b"\0"))
+        writing.truncate(len(content))
+    new.replace(file)
 
 
 def is_running(process_id: int) -> bool:

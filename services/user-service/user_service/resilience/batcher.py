@@ -2,10 +2,10 @@
 
 import threading
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass, field
+from concurrent.futures import CancelledError, Future
 from typing import Generic, TypeVar
 
-from user_service.errors import DeadlineExceeded
+from user_service.errors import DeadlineExceeded, PoolTimeout
 from user_service.resilience import deadline
 
 K = TypeVar("K")
@@ -26,34 +26,37 @@ class Batcher(Generic[K, V]):
         self._read = read
         self._lock = threading.Lock()
         self._under_way = threading.Lock()
-        self._gathering: _Batch[K, V] | None = None
+        self._gathering: tuple[set[K], Future[Mapping[K, V]]] | None = None
 
     @property
     def gathering(self) -> int:
         """The number of keys in the batch that gathers."""
         batch = self._gathering
-        return 0 if batch is None else len(batch.keys)
+        return 0 if batch is None else len(batch[0])
 
     def get(self, key: K) -> V:
         """Return the value of ``key``.
 
         If the shared read failed for the request that made it, each of the others reads its key
-        alone. Raise DeadlineExceeded if it takes longer than the deadline of this request.
+        alone; but no connection came free for any of them. Raise DeadlineExceeded if it takes
+        longer than the deadline of this request.
         """
         with self._lock:
-            batch = self._gathering
-            if leads := batch is None:
-                batch = self._gathering = _Batch()
-            batch.keys.add(key)
+            if leads := self._gathering is None:
+                self._gathering = (set(), Future())
+            keys, values = self._gathering
+            keys.add(key)
         if leads:
-            self._lead(batch)
-        elif not batch.is_read.wait(min(deadline.remaining(), threading.TIMEOUT_MAX)):
-            raise DeadlineExceeded("a shared read was not answered within the deadline")
-        values = self._read({key}) if batch.values is None else batch.values
-        return values[key]
+            self._lead(keys, values)
+        try:
+            return values.result(min(deadline.remaining(), threading.TIMEOUT_MAX))[key]
+        except TimeoutError:
+            raise DeadlineExceeded("a shared read was not answered within the deadline") from None
+        except CancelledError:
+            return self._read({key})[key]
 
-    def _lead(self, batch: "_Batch[K, V]") -> None:
-        """Read the batch when the read before it is over, or has taken too long."""
+    def _lead(self, keys: set[K], values: Future[Mapping[K, V]]) -> None:
+        """Read the keys when the read before theirs is over, or has taken too long."""
         is_turn = False
         try:
             try:
@@ -61,17 +64,10 @@ class Batcher(Generic[K, V]):
             finally:
                 with self._lock:
                     self._gathering = None  # later requests begin another batch
-            batch.values = self._read(batch.keys)
+            values.set_result(self._read(keys))
+        except PoolTimeout as error:
+            values.set_exception(error)
         finally:
-            batch.is_read.set()
+            values.cancel()  # without effect after a result
             if is_turn:
                 self._under_way.release()
-
-
-@dataclass(slots=True)
-class _Batch(Generic[K, V]):
-    """``values`` is None until the batch is read, and after a failure."""
-
-    keys: set[K] = field(default_factory=set)
-    is_read: threading.Event = field(default_factory=threading.Event)
-    values: Mapping[K, V] | None = None

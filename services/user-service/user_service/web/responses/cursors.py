@@ -10,7 +10,6 @@ import hashlib
 import secrets
 from collections.abc import Callable
 from datetime import datetime
-from functools import cached_property
 
 import orjson
 
@@ -29,6 +28,7 @@ class Cursors:
     def __init__(self, key: Callable[[], bytes]) -> None:
         """``key`` returns the secret. The first cursor that is made or read calls it."""
         self._ask_for_key = key
+        self._known: bytes | None = None
 
     def written(self, position: Position | None, list_name: str) -> str | None:
         """Return the cursor of ``position`` in a list; None if there is no position."""
@@ -50,10 +50,15 @@ class Cursors:
             value = datetime.fromisoformat(value)
         return Position(Side(side), value, user_id)
 
-    @cached_property
+    @property
     def _key(self) -> bytes:
-        """The secret as a key of the length that BLAKE2b takes."""
-        return hashlib.blake2b(self._ask_for_key()).digest()
+        """The secret as a key of the length that BLAKE2b takes.
+
+        Not a ``cached_property``: before Python 3.12 that holds a lock while the database is asked.
+        """
+        if self._known is None:
+            self._known = hashlib.blake2b(self._ask_for_key()).digest()
+        return self._known
 
     def _tag(self, content: bytes, list_name: str) -> bytes:
         # JSON contains no line break, so no other pair of content and list has the same bytes.
