@@ -1,7 +1,7 @@
 """Comparisons in turn: the service beside its peers, and beside the code before the review."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -55,17 +55,23 @@ def compare(bench: Bench, *comparisons: Comparison) -> None:
             bench.say(f"round {number + 1} of {bench.effort.rounds}: warm-up")
             for server in servers.values():
                 warm_up(server)
-            for each in comparisons:
-                compared = [servers[target] for target in each.targets]
-                for workload, clients in itertools.product(each.workloads, CLIENTS):
-                    # The first requests of a crowd come at once; a longer turn keeps them rare.
-                    crowd = clients == CROWD
-                    seconds = bench.effort.crowd_seconds if crowd else bench.effort.seconds
-                    bench.stand.reset(STORED)
-                    for server in in_turn(compared, next(turns)):
-                        bench.measure(
-                            server, workload, clients=clients, seconds=seconds, **each.labels
-                        )
+            for comparison in comparisons:
+                _take_turns(bench, comparison, servers, turns)
+
+
+def _take_turns(
+    bench: Bench,
+    comparison: Comparison,
+    servers: Mapping[Target, Server],
+    turns: Iterator[int],
+) -> None:
+    compared = [servers[target] for target in comparison.targets]
+    for workload, clients in itertools.product(comparison.workloads, CLIENTS):
+        # The first requests of a crowd come at once; a longer turn keeps them rare.
+        seconds = bench.effort.crowd_seconds if clients == CROWD else bench.effort.seconds
+        bench.stand.reset(STORED)
+        for server in in_turn(compared, next(turns)):
+            bench.measure(server, workload, clients=clients, seconds=seconds, **comparison.labels)
 
 
 def peers(bench: Bench) -> None:

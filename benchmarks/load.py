@@ -13,7 +13,8 @@ from types import MappingProxyType
 SCRIPT = Path(__file__).with_name("load.lua")
 USERS = "/api/v1/users"
 # The numbers of clients that targets are compared with.
-FEW, CROWD = CLIENTS = (10, 50)
+FEW, CROWD = 10, 50
+CLIENTS = (FEW, CROWD)
 # A slow answer is measured and not a failure: the slowest target needs minutes.
 TIMEOUT_SECONDS = 600
 # 1,000 different lists: these many pages in each of these sizes, whose mean is 10.

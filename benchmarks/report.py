@@ -157,11 +157,11 @@ def mechanisms_table(mechanisms: Results) -> str:
 def compared(results: Results, **labels: Label) -> list[Row]:
     """Return the workloads with ``labels`` that targets got in turn, in the order measured."""
     rows: list[Row] = []
-    for cell in results.cells:
+    for cell in (each for each in results.cells if each.has(labels)):
         where = {name: value for name, value in cell.labels.items() if name != "target"}
         users = f"{where['users']:,} users, " if "users" in where else ""
         row = (f"{TITLES[str(where['workload'])]}, {users}{where['clients']} clients", where)
-        if cell.has(labels) and row not in rows:
+        if row not in rows:
             rows.append(row)
     return rows
 

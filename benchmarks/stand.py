@@ -94,8 +94,10 @@ class Stand:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._redis.stop()
-        self._postgres.stop()
+        try:
+            self._redis.stop()
+        finally:
+            self._postgres.stop()
 
     def query(
         self, statement: str, *values: object, url: str | None = None

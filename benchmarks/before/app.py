@@ -1,8 +1,8 @@
 """The user service before the review, reconstructed from its findings, for ``make bench``.
 
 Written the way such a service is written in a hurry, and not slower than that; only the requests
-that are measured. REVIEW.md's findings are named where each shows. The tables are ours, so it fills
-in the columns that they need.
+that are measured, and the health check. REVIEW.md's findings are named where each shows. The tables
+are ours, so it fills in the columns that they need.
 """
 
 import hashlib

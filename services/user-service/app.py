@@ -245,10 +245,10 @@ def _token_verifier(settings: Settings) -> TokenVerifier | None:
     )
     return TokenVerifier(
         keys,
-        settings.auth_issuer,
-        settings.auth_audience,
-        settings.auth_scope_claim,
-        settings.auth_leeway,
+        issuer=settings.auth_issuer,
+        audience=settings.auth_audience,
+        scope_claims=settings.auth_scope_claim,
+        leeway=settings.auth_leeway,
     )
 
 

@@ -70,6 +70,11 @@ def test_route_tells_since_when_until_when_and_where_to_read(
     assert answer.headers.getlist("Link") == links
 
 
+@pytest.mark.parametrize("path", ["/view/1", "/old/1"])
+def test_answer_to_options_tells_it_too(app: Flask, path: str) -> None:
+    assert app.test_client().options(path).headers["Deprecation"] == "@1688169599"
+
+
 @pytest.mark.parametrize("path", ["/fresh", "/nowhere", "/old/nowhere"])
 def test_others_tell_nothing(app: Flask, path: str) -> None:
     answer = app.test_client().get(path)

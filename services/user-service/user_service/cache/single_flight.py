@@ -22,8 +22,8 @@ class SingleFlight(Generic[K, V]):
     def run(self, key: K, work: Callable[[], V]) -> V:
         """Return the value of ``work``, done once for all concurrent callers with ``key``.
 
-        If that work fails, each of the other callers does it alone; but no connection came free
-        for any of them. Raise DeadlineExceeded if the work takes longer than this caller's
+        If that work fails, each of the other callers does it alone; but a PoolTimeout is raised
+        for all of them. Raise DeadlineExceeded if the work takes longer than this caller's
         deadline.
         """
         with self._lock:

@@ -13,10 +13,8 @@ from pydantic import Field
 from user_service.domain import names
 from user_service.domain.times import Time
 
-MAX_ID = 2**63 - 1
-_SET_BY_THE_SERVICE: Any = Field(
-    description="set by the service; a change may repeat it, and is a 400 if it differs"
-)
+BIGINT_MAX = 2**63 - 1  # of PostgreSQL's type, which ids have
+_SET_BY_THE_SERVICE = "set by the service; `PUT` and `PATCH` accept it unchanged, and no other"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -27,7 +25,7 @@ class User(NamedTuple):
     document. ``version``, which clients do not see, counts the changes of a user from 1.
     """
 
-    id: Annotated[int, Field(ge=1, le=MAX_ID), _SET_BY_THE_SERVICE]
+    id: Annotated[int, Field(ge=1, le=BIGINT_MAX, description=_SET_BY_THE_SERVICE)]
     username: Annotated[
         names.Username,
         Field(
@@ -43,8 +41,8 @@ class User(NamedTuple):
             examples=["ada@example.com"],
         ),
     ]
-    created_at: Annotated[Time, _SET_BY_THE_SERVICE]
-    updated_at: Annotated[Time, _SET_BY_THE_SERVICE]
+    created_at: Annotated[Time, Field(description=_SET_BY_THE_SERVICE)]
+    updated_at: Annotated[Time, Field(description=_SET_BY_THE_SERVICE)]
     version: int = 1
 
     @property
@@ -66,7 +64,7 @@ USER_MEMBERS = tuple(MEMBER_TYPES)
 # The members that the database sets, and those that clients do.
 READ_ONLY_MEMBERS = ("id", "created_at", "updated_at")
 WRITABLE_MEMBERS = tuple(name for name in USER_MEMBERS if name not in READ_ONLY_MEMBERS)
-# The values of optional members that a new user's client leaves out.
+# The defaults by name. Clients may leave out the members that have one.
 MEMBER_DEFAULTS = {
     name: parameter.default
     for name, parameter in inspect.signature(User).parameters.items()

@@ -38,7 +38,7 @@ class Batcher(Generic[K, V]):
         """Return the value of ``key``.
 
         If the shared read failed for the request that made it, each of the others reads its key
-        alone; but no connection came free for any of them. Raise DeadlineExceeded if it takes
+        alone; but a PoolTimeout is raised for all of them. Raise DeadlineExceeded if it takes
         longer than the deadline of this request.
         """
         with self._lock:
@@ -48,6 +48,7 @@ class Batcher(Generic[K, V]):
             keys.add(key)
         if leads:
             self._lead(keys, values)
+            return values.result()[key]
         try:
             return values.result(min(deadline.remaining(), threading.TIMEOUT_MAX))[key]
         except TimeoutError:

@@ -12,7 +12,7 @@ from wsgiref.types import WSGIEnvironment
 from flask import Flask
 
 from user_service.cache.page_cache import CacheStatus
-from user_service.domain.user import MAX_ID
+from user_service.domain.user import BIGINT_MAX
 from user_service.security import principal
 from user_service.web.policies.access import required_scope
 from user_service.web.policies.deprecation import deprecation_of
@@ -30,7 +30,7 @@ CACHED = (CacheStatus.HIT, CacheStatus.MISS)
 # As the URL map spells it: the label of metrics and of the access log.
 USER_ROUTE = f"{USERS_PATH}/<user_id:user_id>"
 # Ids with fewer digits than the largest one are bigints.
-USER_PATH = re.compile(rf"{USERS_PATH}/([0-9]{{1,{len(str(MAX_ID)) - 1}}})")
+USER_PATH = re.compile(rf"{USERS_PATH}/([0-9]{{1,{len(str(BIGINT_MAX)) - 1}}})")
 
 
 class FastPath:

@@ -11,13 +11,12 @@ from http import HTTPStatus
 from typing import Any
 
 import orjson
-from flask import Flask, Response, current_app, request
+from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from user_service import errors
 from user_service.observability import request_id
 from user_service.security import principal
-from user_service.web.policies.deprecation import deprecation_of
 from user_service.web.responses.reply import Reply, respond
 from user_service.web.responses.user_body import entity_headers, user_body
 
@@ -81,10 +80,8 @@ def register_problems(app: Flask) -> None:
 
 
 def problem_response(error: Exception) -> Response:
-    """Return the reply to ``error`` as Flask's response; that of a deprecated route says so."""
-    response = respond(problem_reply(error))
-    deprecation = deprecation_of(current_app, request.endpoint)
-    return response if deprecation is None else deprecation.announce(response)
+    """Return the reply to ``error`` as Flask's response."""
+    return respond(problem_reply(error))
 
 
 def problem_reply(error: Exception) -> Reply:

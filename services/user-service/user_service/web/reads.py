@@ -4,7 +4,7 @@ from functools import partial
 
 from user_service.cache.page_cache import CacheStatus
 from user_service.domain.positions import Position
-from user_service.domain.user import MAX_ID, User
+from user_service.domain.user import BIGINT_MAX, User
 from user_service.errors import Unavailable
 from user_service.observability.server_timing import stage
 from user_service.web.requests.schemas import ListQuery
@@ -43,7 +43,7 @@ def produce_page(services: Services, query: ListQuery, after_lsn: int | None) ->
     if query.cursor is not None:
         position = services.cursors.read(query.cursor, query.list_name, query.sort)
     else:  # PostgreSQL takes no larger offset, and no list is that long
-        position = min((query.page - 1) * query.per_page, MAX_ID)
+        position = min((query.page - 1) * query.per_page, BIGINT_MAX)
     page = services.users.page(
         position,
         query.per_page,

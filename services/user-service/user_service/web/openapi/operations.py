@@ -47,15 +47,15 @@ def documented(
 
     The names of request headers are those of REQUEST_HEADERS.
     """
-    return marked("declaration", Declaration(answers, raises, reads))
+    return _marked("declaration", Declaration(answers, raises, reads))
 
 
 def undocumented(reason: str) -> Callable[[V], V]:
     """Leave the view out of the document: it is not for clients of the API."""
-    return marked("undocumented", reason)
+    return _marked("undocumented", reason)
 
 
-def marked(name: str, value: object) -> Callable[[V], V]:
+def _marked(name: str, value: object) -> Callable[[V], V]:
     """Set the attribute ``name`` of the view, which is not wrapped."""
 
     def mark(view: V) -> V:

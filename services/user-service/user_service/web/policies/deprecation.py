@@ -3,13 +3,12 @@
 docs/VERSIONING.md has the rules. No route is deprecated now.
 """
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from flask import Blueprint, Flask, Response, make_response
+from flask import Blueprint, Flask, Response, current_app, request
 from werkzeug.http import http_date
 
 Deprecated = TypeVar("Deprecated", bound=Callable[..., object] | Blueprint)
@@ -52,14 +51,12 @@ class Deprecation:
 
 
 def register_deprecations(app: Flask) -> None:
-    """Announce the deprecation of each deprecated view in its responses.
+    """Announce each deprecation in all responses of its routes, problems included.
 
-    ``problem_response`` does so in problems, which may be the answer before a view is called.
+    The hook closes the fast path, so there is none without a deprecated route.
     """
-    for endpoint, view in app.view_functions.items():
-        deprecation = deprecation_of(app, endpoint)
-        if deprecation is not None:
-            app.view_functions[endpoint] = _announced(view, deprecation)
+    if any(deprecation_of(app, endpoint) for endpoint in app.view_functions):
+        app.after_request(_announce)
 
 
 def deprecation_of(app: Flask, endpoint: str | None) -> Deprecation | None:
@@ -71,9 +68,6 @@ def deprecation_of(app: Flask, endpoint: str | None) -> Deprecation | None:
     return found or getattr(blueprint, "deprecation", None)
 
 
-def _announced(view: Callable[..., Any], deprecation: Deprecation) -> Callable[..., Response]:
-    @functools.wraps(view)
-    def call(**arguments: object) -> Response:
-        return deprecation.announce(make_response(view(**arguments)))
-
-    return call
+def _announce(response: Response) -> Response:
+    deprecation = deprecation_of(current_app, request.endpoint)
+    return response if deprecation is None else deprecation.announce(response)

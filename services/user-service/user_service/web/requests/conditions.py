@@ -12,7 +12,8 @@ from user_service.errors import PreconditionRequired
 
 # The alphabet of revisions.
 _REVISION = re.compile("[0-9a-f-]+")
-COLONS_OF_A_DATE = 2
+# In each of the three forms of an HTTP date. Werkzeug would read a list of dates as one date.
+_COLONS_OF_A_DATE = 2
 
 
 def client_has(etag: str, headers: Headers) -> bool:
@@ -59,7 +60,7 @@ def _http_date(text: str | None) -> datetime | None:
     Werkzeug accepts more: numbers beyond any date, and offsets that PostgreSQL refuses. It knows no
     leap seconds, which count as the second before.
     """
-    if text is None or text.count(":") != COLONS_OF_A_DATE:  # a list of dates is none
+    if text is None or text.count(":") != _COLONS_OF_A_DATE:
         return None
     try:
         date = parse_date(text.replace(":60 ", ":59 "))

@@ -1,7 +1,7 @@
 """The request bodies and query strings that clients may send: one model for each."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from datetime import datetime
 from enum import Enum, auto
 from functools import cached_property
@@ -42,16 +42,16 @@ class _Unchanged(Enum):
 
 
 UNCHANGED: Any = _Unchanged.UNCHANGED
-_ALL_UNCHANGED = dict.fromkeys(USER_MEMBERS, UNCHANGED)
+
+# The fields of models by name, as pydantic.create_model takes them: type and default, ... for none.
+_OF_NEW_USERS: dict[str, Any] = {
+    name: (MEMBER_TYPES[name], MEMBER_DEFAULTS.get(name, ...)) for name in WRITABLE_MEMBERS
+}
+_OF_CHANGES: dict[str, Any] = {name: (kind, UNCHANGED) for name, kind in MEMBER_TYPES.items()}
 
 
-def _with_members(
-    members: Iterable[str], defaults: Mapping[str, Any]
-) -> Callable[[type[M]], type[M]]:
-    """Give a model ``members`` of users as its fields; those without default are required."""
-    fields: dict[str, Any] = {
-        name: (MEMBER_TYPES[name], defaults.get(name, ...)) for name in members
-    }
+def _with_fields(fields: dict[str, Any]) -> Callable[[type[M]], type[M]]:
+    """Give a model ``fields``, which type checkers do not see."""
 
     def extended(model: type[M]) -> type[M]:
         return create_model(model.__name__, __base__=model, __doc__=model.__doc__, **fields)
@@ -59,18 +59,17 @@ def _with_members(
     return extended
 
 
-@_with_members(WRITABLE_MEMBERS, MEMBER_DEFAULTS)
+@_with_fields(_OF_NEW_USERS)
 class UserWrite(_Schema):
     """A new user."""
 
 
-# Clients may send back what the database sets, as long as it is unchanged.
-@_with_members(READ_ONLY_MEMBERS, _ALL_UNCHANGED)
-class UserReplacement(UserWrite):
+@_with_fields(_OF_NEW_USERS | {name: _OF_CHANGES[name] for name in READ_ONLY_MEMBERS})
+class UserReplacement(_Schema):
     """A whole user, as it is to be. Optional members that are absent are reset."""
 
 
-@_with_members(WRITABLE_MEMBERS, _ALL_UNCHANGED)
+@_with_fields(_OF_CHANGES)
 class UserPatch(UserReplacement):
     """A JSON merge patch (RFC 7396) of a user. Absent members stay as they are."""
 

@@ -13,11 +13,11 @@ from werkzeug.routing import BaseConverter
 
 from user_service.domain import names
 from user_service.domain.positions import Count
-from user_service.domain.user import MAX_ID, USER_MEMBERS
+from user_service.domain.user import BIGINT_MAX, USER_MEMBERS
 
 MAX_IDS = 100
 MAX_PER_PAGE = 100
-_BIGINT = {"type": "integer", "format": "int64", "minimum": 1, "maximum": MAX_ID}
+_BIGINT = {"type": "integer", "format": "int64", "minimum": 1, "maximum": BIGINT_MAX}
 
 
 def _text(**rules: object) -> WithJsonSchema:
@@ -56,7 +56,7 @@ def _ids(text: str) -> tuple[int, ...]:
     ids = [int(part) for part in text.split(",")]
     if len(ids) > MAX_IDS:
         raise ValueError(f"must be at most {MAX_IDS} ids")
-    if max(ids) > MAX_ID:
+    if max(ids) > BIGINT_MAX:
         raise ValueError("must be ids, separated by commas")
     return tuple(sorted(set(ids)))
 
@@ -75,7 +75,7 @@ PositiveWholeNumber = Annotated[
     WithJsonSchema({"type": "integer", "minimum": 1}),
 ]
 PerPage = Annotated[PositiveWholeNumber, AfterValidator(lambda n: min(n, MAX_PER_PAGE))]
-Page = Annotated[PositiveWholeNumber, Field(le=MAX_ID), WithJsonSchema(_BIGINT)]
+Page = Annotated[PositiveWholeNumber, Field(le=BIGINT_MAX), WithJsonSchema(_BIGINT)]
 Cursor = Annotated[str, _text(format="cursor", pattern="^[A-Za-z0-9_-]{24,6000}$")]
 Ids = Annotated[
     tuple[int, ...],
@@ -106,6 +106,6 @@ class UserIdConverter(BaseConverter):
         A converter that does not match would lead to a 405 for most methods.
         """
         number = int(value)
-        if number > MAX_ID:
+        if number > BIGINT_MAX:
             raise NotFound
         return number

@@ -25,7 +25,7 @@ ReadinessStatus = TypeAliasType(
 if TYPE_CHECKING:
     User = dict[str, object]
     ListedUser = User
-else:  # type checkers cannot know members that another module declares
+else:  # a type checker cannot read members from a dictionary
     User = TypedDict("User", MEMBER_TYPES)
     User.__doc__ = "A user. Names are as they were sent, times have their offset from UTC."
     ListedUser = TypedDict("ListedUser", MEMBER_TYPES, total=False)

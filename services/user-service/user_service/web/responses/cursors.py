@@ -28,7 +28,7 @@ class Cursors:
     def __init__(self, key: Callable[[], bytes]) -> None:
         """``key`` returns the secret. The first cursor that is made or read calls it."""
         self._ask_for_key = key
-        self._known: bytes | None = None
+        self._key: bytes | None = None
 
     def written(self, position: Position | None, list_name: str) -> str | None:
         """Return the cursor of ``position`` in a list; None if there is no position."""
@@ -50,17 +50,10 @@ class Cursors:
             value = datetime.fromisoformat(value)
         return Position(Side(side), value, user_id)
 
-    @property
-    def _key(self) -> bytes:
-        """The secret as a key of the length that BLAKE2b takes.
-
-        Not a ``cached_property``: before Python 3.12 that holds a lock while the database is asked.
-        """
-        if self._known is None:
-            self._known = hashlib.blake2b(self._ask_for_key()).digest()
-        return self._known
-
     def _tag(self, content: bytes, list_name: str) -> bytes:
+        # No cached_property: before Python 3.12, that holds a lock while the database is asked.
+        if self._key is None:  # the secret, in the length that BLAKE2b takes
+            self._key = hashlib.blake2b(self._ask_for_key()).digest()
         # JSON contains no line break, so no other pair of content and list has the same bytes.
         signed = content + b"\n" + list_name.encode()
         return hashlib.blake2b(signed, key=self._key, digest_size=TAG_BYTES).digest()
