@@ -79,9 +79,9 @@ def is_discarded(body: Body) -> bool:
     gunicorn would read on without a limit, and without a turn for the other connections.
     """
     left = MAX_DISCARDED_BYTES
-    while left > 0 and (content := body.read(16384)):
+    while left >= 0 and (content := body.read(16384)):
         left -= len(content)
-    return left > 0
+    return left >= 0
 
 
 def end_answer(client: socket.socket) -> None:
@@ -182,6 +182,7 @@ class Worker(GeventWorker):
             req.body = ChunkedBody(req, self.log)
         served_before = self.nr
         super().handle_request(listener_name, req, sock, addr)
+        self._connections[gevent.getcurrent()].note(is_serving=False)
         if not is_discarded(req.body):
             end_answer(sock)
             raise StopIteration  # as gunicorn itself closes a connection

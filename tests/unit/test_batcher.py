@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from tests.waiting import eventually
-from user_service.errors import ConnectionLost, DeadlineExceeded, PoolTimeout
+from user_service.errors import ConnectionLost, DeadlineExceeded
 from user_service.resilience import batcher, deadline
 from user_service.resilience.batcher import Batcher
 
@@ -80,16 +80,6 @@ def test_failed_shared_read_is_repeated_individually(gathered: Gather, server: S
         leader.result(LONG)
     assert [each.result(LONG) for each in others] == ["3", "4"]
     assert sorted(server.asked[2:]) == [[3], [4]]
-
-
-def test_connection_that_did_not_come_free_is_waited_for_once(
-    gathered: Gather, server: Server
-) -> None:
-    server.failure = PoolTimeout("full")
-    for each in gathered(2, 3, 4):
-        with pytest.raises(PoolTimeout):
-            each.result(LONG)
-    assert server.asked == [[1], [2, 3, 4]]
 
 
 def test_caller_waits_until_its_deadline(gathered: Gather, reads: Batcher[int, str]) -> None:

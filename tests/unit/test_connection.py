@@ -122,6 +122,19 @@ def test_hosts_and_their_addresses_are_asked_in_order_until_one_serves(
     assert "c" not in dict(network.looked_up)
 
 
+@pytest.mark.parametrize(
+    ("dsn", "servers"),
+    [
+        ("host=two", ["10.1.0.1", "10.1.0.2"]),
+        ("host=two target_session_attrs=read-write", ["10.1.0.1"]),
+        ("host=a,two", ["10.0.0.1"]),
+    ],
+)
+@pytest.mark.usefixtures("network")
+def test_servers_that_may_answer_for_one_another(dsn: str, servers: list[str]) -> None:
+    assert [each["hostaddr"] for each in connect(dsn).servers] == servers
+
+
 class TestNoneServes:
     def test_reason_in_another_encoding_is_told_in_ascii(self, network: Network) -> None:
         network.failures = {"10.0.0.1": UNREADABLE}

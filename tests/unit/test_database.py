@@ -25,6 +25,7 @@ from user_service.errors import (
     DeadlineExceeded,
     OutcomeUnknown,
     PoolTimeout,
+    ReplicaUnusable,
     TransientFailure,
     Unavailable,
     UserNotFound,
@@ -420,6 +421,19 @@ class TestBreaker:
         eventually(lambda: database.breaker.state is State.HALF_OPEN)
         read(database)
         assert len(server.connections) == 10
+
+    def test_opens_for_a_replica_that_lags_and_keeps_its_connections(self, server: Server) -> None:
+        database = Database("dbname=fake", size=2)
+        with database.read():
+            read(database)
+        made = len(server.connections)
+        for _ in range(5):
+            with pytest.raises(ReplicaUnusable), database.read():
+                raise ReplicaUnusable
+        assert database.breaker.state is State.OPEN
+        eventually(lambda: database.breaker.state is State.HALF_OPEN)
+        read(database)
+        assert len(server.connections) == made
 
     @pytest.mark.parametrize(("use", "lost_at"), [(write, "INSERT"), (transact, "COMMIT")])
     @pytest.mark.parametrize(

@@ -106,6 +106,16 @@ def test_body_that_nobody_reads_is_not_read_to_its_end(server: Server, length: b
             client.sendall(bytes(65536))
 
 
+def test_body_that_nobody_reads_costs_no_connection_if_it_is_short(server: Server) -> None:
+    client = server.connect(GET[:-2] + b"Content-Length: 1048576\r\n\r\n")
+    client.sendall(bytes(1048576) + GET)
+    answers = b""
+    while answers.count(b"HTTP/1.1 200 OK") < 2:
+        part = client.recv(65536)
+        assert part
+        answers += part
+
+
 def test_slow_client_is_disconnected_without_a_descriptor_to_spare(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,19 @@ for path, methods in document(app)["paths"].items():
     forget_dead_processes(tmp_path)
     assert file.read_bytes() == before
     assert sum(each.stat().st_blocks for each in tmp_path.iterdir()) * 512 < 1 << 20
+
+
+def test_several_scrapes_at_once_leave_the_file_of_a_dead_process_whole(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    file = tmp_path / f"counter_{dead.pid}.db"
+    content = b"content".ljust(1 << 20, b"\0")
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(50):
+            file.write_bytes(content)
+            list(threads.map(forget_dead_processes, [tmp_path] * 4))
+            assert file.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_readiness_is_the_latest_of_all_living_processes_and_a_breaker_the_worst(

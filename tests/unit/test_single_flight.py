@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from user_service.cache.single_flight import SingleFlight
-from user_service.errors import DeadlineExceeded, PoolTimeout
+from user_service.errors import DeadlineExceeded
 from user_service.resilience import deadline
 
 LONG = 30.0  # seconds; only a test that fails waits so long
@@ -85,20 +85,6 @@ def test_followers_do_the_work_themselves_if_the_leader_fails(
     assert [each.result(LONG) for each in followers[:2]] == [1, 2]
     with pytest.raises(KeyError, match="of a follower"):
         followers[2].result(LONG)
-
-
-def test_connection_that_did_not_come_free_is_waited_for_once(
-    flights: Flights, joined: threading.Semaphore, threads: ThreadPoolExecutor
-) -> None:
-    def wait_in_vain() -> object:
-        assert all_join(joined, 2)
-        raise PoolTimeout("full")
-
-    leader = lead(flights, threads, wait_in_vain)
-    followers = [threads.submit(flights.run, "key", never) for _ in range(2)]
-    for each in (leader, *followers):
-        with pytest.raises(PoolTimeout):
-            each.result(LONG)
 
 
 @pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt, SystemExit])

@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import CancelledError, Future
 from typing import Generic, TypeVar
 
-from user_service.errors import DeadlineExceeded, PoolTimeout
+from user_service.errors import DeadlineExceeded
 from user_service.resilience import deadline
 
 K = TypeVar("K", bound=Hashable)
@@ -22,9 +22,8 @@ class SingleFlight(Generic[K, V]):
     def run(self, key: K, work: Callable[[], V]) -> V:
         """Return the value of ``work``, done once for all concurrent callers with ``key``.
 
-        If that work fails, each of the other callers does it alone; but a PoolTimeout is raised
-        for all of them. Raise DeadlineExceeded if the work takes longer than this caller's
-        deadline.
+        If that work fails, each of the other callers does it alone. Raise
+        DeadlineExceeded if the work takes longer than this caller's deadline.
         """
         with self._lock:
             flight = self._flights.get(key)
@@ -38,11 +37,10 @@ class SingleFlight(Generic[K, V]):
             except CancelledError:
                 return work()
         try:
-            flight.set_result(work())
-        except PoolTimeout as error:
-            flight.set_exception(error)
+            value = work()
+            flight.set_result(value)
+            return value
         finally:
             with self._lock:
                 del self._flights[key]
-            flight.cancel()  # without effect after a result
-        return flight.result()
+            flight.cancel()  # without effect after a success

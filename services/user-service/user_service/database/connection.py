@@ -37,6 +37,7 @@ CONNECT_TIMEOUT = 2.0
 
 # psycopg2 cannot read the message of a server that refuses in another encoding than UTF-8.
 _REFUSALS = (psycopg2.OperationalError, DeadlineExceeded, UnicodeDecodeError)
+_WRITABLE = ("read-write", "primary")  # of target_session_attrs: the one server that takes writes
 _EVENTS = {POLL_READ: select.POLLIN, POLL_WRITE: select.POLLOUT}
 
 
@@ -48,7 +49,7 @@ class Connection(connection):
     """
 
     server: Mapping[str, str]  # the host, its address and its port, where they are known
-    servers: Sequence[Mapping[str, str]]  # the same for each address that the host has
+    servers: Sequence[Mapping[str, str]]  # all that serve under the same name, and may answer
     timeline = 0  # that the server is known to follow, for a replica
     is_committing = False
     kept_socket: socket.socket | None = None  # waits for the answer to a commit
@@ -174,7 +175,7 @@ def parameters_of(dsn: str) -> dict[str, str]:
 
 def must_be_writable(dsn: str) -> bool:
     """Return whether ``dsn`` asks for a server that takes writes: the primary of several hosts."""
-    return parameters_of(dsn).get("target_session_attrs") in ("read-write", "primary")
+    return parameters_of(dsn).get("target_session_attrs") in _WRITABLE
 
 
 def role_of(dsn: str) -> str:
@@ -244,6 +245,8 @@ def _connect_to(host: dict[str, str], parameters: dict[str, str], timeout: float
                 opened = psycopg2.connect(dsn, connection_factory=Connection)
                 opened.server = {**host, **address}
                 opened.servers = [{**host, **each} for each in addresses]
+                if parameters.get("target_session_attrs") in _WRITABLE:
+                    opened.servers = [opened.server]  # no other one takes writes
                 opened.autocommit = True
                 _require_unicode(opened)
                 return opened

@@ -94,9 +94,8 @@ class Database:
             # Not an OutcomeUnknown: a commit may wait for a standby while the server serves reads.
             failures=(ConnectionLost, DeadlineExceeded, ReplicaUnusable),
             open_seconds=open_seconds,
-            on_change=self._on_breaker_change,
+            on_change=metrics.breaker_listener(name),
         )
-        self._listen = metrics.breaker_listener(name)
         self._must_be_writable = must_be_writable(dsn)
         self._metrics = metrics.pool(name)
         self._checkout_timeout = checkout_timeout
@@ -277,6 +276,9 @@ class Database:
             if lent.info.transaction_status != TRANSACTION_STATUS_IDLE:
                 lent.close()
                 self._count_replaced(1)
+            if lent.closed and self.breaker.state is not State.CLOSED:
+                # The idle ones may lead to a server that is silent for ever.
+                self._count_replaced(self.pool.close_idle())
         self.pool.end_loan(lent, writes=writes)
 
     def _end_after_answer(self, lent: Connection) -> None:
@@ -289,12 +291,6 @@ class Database:
             self.on_late_answer()
         except Exception:
             log.exception("what follows a late answer failed")
-
-    def _on_breaker_change(self, state: State) -> None:
-        self._listen(state)
-        if state is State.OPEN:
-            # They may lead to a server that is silent for ever. The call that tries gets a new one.
-            self._count_replaced(self.pool.close_idle())
 
     def _count_replaced(self, number: int) -> None:
         if number:

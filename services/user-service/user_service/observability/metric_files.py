@@ -7,6 +7,7 @@ prometheus_client decides at its import whether it uses them, hence this module 
 import logging
 import os
 import re
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def forget_dead_processes(directory: Path) -> None:
     for file in files_in(directory):
         kind, _, process = file.stem.rpartition("_")
         if not is_running(int(process)):
-            with suppress(FileNotFoundError):  # another process may have removed it first
+            with suppress(OSError):  # removed by another process first, or no space for a copy
                 if kind.startswith("gauge_live"):
                     file.unlink()
                 else:
@@ -66,11 +67,14 @@ def _free_unused_memory(file: Path) -> None:
     if file.stat().st_blocks * 512 < file.stat().st_size:  # done already
         return
     content = file.read_bytes()
-    new = file.with_suffix(f".{os.getpid()}")
-    with new.open("wb") as writing:
-        writing.write(content.rstrip(b"\0"))
-        writing.truncate(len(content))
-    new.replace(file)
+    new = file.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+    try:
+        with new.open("wb") as writing:
+            writing.write(content.rstrip(b"\0"))
+            writing.truncate(len(content))
+        new.replace(file)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def is_running(process_id: int) -> bool:

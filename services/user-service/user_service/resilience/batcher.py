@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Set
 from concurrent.futures import CancelledError, Future
 from typing import Generic, TypeVar
 
-from user_service.errors import DeadlineExceeded, PoolTimeout
+from user_service.errors import DeadlineExceeded
 from user_service.resilience import deadline
 
 K = TypeVar("K")
@@ -38,8 +38,7 @@ class Batcher(Generic[K, V]):
         """Return the value of ``key``.
 
         If the shared read failed for the request that made it, each of the others reads its key
-        alone; but a PoolTimeout is raised for all of them. Raise DeadlineExceeded if it takes
-        longer than the deadline of this request.
+        alone. Raise DeadlineExceeded if it takes longer than the deadline of this request.
         """
         with self._lock:
             if leads := self._gathering is None:
@@ -66,9 +65,7 @@ class Batcher(Generic[K, V]):
                 with self._lock:
                     self._gathering = None  # later requests begin another batch
             values.set_result(self._read(keys))
-        except PoolTimeout as error:
-            values.set_exception(error)
         finally:
-            values.cancel()  # without effect after a result
+            values.cancel()  # without effect after a success
             if is_turn:
                 self._under_way.release()
