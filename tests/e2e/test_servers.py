@@ -333,6 +333,14 @@ def test_malformed_setting_stops_the_start_with_one_line(
     assert ended.stderr.startswith(f"user-service: {name}")
 
 
+def test_port_of_another_service_ends_the_start(
+    service: RunningService, server: str, environment: dict[str, str]
+) -> None:
+    ended = run(SERVE, environment | {"SERVER": server, "PORT": str(service.port)})
+    assert ended.returncode == 1
+    assert httpx.get(service.url + URL).status_code == 200
+
+
 @pytest.mark.parametrize("server", ["gunicorn"])  # which it does not use
 def test_development_server_says_its_address(start: Start) -> None:
     with start([sys.executable, "app.py"]) as service:
