@@ -25,6 +25,7 @@ from serve import (
     CONNECTIONS,
     GRACEFUL_SECONDS,
     KEEPALIVE_SECONDS,
+    MAX_DISCARDED_BYTES,
     let_sigterm_end_children,
     share_metrics,
 )
@@ -41,9 +42,6 @@ log = logging.getLogger("user_service.granian")
 # probes while the others wait for PostgreSQL.
 SPARE_THREADS = 6
 MAX_HEADER_BYTES = 32_768  # of a request line and its header fields together
-# The rest of a refused body that is read before the answer. A connection that is closed with
-# unread input is reset, and the reset may overtake the answer.
-MAX_DISCARDED_BYTES = 1_048_576
 
 
 def main() -> None:

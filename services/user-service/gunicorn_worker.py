@@ -19,6 +19,7 @@ from gunicorn.http.body import Body, ChunkedReader
 from gunicorn.http.message import Request
 from gunicorn.workers.ggevent import GeventWorker
 
+from serve import MAX_DISCARDED_BYTES
 from server_problems import PROBLEMS, is_host, server_problem
 from user_service.observability.metric_files import is_running
 
@@ -26,9 +27,6 @@ from user_service.observability.metric_files import is_running
 HEADER_SECONDS = 10
 # After a stop has begun, a client may still send a request on a connection that was just in use.
 LINGER = 1
-# The rest of a refused body that is read after the answer. A client that sends more loses its
-# connection.
-MAX_DISCARDED_BYTES = 1_048_576
 
 # The status of each error that is not a 400 for a ParseException, or a 500 for the rest.
 STATUSES = {
@@ -73,7 +71,7 @@ class ChunkedBody(Body):
         return content
 
 
-def is_discarded(body: Body) -> bool:
+def discard_rest(body: Body) -> bool:
     """Read the rest of ``body``; return False if there is more than MAX_DISCARDED_BYTES.
 
     gunicorn would read on without a limit, and without a turn for the other connections.
@@ -173,7 +171,8 @@ class Worker(GeventWorker):
         self, listener_name: object, req: Request, sock: socket.socket, addr: object
     ) -> None:
         """Serve one request, then let the other connections have their turn."""
-        self._connections[gevent.getcurrent()].note(is_serving=True)
+        connection = self._connections[gevent.getcurrent()]
+        connection.note(is_serving=True)
         # RFC 9112, section 3.2; gunicorn itself refuses a repeated Host only.
         host = next((value for name, value in req.headers if name == "HOST"), "")
         if not is_host(host, may_be_missing=req.version < (1, 1)):
@@ -182,8 +181,8 @@ class Worker(GeventWorker):
             req.body = ChunkedBody(req, self.log)
         served_before = self.nr
         super().handle_request(listener_name, req, sock, addr)
-        self._connections[gevent.getcurrent()].note(is_serving=False)
-        if not is_discarded(req.body):
+        connection.note(is_serving=False)
+        if not discard_rest(req.body):
             end_answer(sock)
             raise StopIteration  # as gunicorn itself closes a connection
         # A client that has sent its next request already never makes the greenlet wait. Without a

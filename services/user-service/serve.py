@@ -41,6 +41,9 @@ KEEPALIVE_SECONDS = 75
 # Shorter than the time between SIGTERM and SIGKILL in docker-compose.yml and in Kubernetes.
 GRACEFUL_SECONDS = 20
 CONNECTIONS = 1000  # of each worker
+# The rest of a refused body that is read: closing a connection with unread input resets it, and the
+# reset may overtake the answer.
+MAX_DISCARDED_BYTES = 1_048_576
 # The arguments with which Python runs each server.
 COMMANDS = {
     "gunicorn": ("-m", "gunicorn", "-c", "gunicorn.conf.py", "app:create_app()"),

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from granian_server import MAX_DISCARDED_BYTES, GuardedApp
+from granian_server import GuardedApp
+from serve import MAX_DISCARDED_BYTES
 
 
 class Parts(list[bytes]):
