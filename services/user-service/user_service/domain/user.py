@@ -14,7 +14,7 @@ from user_service.domain import names
 from user_service.domain.times import Time
 
 BIGINT_MAX = 2**63 - 1  # of PostgreSQL's type, which ids have
-_SET_BY_THE_SERVICE = "set by the service; `PUT` and `PATCH` accept it unchanged, and no other"
+_SET_BY_THE_SERVICE = "set by the service; `PUT` and `PATCH` accept only the current value"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
