@@ -29,6 +29,7 @@ TITLES = {
     "431": "Request Header Fields Too Large",
     "501": "Not Implemented",
 }
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings"
 CHUNKED = b"Transfer-Encoding: chunked"
 USER = b'{"username": "mallory", "email": "mallory@example.com"}'
 CHUNK = b"%x\r\n%b\r\n" % (len(USER), USER)
@@ -146,10 +147,9 @@ DIFFERENT: list[tuple[bytes, str, str]] = [
     (get(line=b"GET /health/live HTTP/1.0", host=b""), "200", "200"),
     # HTTP/2 with prior knowledge, which neither server speaks.
     (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00", "400", ""),
-    (
-        get(b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AA"),
-        "200 200",
-        "200 200",
+    *(
+        (get(UPGRADE, b"Upgrade: " + it, b"HTTP2-Settings: AA"), "200 200", "200 200")
+        for it in (b"h2c", b"websocket")
     ),
     # The body is a request of its own if its length is not given.
     (post(body=FOLLOWING), "400 200", "400 200"),

@@ -13,7 +13,7 @@ from pytest_mock import MockerFixture
 from werkzeug.http import http_date
 from werkzeug.test import TestResponse
 
-from tests.integration.users import ADA, GRACE, URL, USER
+from tests.integration.users import ADA, GRACE, URL, USER, create
 from tests.responses import Serve, json_of, problem_of
 from user_service.database.database import Database
 from user_service.web.services import Services
@@ -242,6 +242,28 @@ class TestChangeOfNothing:
         answer = changed(client, username="grace")
         assert answer.headers["ETag"].startswith('"1-2-')
         assert json_of(answer)["updated_at"] > json_of(ada)["updated_at"]
+
+
+@pytest.mark.parametrize(("method", "status"), [("PATCH", 200), ("DELETE", 204)])
+def test_write_that_another_one_overtakes_is_done_again(
+    serving: Serve, mocker: MockerFixture, method: str, status: int
+) -> None:
+    """Between finding nothing to do and reading why. It is no failure that counts as a retry."""
+    client, read = serving(retry_attempts=0), Database.read
+    tag = create(client, "ada").headers["ETag"]
+
+    def after_another(*arguments: Any, **options: Any) -> Any:
+        mocker.patch.object(Database, "read", read)
+        changed(client, username="grace")
+        return read(*arguments, **options)
+
+    mocker.patch.object(Database, "read", after_another)
+    conditions = {"If_None_Match": tag} if method == "DELETE" else {}
+    answer = send(client, method, {"username": "ada"}, **conditions)
+    assert answer.status_code == status
+    if method == "PATCH":
+        assert json_of(answer)["username"] == "ada"
+        assert answer.headers["ETag"].startswith('"1-3-')
 
 
 @pytest.mark.usefixtures("ada")

@@ -37,7 +37,6 @@ from user_service.errors import (
     NothingChanged,
     OutcomeUnknown,
     PreconditionFailed,
-    TransientFailure,
     Unavailable,
     UserExists,
     UserNotFound,
@@ -233,29 +232,30 @@ class UserRepository:
         if the user has others, NothingChanged if it has the values of ``changes`` already, and
         UserNotFound, PreconditionFailed or UserExists.
         """
-        if changes:
-            columns = _columns(changes)
-            statement = _update_statement(tuple(columns), tuple(changes), tuple(expected))
-            known = {f"expected_{name}": value for name, value in expected.items()}
-            bound = {**columns, **known, "id": user_id, **precondition._asdict()}
-            with _conflicts_named(), self._database.write(statement, bound) as cursor:
-                if cursor.rowcount == 1:
-                    return _user(cursor)
-        current = self._current(user_id, precondition)
-        others = [name for name, value in expected.items() if getattr(current, name) != value]
-        if others:
-            raise InvalidInput(dict.fromkeys(others, "cannot be changed; leave it out"))
-        if all(getattr(current, name) == value for name, value in changes.items()):
-            raise NothingChanged(current)
-        raise TransientFailure("another write of the user came between")
+        columns = _columns(changes)
+        statement = _update_statement(tuple(columns), tuple(changes), tuple(expected))
+        known = {f"expected_{name}": value for name, value in expected.items()}
+        bound = {**columns, **known, "id": user_id, **precondition._asdict()}
+        while True:  # another write may come between the two statements
+            if changes:
+                with _conflicts_named(), self._database.write(statement, bound) as cursor:
+                    if cursor.rowcount == 1:
+                        return _user(cursor)
+            current = self._current(user_id, precondition)
+            others = [name for name, value in expected.items() if getattr(current, name) != value]
+            if others:
+                raise InvalidInput(dict.fromkeys(others, "cannot be changed; leave it out"))
+            if all(getattr(current, name) == value for name, value in changes.items()):
+                raise NothingChanged(current)
 
     def delete(self, user_id: int, precondition: Precondition) -> None:
         """Remove the user, or raise UserNotFound or PreconditionFailed."""
-        with self._database.write(_DELETE, {"id": user_id, **precondition._asdict()}) as cursor:
-            is_deleted = cursor.rowcount == 1
-        if not is_deleted:
+        bound = {"id": user_id, **precondition._asdict()}
+        while True:  # as for a change
+            with self._database.write(_DELETE, bound) as cursor:
+                if cursor.rowcount == 1:
+                    return
             self._current(user_id, precondition)
-            raise TransientFailure("another write of the user came between")
 
     def add_many(self, users: Sequence[NewUser]) -> int:
         """Store those of ``users`` whose names are free, and return their number."""

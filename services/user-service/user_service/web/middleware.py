@@ -53,6 +53,8 @@ class RequestMiddleware:
         """Answer a request."""
         started = time.perf_counter()
         is_answered, route = False, None
+        # Ignored (RFC 9110, section 7.8). Werkzeug would match routes of WebSocket alone.
+        environ.pop("HTTP_UPGRADE", None)
 
         def start(
             status: str, headers: list[tuple[str, str]], exc_info: "OptExcInfo | None" = None
