@@ -3,21 +3,20 @@
 import io
 import logging
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import psycopg2
 import pytest
-from flask import Flask
 from flask.testing import FlaskClient
 from psycopg2.extensions import cursor, make_dsn, parse_dsn
 from werkzeug.test import TestResponse
 
-from app import create_app
 from dev.servers import RedisServer
 from tests.document_checker import DocumentChecker
+from tests.e2e import application
 from tests.faults.harness.standby import rows
 from tests.integration.users import create
 from tests.responses import Serve
@@ -26,7 +25,6 @@ from user_service.observability.logs import TextFormatter
 from user_service.settings import Settings
 from user_service.web.openapi.document import document
 from user_service.web.policies.access import required_scope
-from user_service.web.services import services_of
 
 # One for each set of routes and their scopes: a document costs some milliseconds.
 document_checkers: dict[tuple[str | None, ...], DocumentChecker] = {}
@@ -66,16 +64,8 @@ def ada(client: FlaskClient) -> TestResponse:
 @pytest.fixture
 def serving(settings: Settings) -> Iterator[Serve]:
     """Return a function that makes a client of a service with settings of its own."""
-    apps: list[Flask] = []
-
-    def serve(**changed: object) -> FlaskClient:
-        given = settings.model_dump(exclude_unset=True)
-        apps.append(create_app(Settings.model_validate({**given, **changed})))
-        return apps[-1].test_client()
-
-    yield serve
-    for app in apps:
-        services_of(app).close()
+    with ExitStack() as stack:
+        yield lambda **changed: stack.enter_context(application.serving(settings, **changed))
 
 
 @pytest.fixture
