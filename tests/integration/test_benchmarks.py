@@ -5,12 +5,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import product
 
 from flask import Flask
 from psycopg2.extensions import cursor
+from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.test import Client
+from werkzeug.wrappers import Request, Response
 
 from benchmarks.calls import LIMITS, STORED, counts
 from benchmarks.load import CREATE, GET, MIX, UNCACHED, Load, Workload, load
@@ -21,9 +22,8 @@ from tests.programs import program
 Seen = list[tuple[str, str, str]]
 
 
-class QuietServer(ThreadingHTTPServer):
-    def handle_error(self, *_: object) -> None:
-        """Ignore the connections that wrk cuts at its end."""
+class QuietHandler(WSGIRequestHandler):
+    def log_request(self, *_: object) -> None: ...
 
 
 @contextmanager
@@ -31,28 +31,20 @@ def server(status: int = 200) -> Iterator[tuple[str, Seen]]:
     """Answer every request with ``status``, and record method, path and body."""
     seen: Seen = []
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    @Request.application
+    def record(request: Request) -> Response:
+        path = request.full_path.removesuffix("?")
+        seen.append((request.method, path, request.get_data(as_text=True)))
+        return Response(status=status)
 
-        def answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            seen.append((self.command, self.path, body.decode()))
-            self.send_response(status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        do_GET = do_POST = do_PUT = answer  # noqa: N815 -- http.server's names
-
-        def log_message(self, *_: object) -> None: ...
-
-    with QuietServer(("127.0.0.1", 0), Handler) as listening:
-        thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listening.server_port}", seen
-        finally:
-            listening.shutdown()
-            thread.join()
+    listening = make_server("127.0.0.1", 0, record, threaded=True, request_handler=QuietHandler)
+    thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listening.port}", seen
+    finally:
+        listening.shutdown()
+        thread.join()
 
 
 def loaded(workload: Workload, status: int = 200) -> tuple[Load, Seen]:
