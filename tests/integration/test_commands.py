@@ -1,7 +1,6 @@
 """`flask users`: seed, recount and check."""
 
 import itertools
-from typing import Any
 
 import pytest
 from flask import Flask
@@ -9,8 +8,7 @@ from flask.testing import FlaskClient
 from psycopg2.extensions import cursor
 from pytest_mock import MockerFixture
 
-from tests.integration.users import URL, create
-from tests.responses import json_of
+from tests.integration.users import URL, create, page, total
 from user_service.domain import names
 from user_service.errors import Unavailable
 from user_service.web.example_users import FAMILY, GIVEN, example_users
@@ -23,16 +21,12 @@ def run(app: Flask, *arguments: str) -> str:
     return result.output
 
 
-def total(client: FlaskClient) -> Any:
-    return json_of(client.get(URL))["pagination"]["total"]
-
-
 def test_seed_adds_users_who_are_counted_and_seen_at_once(app: Flask, client: FlaskClient) -> None:
     assert total(client) == 0
     assert "6,000 users added" in run(app, "seed", "6000")
     assert total(client) == 6000
     first = next(example_users(1, 1))
-    user = json_of(client.get(URL))["users"][0]
+    user = page(client)["users"][0]
     assert (user["username"], user["email"]) == (first.username, first.email)
     assert "0 users added" in (again := run(app, "seed", "300"))
     assert "300 existed already" in again

@@ -13,7 +13,7 @@ from pytest_mock import MockerFixture
 from werkzeug.http import http_date
 from werkzeug.test import TestResponse
 
-from tests.integration.users import ADA, GRACE, URL, USER, create
+from tests.integration.users import ADA, GRACE, URL, USER, create, x_cache
 from tests.responses import Serve, json_of, problem_of
 from user_service.database.database import Database
 from user_service.web.services import Services
@@ -171,7 +171,7 @@ class TestIfMatch:
         assert problem_of(refused, 412)["user"] == json_of(current)
         assert refused.headers["ETag"] == current.headers["ETag"]
         assert json_of(client.get(USER)) == json_of(current)
-        assert client.get(URL).headers["X-Cache"] == "HIT"
+        assert x_cache(client) == "HIT"
 
     @pytest.mark.parametrize("text", ["*", '"1-1"'])
     def test_of_nobody_is_not_found(self, client: FlaskClient, write: Write, text: str) -> None:
@@ -223,7 +223,7 @@ class TestChangeOfNothing:
             answer = send(client, method, body, **conditions)
             assert (answer.status_code, answer.data) == (200, ada.data)
             assert answer.headers["ETag"] == ada.headers["ETag"]
-        assert client.get(URL).headers["X-Cache"] == "HIT"
+        assert x_cache(client) == "HIT"
         problem_of(send(client, method, body, If_Match='"1-7"'), 412)
         problem_of(client.open(f"{URL}/2", method=method, json=body), 404)
 

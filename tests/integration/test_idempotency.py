@@ -13,7 +13,7 @@ from psycopg2.extensions import cursor
 from pytest_mock import MockerFixture
 from werkzeug.test import TestResponse
 
-from tests.integration.users import ADA, GRACE, URL, USER
+from tests.integration.users import ADA, GRACE, URL, USER, total, x_cache
 from tests.responses import json_of, problem_of
 from user_service.database import stored_responses
 from user_service.database.connection import Cursor
@@ -338,13 +338,12 @@ class TestUnknownOutcome:
 
     @pytest.mark.parametrize("key", ["known-after-all", None])
     def test_is_seen_at_once(self, client: FlaskClient, losses: list[str], key: str | None) -> None:
-        assert client.get(URL).headers["X-Cache"] == "MISS"
-        assert client.get(URL).headers["X-Cache"] == "HIT"
+        assert [x_cache(client), x_cache(client)] == ["MISS", "HIT"]
         answer = post(client, key=key)
         assert losses == ["lost"]
         if key is None:
             assert problem_of(answer, 503)["type"].endswith("outcome-unknown")
-        assert json_of(client.get(URL))["pagination"]["total"] == 1
+        assert total(client) == 1
 
     def test_stays_unknown_when_the_database_cannot_be_asked(
         self, client: FlaskClient, losses: list[str], mocker: MockerFixture

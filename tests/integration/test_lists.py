@@ -2,27 +2,20 @@
 
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlencode
 
 import pytest
 from flask.testing import FlaskClient
 from psycopg2.extensions import cursor
 from pytest_mock import MockerFixture
 
-from tests.integration.users import URL, USER, create
+from tests.integration.users import URL, USER, create, names, page, total
 from tests.population import SAME_TIMES, populate
 from tests.responses import fields_of, json_of, problem_of
 from user_service.web.services import Services
 
 
-def names(client: FlaskClient, **query: object) -> list[str]:
-    answer = client.get(f"{URL}?{urlencode(query)}")
-    assert answer.status_code == 200, answer.data
-    return [user["username"] for user in json_of(answer)["users"]]
-
-
 def pagination(client: FlaskClient, **query: object) -> Any:
-    return json_of(client.get(f"{URL}?{urlencode(query)}"))["pagination"]
+    return page(client, **query)["pagination"]
 
 
 def add(client: FlaskClient, **emails: str) -> None:
@@ -67,8 +60,8 @@ class TestSort:
         self, client: FlaskClient, services: Services, mocker: MockerFixture, by: str, sign: str
     ) -> None:
         def pages() -> list[Any]:
-            address = f"{URL}?sort={sign}{by}&per_page=2&page="
-            return [json_of(client.get(f"{address}{page}")) for page in range(1, 5)]
+            query = {"sort": f"{sign}{by}", "per_page": 2}
+            return [page(client, **query, page=number) for number in range(1, 5)]
 
         near = pages()
         mocker.patch("user_service.database.user_lists.FAR_OFFSET", 0)
@@ -79,9 +72,9 @@ class TestSort:
 def test_fields_are_the_members_of_users_also_from_the_cache(client: FlaskClient) -> None:
     create(client, "ada")
     assert "email" in client.get(f"{URL}?fields=id,email").text
-    page = json_of(client.get(f"{URL}?fields=username,id"))
-    assert [list(user.items()) for user in page["users"]] == [[("id", 1), ("username", "ada")]]
-    assert page["pagination"]["total"] == 1
+    found = page(client, fields="username,id")
+    assert [list(user.items()) for user in found["users"]] == [[("id", 1), ("username", "ada")]]
+    assert found["pagination"]["total"] == 1
 
 
 class TestFilters:
@@ -159,8 +152,8 @@ class TestFilters:
         assert names(client, username="adam", email="3ada@example.com") == []
 
     def test_count_those_who_pass(self, client: FlaskClient) -> None:
-        assert pagination(client, q="ada", per_page=2)["total"] == 3
-        assert pagination(client, q="ada", per_page=2)["pages"] == 2
+        found = pagination(client, q="ada", per_page=2)
+        assert (found["total"], found["pages"]) == (3, 2)
 
 
 class TestCount:
@@ -172,21 +165,21 @@ class TestCount:
         cursors = {"per_page", "next_cursor", "prev_cursor"}
         assert pagination(client, count="none").keys() == {"page", *cursors}
         assert pagination(client, cursor=exact["next_cursor"]).keys() == cursors
-        assert pagination(client, cursor=exact["next_cursor"], count="exact")["total"] == 250
+        assert total(client, cursor=exact["next_cursor"], count="exact") == 250
 
     def test_estimate_agrees_with_the_page(
         self, client: FlaskClient, services: Services, admin: cursor
     ) -> None:
         populate(services.database, 5000)  # and nobody has told the planner
-        assert pagination(client, count="estimated", q="user499")["total"] == 11
-        assert pagination(client, count="estimated", q="nobody")["total"] == 0
+        assert total(client, count="estimated", q="user499") == 11
+        assert total(client, count="estimated", q="nobody") == 0
         last = pagination(client, count="estimated", q="user499", page=2, per_page=10)
         assert (last["total"], last["pages"]) == (11, 2)
-        assert pagination(client, count="estimated", q="user", page=40)["total"] >= 40 * 50
+        assert total(client, count="estimated", q="user", page=40) >= 40 * 50
         admin.execute("ANALYZE users")
-        assert pagination(client, count="estimated")["total"] == 5000  # exact is as cheap here
+        assert total(client, count="estimated") == 5000  # exact is as cheap here
         # 1 + 10 + 100 + 1000 and so on are exact; the planner knows only of shares.
-        assert 500 < pagination(client, count="estimated", q="user1")["total"] < 2500
+        assert 500 < total(client, count="estimated", q="user1") < 2500
 
     def test_low_estimate_counts_who_follows(
         self, client: FlaskClient, services: Services, admin: cursor
@@ -198,7 +191,7 @@ class TestCount:
         assert (found["total"], found["pages"]) >= (5, 3)
         query = {"count": "estimated", "q": "user1", "per_page": 2}
         cursor = pagination(client, **query)["next_cursor"]
-        assert pagination(client, cursor=cursor, **query)["total"] >= 4
+        assert total(client, cursor=cursor, **query) >= 4
 
     def test_estimate_beyond_the_end_is_bounded(
         self, client: FlaskClient, services: Services, admin: cursor
@@ -208,7 +201,7 @@ class TestCount:
         admin.execute("DELETE FROM users WHERE id > 10")  # of which the planner does not know
         found = pagination(client, count="estimated", q="user", page=3, per_page=10)
         assert 1 <= found["total"] <= 20
-        assert pagination(client, count="estimated", q="nobody", page=9)["total"] == 0
+        assert total(client, count="estimated", q="nobody", page=9) == 0
 
 
 @pytest.mark.parametrize(

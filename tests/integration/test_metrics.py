@@ -16,7 +16,7 @@ from psycopg2.extensions import cursor
 
 from tests import scrapes
 from tests.faults.harness.proxy import Proxy
-from tests.integration.users import ADA, URL, USER
+from tests.integration.users import URL, USER, create
 from tests.redis_states import generation_key
 from tests.responses import Serve
 from tests.waiting import eventually
@@ -103,7 +103,7 @@ def test_cache_counts_bypasses_without_redis(serving: Serve) -> None:
     client = serving(redis_url="redis://127.0.0.1:1")
     for _ in range(3):
         client.get(URL)
-    assert client.post(URL, json=ADA).status_code == 201
+    create(client, "ada")
     assert value(client, "page_cache_requests_total", result="bypass") == 3
     assert value(client, "page_cache_invalidation_failures_total") == 1
     assert value(client, "circuit_breaker_state", dependency="redis") == 2
@@ -111,25 +111,33 @@ def test_cache_counts_bypasses_without_redis(serving: Serve) -> None:
     assert value(client, "circuit_breaker_state", dependency="database") == 0
 
 
-def test_database_away_opens_the_breaker_and_serves_stale_pages(
-    settings: Settings, serving: Serve, redis: redis_py.Redis
+def test_database_away_opens_the_breaker_and_serves_stale_pages_unless_switched_off(
+    database_url: str, serving: Serve, redis: redis_py.Redis
 ) -> None:
-    database = urlsplit(settings.database_dsn)
-    assert database.port
-    with Proxy(database.port) as link:
-        login, _, _ = database.netloc.rpartition("@")
-        through = database._replace(netloc=f"{login}@127.0.0.1:{link.port}").geturl()
-        client = serving(database_url=through, retry_attempts=0)
-        client.get(URL)
+    port = urlsplit(database_url).port
+    assert port
+    with Proxy(port) as link:
+        through = database_url.replace(f":{port}/", f":{link.port}/")
+        client, off = (
+            serving(database_url=through, retry_attempts=0, cache_stale_ttl=seconds)
+            for seconds in (300, 0)
+        )
+        create(client, "ada")
+        before = client.get(URL)
+        assert off.get(URL).data == before.data
         link.refuse()
         redis.delete(generation_key(redis))
         for _ in range(6):
-            assert client.get(URL).headers["X-Cache"] == "STALE"
+            stale = client.get(URL)
+            assert (stale.status_code, stale.headers["X-Cache"]) == (200, "STALE")
+            assert stale.data == before.data
+        assert off.get(URL).status_code == 503
         assert value(client, "page_cache_requests_total", result="stale") == 6
         assert value(client, "page_cache_requests_total", result="miss") == 1
         assert value(client, "circuit_breaker_state", dependency="database") == 2
         assert value(client, "pool_connections_in_use", pool="database") == 0
-        assert client.get("/health/ready").status_code == 503
+        for path in (f"{URL}?page=2", USER, "/health/ready"):
+            assert client.get(path).status_code == 503
         assert value(client, "ready") == 0
 
 
@@ -161,7 +169,7 @@ def test_pool_counts_waiting_requests_and_timeouts(serving: Serve, database_url:
 def test_replica_and_primary_have_separate_series(settings: Settings, serving: Serve) -> None:
     # This server is no standby, so reads try it first and then use the primary.
     client = serving(database_replica_url=settings.database_dsn, db_pool_size=3)
-    assert client.post(URL, json=ADA).status_code == 201
+    create(client, "ada")
     names = ("database", "replica")
     counted = "pool_checkout_duration_seconds_count"
     before = [value(client, counted, pool=name) for name in names]

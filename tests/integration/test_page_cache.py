@@ -3,29 +3,18 @@
 import io
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import Any
 
 import pytest
 import redis as redis_py
 from flask.testing import FlaskClient
-from pytest_mock import MockerFixture
 
 from dev.servers import RedisServer
-from tests.integration.users import ADA, GRACE, URL, USER, create
+from tests.integration.users import ADA, GRACE, URL, USER, create, total, x_cache
 from tests.redis_states import cut_connections, generation_key, identify
 from tests.responses import Serve, json_of
 from user_service.cache.page_store import PAGE_PREFIX, PageStore
 from user_service.cache.redis_client import redis_client
-from user_service.errors import Unavailable
-from user_service.web.services import Services, services_of
-
-
-def x_cache(client: FlaskClient, query: str = "") -> str:
-    return client.get(URL + query).headers["X-Cache"]
-
-
-def total(client: FlaskClient) -> Any:
-    return json_of(client.get(URL))["pagination"]["total"]
+from user_service.web.services import services_of
 
 
 def commands_of(redis: redis_py.Redis, call: Callable[[], object]) -> dict[str, int]:
@@ -38,11 +27,11 @@ def commands_of(redis: redis_py.Redis, call: Callable[[], object]) -> dict[str, 
 
 
 def test_pages_of_other_sizes_are_other_entries(client: FlaskClient) -> None:
-    for query in ("?page=1&per_page=10", "?page=11&per_page=1", "?page=1&per_page=11"):
-        assert x_cache(client, query) == "MISS"
+    for number, size in ((1, 10), (11, 1), (1, 11)):
+        assert x_cache(client, page=number, per_page=size) == "MISS"
     # Both are served as the same page.
-    assert x_cache(client, "?per_page=100") == "MISS"
-    assert x_cache(client, "?per_page=5000") == "HIT"
+    assert x_cache(client, per_page=100) == "MISS"
+    assert x_cache(client, per_page=5000) == "HIT"
 
 
 @pytest.mark.parametrize(
@@ -97,24 +86,6 @@ def test_without_redis_every_user_route_answers_the_same(serving: Serve, log: io
     health = client.get("/health")
     assert (health.status_code, json_of(health)["status"]) == (200, "degraded")
     assert client.get("/health/ready").status_code == 200
-
-
-def test_last_page_is_served_while_the_database_is_away_unless_switched_off(
-    client: FlaskClient, services: Services, serving: Serve, mocker: MockerFixture
-) -> None:
-    create(client, "ada")
-    before = client.get(URL)
-    create(client, "grace")  # puts the page out of date
-    for read in ("page", "get"):
-        mocker.patch.object(services.users, read, side_effect=Unavailable("down"))
-    stale = client.get(URL)
-    assert (stale.status_code, stale.headers["X-Cache"]) == (200, "STALE")
-    assert stale.data == before.data
-    assert client.get(f"{URL}?page=2").status_code == 503
-    assert client.get(USER).status_code == 503
-    off = serving(cache_stale_ttl=0)
-    mocker.patch.object(services_of(off.application).users, "page", side_effect=Unavailable("down"))
-    assert off.get(URL).status_code == 503
 
 
 class TestPermissions:

@@ -13,7 +13,7 @@ from pytest_mock import MockerFixture
 from app import create_app
 from dev.servers import RedisServer
 from tests.faults.harness.proxy import Proxy
-from tests.integration.users import URL
+from tests.integration.users import x_cache
 from tests.redis_states import cut_connections
 from tests.servers import Servers
 from tests.waiting import eventually
@@ -99,11 +99,11 @@ def test_changed_password_is_read_from_its_file(
         app = create_app()
         with closing(services_of(app)):
             client = app.test_client()
-            assert client.get(URL).headers["X-Cache"] == "MISS"
+            assert x_cache(client) == "MISS"
             change("new")
-            assert client.get(URL).headers["X-Cache"] == "BYPASS"
+            assert x_cache(client) == "BYPASS"
             file.write_text(f"redis://:new@{address}\n")
-            eventually(lambda: client.get(URL).headers["X-Cache"] != "BYPASS")
+            eventually(lambda: x_cache(client) != "BYPASS")
 
 
 @pytest.mark.parametrize("by", ["command", "script"])

@@ -12,7 +12,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from dev.servers import postgres_program
-from tests.integration.users import GRACE, URL, USER, create
+from tests.integration.users import GRACE, URL, USER, create, page, total
 from tests.responses import Serve, json_of, problem_of
 from tests.servers import Servers
 from user_service.database.migrate import migrate
@@ -62,11 +62,11 @@ def test_commands_restore_the_users_and_no_etag_of_a_lost_state(
 
     restored = serving(database_url=environment["RESTORED_URL"], migrate_on_start=False)
     assert restored.get(USER).headers["ETag"] == kept.headers["ETag"]
-    page = json_of(restored.get(URL))
-    assert [user["id"] for user in page["users"]] == [1, 3]
-    assert page["pagination"]["total"] == 2
+    found = page(restored)
+    assert [user["id"] for user in found["users"]] == [1, 3]
+    assert found["pagination"]["total"] == 2
     assert json_of(create(restored, "new"))["id"] == 4
-    assert json_of(restored.get(URL))["pagination"]["total"] == 3
+    assert total(restored) == 3
 
     assert restored.patch(USER, json={"username": "other"}).status_code == 200
     refused = restored.put(USER, json=GRACE, headers={"If-Match": lost})

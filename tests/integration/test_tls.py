@@ -9,7 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 from trustme import CA
 
-from tests.integration.users import URL
+from tests.integration.users import x_cache
 from tests.responses import Serve
 from tests.tls_servers import TlsCluster, TlsPostgres, TlsRedis, TlsSentinel
 from tests.waiting import eventually
@@ -67,10 +67,6 @@ def store(request: pytest.FixtureRequest, trusted: Path) -> Store:
     )
     urls: dict[str, object] = {"database_url": service, "database_owner_url": owner}
     return Store(postgres, urls, lambda client: client.get("/health/ready").status_code == 200)
-
-
-def x_cache(client: FlaskClient) -> str:
-    return client.get(URL).headers["X-Cache"]
 
 
 @pytest.mark.parametrize("fault", BAD)

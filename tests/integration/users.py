@@ -1,7 +1,11 @@
-"""The users that the tests create."""
+"""The users that the tests create, and the pages of the list that they read."""
+
+from typing import Any
 
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
+
+from tests.responses import json_of
 
 URL = "/api/v1/users"
 USER = f"{URL}/1"
@@ -15,3 +19,25 @@ def create(client: FlaskClient, *names: str) -> TestResponse:
         answer = client.post(URL, json={"username": name, "email": f"{name}@example.com"})
         assert answer.status_code == 201, answer.data
     return answer
+
+
+def page(client: FlaskClient, **query: object) -> Any:
+    """Return a page of the list, or fail."""
+    answer = client.get(URL, query_string=query)
+    assert answer.status_code == 200, answer.data
+    return json_of(answer)
+
+
+def names(client: FlaskClient, **query: object) -> list[str]:
+    """Return the usernames on a page of the list."""
+    return [user["username"] for user in page(client, **query)["users"]]
+
+
+def total(client: FlaskClient, **query: object) -> Any:
+    """Return the number of users that the list says."""
+    return page(client, **query)["pagination"]["total"]
+
+
+def x_cache(client: FlaskClient, **query: object) -> str:
+    """Return what the cache did for a page of the list."""
+    return client.get(URL, query_string=query).headers["X-Cache"]
