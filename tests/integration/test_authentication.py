@@ -13,6 +13,7 @@ from psycopg2.extensions import cursor
 from pytest_mock import MockerFixture
 
 from app import create_app
+from tests.integration.queries import rows, value
 from tests.integration.users import ADA, GRACE, URL, USER
 from tests.issuer import AUDIENCE, Issuer, ec_key
 from tests.responses import Serve, problem_of
@@ -28,7 +29,6 @@ from user_service.web.services import services_of
 
 ISSUER = Issuer(ec_key("ec"))
 NO_TOKENS = {"auth_issuer": None, "auth_audience": None, "auth_jwks_file": None}
-CREATE = ("create", "--scopes", "users:read", "--expires", "never")
 Secured = Callable[..., FlaskClient]
 
 
@@ -61,8 +61,15 @@ def run(client: FlaskClient, *arguments: str, exit_code: int = 0) -> str:
     return result.output.strip()
 
 
-def create_key(client: FlaskClient, name: str, scopes: str, expires: str = "never") -> str:
-    return run(client, "create", name, "--scopes", scopes, "--expires", expires)
+def create_key(
+    client: FlaskClient,
+    name: str = "reader",
+    scopes: str = "users:read",
+    expires: str = "never",
+    exit_code: int = 0,
+) -> str:
+    arguments = ("create", name, "--scopes", scopes, "--expires", expires)
+    return run(client, *arguments, exit_code=exit_code)
 
 
 @pytest.mark.parametrize("authenticates", [True, False])
@@ -192,7 +199,7 @@ def test_access_log_names_the_principal_and_not_the_credential(
     secured: Secured, log: io.StringIO
 ) -> None:
     client = secured()
-    key = create_key(client, "nightly-export", "users:read")
+    key = create_key(client, "nightly-export")
     credentials = (token("users:read"), bearer(key), token("users:read", exp=1))
     for headers in (*credentials, None):
         client.get(URL, headers=headers)
@@ -235,21 +242,20 @@ class TestApiKeys:
         return client.get(URL, headers=bearer(key)).status_code
 
     def test_works_until_it_is_revoked(self, client: FlaskClient, admin: cursor) -> None:
-        key = create_key(client, "reader", "users:read")
+        key = create_key(client)
         assert self.status(client, key) == 200
         problem_of(client.post(URL, json=ADA, headers=bearer(key)), 403)
-        assert "exists" in run(client, *CREATE, "reader", exit_code=1)
+        assert "exists" in create_key(client, exit_code=1)
         assert run(client, "revoke", "reader") == "reader is revoked"
         eventually(lambda: self.status(client, key) == 401)
         assert "no valid key" in run(client, "revoke", "reader", exit_code=1)
-        again = run(client, *CREATE, "reader")
+        again = create_key(client)
         eventually(lambda: self.status(client, again) == 200)
-        admin.execute("SELECT string_agg(api_keys::text, '') FROM api_keys")
-        stored = str(admin.fetchone())
+        stored = value(admin, "SELECT string_agg(api_keys::text, '') FROM api_keys")
         assert [each for each in (key, again) if each.split("_", 2)[2] in stored] == []
 
     def test_expires_at_its_time(self, client: FlaskClient, admin: cursor) -> None:
-        key = create_key(client, "brief", "users:read", "1d")
+        key = create_key(client, "brief", expires="1d")
         assert self.status(client, key) == 200
         admin.execute("UPDATE api_keys SET expires_at = now() + interval '1 second'")
         eventually(lambda: self.status(client, key) == 401)
@@ -269,20 +275,19 @@ class TestApiKeys:
     def test_other_secret_prefix_or_form_is_refused(
         self, client: FlaskClient, change: Callable[[str], str]
     ) -> None:
-        key = create_key(client, "reader", "users:read")
+        key = create_key(client)
         assert self.status(client, key) == 200
         assert self.status(client, change(key)) == 401
 
     def test_day_of_last_use_is_stored_once(self, client: FlaskClient, admin: cursor) -> None:
-        key = create_key(client, "reader", "users:read")
+        key = create_key(client)
         assert "never used" in run(client, "list")
 
         def used() -> bool:
             assert self.status(client, key) == 200
-            admin.execute("SELECT xmin FROM api_key_uses WHERE last_used_on = current_date")
-            rows = admin.fetchall()
-            versions.update(rows)
-            return bool(rows)
+            used_today = "SELECT xmin FROM api_key_uses WHERE last_used_on = current_date"
+            versions.update(rows(admin, used_today))
+            return len(versions) > 0
 
         versions: set[Any] = set()
         eventually(used)
@@ -295,7 +300,7 @@ class TestApiKeys:
     def test_last_keys_stand_while_the_database_is_away(
         self, client: FlaskClient, mocker: MockerFixture
     ) -> None:
-        key = create_key(client, "reader", "users:read")
+        key = create_key(client)
         assert self.status(client, key) == 200
         database = services_of(client.application).database
         mocker.patch.object(database, "read", side_effect=Unavailable("away"))
@@ -314,13 +319,12 @@ class TestApiKeys:
     ) -> None:
         as_service = secured(database_owner_url=None)
         unmigrated = secured(database_owner_url=None, database_url=empty_url)
-        for client, command, reason in (
-            (as_service, (*CREATE, "reader"), "permission denied for table api_keys"),
-            (as_service, ("revoke", "reader"), "permission denied for table api_keys"),
-            (unmigrated, ("list",), 'relation "api_keys" does not exist'),
-        ):
-            refused = run(client, *command, exit_code=1)
-            assert refused == f"Error: the database refuses: {reason}"
+        refused = "Error: the database refuses: "
+        denied = f"{refused}permission denied for table api_keys"
+        assert create_key(as_service, exit_code=1) == denied
+        assert run(as_service, "revoke", "reader", exit_code=1) == denied
+        missing = f'{refused}relation "api_keys" does not exist'
+        assert run(unmigrated, "list", exit_code=1) == missing
         admin.execute("BEGIN; LOCK TABLE api_keys")
         assert run(as_service, "list", exit_code=1).endswith("due to statement timeout")
         admin.execute("ROLLBACK")
@@ -331,7 +335,7 @@ class TestApiKeys:
         monkeypatch.setenv("PGTZ", "America/New_York")
         monkeypatch.setenv("PGOPTIONS", "-c default_transaction_read_only=on")
         key = create_key(client, "reader", "users:read,users:write", "2999-12-31")
-        create_key(client, "former", "users:read", "90d")
+        create_key(client, "former", expires="90d")
         run(client, "revoke", "former")
         listed = run(client, "list").splitlines()
         prefix = key.split("_")[1]
@@ -342,22 +346,19 @@ class TestApiKeys:
         assert key.split("_", 2)[2] not in str(listed)
 
     @pytest.mark.parametrize(
-        "arguments",
+        "invalid",
         [
-            ("Reader", "users:read", "90d"),
-            ("ada@example.com", "users:read", "90d"),
-            ("reader", "users:all", "90d"),
-            ("reader", "", "90d"),
-            ("reader", "users:read", "soon"),
-            ("reader", "users:read", "2020-01-01"),
-            ("reader", "users:read", "9999-12-31T23:00-12:00"),
+            *({"name": "Reader"}, {"name": "ada@example.com"}),
+            *({"scopes": "users:all"}, {"scopes": ""}),
+            *({"expires": "soon"}, {"expires": "2020-01-01"}),
+            {"expires": "9999-12-31T23:00-12:00"},
         ],
+        ids=str,
     )
-    def test_invalid_arguments_are_refused(
-        self, client: FlaskClient, arguments: tuple[str, str, str]
+    def test_invalid_argument_is_refused(
+        self, client: FlaskClient, invalid: dict[str, str]
     ) -> None:
-        name, scopes, expires = arguments
-        run(client, "create", name, "--scopes", scopes, "--expires", expires, exit_code=2)
+        create_key(client, **invalid, exit_code=2)
 
 
 def test_credentials_that_are_not_enabled_are_refused(secured: Secured) -> None:

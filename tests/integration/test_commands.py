@@ -8,6 +8,7 @@ from flask.testing import FlaskClient
 from psycopg2.extensions import cursor
 from pytest_mock import MockerFixture
 
+from tests.integration.queries import value
 from tests.integration.users import URL, create, page, total
 from user_service.domain import names
 from user_service.errors import Unavailable
@@ -88,8 +89,7 @@ def test_recount_corrects_the_total_of_pages(
     assert total(client) == 42
     assert run(app, "recount") == "1 users\n"
     assert total(client) == 1
-    admin.execute("SELECT count(*) FROM users_count")
-    assert admin.fetchone() == (64,)
+    assert value(admin, "SELECT count(*) FROM users_count") == 64
 
 
 def test_check_lists_names_to_be_refused(app: Flask, client: FlaskClient, admin: cursor) -> None:

@@ -8,6 +8,8 @@ from contextlib import closing
 import psycopg2
 from psycopg2.extensions import cursor
 
+from tests.integration.queries import value
+
 INSERT = """
     INSERT INTO users (username, username_canonical, email, email_canonical)
     SELECT 'user' || n, 'user' || n, n || '@example.com', n || '@example.com'
@@ -18,11 +20,8 @@ INSERT = """
 
 def numbers(admin: cursor) -> tuple[int, int]:
     """Return how many users there are by the slots, and by counting."""
-    admin.execute(
-        "SELECT (SELECT sum(number)::int FROM users_count), (SELECT count(*)::int FROM users)"
-    )
-    ((by_slots, counted),) = admin.fetchall()
-    return by_slots, counted
+    by_slots = value(admin, "SELECT sum(number)::int FROM users_count")
+    return by_slots, value(admin, "SELECT count(*) FROM users")
 
 
 def test_is_right_after_statements_of_many_rows_and_of_none_and_a_roll_back(admin: cursor) -> None:

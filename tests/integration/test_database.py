@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager
 
 import psycopg2
 import pytest
-from flask.testing import FlaskClient
 from psycopg2.extensions import cursor, make_dsn
 
+from tests.integration.queries import value
 from tests.integration.users import USER
 from tests.responses import Serve, json_of, problem_of
 from tests.waiting import eventually
@@ -18,7 +18,7 @@ from user_service.database.database import Database
 from user_service.errors import DeadlineExceeded, OutcomeUnknown, TransientFailure, Unavailable
 from user_service.resilience import deadline
 from user_service.resilience.breaker import State
-from user_service.web.services import Services, services_of
+from user_service.web.services import services_of
 
 SIZE = 3
 
@@ -52,20 +52,6 @@ def every_connection_held(database: Database) -> Iterator[None]:
         yield
 
 
-def value(cursor: cursor, sql: str) -> object:
-    cursor.execute(sql)
-    ((found,),) = cursor.fetchall()
-    return found
-
-
-def test_connections_are_reused(database: Database) -> None:
-    database.open()
-    pids = backend_pids(database)
-    assert len(pids) == SIZE
-    assert backend_pids(database) == pids
-    assert database.pool.lent == 0
-
-
 def test_sessions_and_transactions_have_their_own_settings(database: Database) -> None:
     with database.read() as cursor:
         assert value(cursor, "SHOW statement_timeout") == "500ms"
@@ -85,15 +71,15 @@ def test_transaction_begins_with_its_first_statement_and_ends_as_one(database: D
         assert value(cursor, "SELECT pg_current_xact_id()::text") == first
         assert b"BEGIN" not in (cursor.query or b"")
     with database.read() as cursor:
-        cursor.execute("SELECT pg_xact_status(%s::xid8)", (first,))
-        assert cursor.fetchone() == ("committed",)
+        assert value(cursor, "SELECT pg_xact_status(%s::xid8)", first) == "committed"
         # A read has no transaction of its own.
         first = value(cursor, "SELECT pg_current_xact_id()::text")
         assert value(cursor, "SELECT pg_current_xact_id()::text") != first
 
 
-def test_failed_transaction_leaves_its_connection_idle(database: Database, admin: cursor) -> None:
+def test_connections_are_reused_after_failures(database: Database, admin: cursor) -> None:
     pids = backend_pids(database)
+    assert len(pids) == SIZE
     with pytest.raises(ZeroDivisionError), database.transaction() as cursor:
         cursor.execute(insert_in(seconds=0))
         _ = 1 / 0
@@ -101,10 +87,11 @@ def test_failed_transaction_leaves_its_connection_idle(database: Database, admin
         cursor.execute("SELECT 1 / 0")
     with pytest.raises(psycopg2.errors.SyntaxError), database.transaction() as cursor:
         cursor.execute("SELEKT")  # refused before BEGIN was even done
-    admin.execute("SELECT DISTINCT state FROM pg_stat_activity WHERE pid = ANY(%s)", [list(pids)])
-    assert admin.fetchall() == [("idle",)]
+    states = "SELECT DISTINCT state FROM pg_stat_activity WHERE pid = ANY(%s)"
+    assert value(admin, states, list(pids)) == "idle"
     assert value(admin, "SELECT count(*) FROM users") == 0
     assert backend_pids(database) == pids
+    assert database.pool.lent == 0
 
 
 def insert_in(seconds: float) -> str:
@@ -200,17 +187,6 @@ def test_full_pool_does_not_open_the_breaker_of_a_server_that_is_well(database_u
     database.close()
 
 
-def test_health_answers_while_the_pool_is_exhausted(
-    client: FlaskClient, services: Services
-) -> None:
-    size = services.database.pool.size
-    with every_connection_held(services.database):
-        health = client.get("/health")
-        assert health.status_code == 200
-        assert json_of(health)["pool"] == {"size": size, "in_use": size, "waiting": 0}
-        assert client.get("/health/ready").status_code == 200
-
-
 def test_readiness_leaves_a_server_that_became_read_only(database_url: str) -> None:
     """``tests/faults/test_failover.py`` shows that the new primary is found."""
     database = Database(make_dsn(database_url, target_session_attrs="read-write"), size=1)
@@ -224,10 +200,16 @@ def test_readiness_leaves_a_server_that_became_read_only(database_url: str) -> N
     database.close()
 
 
-def test_exhausted_pool_is_a_problem_that_says_when_to_try_again(serving: Serve) -> None:
+def test_exhausted_pool_refuses_requests_and_health_answers(
+    serving: Serve,
+) -> None:
     client = serving(db_pool_timeout=0.5)
     with every_connection_held(services_of(client.application).database):
         refused = client.get(USER)
         problem_of(refused, 503)
         assert refused.headers["Retry-After"] == "1"
+        health = client.get("/health")
+        assert health.status_code == 200
+        assert json_of(health)["pool"] == {"size": 10, "in_use": 10, "waiting": 0}
+        assert client.get("/health/ready").status_code == 200
     assert client.get(USER).status_code == 404

@@ -13,6 +13,7 @@ from psycopg2.extensions import cursor
 from pytest_mock import MockerFixture
 from werkzeug.test import TestResponse
 
+from tests.integration.queries import rows, value
 from tests.integration.users import ADA, GRACE, URL, USER, total, x_cache
 from tests.responses import json_of, problem_of
 from user_service.database import stored_responses
@@ -61,11 +62,6 @@ def other(database_url: str) -> Iterator[cursor]:
 
 def post(client: FlaskClient, key: str | None = KEY, body: Any = ADA) -> TestResponse:
     return client.post(URL, json=body, headers={"Idempotency-Key": key} if key else {})
-
-
-def rows(admin: cursor, sql: str) -> list[tuple[Any, ...]]:
-    admin.execute(sql)
-    return admin.fetchall()
 
 
 def usernames(admin: cursor) -> list[str]:
@@ -240,8 +236,8 @@ class TestExpiry:
         created = post(client, body=GRACE)
         assert_first(created)
         assert usernames(admin) == ["ada", "grace"]
-        age = f"SELECT now() - created_at FROM idempotency_keys WHERE key = '{KEY}'"
-        assert rows(admin, age)[0][0] < timedelta(minutes=1)
+        age = "SELECT now() - created_at FROM idempotency_keys WHERE key = %s"
+        assert value(admin, age, KEY) < timedelta(minutes=1)
         assert_replay(created, post(client, body=GRACE))
 
     def test_each_removes_oldest(
@@ -278,7 +274,7 @@ class TestExpiry:
         for _, statement, *values in [call.args for call in execute.call_args_list]:
             if "FROM idempotency_keys" in statement:
                 admin.execute(f"EXPLAIN {statement}", *values)
-                plans.append("\n".join(line for (line,) in admin.fetchall()))
+                plans.append(str(admin.fetchall()))
         finding, removal = plans
         assert "Index Scan using idempotency_keys_pkey" in finding
         assert "Index Scan using idempotency_keys_created_at" in removal

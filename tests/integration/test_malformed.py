@@ -16,6 +16,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from tests.integration.queries import rows
 from tests.integration.users import URL, USER
 from tests.responses import fields_of, json_of, problem_of
 from user_service.database.database import Database
@@ -349,8 +350,7 @@ def create(client: FlaskClient, **members: str) -> TestResponse:
 
 def users_in(database: Database) -> list[tuple[object, ...]]:
     with database.read() as cursor:
-        cursor.execute("SELECT id, username, email, created_at, updated_at FROM users ORDER BY id")
-        return cursor.fetchall()
+        return rows(cursor, "SELECT * FROM users ORDER BY id")
 
 
 def complaint_about(attempt: Attempt, answer: TestResponse) -> str | None:

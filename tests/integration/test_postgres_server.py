@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import psycopg2
@@ -14,7 +14,8 @@ from psycopg2.extensions import cursor
 from app import create_app
 from dev.servers import PostgresServer
 from tests.faults.harness.standby import rows
-from tests.integration.users import ADA, URL, USER
+from tests.integration.queries import value
+from tests.integration.users import ADA, URL, USER, create, first_page, names
 from tests.pgbouncer import PgBouncer
 from tests.responses import Serve, json_of, problem_of
 from tests.waiting import eventually
@@ -103,8 +104,7 @@ def writes_wait_and_reads_go_on(database: Database, admin: cursor) -> None:
         with database.write(touch, {"slot": slot}):
             pass
 
-    wait_for(admin, "gone")
-    try:
+    with standby_away(admin):
         for slot in range(2):
             with pytest.raises(OutcomeUnknown), deadline.within(0.3):
                 write(slot)
@@ -112,35 +112,23 @@ def writes_wait_and_reads_go_on(database: Database, admin: cursor) -> None:
             with pytest.raises(PoolTimeout):
                 write(slot)
             assert database.is_ready()
-        admin.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
-        assert admin.fetchone() == (2,)
+        sessions = "SELECT count(*) FROM pg_stat_activity WHERE "
+        assert value(admin, f"{sessions} wait_event = 'SyncRep'") == 2
         # PgBouncer would have given the sessions of clients that left to others.
-        admin.execute("SELECT count(*) FROM pg_stat_activity WHERE usename = 'users'")
-        assert admin.fetchone() in [(3,), (4,)]  # with that of the migrations
+        assert value(admin, f"{sessions} usename = 'users'") in (3, 4)  # with the migrations'
         assert database.pool.lent == 2
-    finally:
-        wait_for(admin, "")
     eventually(lambda: database.pool.lent == 0)
     write(0)
 
 
 def test_pages_show_a_commit_whose_answer_came_late(on_it: Serve, admin: cursor) -> None:
     client = on_it(request_timeout=1, redis_timeout=1)
-    assert client.post(URL, json=ADA).status_code == 201
-
-    def page() -> tuple[str, str]:
-        answer = client.get(URL)
-        return json_of(answer)["users"][0]["username"], answer.headers["X-Cache"]
-
-    try:
-        wait_for(admin, "gone")
+    create(client, "ada")
+    with standby_away(admin):
         problem_of(client.patch(USER, json={"username": "grace"}), 503)
-        assert [page(), page()] == [("ada", "MISS"), ("ada", "HIT")]
-        wait_for(admin, "")
-        eventually(lambda: page()[0] == "grace", timeout=20)  # before the page would expire
-    finally:
-        wait_for(admin, "")
-        admin.execute("TRUNCATE users RESTART IDENTITY")
+        assert [first_page(client) for _ in range(2)] == [(["ada"], "MISS"), (["ada"], "HIT")]
+    eventually(lambda: names(client) == ["grace"], timeout=20)  # before the page would expire
+    admin.execute("TRUNCATE users RESTART IDENTITY")
 
 
 def test_day_of_last_use_waits_for_no_standby(
@@ -149,11 +137,18 @@ def test_day_of_last_use_waits_for_no_standby(
     database = services_of(on_it().application).database
     _, key = new_key("reader", frozenset({"users:read"}), None)
     add_key(postgres.url, key)
-    wait_for(admin, "gone")
-    try:
+    with standby_away(admin):
         valid_keys(database, frozenset({key.prefix}))
         assert valid_keys(database, frozenset())[key.prefix].last_used_on is not None
         assert database.pool.lent == 0
+
+
+@contextmanager
+def standby_away(admin: cursor) -> Iterator[None]:
+    """Have each commit wait for a standby that is not there, until the end of the block."""
+    wait_for(admin, "gone")
+    try:
+        yield
     finally:
         wait_for(admin, "")
 
@@ -162,12 +157,7 @@ def wait_for(admin: cursor, standby: str) -> None:
     """Have each commit wait for ``standby``; without one, those that wait go on."""
     admin.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{standby}'")
     admin.execute("SELECT pg_reload_conf()")
-
-    def is_known() -> bool:
-        admin.execute("SHOW synchronous_standby_names")
-        return admin.fetchone() == (standby,)
-
-    eventually(is_known)
+    eventually(lambda: value(admin, "SHOW synchronous_standby_names") == standby)
     # The checkpointer makes commits wait, and reads its settings before it works.
     admin.execute("CHECKPOINT")
 
@@ -191,6 +181,13 @@ def test_no_room_for_a_connection_is_not_ready(postgres: PostgresServer, serving
             held.enter_context(closing(psycopg2.connect(postgres.url)))
         assert client.get("/health/ready").status_code == 503
     eventually(lambda: client.get("/health/ready").status_code == 200)
+
+
+def assert_unavailable(client: FlaskClient) -> None:
+    for _ in range(9):
+        statuses = [client.get(path).status_code for path in (USER, "/health/ready", "/health")]
+        assert statuses == [503] * 3
+    assert json_of(client.get("/health"))["status"] == "unhealthy"
 
 
 def test_changed_password_is_read_from_its_file_and_without_it_the_known_one_is_kept(
@@ -221,11 +218,7 @@ def test_changed_password_is_read_from_its_file_and_without_it_the_known_one_is_
             assert statuses(client, 9) == [404] * 9
             assert client.get("/health/ready").status_code == 200
             admin.execute(TERMINATE, ("users",))
-            for _ in range(9):
-                assert client.get(USER).status_code == 503
-                assert client.get("/health/ready").status_code == 503
-                health = client.get("/health")
-                assert (health.status_code, json_of(health)["status"]) == (503, "unhealthy")
+            assert_unavailable(client)
             file.write_text("new\n")
             eventually(lambda: client.get("/health/ready").status_code == 200)
             assert client.get(USER).status_code == 404
@@ -235,21 +228,16 @@ def test_changed_password_is_read_from_its_file_and_without_it_the_known_one_is_
 
 def test_server_that_admits_no_new_connection_is_not_ready(admin: cursor, on_it: Serve) -> None:
     client = on_it()
-    admin.execute("SHOW hba_file")
-    ((path,),) = admin.fetchall()
-    rules = Path(path).read_text("utf-8")
+    file = Path(value(admin, "SHOW hba_file"))
+    rules = file.read_text("utf-8")
     try:
-        Path(path).write_text(f"host all users all reject\n{rules}", "utf-8")
+        file.write_text(f"host all users all reject\n{rules}", "utf-8")
         admin.execute("SELECT pg_reload_conf()")
         admin.execute(TERMINATE, ("users",))
         eventually(lambda: client.get("/health/ready").status_code == 503)
-        for _ in range(9):
-            assert client.get(USER).status_code == 503
-            assert client.get("/health/ready").status_code == 503
-            health = client.get("/health")
-            assert (health.status_code, json_of(health)["status"]) == (503, "unhealthy")
+        assert_unavailable(client)
     finally:
-        Path(path).write_text(rules, "utf-8")
+        file.write_text(rules, "utf-8")
         admin.execute("SELECT pg_reload_conf()")
     eventually(lambda: client.get("/health/ready").status_code == 200)
     assert client.get(USER).status_code == 404
@@ -301,11 +289,10 @@ def test_session_is_the_services_own_whatever_libpq_finds_in_the_environment(
     monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
     admin.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public AUTHORIZATION users")
     with services_of(on_it().application).database.read() as cursor:  # after the migration
-        cursor.execute(
-            "SELECT current_setting('client_encoding'), current_setting('search_path'),"
-            " current_setting('transaction_read_only'), 'users'::regclass::text"
-        )
-        assert cursor.fetchall() == [("UTF8", '"$user", public', "off", "users")]
+        assert value(cursor, "SHOW client_encoding") == "UTF8"
+        assert value(cursor, "SHOW search_path") == '"$user", public'
+        assert value(cursor, "SHOW transaction_read_only") == "off"
+        assert value(cursor, "SELECT 'users'::regclass::text") == "users"
 
 
 @pytest.mark.parametrize(
@@ -322,5 +309,4 @@ def test_session_is_the_services_own_whatever_libpq_finds_in_the_environment(
 def test_ipv6_address_in_every_form(postgres: PostgresServer, on_it: Serve, form: str) -> None:
     url = form.format(who=postgres.url.split("/")[2].split("@")[0], port=postgres.port)
     with services_of(on_it(database_url=url).application).database.read() as cursor:
-        cursor.execute("SELECT host(inet_server_addr())")
-        assert cursor.fetchall() == [("::1",)]
+        assert value(cursor, "SELECT host(inet_server_addr())") == "::1"

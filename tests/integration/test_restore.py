@@ -6,12 +6,14 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
 from flask.testing import FlaskClient
 
 from dev.servers import postgres_program
+from tests.integration.queries import value
 from tests.integration.users import GRACE, URL, USER, create, page, total
 from tests.responses import Serve, json_of, problem_of
 from tests.servers import Servers
@@ -74,10 +76,8 @@ def test_commands_restore_the_users_and_no_etag_of_a_lost_state(
 
 
 def test_write_of_another_schema_counts_there_whatever_its_name(empty_url: str) -> None:
-    def total(schema: str) -> int:
-        cursor.execute(f"SELECT sum(number)::int FROM {schema}.users_count")
-        ((number,),) = cursor.fetchall()
-        return int(number)
+    def counted(schema: str) -> Any:
+        return value(cursor, f"SELECT sum(number)::int FROM {schema}.users_count")
 
     with closing(psycopg2.connect(empty_url)) as opened, opened.cursor() as cursor:
         opened.autocommit = True
@@ -91,6 +91,6 @@ def test_write_of_another_schema_counts_there_whatever_its_name(empty_url: str) 
         cursor.execute("SET search_path = two")
         cursor.execute('ALTER SCHEMA one RENAME TO "the 1st"')
         cursor.execute('DELETE FROM "the 1st".users')
-        assert (total('"the 1st"'), total("two")) == (0, 1)
+        assert (counted('"the 1st"'), counted("two")) == (0, 1)
         cursor.execute("TRUNCATE two.users")
-        assert total("two") == 0
+        assert counted("two") == 0

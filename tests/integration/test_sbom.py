@@ -11,13 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_lists_every_package_of_the_lock_file(tmp_path: Path) -> None:
     target = tmp_path / "sbom.json"
     # The environment of this test is the one that the stamp stands for.
-    command = [
-        "make",
-        "--no-print-directory",
-        "--assume-old=.venv/dev.stamp",
-        "sbom",
-        f"TARGET={target}",
-    ]
+    make = ["make", "--no-print-directory", "--assume-old=.venv/dev.stamp"]
+    command = [*make, "sbom", f"TARGET={target}"]
     assert subprocess.check_output(command, cwd=ROOT, text=True) == ""
     bill = json.loads(target.read_text(encoding="utf-8"))
     lock = (ROOT / "services/user-service/requirements.txt").read_text(encoding="utf-8")

@@ -11,16 +11,10 @@ from psycopg2.extensions import cursor
 from dev.servers import PostgresServer
 from tests.faults.harness.proxy import Proxy
 from tests.faults.harness.standby import Standby, run
-from tests.integration.users import URL, USER, create
-from tests.responses import Serve, json_of
+from tests.integration.users import URL, USER, create, first_page
+from tests.responses import Serve
 from tests.waiting import eventually
 from user_service.web.services import services_of
-
-
-def page(client: FlaskClient) -> tuple[list[str], str]:
-    """Return the names on the first page, and what the cache did."""
-    answer = client.get(URL)
-    return [user["username"] for user in json_of(answer)["users"]], answer.headers["X-Cache"]
 
 
 @pytest.fixture
@@ -36,19 +30,19 @@ def test_copy_of_a_database_shares_nothing_with_it(primary: PostgresServer, serv
         original = serving(database_url=primary.url, rate_limit="4/minute")
         copy = serving(database_url=address + "copy", rate_limit="4/minute", retry_attempts=0)
         create(original, "ada")
-        assert [page(each) for each in (original, copy)] == [(["ada"], "MISS"), ([], "MISS")]
+        assert [first_page(each) for each in (original, copy)] == [(["ada"], "MISS"), ([], "MISS")]
         services_of(copy.application).pages.invalidate()
-        assert page(original) == (["ada"], "HIT")
+        assert first_page(original) == (["ada"], "HIT")
         link.refuse()
-        assert page(copy) == ([], "STALE")
+        assert first_page(copy) == ([], "STALE")
         assert [original.get(URL).status_code for _ in range(2)] == [200, 429]
-        assert page(copy) == ([], "STALE")
+        assert first_page(copy) == ([], "STALE")
 
 
 def test_prefix_separates_what_the_database_does_not(serving: Serve) -> None:
     one, other = (serving(redis_prefix=prefix, rate_limit="9/day") for prefix in ("one", "other"))
     for client in (one, other):
-        assert page(client)[1] == "MISS"
+        assert first_page(client)[1] == "MISS"
         assert client.get(URL).headers["RateLimit"].startswith('"default";r=7;')
 
 
@@ -56,11 +50,11 @@ def test_restore_shows_no_old_page(client: FlaskClient, serving: Serve, admin: c
     """The other process stays connected, and hears of it from what is stored in Redis."""
     other = serving()
     create(client, "ada")
-    assert [page(each)[1] for each in (client, other)] == ["MISS", "HIT"]
+    assert [first_page(each)[1] for each in (client, other)] == ["MISS", "HIT"]
     admin.execute("TRUNCATE users")
     with services_of(client.application).database.read():  # the connection that there is
         assert client.get(USER).status_code == 404  # on a new one
-    seen = [page(each) for each in (client, other, client, other)]
+    seen = [first_page(each) for each in (client, other, client, other)]
     assert seen == [([], "MISS"), *[([], "HIT")] * 3]
 
 
@@ -72,7 +66,7 @@ def test_replica_of_a_restored_database_is_read_though_the_position_before_was_h
         run(primary, "SELECT pg_logical_emit_message(false, '', '')", "SELECT pg_switch_wal()")
         create(before, f"lost{number}")
     position = run(primary, "SELECT pg_current_wal_lsn()")
-    assert len(page(before)[0]) == 9
+    assert len(first_page(before)[0]) == 9
     with (
         PostgresServer(tmp_path / "restored", durable=False) as restored,
         Standby(tmp_path / "standby", restored) as standby,
@@ -83,7 +77,7 @@ def test_replica_of_a_restored_database_is_read_though_the_position_before_was_h
         replica = services_of(after.application).replica
         assert replica is not None
         eventually(lambda: after.get(USER).status_code == 200 and replica.reads > 0)
-        assert page(after) == (["ada"], "MISS")
+        assert first_page(after) == (["ada"], "MISS")
 
 
 def test_promoted_standby_shows_no_page_of_a_write_that_it_has_not(
@@ -107,10 +101,10 @@ def test_promoted_standby_shows_no_page_of_a_write_that_it_has_not(
         eventually(lambda: run(standby, "SELECT count(*) FROM pg_stat_wal_receiver") == 0)
         run(primary, "SELECT pg_switch_wal()")  # so that the position is far ahead
         create(client, "lost")
-        assert page(client) == (["ada", "lost"], "MISS")
+        assert first_page(client) == (["ada", "lost"], "MISS")
         before = required_lsn()
         primary.kill()
         run(standby, "SELECT pg_promote()")
         eventually(lambda: client.get(USER).status_code == 200)
-        assert page(client) == (["ada"], "MISS")
+        assert first_page(client) == (["ada"], "MISS")
         assert required_lsn() < before

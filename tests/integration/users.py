@@ -33,6 +33,12 @@ def names(client: FlaskClient, **query: object) -> list[str]:
     return [user["username"] for user in page(client, **query)["users"]]
 
 
+def first_page(client: FlaskClient) -> tuple[list[str], str]:
+    """Return the usernames on the first page, and what the cache did."""
+    answer = client.get(URL)
+    return [user["username"] for user in json_of(answer)["users"]], answer.headers["X-Cache"]
+
+
 def total(client: FlaskClient, **query: object) -> Any:
     """Return the number of users that the list says."""
     return page(client, **query)["pagination"]["total"]
