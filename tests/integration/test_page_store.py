@@ -4,7 +4,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from types import SimpleNamespace
 
 import pytest
@@ -40,21 +40,19 @@ def clock() -> Clock:
 @pytest.fixture
 def process(servers: Servers, redis: redis_py.Redis, clock: Clock) -> Iterator[MakeStore]:
     """Return a function that makes the store of one process, on the same Redis as the others."""
-    made: list[PageStore] = []
+    with ExitStack() as stack:
 
-    def make(
-        url: str = servers.redis_url,
-        timeout: float = 2,
-        stale_ttl: int = 300,
-        identify: Identify = identify,
-    ) -> PageStore:
-        client, time = redis_client(url, timeout=timeout), lambda: clock.now
-        made.append(PageStore(client, identify, ttl=TTL, stale_ttl=stale_ttl, clock=time))
-        return made[-1]
+        def make(
+            url: str = servers.redis_url,
+            timeout: float = 2,
+            stale_ttl: int = 300,
+            identify: Identify = identify,
+        ) -> PageStore:
+            client, time = redis_client(url, timeout=timeout), lambda: clock.now
+            store = PageStore(client, identify, ttl=TTL, stale_ttl=stale_ttl, clock=time)
+            return stack.enter_context(closing(store))
 
-    yield make
-    for each in made:
-        each.close()
+        yield make
 
 
 @pytest.fixture
