@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from flask.testing import FlaskClient
 from trustme import CA
 
 from tests.integration.users import x_cache
@@ -26,11 +25,10 @@ BAD = {
 
 @dataclass(frozen=True)
 class Store:
-    """A server, the settings that lead to it, and whether a client's service uses it."""
+    """A server, and whether a service uses it that has its URL."""
 
     server: TlsPostgres | TlsRedis
-    settings: dict[str, object]
-    is_used: Callable[[FlaskClient], bool]
+    is_used: Callable[[], bool]
 
 
 @pytest.fixture
@@ -54,51 +52,49 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsRedis]
 
 
 @pytest.fixture(params=["PostgreSQL", "Redis"])
-def store(request: pytest.FixtureRequest, trusted: Path) -> Store:
+def store(request: pytest.FixtureRequest, trusted: Path, serving: Serve) -> Store:
     if request.param == "Redis":
         redis = request.getfixturevalue("redis_server")
-        url = f"{redis.tls_url}?ssl_ca_certs={trusted}"
-        return Store(redis, {"redis_url": url}, lambda client: x_cache(client) != "BYPASS")
+        cached = serving(redis_url=f"{redis.tls_url}?ssl_ca_certs={trusted}")
+        return Store(redis, lambda: x_cache(cached) != "BYPASS")
     postgres = request.getfixturevalue("postgres")
     verified = f"?sslmode=verify-full&sslrootcert={trusted}"
     service, owner = (
         each.replace("127.0.0.1", "localhost") + verified
         for each in (postgres.service_url, postgres.url)
     )
-    urls: dict[str, object] = {"database_url": service, "database_owner_url": owner}
-    return Store(postgres, urls, lambda client: client.get("/health/ready").status_code == 200)
+    client = serving(database_url=service, database_owner_url=owner, retry_attempts=0)
+    return Store(postgres, lambda: client.get("/health/ready").status_code == 200)
 
 
 @pytest.mark.parametrize("fault", BAD)
 def test_server_with_a_bad_certificate_is_not_used_until_it_has_a_good_one(
-    store: Store, serving: Serve, fault: str
+    store: Store, fault: str
 ) -> None:
     store.server.present(BAD[fault])
-    client = serving(**store.settings, retry_attempts=0)
     for _ in range(5):
-        assert not store.is_used(client)
+        assert not store.is_used()
     store.server.present(GOOD)
-    eventually(lambda: store.is_used(client))
+    eventually(store.is_used)
 
 
 def test_certificates_and_authorities_are_replaced_while_the_service_runs(
-    store: Store, trusted: Path, serving: Serve
+    store: Store, trusted: Path
 ) -> None:
     def is_used_again() -> bool:
         store.server.disconnect()
-        return store.is_used(client)
+        return store.is_used()
 
     store.server.present(GOOD)
-    client = serving(**store.settings, retry_attempts=0)
-    eventually(lambda: store.is_used(client))
+    eventually(store.is_used)
     store.server.present(EXPIRED)
-    assert store.is_used(client)  # over the connection that there is
+    assert store.is_used()  # over the connection that there is
     eventually(lambda: not is_used_again())
     store.server.present(BAD["unknown authority"])
-    assert not store.is_used(client)
+    assert not store.is_used()
     with trusted.open("ab") as file:
         file.write(OTHER_AUTHORITY.cert_pem.bytes())
-    eventually(lambda: store.is_used(client))
+    eventually(store.is_used)
 
 
 @pytest.mark.parametrize("topology", ["Sentinel", "Cluster"])
