@@ -13,6 +13,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from dev.ports import free_port
+from dev.probe import is_ok
 from tests.integration.users import URL
 from tests.issuer import AUDIENCE, METADATA, Answer, Issuer, IssuerServer, ec_key, issuer_server
 from tests.responses import Serve, problem_of
@@ -30,13 +31,6 @@ ALGORITHMS = ("ES256",)
 def issuer() -> Iterator[IssuerServer]:
     with issuer_server(OLD) as server:
         yield server
-
-
-@pytest.fixture
-def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let key sets be read again as soon as the pause after the last read permits it."""
-    monkeypatch.setattr("app.REFRESH_SECONDS", 0.05)
-    monkeypatch.setattr("user_service.security.tokens.UNKNOWN_KEY_SECONDS", 0)
 
 
 def trusting(serving: Serve, url: str, audience: str = AUDIENCE, **changed: object) -> FlaskClient:
@@ -168,21 +162,12 @@ def test_without_a_first_key_set_tokens_are_a_503_until_the_issuer_answers(
 def real_issuer(port: int) -> Iterator[str]:
     """Run oidc-provider-mock, which makes a key at each start, and yield its address."""
     command = [sys.executable, "-W", "ignore", "-m", "oidc_provider_mock", "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            return httpx.get(f"{url}/jwks").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    try:
-        eventually(answers)
-        yield url
-    finally:
-        process.kill()
-        process.wait()
+            eventually(lambda: is_ok(port, "/jwks"))
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()
 
 
 def token_of(url: str) -> str:
@@ -198,8 +183,12 @@ def token_of(url: str) -> str:
         return str(answer.json()["id_token"])
 
 
-@pytest.mark.usefixtures("eager")
-def test_real_issuer_that_rotates_and_fails(serving: Serve) -> None:
+def test_real_issuer_that_rotates_and_fails(
+    serving: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The key set is read again as soon as the pause after the last read permits it.
+    monkeypatch.setattr("app.REFRESH_SECONDS", 0.05)
+    monkeypatch.setattr("user_service.security.tokens.UNKNOWN_KEY_SECONDS", 0)
     port = free_port()
     with real_issuer(port) as url:
         client = trusting(serving, url)
