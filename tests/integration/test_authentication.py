@@ -43,7 +43,7 @@ def token(scope: str, **claims: Any) -> dict[str, str]:
 @pytest.fixture
 def secured(serving: Serve, servers: Servers, tmp_path: Path, admin: cursor) -> Secured:
     """Return a function that makes a client of a service with authentication."""
-    admin.execute("TRUNCATE api_keys, api_key_uses, idempotency_keys")
+    admin.execute("TRUNCATE api_keys, api_key_uses")
     keys = tmp_path / "keys.json"
     keys.write_bytes(ISSUER.document())
 

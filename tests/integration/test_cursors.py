@@ -12,7 +12,7 @@ import pytest
 from flask.testing import FlaskClient
 from psycopg2.extensions import cursor
 
-from tests.integration.users import URL, page
+from tests.integration.users import URL, create, page
 from tests.population import SAME_TIMES, populate
 from tests.responses import Serve, fields_of, json_of, problem_of
 from user_service.web.services import Services
@@ -99,9 +99,7 @@ class TestWalk:
 
     def test_passes_the_longest_names(self, client: FlaskClient) -> None:
         name = "\N{DESERET SMALL LETTER YEE}" * 49  # in UTF-8, each has four bytes
-        for n in range(5):
-            body = {"username": f"{name}{n}", "email": f"{n}@example.com"}
-            assert client.post(URL, json=body).status_code == 201
+        create(client, **{f"{name}{n}": f"{n}@example.com" for n in range(5)})
         query = {"sort": "username", "q": name, "per_page": 2}
         assert [ids(each) for each in walk(client, **query)] == [[1, 2], [3, 4], [5]]
         # What does not fit into the header of a response is in its body only.
@@ -125,11 +123,13 @@ def refused_fields(client: FlaskClient, **query: object) -> set[str]:
     return fields_of(refused)
 
 
-class TestCursor:
-    @pytest.fixture(autouse=True)
-    def users(self, services: Services) -> None:
-        populate(services.database, 9)
+@pytest.fixture
+def nine_users(services: Services) -> None:
+    populate(services.database, 9)
 
+
+@pytest.mark.usefixtures("nine_users")
+class TestCursor:
     def test_of_another_list_is_refused(self, client: FlaskClient) -> None:
         times = {"created_since": "2026-01-01T00:00:00Z"}
         for other in ({"sort": "-id"}, {"sort": "username"}, {"q": "user"}, {"id": "1,2,3"}, times):
@@ -167,11 +167,8 @@ class TestCursor:
         assert of_another_key.status_code == (400 if key else 200)
 
 
+@pytest.mark.usefixtures("nine_users")
 class TestLinks:
-    @pytest.fixture(autouse=True)
-    def users(self, services: Services) -> None:
-        populate(services.database, 9)
-
     def test_of_page_numbers(self, client: FlaskClient) -> None:
         start = f"{URL}?page={{}}&per_page=4"
         first = links(client, f"{URL}?per_page=4")

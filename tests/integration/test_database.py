@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import psycopg2
 import pytest
@@ -42,14 +42,6 @@ def backend_pids(database: Database) -> set[int]:
 
     with ThreadPoolExecutor(SIZE) as threads:
         return set(threads.map(pid, range(SIZE)))
-
-
-@contextmanager
-def every_connection_held(database: Database) -> Iterator[None]:
-    with ExitStack() as held:
-        for _ in range(database.pool.size):
-            held.enter_context(database.read())
-        yield
 
 
 def test_sessions_and_transactions_have_their_own_settings(database: Database) -> None:
@@ -204,7 +196,10 @@ def test_exhausted_pool_refuses_requests_and_health_answers(
     serving: Serve,
 ) -> None:
     client = serving(db_pool_timeout=0.5)
-    with every_connection_held(services_of(client.application).database):
+    database = services_of(client.application).database
+    with ExitStack() as every_connection:
+        for _ in range(database.pool.size):
+            every_connection.enter_context(database.read())
         refused = client.get(USER)
         problem_of(refused, 503)
         assert refused.headers["Retry-After"] == "1"

@@ -48,11 +48,6 @@ END_WHILE_COMMITTING = """
 """
 
 
-@pytest.fixture(autouse=True)
-def no_keys(admin: cursor) -> None:
-    admin.execute("TRUNCATE idempotency_keys")
-
-
 @pytest.fixture
 def other(database_url: str) -> Iterator[cursor]:
     """A cursor in a transaction of its own, as another process has it."""

@@ -18,13 +18,6 @@ def pagination(client: FlaskClient, **query: object) -> Any:
     return page(client, **query)["pagination"]
 
 
-def add(client: FlaskClient, **emails: str) -> None:
-    """Create a user by each name, with the address beside it."""
-    for name, email in emails.items():
-        answer = client.post(URL, json={"username": name, "email": email})
-        assert answer.status_code == 201, answer.data
-
-
 class TestSort:
     @pytest.fixture(autouse=True)
     def users(self, client: FlaskClient) -> None:
@@ -87,7 +80,7 @@ class TestFilters:
             "straße": "6str",
             "ａｄａ１": "4EF",
         }
-        add(client, **{name: f"{email}@Example.com" for name, email in emails.items()})
+        create(client, **{name: f"{email}@Example.com" for name, email in emails.items()})
 
     def test_names_are_exact_in_canonical_form(self, client: FlaskClient) -> None:
         for username in ("Ada", "ADA", "ａｄａ", " ada "):
@@ -125,7 +118,7 @@ class TestFilters:
         ["idn@bücher.example", "IDN@BÜCHER.ex", "idn@bücher", "idn@xn--bcher", "idn@bücher."],
     )
     def test_q_finds_a_domain_in_both_spellings(self, client: FlaskClient, q: str) -> None:
-        add(client, **{"international": "idn@Bücher.example", "us@ßtreet": "us@example.com"})
+        create(client, **{"international": "idn@Bücher.example", "us@ßtreet": "us@example.com"})
         assert names(client, q=q) == ["international"]
         assert names(client, q="US@ßTR") == ["us@ßtreet"]
 

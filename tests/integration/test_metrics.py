@@ -16,6 +16,7 @@ from psycopg2.extensions import cursor
 
 from tests import scrapes
 from tests.faults.harness.proxy import Proxy
+from tests.integration import queries
 from tests.integration.users import URL, USER, create
 from tests.redis_states import generation_key
 from tests.responses import Serve
@@ -190,15 +191,11 @@ def test_connection_lost_in_a_query_is_replaced_and_the_call_recovers(
     with ThreadPoolExecutor(1) as threads:
         with users_locked(database_url):
             asking = threads.submit(client.application.test_client().get, USER)
-            eventually(lambda: terminated(admin) == 1)
+            terminated = (
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                " WHERE wait_event_type = 'Lock'"
+            )
+            eventually(lambda: queries.value(admin, terminated) == 1)
         assert asking.result().status_code == 404
     assert value(client, "pool_connections_replaced_total", pool="database") == 1
     assert value(client, "retries_total", outcome="recovered") == 1
-
-
-def terminated(admin: cursor) -> int:
-    """End the connections that wait for a lock; return their number."""
-    admin.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-    )
-    return admin.rowcount

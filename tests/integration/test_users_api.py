@@ -12,6 +12,7 @@ from psycopg2.extensions import cursor
 from pytest_mock import MockerFixture
 from werkzeug.test import Client
 
+from tests.integration.queries import value
 from tests.integration.users import GRACE, URL, USER, create
 from tests.responses import fields_of, json_of, problem_of
 from tests.waiting import eventually
@@ -68,17 +69,12 @@ class TestReplace:
             locking = other.cursor()
             locking.execute(holding)
             later = thread.submit(client.patch, USER, json={"username": "grace"})
-
-            def is_waiting() -> bool:
-                admin.execute(
-                    "SELECT count(*) FROM pg_stat_activity"
-                    " WHERE wait_event_type = 'Lock' AND query LIKE '%UPDATE users%'"
-                )
-                return admin.fetchone() == (1,)
-
-            eventually(is_waiting)
-            locking.execute(ending)
-            ((first,),) = locking.fetchall()
+            waiting = (
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE wait_event_type = 'Lock' AND query LIKE '%UPDATE users%'"
+            )
+            eventually(lambda: value(admin, waiting) == 1)
+            first = value(locking, ending)
             other.commit()
             assert datetime.fromisoformat(json_of(later.result(20))["updated_at"]) > first
 

@@ -13,10 +13,10 @@ ADA = {"username": "ada", "email": "ada@example.com"}
 GRACE = {"username": "grace", "email": "grace@example.com"}
 
 
-def create(client: FlaskClient, *names: str) -> TestResponse:
-    """Create a user by each of the names and return the last response, or fail."""
-    for name in names:
-        answer = client.post(URL, json={"username": name, "email": f"{name}@example.com"})
+def create(client: FlaskClient, *names: str, **emails: str) -> TestResponse:
+    """Create a user by each name, some with the address beside it; return the last response."""
+    for name, email in ({name: f"{name}@example.com" for name in names} | emails).items():
+        answer = client.post(URL, json={"username": name, "email": email})
         assert answer.status_code == 201, answer.data
     return answer
 
