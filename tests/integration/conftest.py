@@ -11,7 +11,7 @@ from uuid import uuid4
 import psycopg2
 import pytest
 from flask.testing import FlaskClient
-from psycopg2.extensions import cursor, make_dsn, parse_dsn
+from psycopg2.extensions import cursor, parse_dsn
 from werkzeug.test import TestResponse
 
 from dev.servers import RedisServer
@@ -98,15 +98,9 @@ def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture
 def dsn(servers: Servers) -> Iterator[str]:
-    """An empty database, as its owner."""
-    parts = parse_dsn(servers.owner_url)
+    """The URL of an empty database, as its owner."""
     name = f"migrate_{uuid4().hex}"
-    rows(servers.admin_url, f"CREATE DATABASE {name} OWNER {parts['user']}")
-    yield str(make_dsn(**{**parts, "dbname": name}))
+    owner = parse_dsn(servers.owner_url)["user"]
+    rows(servers.admin_url, f"CREATE DATABASE {name} OWNER {owner}")
+    yield f"{servers.owner_url.rpartition('/')[0]}/{name}"
     rows(servers.admin_url, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-@pytest.fixture
-def empty_url(servers: Servers, dsn: str) -> str:
-    """The URL of the empty database, as its owner."""
-    return f"{servers.owner_url.rpartition('/')[0]}/{parse_dsn(dsn)['dbname']}"

@@ -315,10 +315,10 @@ class TestApiKeys:
         assert client.get("/health/live", headers=bearer(key)).status_code == 200
 
     def test_refusal_by_the_database_is_one_line(
-        self, secured: Secured, empty_url: str, admin: cursor
+        self, secured: Secured, dsn: str, admin: cursor
     ) -> None:
         as_service = secured(database_owner_url=None)
-        unmigrated = secured(database_owner_url=None, database_url=empty_url)
+        unmigrated = secured(database_owner_url=None, database_url=dsn)
         refused = "Error: the database refuses: "
         denied = f"{refused}permission denied for table api_keys"
         assert create_key(as_service, exit_code=1) == denied

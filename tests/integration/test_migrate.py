@@ -296,8 +296,8 @@ def test_nothing_pending_needs_neither_lock_nor_write(
         migrate(read_only, folder)
 
 
-def test_service_waits_for_the_command(dsn: str, empty_url: str, serving: Serve) -> None:
-    client = serving(database_url=empty_url, migrate_on_start=False)
+def test_service_waits_for_the_command(dsn: str, serving: Serve) -> None:
+    client = serving(database_url=dsn, migrate_on_start=False)
     for path in ("/health/ready", "/health", USER):
         assert client.get(path).status_code == 503
     assert client.post(URL, json={}).status_code == 400
@@ -311,12 +311,12 @@ def test_service_waits_for_the_command(dsn: str, empty_url: str, serving: Serve)
 
 @pytest.mark.parametrize("pending", [True, False], ids=["pending", "nothing pending"])
 def test_service_that_starts_while_the_database_is_read_only(
-    dsn: str, empty_url: str, servers: Servers, serving: Serve, pending: bool
+    dsn: str, servers: Servers, serving: Serve, pending: bool
 ) -> None:
     if not pending:
         migrate(dsn)
     database = parse_dsn(dsn)["dbname"]
-    client = serving(database_url=empty_url)
+    client = serving(database_url=dsn)
     rows(servers.admin_url, f"ALTER DATABASE {database} SET default_transaction_read_only = on")
     # A worker that ends here takes gunicorn with it.
     services_of(client.application).begin(lambda: False)
@@ -327,11 +327,9 @@ def test_service_that_starts_while_the_database_is_read_only(
     eventually(lambda: client.post(URL, json=ADA).status_code == 201)
 
 
-def test_refused_migration_ends_the_worker_without_details(
-    dsn: str, empty_url: str, serving: Serve
-) -> None:
+def test_refused_migration_ends_the_worker_without_details(dsn: str, serving: Serve) -> None:
     rows(dsn, "CREATE VIEW users AS SELECT 1")
-    client = serving(database_url=empty_url)
+    client = serving(database_url=dsn)
     with pytest.raises(NotPrepared):
         services_of(client.application).begin(lambda: False)
     ended = client.application.test_cli_runner().invoke(args=["migrate"])

@@ -27,13 +27,13 @@ DUMP, RESTORE, USERS_ALONE, *OTHERS = re.findall(
 
 
 @pytest.fixture
-def environment(servers: Servers, empty_url: str) -> dict[str, str]:
+def environment(servers: Servers, dsn: str) -> dict[str, str]:
     """The variables that the page names."""
     return {
         "DATABASE_URL": servers.database_url,
         "DATABASE_OWNER_URL": servers.owner_url,
-        "RESTORED_URL": servers.database_url.removesuffix("users") + empty_url.rpartition("/")[2],
-        "RESTORED_OWNER_URL": empty_url,
+        "RESTORED_URL": servers.database_url.removesuffix("users") + dsn.rpartition("/")[2],
+        "RESTORED_OWNER_URL": dsn,
         "REDIS_URL": servers.redis_url,
     }
 
@@ -75,15 +75,15 @@ def test_commands_restore_the_users_and_no_etag_of_a_lost_state(
     assert problem_of(refused, 412)["user"]["username"] == "other"
 
 
-def test_write_of_another_schema_counts_there_whatever_its_name(empty_url: str) -> None:
+def test_write_of_another_schema_counts_there_whatever_its_name(dsn: str) -> None:
     def counted(schema: str) -> Any:
         return value(cursor, f"SELECT sum(number)::int FROM {schema}.users_count")
 
-    with closing(psycopg2.connect(empty_url)) as opened, opened.cursor() as cursor:
+    with closing(psycopg2.connect(dsn)) as opened, opened.cursor() as cursor:
         opened.autocommit = True
         for schema in ("one", "two"):
             cursor.execute(f"CREATE SCHEMA {schema}")
-            migrate(f"{empty_url}?options=-csearch_path%3D{schema}")
+            migrate(f"{dsn}?options=-csearch_path%3D{schema}")
             cursor.execute(
                 f"INSERT INTO {schema}.users (username, username_canonical, email, email_canonical)"
                 " VALUES ('ada', 'ada', 'ada@example.com', 'ada@example.com')"
