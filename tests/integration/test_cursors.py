@@ -170,16 +170,13 @@ class TestCursor:
 @pytest.mark.usefixtures("nine_users")
 class TestLinks:
     def test_of_page_numbers(self, client: FlaskClient) -> None:
-        start = f"{URL}?page={{}}&per_page=4"
-        first = links(client, f"{URL}?per_page=4")
-        assert first == {
-            rel: start.format(n) for rel, n in (("next", 2), ("first", 1), ("last", 3))
-        }
-        assert links(client, start.format(2)) == {
-            rel: start.format(n) for rel, n in (("next", 3), ("prev", 1), ("first", 1), ("last", 3))
-        }
-        assert links(client, start.format(3)).keys() == {"prev", "first", "last"}
-        assert links(client, start.format(7))["prev"] == start.format(3)
+        def to(**pages: int) -> dict[str, str]:
+            return {rel: f"{URL}?page={n}&per_page=4" for rel, n in pages.items()}
+
+        assert links(client, f"{URL}?per_page=4") == to(next=2, first=1, last=3)
+        assert links(client, f"{URL}?page=2&per_page=4") == to(next=3, prev=1, first=1, last=3)
+        assert links(client, f"{URL}?page=3&per_page=4") == to(prev=2, first=1, last=3)
+        assert links(client, f"{URL}?page=7&per_page=4") == to(prev=3, first=1, last=3)
 
     @pytest.mark.parametrize("count", ["none", "estimated"])
     def test_without_an_exact_total_lead_to_the_last_by_cursor(
