@@ -1,6 +1,6 @@
 """Many users at once, for tests of lists."""
 
-from user_service.database.database import Database
+from psycopg2.extensions import cursor
 
 # User n is "User<n>", n seconds after the first; by when they were changed their order is another.
 BEGINNING = "2026-01-01T00:00:00Z"
@@ -22,7 +22,6 @@ SAME_TIMES = """
 """
 
 
-def populate(database: Database, number: int) -> None:
+def populate(cursor: cursor, number: int) -> None:
     """Add ``number`` users to an empty table."""
-    with database.transaction() as cursor:
-        cursor.execute(_POPULATE, {"number": number, "beginning": BEGINNING})
+    cursor.execute(_POPULATE, {"number": number, "beginning": BEGINNING})

@@ -42,8 +42,8 @@ def walk(client: FlaskClient, **query: object) -> Iterator[Any]:
 
 class TestWalk:
     @pytest.mark.parametrize("sort", SORTS)
-    def test_goes_there_and_back(self, client: FlaskClient, services: Services, sort: str) -> None:
-        populate(services.database, 23)
+    def test_goes_there_and_back(self, client: FlaskClient, admin: cursor, sort: str) -> None:
+        populate(admin, 23)
         everybody = ids(page(client, sort=sort, per_page=100))
         assert len(everybody) == 23
         there = list(walk(client, sort=sort, per_page=5))
@@ -59,23 +59,23 @@ class TestWalk:
             each["pagination"]["next_cursor"] for each in there[::-1]
         ]
 
-    def test_goes_on_from_any_page_number(self, client: FlaskClient, services: Services) -> None:
-        populate(services.database, 20)
+    def test_goes_on_from_any_page_number(self, client: FlaskClient, admin: cursor) -> None:
+        populate(admin, 20)
         third = page(client, page=3, per_page=4)["pagination"]
         assert ids(page(client, cursor=third["next_cursor"], per_page=4)) == [13, 14, 15, 16]
         assert ids(page(client, cursor=third["prev_cursor"], per_page=4)) == [5, 6, 7, 8]
         # As large a page as is wanted, also in the midst of the walk.
         assert ids(page(client, cursor=third["next_cursor"], per_page=2)) == [13, 14]
 
-    def test_beyond_the_last_page_leads_back(self, client: FlaskClient, services: Services) -> None:
-        populate(services.database, 3)
+    def test_beyond_the_last_page_leads_back(self, client: FlaskClient, admin: cursor) -> None:
+        populate(admin, 3)
         beyond = page(client, page=9, per_page=2)
         assert (beyond["users"], beyond["pagination"]["next_cursor"]) == ([], None)
         assert ids(page(client, cursor=beyond["pagination"]["prev_cursor"], per_page=2)) == [2, 3]
         assert page(client, page=9, q="nobody")["pagination"]["prev_cursor"] is None
 
-    def test_finds_back_from_an_emptied_page(self, client: FlaskClient, services: Services) -> None:
-        populate(services.database, 8)
+    def test_finds_back_from_an_emptied_page(self, client: FlaskClient, admin: cursor) -> None:
+        populate(admin, 8)
         second, third = (page(client, page=n, per_page=2)["pagination"] for n in (2, 3))
         for gone in (1, 2, 7, 8):
             client.delete(f"{URL}/{gone}")
@@ -87,12 +87,11 @@ class TestWalk:
         assert (behind["users"], behind["pagination"]["prev_cursor"]) == ([], None)
         assert ids(page(client, cursor=behind["pagination"]["next_cursor"], per_page=2)) == [3, 4]
 
-    def test_keeps_times_to_the_microsecond(self, client: FlaskClient, services: Services) -> None:
-        populate(services.database, 9)
-        with services.database.transaction() as cursor:
-            cursor.execute(
-                "UPDATE users SET created_at = timestamptz '2026-01-01Z' + id * interval '1 us'"
-            )
+    def test_keeps_times_to_the_microsecond(self, client: FlaskClient, admin: cursor) -> None:
+        populate(admin, 9)
+        admin.execute(
+            "UPDATE users SET created_at = timestamptz '2026-01-01Z' + id * interval '1 us'"
+        )
         for sort in ("created_at", "-created_at"):
             seen = [ids(each) for each in walk(client, sort=sort, per_page=2)]
             assert sorted(chain.from_iterable(seen)) == list(range(1, 10))
@@ -107,8 +106,8 @@ class TestWalk:
         answer = client.get(URL, query_string={**query, "cursor": middle})
         assert 0 < len(answer.headers["Link"]) <= 2000
 
-    def test_with_a_filter_stays_within_it(self, client: FlaskClient, services: Services) -> None:
-        populate(services.database, 120)
+    def test_with_a_filter_stays_within_it(self, client: FlaskClient, admin: cursor) -> None:
+        populate(admin, 120)
         query = {"q": "user1", "sort": "-username", "created_since": "2026-01-01T00:00:05Z"}
         everybody = ids(page(client, per_page=100, **query))
         assert len(everybody) == 31
@@ -124,8 +123,8 @@ def refused_fields(client: FlaskClient, **query: object) -> set[str]:
 
 
 @pytest.fixture
-def nine_users(services: Services) -> None:
-    populate(services.database, 9)
+def nine_users(admin: cursor) -> None:
+    populate(admin, 9)
 
 
 @pytest.mark.usefixtures("nine_users")
@@ -254,7 +253,7 @@ def test_walk_among_writers_sees_everybody_who_stays_once(  # noqa: PLR0913, PLR
     changes: list[tuple[set[int], int]],
 ) -> None:
     admin.execute("TRUNCATE users RESTART IDENTITY")
-    populate(services.database, 12)
+    populate(admin, 12)
     if same_times:
         admin.execute(SAME_TIMES)
     services.pages.invalidate()

@@ -150,8 +150,8 @@ class TestFilters:
 
 
 class TestCount:
-    def test_is_exact_or_none_unless_said(self, client: FlaskClient, services: Services) -> None:
-        populate(services.database, 250)
+    def test_is_exact_or_none_unless_said(self, client: FlaskClient, admin: cursor) -> None:
+        populate(admin, 250)
         exact = pagination(client)
         assert exact["total"] == 250
         assert pagination(client, count="exact") == exact
@@ -160,10 +160,8 @@ class TestCount:
         assert pagination(client, cursor=exact["next_cursor"]).keys() == cursors
         assert total(client, cursor=exact["next_cursor"], count="exact") == 250
 
-    def test_estimate_agrees_with_the_page(
-        self, client: FlaskClient, services: Services, admin: cursor
-    ) -> None:
-        populate(services.database, 5000)  # and nobody has told the planner
+    def test_estimate_agrees_with_the_page(self, client: FlaskClient, admin: cursor) -> None:
+        populate(admin, 5000)  # and nobody has told the planner
         assert total(client, count="estimated", q="user499") == 11
         assert total(client, count="estimated", q="nobody") == 0
         last = pagination(client, count="estimated", q="user499", page=2, per_page=10)
@@ -174,11 +172,9 @@ class TestCount:
         # 1 + 10 + 100 + 1000 and so on are exact; the planner knows only of shares.
         assert 500 < total(client, count="estimated", q="user1") < 2500
 
-    def test_low_estimate_counts_who_follows(
-        self, client: FlaskClient, services: Services, admin: cursor
-    ) -> None:
+    def test_low_estimate_counts_who_follows(self, client: FlaskClient, admin: cursor) -> None:
         admin.execute("ANALYZE users")  # and then everybody comes
-        populate(services.database, 100)
+        populate(admin, 100)
         found = pagination(client, count="estimated", id="1,2,3,4,5", q="user", per_page=2, page=2)
         assert found["next_cursor"] is not None
         assert (found["total"], found["pages"]) >= (5, 3)
@@ -186,10 +182,8 @@ class TestCount:
         cursor = pagination(client, **query)["next_cursor"]
         assert total(client, cursor=cursor, **query) >= 4
 
-    def test_estimate_beyond_the_end_is_bounded(
-        self, client: FlaskClient, services: Services, admin: cursor
-    ) -> None:
-        populate(services.database, 500)
+    def test_estimate_beyond_the_end_is_bounded(self, client: FlaskClient, admin: cursor) -> None:
+        populate(admin, 500)
         admin.execute("ANALYZE users")
         admin.execute("DELETE FROM users WHERE id > 10")  # of which the planner does not know
         found = pagination(client, count="estimated", q="user", page=3, per_page=10)

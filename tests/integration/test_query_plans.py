@@ -47,8 +47,8 @@ ORDERS = [Order(by, descending) for by in get_args(SortColumn) for descending in
 @pytest.fixture
 def planner(servers: Servers, database_url: str) -> Iterator[cursor]:
     database = Database(servers.owner_url, size=1, statement_timeout=60)
-    populate(database, USERS)
     with database.read() as cursor:
+        populate(cursor, USERS)
         cursor.execute("ANALYZE users")
         yield cursor
         cursor.execute("TRUNCATE users RESTART IDENTITY")
