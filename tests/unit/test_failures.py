@@ -6,7 +6,6 @@ import pytest
 from user_service.database.failures import translated
 from user_service.errors import (
     ConnectionLost,
-    LockTimeout,
     OutcomeUnknown,
     TransientFailure,
     Unavailable,
@@ -15,8 +14,12 @@ from user_service.errors import (
 # Connections, a read-only server, too many clients, a server that stops, crashed or starts.
 LOST = ["08000", "08001", "08003", "08006", "08P01", "53300", "57P01", "57P02", "57P03"]
 CONTENTION = ["40001", "40P01", "25006"]  # serialization failure, deadlock, no writes
-# Resources, a full disk, a limit of the configuration, a cancelled statement, errors of the system.
-UNAVAILABLE = ["53000", "53100", "53200", "53400", "57014", "57P04", "58000", "58030", "58P01"]
+# Resources, a full disk, a limit of the configuration, a lock that was not released in time, a
+# cancelled statement, errors of the system.
+UNAVAILABLE = [
+    *("53000", "53100", "53200", "53400", "55P03"),
+    *("57014", "57P04", "58000", "58030", "58P01"),
+]
 # Invalid data, constraints, authentication, syntax, privileges, limits, an internal error.
 BUGS = [
     *("22001", "22021", "23502", "23505", "23514", "25P02", "28P01", "42601", "42P01", "42501"),
@@ -40,7 +43,6 @@ def failure(sqlstate: str | None) -> psycopg2.Error:
         (ConnectionLost, LOST),
         (TransientFailure, CONTENTION),
         (Unavailable, UNAVAILABLE),
-        (LockTimeout, ["55P03"]),
         (OutcomeUnknown, ["08007", "40003"]),
         (type(None), [None, *BUGS]),
     ],
@@ -53,7 +55,7 @@ def test_meaning_of_what_a_living_server_answers(
 
 
 def test_with_the_connection_lost_everything_is_transient_but_an_unknown_outcome() -> None:
-    for sqlstate in (None, "55P03", *LOST, *CONTENTION, *UNAVAILABLE, *BUGS):
+    for sqlstate in (None, *LOST, *CONTENTION, *UNAVAILABLE, *BUGS):
         assert isinstance(translated(failure(sqlstate), connection_lost=True), TransientFailure)
     for sqlstate in ("08007", "40003"):
         assert type(translated(failure(sqlstate), connection_lost=True)) is OutcomeUnknown

@@ -114,10 +114,6 @@ class NotPrepared(Unavailable):
     """The database answers, but refused its preparation, such as a migration."""
 
 
-class LockTimeout(Unavailable):
-    """A lock of another transaction was not released in time."""
-
-
 class PoolTimeout(Unavailable):
     """No connection came free within the checkout time-out."""
 

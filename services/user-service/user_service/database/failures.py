@@ -13,7 +13,6 @@ import psycopg2.errorcodes as sqlstate
 
 from user_service.errors import (
     ConnectionLost,
-    LockTimeout,
     OutcomeUnknown,
     TransientFailure,
     Unavailable,
@@ -36,7 +35,7 @@ MEANINGS: dict[str, type[Unavailable]] = {
     sqlstate.TOO_MANY_CONNECTIONS: ConnectionLost,
     sqlstate.CLASS_CONNECTION_EXCEPTION: ConnectionLost,
     # An immediate retry would meet the same, and the request is not at fault.
-    sqlstate.LOCK_NOT_AVAILABLE: LockTimeout,
+    sqlstate.LOCK_NOT_AVAILABLE: Unavailable,
     sqlstate.QUERY_CANCELED: Unavailable,
     sqlstate.CLASS_INSUFFICIENT_RESOURCES: Unavailable,
     sqlstate.CLASS_OPERATOR_INTERVENTION: Unavailable,
@@ -46,7 +45,6 @@ _MESSAGES: dict[type[Unavailable], str] = {
     OutcomeUnknown: "the server does not know the outcome",
     TransientFailure: "the transaction lost against another one, or the server takes no writes",
     ConnectionLost: "database connection failed",
-    LockTimeout: "another transaction holds a lock for too long",
     Unavailable: "database cannot serve this now",
 }
 
