@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from itertools import product
 
 import pytest
@@ -16,6 +17,8 @@ from tests.redis_states import out_of_memory
 from tests.responses import Serve, json_of
 from user_service.errors import CircuitOpen, DeadlineExceeded, TransientFailure
 from user_service.settings import Settings
+from user_service.web.api.users import delete_user
+from user_service.web.policies.deprecation import Deprecation
 from user_service.web.services import services_of
 
 GETS = [
@@ -215,8 +218,9 @@ class TestRequestsForFlask:
         setup(client.application)
         self.check_that_none_is_taken(client, dispatched)
 
-    def test_deprecated_view(
+    def test_application_with_a_deprecated_route(
         self, serving: Serve, dispatched: list[str], mocker: MockerFixture
     ) -> None:
-        mocker.patch("user_service.web.fast_path.deprecation_of", return_value=object())
+        deprecation = Deprecation(since=datetime(2026, 11, 22, tzinfo=UTC))
+        mocker.patch.dict(vars(delete_user), deprecation=deprecation)
         self.check_that_none_is_taken(serving(), dispatched)

@@ -15,7 +15,6 @@ from user_service.cache.page_cache import CacheStatus
 from user_service.domain.user import BIGINT_MAX
 from user_service.security import principal
 from user_service.web.policies.access import required_scope
-from user_service.web.policies.deprecation import deprecation_of
 from user_service.web.problems import problem_reply, problem_response
 from user_service.web.reads import read_page, read_user
 from user_service.web.requests.schemas import ListQuery
@@ -68,10 +67,9 @@ class FastPath:
             for by_error in app.error_handler_spec.get(scope, {}).values()
             for handler in by_error.values()
         }
-        is_deprecated = any(deprecation_of(app, view) for view in VIEWS)
         has_one_scope = len({required_scope(app, view) for view in VIEWS}) == 1
         # In debug mode the developer gets the traceback.
-        is_closed = app.debug or has_hooks or is_deprecated or handlers - {problem_response}
+        is_closed = app.debug or has_hooks or handlers - {problem_response}
         return has_one_scope and not is_closed
 
     def __call__(self, environ: WSGIEnvironment) -> tuple[str, Reply] | None:
