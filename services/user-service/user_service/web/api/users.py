@@ -79,7 +79,7 @@ def list_users(services: Services, query: ListQuery) -> Response:
     """Return one page of a list of users, or 304 to a client that has it."""
     reply = page_reply(*read_page(services, query))
     if client_has(reply.headers["ETag"].strip('"'), request.headers):
-        return _not_modified(reply.headers)
+        return respond(Reply(304, reply.headers))
     return respond(reply)
 
 
@@ -152,7 +152,7 @@ def get_user(services: Services, user_id: int) -> Response:
     """Return a user, or 304 to a client that has it."""
     user = read_user(services, user_id)
     if client_has_user(user, request.headers):
-        return _not_modified(entity_headers(user))
+        return respond(Reply(304, entity_headers(user)))
     return respond(user_reply(user))
 
 
@@ -214,8 +214,3 @@ def _stored(user: User) -> StoredResponse:
     status, headers, body = _created(user)
     del headers["Content-Type"]  # the same for every body
     return StoredResponse(status, headers, body)
-
-
-def _not_modified(headers: dict[str, str]) -> Response:
-    kept = {name: value for name, value in headers.items() if name != "Content-Type"}
-    return respond(Reply(304, kept))
