@@ -56,9 +56,7 @@ def require(scope: str) -> None:
     Raise Unauthenticated or Unavailable without a principal, and InsufficientScope otherwise.
     """
     caller = _current.get()
-    if caller is None:
-        raise Unauthenticated
-    if isinstance(caller, Exception):
-        raise caller
+    if not isinstance(caller, Principal):
+        raise caller or Unauthenticated
     if scope not in caller.scopes:
         raise InsufficientScope(scope)
