@@ -50,8 +50,6 @@ class Preparation:
         Raise Unavailable if it is still under way or raised that itself, and NotPrepared if it
         failed in any other way.
         """
-        if self.is_done:
-            return
         with self._lock:
             run = self._last_run
             if run is None or (run.done() and run.exception()):
