@@ -237,16 +237,15 @@ def _require_unicode(opened: Connection) -> None:
 
 def _connect_to(host: dict[str, str], parameters: dict[str, str], timeout: float) -> Connection:
     failure: Exception | None = None
-    addresses = list(_addresses(host, min(timeout, deadline.remaining())))
-    for address in addresses:
+    servers = _servers(host, min(timeout, deadline.remaining()))
+    is_the_only_one = parameters.get("target_session_attrs") in _WRITABLE  # that takes writes
+    for server in servers:
         try:
             with deadline.within(timeout):
-                dsn = make_dsn(**{**parameters, **host, **address})
+                dsn = make_dsn(**(parameters | server))
                 opened = psycopg2.connect(dsn, connection_factory=Connection)
-                opened.server = {**host, **address}
-                opened.servers = [{**host, **each} for each in addresses]
-                if parameters.get("target_session_attrs") in _WRITABLE:
-                    opened.servers = [opened.server]  # no other one takes writes
+                opened.server = server
+                opened.servers = [server] if is_the_only_one else servers
                 opened.autocommit = True
                 _require_unicode(opened)
                 return opened
@@ -269,10 +268,9 @@ def _hosts(parameters: dict[str, str]) -> Iterator[dict[str, str]]:
         yield {name: value for name, value in (("host", host), ("port", port)) if value}
 
 
-def _addresses(host: dict[str, str], timeout: float) -> Iterator[dict[str, str]]:
+def _servers(host: dict[str, str], timeout: float) -> list[dict[str, str]]:
+    """Return ``host`` with each of its addresses."""
     name = host.get("host", "")
     if not name or name.startswith("/"):  # libpq's default, or the folder of a socket
-        yield {}
-        return
-    for address in resolver.addresses(name, timeout):
-        yield {"hostaddr": address}
+        return [host]
+    return [{**host, "hostaddr": address} for address in resolver.addresses(name, timeout)]
