@@ -228,18 +228,15 @@ class PageStore:
                 stored, generation, lsn, *pages = self._redis.run_script(
                     page_scripts.LOOK_UP_OR_CLAIM, self._keys(database, names), arguments
                 )
-                is_confirmed = self._confirmed == (self._redis.connections_made, history, stored)
-                if generation is None or not is_confirmed:
-                    is_confirmed = self._confirm() == (history, stored)
-                if generation is not None and is_confirmed:
+                seen = self._redis.connections_made, history, stored
+                if generation is None or self._confirmed != seen:
+                    self._confirm()
+                if generation is not None and self._confirmed[1:] == seen[1:]:
                     return generation, int(lsn, 16) if lsn else None, pages
         raise RedisFailure("the generation was lost as soon as it had begun")
 
-    def _confirm(self) -> tuple[str, bytes]:
-        """Begin a generation if there is none in this history of the database and of Redis.
-
-        Return the history of the database, and that of both as it is stored.
-        """
+    def _confirm(self) -> None:
+        """Begin a generation if there is none in this history of the database and of Redis."""
         connections = self._redis.connections_made
         is_connected_anew = connections != self._confirmed.connections
         # Otherwise another process has stored another history, that of the database perhaps.
@@ -250,7 +247,6 @@ class PageStore:
             page_scripts.CONFIRM_HISTORY, self._keys(database), arguments
         )
         self._confirmed = Confirmed(connections, history, stored)
-        return history, stored
 
     def _keys(self, database: str, names: Iterable[str] = ()) -> list[str]:
         base = f"{self._prefix}{database}:"
