@@ -13,15 +13,19 @@ from user_service.resilience.background import in_background
 
 T = TypeVar("T")
 
+# Seconds: the longest wait for a read, and the least time between the beginnings of two.
+PATIENCE = 2.0
+PAUSE = 1.0
+
 
 class RefreshedValue(Generic[T]):
     """The last result of ``read``, which runs once at a time. All times are in seconds.
 
     ``get`` returns a value that is younger than ``wait_after`` at once. If the value is as old as
     ``refresh_after``, ``get`` also begins a read in the background. If it is as old as
-    ``wait_after``, or there is none, ``get`` waits for that read, for ``patience`` at most. It does
-    not wait if a read has failed within the last ``wait_after`` seconds; if none has succeeded yet,
-    within the last ``patience`` seconds.
+    ``wait_after``, or there is none, ``get`` waits for that read, for PATIENCE at most. It does not
+    wait if a read has failed within the last ``wait_after`` seconds; if none has succeeded yet,
+    within the last PATIENCE seconds.
 
     While reads fail, the old value is used until it is as old as ``keep``. If a read returns an
     equal value, the old one stays, and is as young as the new one.
@@ -35,18 +39,13 @@ class RefreshedValue(Generic[T]):
         refresh_after: float,
         wait_after: float,
         keep: float,
-        patience: float = 2.0,
-        pause: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``pause`` is the least time between the beginnings of two reads."""
         self._name = name
         self._read = read
         self._refresh_after = refresh_after
         self._wait_after = wait_after
         self._keep = keep
-        self._patience = patience
-        self._pause = pause
         self._clock = clock
         self._outage = Outage(f"{name} cannot be read, known ones stay", f"{name} read again")
         self._lock = threading.Lock()
@@ -58,13 +57,13 @@ class RefreshedValue(Generic[T]):
         """Return the value; raise Unavailable if there is none, or only one that is too old."""
         if (known := self._known) is not None and self._age(known) < self._refresh_after:
             return known[0]
-        reading = self.refresh(at_most_every=self._pause)
+        reading = self.refresh(at_most_every=PAUSE)
         is_usable = known is not None and self._age(known) < self._wait_after
         is_failing = self._clock() - self._failed < (
-            self._patience if known is None else self._wait_after
+            PATIENCE if known is None else self._wait_after
         )
         if reading is not None and not is_usable and not is_failing:
-            time_left = self._began + self._patience - self._clock()
+            time_left = self._began + PATIENCE - self._clock()
             wait([reading], min(max(0.0, time_left), deadline.remaining()))
         known = self._known
         if known is None or self._age(known) >= self._keep:
