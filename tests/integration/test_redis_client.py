@@ -125,7 +125,7 @@ def test_former_master_is_left_as_soon_as_it_refuses_a_command(
             admin.config_set("requirepass", urlsplit(own_redis.url).password or "")
         url = own_redis.url.replace(str(own_redis.port), str(name.port))
         with closing(redis_client(url, timeout=2)) as client:
-            script = client.register_script("return redis.call('SET', KEYS[1], ARGV[1])")
+            script = client.register_script(b"return redis.call('SET', KEYS[1], ARGV[1])")
 
             def write(value: str) -> None:
                 if by == "command":

@@ -72,9 +72,9 @@ class RedisClient(ABC):
             # EVAL needs one node. redis-py's own Script loads the text into every master.
             return self.execute("EVAL", script, len(keys), *keys, *arguments)
 
-    def register_script(self, script: str | bytes) -> partial[Reply]:
+    def register_script(self, script: bytes) -> partial[Reply]:
         """Return ``script`` as a function of keys and arguments, which `limits` calls."""
-        return partial(self.run_script, script.decode() if isinstance(script, bytes) else script)
+        return partial(self.run_script, script.decode())
 
     def _count_connection(self, *_: object) -> None:
         self.connections_made = next(self._numbers)

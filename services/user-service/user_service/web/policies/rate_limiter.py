@@ -97,8 +97,8 @@ class RateLimiter:
         ``database`` returns the name of the database, which has its own counts. Beyond
         ``max_local_windows`` windows in this process, all of its clients start from zero.
         """
+        self._redis = redis
         self._shared = _SharedStorage(redis, f"{prefix}:limit")
-        self._check = redis.register_script(CHECK)
         self._check_keys = [f"{prefix}:limit:{{check}}:{n}" for n in (1, 2)]
         self._breaker = breaker
         self._database = database
@@ -120,7 +120,7 @@ class RateLimiter:
     def counts_in_redis(self) -> bool:
         """Return whether Redis permits what the limits need."""
         try:
-            self._check(self._check_keys, [])
+            self._redis.run_script(CHECK, self._check_keys, [])
         except RedisError:
             return False
         return True
