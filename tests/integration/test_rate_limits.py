@@ -188,10 +188,11 @@ class TestWithoutRedis:
             assert statuses(client, 8) == {404: 5, 429: 3}
         assert statuses(client, 8) == {404: 5, 429: 3}
 
-    def test_windows_in_the_memory_of_a_process_are_bounded(self) -> None:
+    def test_windows_in_the_memory_of_a_process_are_bounded(self, mocker: MockerFixture) -> None:
+        mocker.patch("user_service.web.policies.rate_limiter.MAX_LOCAL_WINDOWS", 10)
         redis = redis_client("redis://127.0.0.1:1", timeout=1)
         breaker = CircuitBreaker("Redis", failures=(redis_py.ConnectionError,))
-        limiter = RateLimiter(redis, breaker, max_local_windows=10)
+        limiter = RateLimiter(redis, breaker)
         limit = Limit("default", 5, 3600)
         for n in range(40):
             assert limiter.hit(limit, f"203.0.113.{n}").remaining == 4

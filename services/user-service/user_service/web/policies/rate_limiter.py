@@ -25,7 +25,8 @@ from user_service.errors import CircuitOpen
 from user_service.observability.outage import Outage
 from user_service.resilience.breaker import CircuitBreaker
 
-# `limits` walks through all windows in memory many times a second, so their number is bounded.
+# `limits` walks through all windows in memory many times a second, so their number is bounded. With
+# one more, all clients of this process start from zero.
 MAX_LOCAL_WINDOWS = 10_000
 # Every command of the scripts of `limits`.
 CHECK = """
@@ -90,19 +91,16 @@ class RateLimiter:
         *,
         prefix: str = "users",
         database: Callable[[], str] = lambda: "",
-        max_local_windows: int = MAX_LOCAL_WINDOWS,
     ) -> None:
         """``breaker`` is the breaker of ``redis``: once it is open, Redis costs no time.
 
-        ``database`` returns the name of the database, which has its own counts. Beyond
-        ``max_local_windows`` windows in this process, all of its clients start from zero.
+        ``database`` returns the name of the database, which has its own counts.
         """
         self._redis = redis
         self._shared = _SharedStorage(redis, f"{prefix}:limit")
         self._check_keys = [f"{prefix}:limit:{{check}}:{n}" for n in (1, 2)]
         self._breaker = breaker
         self._database = database
-        self._max_local_windows = max_local_windows
         self._counting = Outage(
             "rate limits counted in each process alone", "rate limits counted in Redis again"
         )
@@ -136,7 +134,7 @@ class RateLimiter:
         else:
             self._counting.end()
             return shared
-        if self.local_windows > self._max_local_windows:
+        if self.local_windows > MAX_LOCAL_WINDOWS:
             self._local.reset()
         return _hit(self._local, limit, key)
 
