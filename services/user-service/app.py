@@ -77,7 +77,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     attach(app, services)
     if settings.traces_exporter is not None:
         protocol = settings.otel_exporter_otlp_protocol
-        services.stop_tracing = start_tracing(app, settings.traces_exporter, protocol)
+        start_tracing(app, services, settings.traces_exporter, protocol)
 
     # Routes are matched whatever Host a client names, also one that is no host name.
     app.config["SERVER_NAME"] = "localhost"
@@ -116,15 +116,16 @@ def create_app(settings: Settings | None = None) -> Flask:
     return app
 
 
-def start_tracing(app: Flask, exporter: str, protocol: str) -> Callable[[], None]:
-    """Trace ``app`` and return the function that ends it. OpenTelemetry is imported only here.
+def start_tracing(app: Flask, services: Services, exporter: str, protocol: str) -> None:
+    """Trace ``app`` until ``services`` close. OpenTelemetry is imported only here.
 
     Without success, the application continues without traces: OTEL_* may be meant for others.
     """
     try:
         from user_service.observability import tracing  # noqa: PLC0415
 
-        stop = tracing.start(app, exporter, protocol, principal.current_name)
+        services.stop_tracing = tracing.start(app, exporter, protocol, principal.current_name)
+        logs.set_span_ids(tracing.current_ids)
     except ImportError as error:
         log.warning(
             "no traces: packages are missing: install requirements-tracing.txt,"
@@ -133,10 +134,6 @@ def start_tracing(app: Flask, exporter: str, protocol: str) -> Callable[[], None
         )
     except Exception as error:  # noqa: BLE001 -- a variable may have any value, at the import too
         log.warning("no traces: %s", error)
-    else:
-        logs.set_span_ids(tracing.current_ids)
-        return stop
-    return lambda: None
 
 
 def create_services(settings: Settings, current: Callable[[], Settings] | None = None) -> Services:
