@@ -39,7 +39,6 @@ _MESSAGES = {
     "extra_forbidden": "is not known",
     "string_type": "must be a string",
     "int_type": "must be a whole number",
-    "string_unicode": "must be Unicode text",
 }
 _LONGEST_FIELD_NAME = 64
 _MOST_ERRORS = 100
