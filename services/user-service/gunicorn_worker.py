@@ -179,16 +179,14 @@ class Worker(GeventWorker):
             raise errors.InvalidHeader("HOST")
         if isinstance(req.body.reader, ChunkedReader):
             req.body = ChunkedBody(req, self.log)
-        served_before = self.nr
         super().handle_request(listener_name, req, sock, addr)
         connection.note(is_serving=False)
         if not discard_rest(req.body):
             end_answer(sock)
             raise StopIteration  # as gunicorn itself closes a connection
-        # A client that has sent its next request already never makes the greenlet wait. Without a
-        # turn for the others, unless one of them has had it, they would starve.
-        if self.nr == served_before + 1:
-            gevent.sleep(0)
+        # A client that has sent its next request already never makes the greenlet wait. The other
+        # connections would starve without a turn.
+        gevent.sleep(0)
 
     def handle_error(
         self, _req: Request | None, client: socket.socket, _addr: object, exc: BaseException
