@@ -23,7 +23,7 @@ COMMAND_TIMEOUT = 10.0
 _COMMAND_SETTINGS = "SET LOCAL statement_timeout = '2s'; SET LOCAL timezone = 'UTC'; "
 
 _SELECT = """
-    SELECT prefix, name, digest, scopes, created_at, expires_at, revoked_at, last_used_on
+    SELECT prefix, name, digest, scopes, expires_at, revoked_at, last_used_on
     FROM api_keys LEFT JOIN api_key_uses USING (prefix)
     WHERE %(every)s OR revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
     ORDER BY created_at, prefix

@@ -21,7 +21,6 @@ class ApiKey(NamedTuple):
     name: str
     digest: bytes
     scopes: frozenset[str]
-    created_at: datetime | None = None
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
     last_used_on: date | None = None
