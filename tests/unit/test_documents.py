@@ -76,7 +76,7 @@ def metrics_table() -> str:
     metrics.set_build_info("", "")
     metrics.observe("/", "GET", 200, 0)
     rows = ["| metric | type | labels | what it is |", "|---|---|---|---|"]
-    for family in metrics.registry.collect():
+    for family in metrics.collector.collect():
         names = {name: None for sample in family.samples for name in sample.labels if name != "le"}
         labels = ", ".join(f"`{name}`" for name in names)
         name = f"{family.name}_total" if family.type == "counter" else family.name

@@ -47,7 +47,7 @@ class Metrics:
     def __init__(self, directory: Path | None = None) -> None:
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
-        self.registry = registry = CollectorRegistry()
+        registry = CollectorRegistry()
         self.collector: Collector = AllProcesses(directory) if directory else registry
         counter = partial(Counter, registry=registry)
         histogram = partial(Histogram, registry=registry, buckets=SECONDS)
