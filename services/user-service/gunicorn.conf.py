@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from user_service.web.services import Services
 
 launch = Launch()
-# A worker would do it after an application that is preloaded has made its locks.
+# With --preload, the application makes its locks before a worker would patch them.
 if "--preload" in [*sys.argv, *launch.gunicorn_options.split()]:
     monkey.patch_all()
 
@@ -46,7 +46,7 @@ limit_request_line = 8190
 # (TRUSTED_PROXIES).
 forwarded_allow_ips = ""
 keepalive = KEEPALIVE_SECONDS
-# A worker that does not show for so long that it lives is replaced.
+# Seconds without a sign of life, after which a worker is replaced.
 timeout = 30
 graceful_timeout = GRACEFUL_SECONDS
 control_socket_disable = True

@@ -94,7 +94,7 @@ def end_answer(client: socket.socket) -> None:
 
 
 class Connection:
-    """A client's connection, and the time since which it waits for a request or serves one."""
+    """A client's connection, and the time at which its request, or its wait for one, has begun."""
 
     def __init__(self, client: socket.socket) -> None:
         self._client = client

@@ -166,8 +166,8 @@ def share_metrics(directory: Path | None) -> None:
 def let_sigterm_end_children() -> None:
     """Let SIGTERM end a child of this process that has not set a handler of its own yet.
 
-    The handler that it inherits is this process's, which would ignore the signal there. Until that
-    is replaced, the signal waits.
+    A child inherits the handler of this process, which would not end it. The signal is blocked
+    until the child has replaced that handler.
     """
     mask, sigterm = signal.pthread_sigmask, {signal.SIGTERM}
 

@@ -47,8 +47,8 @@ _POSTGRES_URL = re.compile(
     rf"{_SERVER_OR_DEFAULT}(?:,{_SERVER_OR_DEFAULT})*(?:/[^?#]*)?(?:\?[^#]*)?"
 )
 # One "@" before the path, behind a user and a password without special characters; or none but in
-# the query of a URL with a path. At others libpq and redis-py split a password, and their messages
-# repeat a part of it.
+# the query of a URL with a path. libpq and redis-py would split a password at any other one, and
+# repeat a part of it in their messages.
 _ENCODED = re.compile(
     r"(?=[ -~]+$)[a-z+]+://(?:[^@/?#\[\]]*@[^@/?#]*(?:[/?].*)?"
     r"|[^@/?#]*(?:/[^@?#]*(?:\?.*)?|\?[^@]*)?)"

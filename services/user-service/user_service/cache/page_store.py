@@ -179,7 +179,8 @@ class PageStore:
         """Begin a new generation: every page stored so far is out of date.
 
         ``lsn`` is the log position that a replica must have replayed from now on, if it is known.
-        Other processes may be reading from a Redis that did not answer this one.
+        With ``despite_open_breaker``, Redis is asked although it did not answer this process:
+        others may still read pages from it.
         """
         arguments = [secrets.token_hex(16), "" if lsn is None else f"{lsn:016x}"]
         with self._asking(despite_open_breaker=despite_open_breaker):

@@ -85,7 +85,7 @@ class ConnectionPool:
         )
         # putconn keeps up to minconn idle connections. As an argument, it would open that many.
         self._pool.minconn = size
-        # Those that nobody uses, all that are open, and the most loans at once in the last seconds.
+        # Idle connections, open connections, and the most loans at once in the last seconds.
         self._idle = self._existing = self._most_lent = 0
         self._limit = size  # of the loans; lower while the server refuses more connections
         self._grow_at = math.inf

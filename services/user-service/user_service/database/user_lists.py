@@ -100,7 +100,8 @@ def shape_of(position: Position | int, order: Order, filters: Filters, count: Co
 def list_statement(shape: Shape) -> str:
     """Return the statement for a page, for the values in ``binds`` and with LIST_SETTINGS.
 
-    Its rows are one user more than the limit if the list goes on, those before a place backwards.
+    Its rows are one user more than the limit if the list goes on. Users before a place come in
+    reverse order.
     """
     users, filters = _users(shape)
     key = _KEYS[shape.order.by]

@@ -1,1 +1,1 @@
-"""Pure functions and types: users, canonical names, positions in lists, idempotency keys."""
+"""Pure functions and types: users, names, times, positions in lists, idempotency and API keys."""

@@ -1,4 +1,4 @@
-"""Verifies API keys against those of the database, which every process reads again and again."""
+"""Verifies API keys against those of the database, which each process reads every few seconds."""
 
 import hmac
 from collections.abc import Callable, Mapping
