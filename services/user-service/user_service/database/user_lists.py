@@ -116,7 +116,7 @@ def list_statement(shape: Shape) -> str:
     return composed(
         _LIST,
         total=_total(shape.names) if shape.counted else "NULL::bigint",
-        behind=_behind(shape),
+        behind=_behind(shape, users, filters),
         value=key[0],
         columns=USER_COLUMNS,
         users=users,
@@ -204,11 +204,10 @@ def _total(names: tuple[str, ...]) -> str:
     return composed(_MATCHING_USERS, where=_all_of(_conditions(names))) if names else _ALL_USERS
 
 
-def _behind(shape: Shape) -> str:
+def _behind(shape: Shape, users: str, filters: list[str]) -> str:
     """Return the condition that the list has users on the other side of the page's begin."""
     if shape.side is Side.END:
         return "false"
-    users, filters = _users(shape)
     if shape.side is None:
         return "%(offset)s > 0 AND " + composed(_ANY_USER, users=users, where=_all_of(filters))
     beyond = _beside(shape.order, OTHER_SIDE[shape.side])
