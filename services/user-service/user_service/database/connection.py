@@ -101,7 +101,7 @@ class Cursor(cursor):
         super().execute(ahead + query, values)
 
 
-def wait_within_deadline(waiting: connection) -> None:
+def wait_within_deadline(waiting: Connection) -> None:
     """Return when ``waiting`` is ready; raise DeadlineExceeded when the deadline has passed.
 
     psycopg2 closes a connection whose wait was broken off, so that an answer that still arrives
@@ -114,7 +114,7 @@ def wait_within_deadline(waiting: connection) -> None:
         poller.register(waiting.fileno(), _EVENTS[state])
         left = deadline.remaining()
         if not poller.poll(None if left == math.inf else left * 1000):
-            if isinstance(waiting, Connection) and waiting.is_committing:
+            if waiting.is_committing:
                 waiting.keep_socket()
             raise DeadlineExceeded("the database did not answer within the request's deadline")
 
