@@ -58,11 +58,10 @@ class RefreshedValue(Generic[T]):
         if (known := self._known) is not None and self._age(known) < self._refresh_after:
             return known[0]
         reading = self.refresh(at_most_every=PAUSE)
-        is_usable = known is not None and self._age(known) < self._wait_after
-        is_failing = self._clock() - self._failed < (
-            PATIENCE if known is None else self._wait_after
-        )
-        if reading is not None and not is_usable and not is_failing:
+        if known is not None and self._age(known) < self._wait_after:
+            return known[0]
+        after_failure = PATIENCE if known is None else self._wait_after
+        if reading is not None and self._clock() - self._failed >= after_failure:
             time_left = self._began + PATIENCE - self._clock()
             wait([reading], min(max(0.0, time_left), deadline.remaining()))
         known = self._known
