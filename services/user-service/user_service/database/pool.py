@@ -10,7 +10,7 @@ from typing import NamedTuple, cast
 
 from psycopg2.pool import SimpleConnectionPool
 
-from user_service.database.connection import Connection, Cursor, connect, session_parameters
+from user_service.database.connection import Connection, Cursor, connect, parameters_of
 from user_service.errors import ConnectionLost, PoolTimeout, Unavailable
 from user_service.resilience import deadline
 
@@ -227,7 +227,7 @@ class ConnectionPool:
             current = self._current_dsn()
             if current == self._dsn:
                 raise
-            session_parameters(current)  # a URL that libpq refuses is not kept
+            parameters_of(current)  # a URL that libpq refuses is not kept
             log.info("connecting with the new URL or password of the database")
             self._dsn = current
             return connect(current, self._statement_timeout)
