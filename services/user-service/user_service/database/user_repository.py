@@ -293,7 +293,7 @@ class UserRepository:
         with self._database.read() as cursor:
             cursor.execute("SELECT key FROM cursor_key")
             row = cursor.fetchone()
-            if row is None:  # never sign with an empty key
+            if row is None:
                 raise LookupError("the table cursor_key is empty; migration 0005 filled it")
             return bytes(row[0])
 
