@@ -117,6 +117,7 @@ class GuardedApp:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Return the whole response in one part, so that no thread waits for a slow reader."""
         if status := refusal(environ):
+            discard_rest(environ)
             headers, body = server_problem(status, cors=self._cors)
             start_response(f"{status} {PROBLEMS[status][0]}", headers)
             return [body]

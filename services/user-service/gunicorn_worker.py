@@ -71,15 +71,16 @@ class ChunkedBody(Body):
         return content
 
 
-def discard_rest(body: Body) -> bool:
-    """Read the rest of ``body``; return False if there is more than MAX_DISCARDED_BYTES.
+def discard_rest(body: Body) -> None:
+    """Read the rest of ``body``; raise StopIteration, which closes the connection, if it is long.
 
     gunicorn would read on without a limit, and without a turn for the other connections.
     """
     left = MAX_DISCARDED_BYTES
-    while left >= 0 and (content := body.read(16384)):
+    while content := body.read(16384):
         left -= len(content)
-    return left >= 0
+        if left < 0:
+            raise StopIteration
 
 
 def end_answer(client: socket.socket) -> None:
@@ -179,11 +180,13 @@ class Worker(GeventWorker):
             raise errors.InvalidHeader("HOST")
         if isinstance(req.body.reader, ChunkedReader):
             req.body = ChunkedBody(req, self.log)
-        super().handle_request(listener_name, req, sock, addr)
-        connection.note(is_serving=False)
-        if not discard_rest(req.body):
+        try:
+            super().handle_request(listener_name, req, sock, addr)
+            connection.note(is_serving=False)
+            discard_rest(req.body)
+        except (StopIteration, OSError):  # the connection closes; the latter for malformed chunks
             end_answer(sock)
-            raise StopIteration  # as gunicorn itself closes a connection
+            raise
         # A client that has sent its next request already never makes the greenlet wait. The other
         # connections would starve without a turn.
         gevent.sleep(0)

@@ -54,6 +54,7 @@ def test_answers_close_their_connections_while_the_server_drains() -> None:
     ("environ", "is_read"),
     [
         ({"CONTENT_LENGTH": "100"}, True),
+        ({"CONTENT_LENGTH": "100", "HTTP_HOST": ""}, True),
         ({"CONTENT_LENGTH": "100", "HTTP_EXPECT": "100-continue"}, False),
         ({"CONTENT_LENGTH": str(MAX_DISCARDED_BYTES + 1)}, False),
         ({}, False),

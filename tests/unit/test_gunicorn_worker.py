@@ -116,6 +116,22 @@ def test_body_that_nobody_reads_costs_no_connection_if_it_is_short(server: Serve
         answers += part
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Connection: close\r\nContent-Length: 9000\r\n\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\nx\r\n",
+    ],
+    ids=["closing", "malformed chunk"],
+)
+def test_client_that_is_still_sending_gets_the_last_answer(server: Server, fields: bytes) -> None:
+    client = server.connect(GET[:-2] + fields)
+    for _ in range(3):
+        gevent.sleep(0.05)
+        client.sendall(b"x")
+    assert client.recv(65536).startswith(b"HTTP/1.1 200 OK")
+
+
 def test_slow_client_is_disconnected_without_a_descriptor_to_spare(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,12 +30,13 @@ class FakeConnection:
     def __init__(self, server: str, *others: str) -> None:
         self.server = server
         self.servers = [server, *others]
-        self.answered = threading.Event()
+        self.waits, self.answered = threading.Event(), threading.Event()
 
     def close(self) -> None:
         self.closed = 1
 
     def wait_for_answer(self) -> None:
+        self.waits.set()
         assert self.answered.wait(LONG)
 
     def give_up(self) -> None:
@@ -281,6 +282,21 @@ class TestServerWithoutRoom:
         pool.end_loan(lent.pop())
         assert late.result(LONG)
         assert server.open == 2
+
+
+def test_connection_of_an_unanswered_commit_is_not_expected_to_come_back(
+    pool: ConnectionPool,
+) -> None:
+    """The server may be away, which the circuit breaker has to learn."""
+    lent = borrow(pool)
+    with ThreadPoolExecutor(1) as threads:
+        waits = threads.submit(pool.wait_for_answer, lent)
+        assert lent.waits.wait(LONG)
+        for _ in range(2):
+            with pytest.raises(ConnectionLost):
+                borrow(pool, 0.01)
+        lent.answered.set()
+        waits.result(LONG)
 
 
 def test_answer_of_an_old_primary_is_not_waited_for_once_another_server_serves(

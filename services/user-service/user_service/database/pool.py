@@ -234,7 +234,8 @@ class ConnectionPool:
 
     def _wait_for_another(self, until: float, refusal: ConnectionLost) -> Connection:
         with self._lock:
-            if not self._existing or not deadline.remaining():
+            # A commit may have no answer for as long as the server is away.
+            if self._existing == len(self._unanswered) or not deadline.remaining():
                 raise refusal
             if self._grow_at == math.inf:
                 log.warning(
