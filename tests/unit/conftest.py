@@ -1,5 +1,6 @@
-"""A clock that stands still, for several unit tests."""
+"""A clock that stands still and errors of PostgreSQL, for several unit tests."""
 
+import psycopg2
 import pytest
 
 
@@ -17,3 +18,12 @@ class Clock:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+def error_with(sqlstate: str | None, message: str = "the server said no") -> psycopg2.Error:
+    """Return an error as the driver raises it; ``pgcode`` can be set in no other way."""
+
+    class Failure(psycopg2.Error):
+        pgcode = sqlstate
+
+    return Failure(message)

@@ -16,7 +16,7 @@ from psycopg2.extensions import (
     TRANSACTION_STATUS_UNKNOWN,
 )
 
-from tests.unit.conftest import Clock
+from tests.unit.conftest import Clock, error_with
 from tests.waiting import eventually
 from user_service.database.database import OPEN_SECONDS, Database
 from user_service.errors import (
@@ -38,13 +38,12 @@ BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
 
 class FakeConnection:
-    """Knows BEGIN, COMMIT and ROLLBACK. A statement in ``failures`` fails, one in ``loses`` also
-    loses the connection.
-    """
+    """Knows BEGIN, COMMIT and ROLLBACK; the server's other answers are those of ``Server``."""
 
     kept_socket = None
 
-    def __init__(self) -> None:
+    def __init__(self, server: "Server") -> None:
+        self._server = server  # the service sets ``server``
         self.closed = 0
         self.autocommit = False
         self.cursor_factory = FakeCursor
@@ -53,23 +52,21 @@ class FakeConnection:
             parameter_status={"server_encoding": "UTF8"}.get,
         )
         self.sent: list[str] = []
-        self.failures: dict[str, BaseException] = {}
-        self.answers: dict[str, str] = {}
-        self.loses: set[str] = set()
 
     def cursor(self) -> "FakeCursor":
         return FakeCursor(self)
 
     def run(self, statement: str) -> str:
-        if statement in self.loses:
+        if statement in self._server.faults:
             self.close()
-        if statement in self.failures:
-            raise self.failures[statement]
+            raise self._server.faults[statement]
+        if statement in self._server.refused:
+            raise self._server.refused[statement]
         if statement == BEGIN:
             self.info.transaction_status = TRANSACTION_STATUS_INTRANS
         elif statement in {"COMMIT", "ROLLBACK"}:
             self.info.transaction_status = TRANSACTION_STATUS_IDLE
-        return self.answers.get(statement, statement)
+        return self._server.answers.get(statement, statement)
 
     def poll(self) -> None:
         pass
@@ -116,6 +113,7 @@ class Server:
         self.on_connect: Callable[[], object] = lambda: None
         self.faults: dict[str, BaseException] = {}  # statements that lose their connection
         self.refused: dict[str, BaseException] = {}  # statements that do not
+        self.answers: dict[str, str] = {}  # instead of the statement
 
     def connect(
         self, dsn: str, connection_factory: Callable[[str], Any], **_options: object
@@ -125,8 +123,7 @@ class Server:
         if self.refusal:
             raise self.refusal
         self.on_connect()
-        connection = FakeConnection()
-        connection.failures, connection.loses = self.faults | self.refused, set(self.faults)
+        connection = FakeConnection(self)
         self.connections.append(connection)
         return connection
 
@@ -150,20 +147,6 @@ def database(clock: Clock) -> Database:
     database = Database("dbname=fake", size=1, checkout_timeout=0.01)
     database.breaker = breaker
     return database
-
-
-@pytest.fixture
-def connection(server: Server, database: Database) -> FakeConnection:
-    """The one connection of ``database``, idle."""
-    database.open()
-    return server.connections[0]
-
-
-def error_with(sqlstate: str) -> psycopg2.Error:
-    class Failure(psycopg2.OperationalError):
-        pgcode = sqlstate
-
-    return Failure("the server said no")
 
 
 REFUSED = psycopg2.OperationalError("refused")
@@ -228,9 +211,7 @@ class TestCheckout:
             assert database.pool.lent == 3
         assert len(server.connections) == 3
 
-    def test_connection_that_came_back_and_died_is_not_lent(
-        self, server: Server, database: Database
-    ) -> None:
+    def test_connection_that_came_back_and_died_is_not_lent(self, server: Server) -> None:
         database = Database("dbname=fake", size=2, checkout_timeout=LONG)
         refuse = threading.Event()
 
@@ -285,44 +266,46 @@ class TestRead:
         assert [each.closed for each in server.connections] == [1, 1, 1]
 
     def test_connection_left_in_a_transaction_is_not_kept(
-        self, server: Server, database: Database, connection: FakeConnection
+        self, server: Server, database: Database
     ) -> None:
         read(database, BEGIN)
-        assert connection.closed
+        assert server.connections[0].closed
         read(database)
         assert len(server.connections) == 2
 
 
 @USES
-def test_read_only_server_is_transient_and_its_connection_not_kept(
-    server: Server, database: Database, connection: FakeConnection, use: Use
+def test_read_only_server_is_transient_keeps_no_connection_and_opens_no_breaker(
+    server: Server, database: Database, use: Use
 ) -> None:
-    connection.failures["INSERT"] = error_with("25006")
-    with pytest.raises(TransientFailure):
-        use(database, "INSERT")
-    assert connection.closed
-    use(database, "INSERT")
-    assert len(server.connections) == 2
+    server.refused = {"INSERT": error_with("25006")}
+    for _ in range(9):
+        with pytest.raises(TransientFailure):
+            use(database, "INSERT")
+        assert server.connections[-1].closed
+    assert len(server.connections) == 9
+    assert database.breaker.state is State.CLOSED
+    read(database)
 
 
 class TestTransaction:
     @pytest.mark.parametrize("failure", [CLOSED, TOO_SLOW])
     def test_rollback_that_fails_hides_nothing_and_loses_no_slot(
-        self, server: Server, database: Database, connection: FakeConnection, failure: Exception
+        self, server: Server, database: Database, failure: Exception
     ) -> None:
-        connection.failures["ROLLBACK"] = failure
+        server.refused = {"ROLLBACK": failure}
         with pytest.raises(UserNotFound), database.transaction() as cursor:
             cursor.execute("INSERT")
             raise UserNotFound
-        assert connection.closed  # it is still in its transaction
+        assert server.connections[0].closed  # it is still in its transaction
         transact(database)
         assert len(server.connections) == 2
         assert database.pool.lent == 0
 
     def test_commit_answered_with_rollback_is_no_success(
-        self, database: Database, connection: FakeConnection
+        self, server: Server, database: Database
     ) -> None:
-        connection.answers["COMMIT"] = "ROLLBACK"
+        server.answers = {"COMMIT": "ROLLBACK"}
         with pytest.raises(TransientFailure, match="rolled back instead of committing"):
             transact(database)
         assert database.pool.lent == 0
@@ -369,25 +352,19 @@ class TestOpenAndClose:
 
 
 class TestBreaker:
+    @pytest.mark.parametrize("use", [read, transact])
     @pytest.mark.parametrize(
-        ("use", "lost_at", "failure", "raised"),
-        [
-            (read, "SELECT 1", CLOSED, ConnectionLost),
-            (read, "SELECT 1", TOO_SLOW, DeadlineExceeded),
-            (transact, "INSERT", TOO_SLOW, DeadlineExceeded),
-            (transact, "INSERT", CLOSED, ConnectionLost),
-        ],
+        ("failure", "raised"), [(CLOSED, ConnectionLost), (TOO_SLOW, DeadlineExceeded)]
     )
-    def test_counts_every_kind_of_silence(  # noqa: PLR0913, PLR0917 -- fixtures
+    def test_counts_every_kind_of_silence(
         self,
         server: Server,
         database: Database,
         use: Use,
-        lost_at: str,
         failure: Exception,
         raised: type[Exception],
     ) -> None:
-        server.faults = {lost_at: failure}
+        server.faults = dict.fromkeys(("SELECT 1", "INSERT"), failure)
         for _ in range(5):
             assert database.breaker.state is State.CLOSED
             with pytest.raises(raised):
@@ -396,16 +373,6 @@ class TestBreaker:
         assert len(server.connections) == 5  # each lost one is replaced
         assert database.pool.lent == 0
 
-    def test_opens_for_no_server_that_takes_no_writes_but_serves_reads(
-        self, server: Server, database: Database
-    ) -> None:
-        server.refused = {"INSERT": error_with("25006")}
-        for _ in range(9):
-            with pytest.raises(TransientFailure):
-                write(database)
-        assert database.breaker.state is State.CLOSED
-        read(database)
-
     def test_closes_the_idle_connections_which_may_be_silent_when_it_opens(
         self, server: Server
     ) -> None:
@@ -413,11 +380,11 @@ class TestBreaker:
         with ExitStack() as lent:
             for _ in range(9):
                 lent.enter_context(database.read())
-        for each in server.connections:  # the others are answered
-            each.failures["SELECT 1"], each.loses = TOO_SLOW, {"SELECT 1"}
+        server.faults = {"SELECT 1": TOO_SLOW}
         for _ in range(5):
             with pytest.raises(DeadlineExceeded):
                 read(database)
+        server.faults = {}
         eventually(lambda: database.breaker.state is State.HALF_OPEN)
         read(database)
         assert len(server.connections) == 10

@@ -1,8 +1,8 @@
 """What each SQLSTATE means for a request (PostgreSQL manual, appendix A)."""
 
-import psycopg2
 import pytest
 
+from tests.unit.conftest import error_with
 from user_service.database.failures import translated
 from user_service.errors import (
     ConnectionLost,
@@ -28,15 +28,6 @@ BUGS = [
 SQL = "duplicate key value violates constraint of INSERT INTO users"
 
 
-def failure(sqlstate: str | None) -> psycopg2.Error:
-    """Return an error as the driver raises it; ``pgcode`` can be set in no other way."""
-
-    class Failure(psycopg2.Error):
-        pgcode = sqlstate
-
-    return Failure(SQL)
-
-
 @pytest.mark.parametrize(
     ("kind", "sqlstates"),
     [
@@ -50,15 +41,15 @@ def failure(sqlstate: str | None) -> psycopg2.Error:
 def test_meaning_of_what_a_living_server_answers(
     kind: type[Exception] | None, sqlstates: list[str | None]
 ) -> None:
-    found = {code: type(translated(failure(code), connection_lost=False)) for code in sqlstates}
+    found = {code: type(translated(error_with(code), connection_lost=False)) for code in sqlstates}
     assert found == dict.fromkeys(sqlstates, kind)
 
 
 def test_with_the_connection_lost_everything_is_transient_but_an_unknown_outcome() -> None:
     for sqlstate in (None, *LOST, *CONTENTION, *UNAVAILABLE, *BUGS):
-        assert isinstance(translated(failure(sqlstate), connection_lost=True), TransientFailure)
+        assert isinstance(translated(error_with(sqlstate), connection_lost=True), TransientFailure)
     for sqlstate in ("08007", "40003"):
-        assert type(translated(failure(sqlstate), connection_lost=True)) is OutcomeUnknown
+        assert type(translated(error_with(sqlstate), connection_lost=True)) is OutcomeUnknown
 
 
 @pytest.mark.parametrize(
@@ -67,6 +58,6 @@ def test_with_the_connection_lost_everything_is_transient_but_an_unknown_outcome
 def test_message_repeats_nothing_of_the_drivers(
     sqlstate: str | None, connection_lost: bool
 ) -> None:
-    message = str(translated(failure(sqlstate), connection_lost=connection_lost))
+    message = str(translated(error_with(sqlstate, SQL), connection_lost=connection_lost))
     assert SQL not in message
     assert (sqlstate or "connection lost") in message
