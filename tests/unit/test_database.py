@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, Self
 
@@ -136,17 +137,11 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 @pytest.fixture
-def database(clock: Clock) -> Database:
+def database(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Database:
     """A database with a single slot, so that the next checkout notices a lost one."""
-    breaker = CircuitBreaker(
-        "the database",
-        failures=(ConnectionLost, DeadlineExceeded),
-        open_seconds=OPEN_SECONDS,
-        clock=clock,
-    )
-    database = Database("dbname=fake", size=1, checkout_timeout=0.01)
-    database.breaker = breaker
-    return database
+    breaker = partial(CircuitBreaker, clock=clock)
+    monkeypatch.setattr("user_service.database.database.CircuitBreaker", breaker)
+    return Database("dbname=fake", size=1, checkout_timeout=0.01)
 
 
 REFUSED = psycopg2.OperationalError("refused")
