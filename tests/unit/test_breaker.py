@@ -1,8 +1,6 @@
 """The circuit breaker: when it opens, which calls it admits, and which ends of calls count."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -53,10 +51,8 @@ def fail(breaker: CircuitBreaker, times: int = 1, *, blaming: bool = True) -> No
             raise ConnectionError
 
 
-@contextmanager
-def refused() -> Iterator[None]:
-    with pytest.raises(CircuitOpen, match="the server did not answer lately"):
-        yield
+def refused() -> pytest.RaisesExc[CircuitOpen]:
+    return pytest.raises(CircuitOpen, match="the server did not answer lately")
 
 
 class TestClosed:
@@ -97,7 +93,7 @@ def test_open_one_refuses_calls_for_its_time_whatever_ends_meanwhile(
     for each in late:
         each.end(ConnectionError())
         for ask in (breaker.refuse_if_open, lambda: succeed(breaker)):
-            with pytest.raises(CircuitOpen, match="the server did not answer lately") as raised:
+            with refused() as raised:
                 ask()
             assert raised.value.retry_after == 0.125
     assert state_of(breaker) is State.OPEN

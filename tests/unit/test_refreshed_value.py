@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
@@ -56,15 +57,12 @@ def settled(values: RefreshedValue[object]) -> None:
 
 def test_first_callers_wait_for_one_read(values: RefreshedValue[object], source: Source) -> None:
     source.may_end.clear()
-    results: list[object] = []
-    threads = [threading.Thread(target=lambda: results.append(values.get())) for _ in range(5)]
-    for thread in threads:
-        thread.start()
-    eventually(lambda: source.reads == 1)
-    source.may_end.set()
-    for thread in threads:
-        thread.join(30)
-    assert (results, source.reads) == (["first"] * 5, 1)
+    with ThreadPoolExecutor(5) as threads:
+        asking = [threads.submit(values.get) for _ in range(5)]
+        eventually(lambda: source.reads == 1)
+        source.may_end.set()
+        assert [each.result(30) for each in asking] == ["first"] * 5
+    assert source.reads == 1
 
 
 def test_value_is_read_again_in_the_background_and_nobody_waits(
@@ -113,9 +111,12 @@ def test_last_value_stands_while_reads_fail_and_nobody_waits_for_them(
     assert values.get() == "first"
     source.may_end.set()
     settled(values)
+    source.may_end.clear()
     clock.now += 14
     with pytest.raises(Unavailable):
         values.get()
+    source.may_end.set()
+    settled(values)
     mocker.stop(waits)
     source.value = "second"
     clock.now += 1
@@ -124,14 +125,16 @@ def test_last_value_stands_while_reads_fail_and_nobody_waits_for_them(
     assert "the source is away" in caplog.text
 
 
-@pytest.mark.parametrize("idle", [30, 200])
+@pytest.mark.parametrize(("has_value", "idle"), [(True, 30), (True, 200), (False, 6)])
 def test_value_is_waited_for_when_the_last_failure_is_long_ago(
-    values: RefreshedValue[object], source: Source, clock: Clock, idle: float
+    values: RefreshedValue[object], source: Source, clock: Clock, has_value: bool, idle: float
 ) -> None:
-    values.get()
+    """Without a value, some seconds are long."""
+    if has_value:
+        values.get()
     clock.now += 10
     source.value = OSError("the source is away")
-    values.get()
+    values.refresh()
     settled(values)
     source.value = "second"
     clock.now += idle
@@ -154,19 +157,6 @@ def test_failed_first_read_is_repeated_after_a_pause(
         values.get()
     settled(values)
     assert (values.get(), source.reads) == ("first", 2)
-
-
-def test_first_value_is_waited_for_when_the_last_failure_is_some_seconds_ago(
-    values: RefreshedValue[object], source: Source, clock: Clock
-) -> None:
-    source.value = OSError("the source is away")
-    values.refresh()
-    settled(values)
-    source.value = "first"
-    clock.now += 6
-    source.may_end.clear()
-    threading.Timer(0.05, source.may_end.set).start()
-    assert values.get() == "first"
 
 
 def test_wait_ends_at_the_deadline(values: RefreshedValue[object], source: Source) -> None:
