@@ -1,6 +1,5 @@
 """Metrics: bounded labels, series that begin with 0, and files that several processes share."""
 
-import os
 import re
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from prometheus_client import generate_latest
 from pytest_mock import MockerFixture
 
 from tests import scrapes
-from tests.e2e.service import SERVICE
+from tests.e2e.service import run
 from tests.scrapes import Sample
 from tests.unit.conftest import Clock
 from user_service.observability.metric_files import forget_dead_processes
@@ -140,10 +139,11 @@ print(generate_latest(metrics.collector).decode())
 def test_files_of_a_process_keep_room_for_all_requests_and_its_memory_only_until_it_ends(
     tmp_path: Path,
 ) -> None:
-    script = """
+    program = """
+import os
 from pathlib import Path
 from user_service.observability import metric_files
-directory = Path.cwd()
+directory = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
 metric_files.reserve(directory)
 from app import create_app
 from user_service.settings import Settings
@@ -157,12 +157,8 @@ for path, methods in document(app)["paths"].items():
             for each in ("HEAD", "OPTIONS", method.upper()):
                 services_of(app).metrics.observe(path, each, int(status), 0.1)
 """
-    environment = {
-        **os.environ,
-        "PROMETHEUS_MULTIPROC_DIR": str(tmp_path),
-        "PYTHONPATH": str(SERVICE),
-    }
-    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True)
+    ended = run([sys.executable, "-c", program], {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)})
+    assert ended.returncode == 0, ended.stderr
     (file,) = tmp_path.glob("histogram_*.db")
     assert file.stat().st_size == 1 << 20  # it did not have to grow
     before = file.read_bytes()
@@ -187,9 +183,8 @@ def test_several_scrapes_at_once_leave_the_file_of_a_dead_process_whole(tmp_path
 def test_readiness_is_the_latest_of_all_living_processes_and_a_breaker_the_worst(
     tmp_path: Path,
 ) -> None:
-    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics")}
-    command = [sys.executable, "-c", TWO_PROCESSES]
-    told = subprocess.check_output(command, cwd=SERVICE, env=environment, text=True)
+    directory = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "metrics")}
+    told = run([sys.executable, "-c", TWO_PROCESSES], directory).stdout
     assert re.findall(r"^user_service_ready (\d)", told, re.MULTILINE) == ["0", "1", "1"]
     breaker = r'^user_service_circuit_breaker_state{dependency="redis"} (\d)'
     assert re.findall(breaker, told, re.MULTILINE) == ["2", "2", "0"]

@@ -1,25 +1,23 @@
 """Loans of connections: in turn, never lost, and shared while the server refuses more."""
 
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
+from tests.e2e.service import run
 from tests.unit.conftest import Clock
 from tests.waiting import eventually
 from user_service.database.pool import GROW_SECONDS, SHRINK_SECONDS, ConnectionPool
 from user_service.errors import ConnectionLost, PoolTimeout
 from user_service.resilience import deadline
 
-SERVICE = Path(__file__).parents[2] / "services" / "user-service"
 LONG = 30.0  # seconds
 
 
@@ -194,8 +192,8 @@ elif waits.successful() and waits.value is None:  # the loan began before it was
 pool.begin_loan()
 assert (pool.lent, pool.waiting) == (1, 0)
 """
-        command = [sys.executable, "-c", program, handed_over]
-        subprocess.run(command, check=True, timeout=LONG, cwd=SERVICE)
+        ended = run([sys.executable, "-c", program, handed_over], {})
+        assert ended.returncode == 0, ended.stderr
 
 
 class TestServerWithoutRoom:

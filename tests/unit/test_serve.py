@@ -1,8 +1,6 @@
 """The parent process of a server: its metrics directory and its children."""
 
-import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pytest
 from pytest_mock import MockerFixture
 
 import serve
+from tests.e2e.service import run
 from user_service.settings import InvalidSettings
 
 
@@ -86,7 +85,4 @@ except ChildProcessError:
 
 def test_every_child_that_has_ended_is_reaped() -> None:
     # In a process of its own: this one has children of other tests.
-    command, folder = [sys.executable, "-c", ORPHANS], Path(serve.__file__).parent
-    environment = {"PATH": os.environ["PATH"]}
-    said = subprocess.check_output(command, cwd=folder, env=environment, text=True)
-    assert said == "7 None\nnone left\n"
+    assert run([sys.executable, "-c", ORPHANS], {}).stdout == "7 None\nnone left\n"

@@ -11,9 +11,16 @@ from psycopg2.extensions import parse_dsn
 from user_service.cache.redis_url import parse_redis_url
 from user_service.settings import Launch, Settings, log_ignored, settings_or_exit
 
-SECRETS = ["DATABASE_URL", "DB_PASSWORD", "REDIS_URL", "CURSOR_KEY"]
-SECRETS += ["DATABASE_OWNER_URL", "DATABASE_REPLICA_URL"]
 SECRET = "hunter2"
+# The variables that have a secret, each with an example.
+SECRETS = {
+    "DATABASE_URL": f"postgresql://users:{SECRET}@db/users",
+    "DATABASE_OWNER_URL": f"postgresql://owner:{SECRET}@db/users",
+    "DATABASE_REPLICA_URL": f"postgresql://users:{SECRET}@standby/users",
+    "DB_PASSWORD": f" {SECRET} ö",
+    "REDIS_URL": f"redis://:{SECRET}@cache/0",
+    "CURSOR_KEY": f" {SECRET} ö",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -230,15 +237,9 @@ class TestSecrets:
     def test_secret_may_be_in_a_file_with_or_without_a_final_line_break(
         self, secret_file: Path, name: str, ending: str
     ) -> None:
-        secret = {
-            "DATABASE_URL": f"postgresql://users:{SECRET}@db/users",
-            "DATABASE_OWNER_URL": f"postgresql://owner:{SECRET}@db/users",
-            "DATABASE_REPLICA_URL": f"postgresql://users:{SECRET}@standby/users",
-            "REDIS_URL": f"redis://:{SECRET}@cache/0",
-        }.get(name, f" {SECRET} ö")
-        secret_file.write_bytes(secret.encode() + ending.encode())
+        secret_file.write_bytes(SECRETS[name].encode() + ending.encode())
         settings = read(**{f"{name}_FILE": str(secret_file)})
-        assert getattr(settings, name.lower()).get_secret_value() == secret
+        assert getattr(settings, name.lower()).get_secret_value() == SECRETS[name]
         secret_file.write_bytes(ending.encode())  # an empty file means unset
         assert getattr(read(**{f"{name}_FILE": str(secret_file)}), name.lower()) is None
 
@@ -269,8 +270,7 @@ class TestSecrets:
             assert message == f"DB_PASSWORD_FILE must name a readable file: {reason}"
 
     def test_representation_shows_no_secret(self) -> None:
-        urls = dict.fromkeys(SECRETS, f"postgresql://user:{SECRET}@host")
-        settings = read(**urls | {"REDIS_URL": f"redis://:{SECRET}@host"})
+        settings = read(**SECRETS)
         assert SECRET not in repr(settings)
         assert SECRET not in str(settings)
 
