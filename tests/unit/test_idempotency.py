@@ -28,10 +28,6 @@ def read(header: str, body: BaseModel | None = None) -> KeyedRequest:
 
 
 class TestKey:
-    def test_stands_for_route_and_body(self) -> None:
-        keyed = KeyedRequest("k", "POST /things", fingerprint({"name": "ada"}))
-        assert read("k", Thing(name="ada")) == keyed
-
     def test_outlives_a_release_that_adds_an_optional_member(self) -> None:
         assert read("k", Thing(name="ada", note=None)) == read("k", Thing(name="ada"))
 

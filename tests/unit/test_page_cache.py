@@ -1,5 +1,6 @@
 """The policy of the page cache, on a store in memory; tests/integration has the real one."""
 
+import json
 import logging
 import runpy
 import threading
@@ -262,14 +263,9 @@ class TestClaimOfAnotherProcess:
 
 def told_to_a_miss(pages: PageCache) -> int | None:
     """Return the position with which the cache asks for a page that it does not have."""
-    told: list[int | None] = []
-
-    def produce(lsn: int | None) -> bytes:
-        told.append(lsn)
-        return b""
-
-    pages.get_or_produce(PAGE, produce)
-    return told[0]
+    body, _ = pages.get_or_produce(PAGE, lambda lsn: json.dumps(lsn).encode())
+    told: int | None = json.loads(body)
+    return told
 
 
 class TestPosition:
