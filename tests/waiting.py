@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 
+LONG = 30.0  # seconds; only a test that fails waits so long
+
 
 def eventually(condition: Callable[[], bool], timeout: float = 60) -> None:
     """Wait until ``condition`` holds; fail after ``timeout`` seconds."""

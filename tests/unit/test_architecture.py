@@ -76,14 +76,20 @@ def may_import(module: str, name: str) -> bool:
     return bool({importer, module} & LIBRARIES.get(library, {importer}))
 
 
-def imported(tree: ast.AST) -> Iterator[str]:
-    """Yield the full names of what is imported at run time, inside of functions too."""
-    for node in run_time_nodes(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "relative imports are not understood here"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+def imported(tree: ast.AST) -> list[str]:
+    """Return the full names of what is imported at run time, inside of functions too."""
+    return [name for _, name in imports(run_time_nodes(tree))]
+
+
+def imports(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, str]]:
+    """Yield the name here and the full name of each import among ``nodes``."""
+    for node in nodes:
+        match node:
+            case ast.Import(names=names):
+                yield from ((each.asname or each.name.split(".")[0], each.name) for each in names)
+            case ast.ImportFrom(module=module, names=names, level=level):
+                assert level == 0, "relative imports are not understood here"
+                yield from ((each.asname or each.name, f"{module}.{each.name}") for each in names)
 
 
 def run_time_nodes(node: ast.AST) -> Iterator[ast.AST]:
@@ -141,20 +147,20 @@ def test_only_public_interfaces_are_used() -> None:
 
 def private_parts(tree: ast.AST, ours: set[str]) -> Iterator[str]:
     """Yield the private parts of others that ``tree`` uses; ``ours`` are the project's names."""
-    imports = foreign_imports(tree)
-    yield from (name for name in imports.values() if any(map(is_private, name.split("."))))
+    foreign = foreign_imports(tree)
+    yield from (name for name in foreign.values() if any(map(is_private, name.split("."))))
     for node in ast.walk(tree):
         match node:
             case ast.Attribute(attr=name) if is_private(name) and name not in ours:
                 yield ast.unparse(node)
             case ast.Assign(targets=targets):
-                yield from (ast.unparse(each) for each in targets if is_patch(each, imports))
+                yield from (ast.unparse(each) for each in targets if is_patch(each, foreign))
             case ast.AugAssign(target=target) | ast.AnnAssign(target=target):
-                if is_patch(target, imports):
+                if is_patch(target, foreign):
                     yield ast.unparse(target)
-            case ast.Call(func=ast.Name(id="setattr"), args=[owner, *_]) if root(owner) in imports:
+            case ast.Call(func=ast.Name(id="setattr"), args=[owner, *_]) if root(owner) in foreign:
                 yield ast.unparse(node)
-            case ast.ClassDef() if any(root(base) in imports for base in node.bases):
+            case ast.ClassDef() if any(root(base) in foreign for base in node.bases):
                 yield from (f"{node.name}.{name}" for name in overridden(node, tree))
 
 
@@ -172,9 +178,9 @@ def is_private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__") and name not in documented | {"_"}
 
 
-def is_patch(target: ast.expr, imports: dict[str, str]) -> bool:
+def is_patch(target: ast.expr, foreign: dict[str, str]) -> bool:
     name = root(target)
-    return isinstance(target, ast.Attribute) and imports.get(name, "os") not in ("os", "flask.g")
+    return isinstance(target, ast.Attribute) and foreign.get(name, "os") not in ("os", "flask.g")
 
 
 def root(node: ast.AST) -> str:
@@ -185,18 +191,8 @@ def root(node: ast.AST) -> str:
 
 def foreign_imports(tree: ast.AST) -> dict[str, str]:
     """Return the full names of what is imported from others, by the names used here."""
-    own = {"user_service", *(path.stem for path in SERVICE.glob("*.py")), "_typeshed"}
-    names: dict[str, str] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {each.asname or each.name.split(".")[0]: each.name for each in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names |= {each.asname or each.name: f"{node.module}.{each.name}" for each in node.names}
-    return {
-        name: full
-        for name, full in names.items()
-        if full.split(".")[0] not in own and full.split(".")[0] != "__future__"
-    }
+    own = {"user_service", "_typeshed", "__future__", *(path.stem for path in SERVICE.glob("*.py"))}
+    return {name: full for name, full in imports(ast.walk(tree)) if full.split(".")[0] not in own}
 
 
 def defined_names(tree: ast.AST) -> set[str]:

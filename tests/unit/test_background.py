@@ -8,11 +8,10 @@ from unittest.mock import Mock
 
 import pytest
 
+from tests.waiting import LONG
 from user_service.errors import ConnectionLost, NotPrepared, Unavailable
 from user_service.resilience import deadline
 from user_service.resilience.background import Preparation
-
-LONG = 30.0  # seconds
 
 
 @pytest.mark.parametrize(

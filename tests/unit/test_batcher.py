@@ -6,12 +6,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from tests.waiting import eventually
+from tests.waiting import LONG, eventually
 from user_service.errors import ConnectionLost, DeadlineExceeded
 from user_service.resilience import batcher, deadline
 from user_service.resilience.batcher import Batcher
-
-LONG = 30.0  # seconds
 
 
 class Server:
@@ -52,10 +50,10 @@ def gathered(server: Server, reads: Batcher[int, str]) -> Iterator[Gather]:
         def gather(*keys: int, meanwhile: Callable[[], object] = lambda: None) -> list[Future[str]]:
             first = threads.submit(reads.get, 1)
             eventually(lambda: server.asked == [[1]])
-            gathering = []
-            for number, key in enumerate(keys, 1):
+            gathering: list[Future[str]] = []
+            for key in keys:
                 gathering.append(threads.submit(reads.get, key))
-                eventually(lambda number=number: reads.gathering == number)  # type: ignore[misc]
+                eventually(lambda: reads.gathering == len(gathering))
             meanwhile()
             server.go_on.set()
             assert first.result(LONG) == "1"

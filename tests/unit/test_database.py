@@ -18,7 +18,7 @@ from psycopg2.extensions import (
 )
 
 from tests.unit.conftest import Clock, error_with
-from tests.waiting import eventually
+from tests.waiting import LONG, eventually
 from user_service.database.database import OPEN_SECONDS, Database
 from user_service.errors import (
     CircuitOpen,
@@ -34,7 +34,6 @@ from user_service.errors import (
 from user_service.resilience import deadline
 from user_service.resilience.breaker import CircuitBreaker, State
 
-LONG = 30.0  # seconds
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 
 

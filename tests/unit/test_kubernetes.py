@@ -59,6 +59,10 @@ def one(resources: list[Resource], kind: str, name: str = "user-service") -> Any
     return by_name(resources)[kind, name]
 
 
+def settings_of(resources: list[Resource], name: str = "user-service") -> Any:
+    return one(resources, "ConfigMap", name)["data"]
+
+
 def pod_of(resource: Any) -> Any:
     return resource["spec"]["template"]["spec"]
 
@@ -77,16 +81,15 @@ def test_commands_of_the_page_make_the_secrets_that_are_mounted(tmp_path: Path) 
     subprocess.run(["bash", "-euc", made], env={"PATH": path} | given, check=True)
     secrets = by_name(filter(None, yaml.safe_load_all(applied.read_text(encoding="utf-8"))))
     assert {each["metadata"]["namespace"] for each in secrets.values()} == {"user-service"}
-    data = {name: each["data"] for (_, name), each in secrets.items()}
+    data = {
+        name: {key: b64decode(value).decode() for key, value in each["data"].items()}
+        for (_, name), each in secrets.items()
+    }
     assert data["users-db-owner"].keys() == {"username", "password"}
     store = one(PRODUCTION, "ObjectStore", "users-db-backup")["spec"]["configuration"]
-    assert {each["key"] for each in store["s3Credentials"].values()} == data[
-        "users-db-backup"
-    ].keys()
-    settings = (
-        one(PRODUCTION, "ConfigMap")["data"]
-        | one(PRODUCTION, "ConfigMap", "user-service-migrate")["data"]
-    )
+    keys_of_store = {each["key"] for each in store["s3Credentials"].values()}
+    assert keys_of_store == data["users-db-backup"].keys()
+    settings = settings_of(PRODUCTION) | settings_of(PRODUCTION, "user-service-migrate")
     files = {
         name.removesuffix("_FILE").lower(): value.removeprefix("/run/secrets/").split("/")
         for name, value in settings.items()
@@ -96,18 +99,13 @@ def test_commands_of_the_page_make_the_secrets_that_are_mounted(tmp_path: Path) 
     assert mounted == {
         (secret, key) for secret in ("user-service", "user-service-migrate") for key in data[secret]
     }
-    read = Settings.model_validate(
-        {name: b64decode(data[secret][key]).decode() for name, (secret, key) in files.items()}
-    )
+    read = Settings.model_validate({name: data[of][key] for name, (of, key) in files.items()})
     for login, url in (("owner", read.owner_dsn), ("service", read.database_dsn)):
-        user, password = (
-            b64decode(data[f"users-db-{login}"][key]).decode() for key in ("username", "password")
-        )
-        assert f"//{user}:{password}@" in str(url)
+        assert "//{username}:{password}@".format(**data[f"users-db-{login}"]) in str(url)
 
 
 def test_there_is_time_for_preStop_and_the_drain(overlay: list[Resource]) -> None:  # noqa: N802
-    settings = one(overlay, "ConfigMap")["data"]
+    settings = settings_of(overlay)
     drain_delay = float(settings.get("DRAIN_DELAY", Settings.model_fields["drain_delay"].default))
     pod = pod_of(one(overlay, "Deployment"))
     before = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
@@ -185,9 +183,7 @@ def test_edge_is_a_way_in_that_is_as_closed_as_the_rest(tmp_path: Path) -> None:
 
 
 def test_settings_are_ones_that_the_service_knows(overlay: list[Resource]) -> None:
-    settings, of_the_job = (
-        one(overlay, "ConfigMap", name)["data"] for name in ("user-service", "user-service-migrate")
-    )
+    settings, of_the_job = settings_of(overlay), settings_of(overlay, "user-service-migrate")
     for name, value in [*settings.items(), *of_the_job.items()]:
         assert name.removesuffix("_FILE").lower() in Settings.model_fields, name
         assert "password" not in value or name.endswith("_FILE")
@@ -195,11 +191,8 @@ def test_settings_are_ones_that_the_service_knows(overlay: list[Resource]) -> No
 
 
 def test_production_authenticates_and_reaches_the_issuer() -> None:
-    of_auth = {
-        name.lower(): value
-        for name, value in one(PRODUCTION, "ConfigMap")["data"].items()
-        if name.startswith("AUTH_")
-    }
+    given = {name.lower(): value for name, value in settings_of(PRODUCTION).items()}
+    of_auth = {name: value for name, value in given.items() if name.startswith("auth_")}
     settings = Settings.model_validate(of_auth)
     assert settings.authenticates
     assert settings.auth_audience
@@ -243,7 +236,7 @@ def test_migrations_alone_have_the_password_of_the_owner() -> None:
     service, job = our_pods(PRODUCTION)
     assert "user-service-migrate" in str(job["volumes"])
     assert "user-service-migrate" not in str(service)
-    assert "DATABASE_OWNER_URL_FILE" not in one(PRODUCTION, "ConfigMap")["data"]
+    assert "DATABASE_OWNER_URL_FILE" not in settings_of(PRODUCTION)
 
 
 def test_selectors_find_the_pods_that_they_mean() -> None:
@@ -294,7 +287,7 @@ def test_monitors_backups_and_routes_name_what_there_is() -> None:
         for backend in rule["backendRefs"]:
             assert (backend["name"], backend["port"]) == ("user-service", ports["http"])
     # The network of all pods would let each of them choose the address that is counted.
-    assert "TRUSTED_PROXIES" not in one(PRODUCTION, "ConfigMap")["data"]
+    assert "TRUSTED_PROXIES" not in settings_of(PRODUCTION)
 
 
 def test_rules_are_those_of_prometheus() -> None:
@@ -309,7 +302,7 @@ def test_rules_are_those_of_prometheus() -> None:
 def test_autoscaler_alone_scales_and_all_fit_into_the_database(
     tmp_path: Path, through: str
 ) -> None:
-    settings, deployment = one(PRODUCTION, "ConfigMap")["data"], one(PRODUCTION, "Deployment")
+    settings, deployment = settings_of(PRODUCTION), one(PRODUCTION, "Deployment")
     autoscaler = one(PRODUCTION, "HorizontalPodAutoscaler")["spec"]
     assert "replicas" not in deployment["spec"]
     assert autoscaler["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
@@ -319,9 +312,8 @@ def test_autoscaler_alone_scales_and_all_fit_into_the_database(
     database = one(PRODUCTION, "Cluster", "users-db")["spec"]
     if through:
         component = "- ../../components/pooler"
-        pooler = changed(tmp_path / "copy", f"# {component}", component)[
-            "Pooler", "users-db-pooler"
-        ]
+        resources = changed(tmp_path / "copy", f"# {component}", component)
+        pooler = resources["Pooler", "users-db-pooler"]
         size = int(pooler["spec"]["pgbouncer"]["parameters"]["default_pool_size"])
         connections = pooler["spec"]["instances"] * size
     # 10 for migrations, 20 for the operator, the standbys and a person who looks.

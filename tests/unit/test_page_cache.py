@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from tests.waiting import eventually
+from tests.waiting import LONG, eventually
 from user_service.cache import page_store
 from user_service.cache.page_cache import (
     CLAIM_POLL_INTERVAL,
@@ -21,7 +21,6 @@ from user_service.cache.page_cache import (
 from user_service.cache.page_store import LookUp, PageStore, RedisFailure
 from user_service.resilience import deadline
 
-LONG = 30.0  # seconds; only a test that fails waits so long
 HIT, MISS, BYPASS = CacheStatus.HIT, CacheStatus.MISS, CacheStatus.BYPASS
 PAGE = "page=1"
 INVALIDATIONS = {"replace_generation", "repair"}

@@ -13,12 +13,10 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from tests.e2e.service import run
 from tests.unit.conftest import Clock
-from tests.waiting import eventually
+from tests.waiting import LONG, eventually
 from user_service.database.pool import GROW_SECONDS, SHRINK_SECONDS, ConnectionPool
 from user_service.errors import ConnectionLost, PoolTimeout
 from user_service.resilience import deadline
-
-LONG = 30.0  # seconds
 
 
 class FakeConnection:

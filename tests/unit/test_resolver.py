@@ -8,9 +8,8 @@ from collections.abc import Iterator
 import pytest
 from pytest_mock import MockerFixture, MockType
 
+from tests.waiting import LONG
 from user_service.resilience import resolver
-
-LONG = 30.0  # seconds
 
 
 @pytest.fixture

@@ -6,11 +6,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
+from tests.waiting import LONG
 from user_service.cache.single_flight import SingleFlight
 from user_service.errors import DeadlineExceeded
 from user_service.resilience import deadline
-
-LONG = 30.0  # seconds; only a test that fails waits so long
 
 Flights = SingleFlight[str, object]
 
