@@ -1,7 +1,5 @@
 """The circuit breaker: when it opens, which calls it admits, and which ends of calls count."""
 
-import logging
-
 import pytest
 
 from tests.unit.conftest import Clock
@@ -118,7 +116,7 @@ class TestHalfOpen:
     def test_closes_when_that_call_is_answered(
         self, half_open: CircuitBreaker, caplog: pytest.LogCaptureFixture, answer: Exception | None
     ) -> None:
-        with caplog.at_level(logging.INFO, "user_service"):
+        with caplog.at_level("INFO", "user_service"):
             Call(half_open).end(answer)
         assert state_of(half_open) is State.CLOSED
         assert caplog.messages == ["circuit breaker of the server closes"]

@@ -1,13 +1,12 @@
 """The database, on connections that fail when a test says so."""
 
-import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, Self
+from typing import Any
 
 import psycopg2
 import pytest
@@ -78,7 +77,7 @@ class FakeConnection:
         self.info.transaction_status = TRANSACTION_STATUS_UNKNOWN
 
 
-class FakeCursor:
+class FakeCursor(AbstractContextManager["FakeCursor"]):
     """Sends SQL ahead as ``Cursor`` does, of which the integration tests are."""
 
     ahead_of_next = ahead_of_each = ""
@@ -86,9 +85,6 @@ class FakeCursor:
     def __init__(self, connection: FakeConnection) -> None:
         self.connection = connection
         self.statusmessage: str | None = None
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_exception: object) -> None:
         pass
@@ -307,7 +303,7 @@ class TestOpenAndClose:
     def test_are_logged_once_and_nothing_is_lent_after_close(
         self, server: Server, caplog: pytest.LogCaptureFixture
     ) -> None:
-        caplog.set_level(logging.INFO, "user_service")
+        caplog.set_level("INFO", "user_service")
         database = Database("dbname=fake", size=3)
         assert server.connections == []
         database.open()

@@ -1,7 +1,6 @@
 """The policy of the page cache, on a store in memory; tests/integration has the real one."""
 
 import json
-import logging
 import runpy
 import threading
 from collections.abc import Callable, Iterator
@@ -143,7 +142,7 @@ class TestReading:
             pages.invalidate()
             return b"old"
 
-        with caplog.at_level(logging.INFO, "user_service"):
+        with caplog.at_level("INFO", "user_service"):
             assert pages.get_or_produce(PAGE, overtaken) == (b"old", MISS)
         assert caplog.messages == ["page cache refused a page that was read before a write"]
         assert get(pages, b"new") == (b"new", MISS)
@@ -171,7 +170,7 @@ class TestReading:
         status: CacheStatus,
         begins: str,
     ) -> None:
-        caplog.set_level(logging.INFO, "user_service")
+        caplog.set_level("INFO", "user_service")
         store.failing = {method}
         for _ in range(3):
             assert get(pages) == (b"fresh", status)
@@ -332,7 +331,7 @@ class TestFailedInvalidation:
         self, pages: PageCache, store: FakeStore, caplog: pytest.LogCaptureFixture
     ) -> None:
         eventually(lambda: store.calls.count("repair") > 3)
-        with caplog.at_level(logging.INFO, "user_service"):
+        with caplog.at_level("INFO", "user_service"):
             store.failing = set()
             eventually(lambda: get(pages, b"new") == (b"new", MISS))
             message = "page cache invalidated after all, reading it goes on"

@@ -1,6 +1,5 @@
 """Retries: which failures are tried again, how often, after which pauses, and when no more."""
 
-import logging
 from contextlib import suppress
 from unittest.mock import Mock
 
@@ -64,7 +63,7 @@ def test_success_is_returned_at_once_with_the_arguments_passed_on(recorder: Reco
 def test_pauses_double_and_each_retry_is_logged_with_its_cause(
     recorder: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING, "user_service"), deadline.within(600):
+    with caplog.at_level("WARNING", "user_service"), deadline.within(600):
         recorder.policy(retries=4).call(work_after(*transient(4)))
     assert recorder.pauses == [0.25, 0.5, 1, 2]  # halves, since the shortest is zero
     assert caplog.messages[0] == "retry 1 of 4 in 0.250 s after: failure 1"

@@ -250,33 +250,24 @@ def test_acceptable_key_has_one_algorithm(jwk: dict[str, Any], algorithm: str) -
 @pytest.mark.parametrize(
     "jwk",
     [
-        public(RSA, n=urlsafe_b64encode(b"\xff" * 255).decode()),  # 2,040 bits
-        public(RSA, n=urlsafe_b64encode(b"\xff" * 1025).decode().rstrip("=")),
-        public(RSA, use="enc"),
-        public(RSA, use=["sig"]),
-        public(RSA, key_ops=["sign"]),
-        public(RSA, key_ops="verify"),
-        public(RSA, alg="RS512"),
-        public(RSA, alg="ES256"),
-        public(RSA, alg=["RS256"]),
-        public(RSA, n=None),
-        public(RSA, n="!"),
+        # 2,040 and 8,200 bits.
+        *(public(RSA, n=encoded(b"\xff" * length)) for length in (255, 1025)),
+        *(public(RSA, n=modulus) for modulus in (None, "!")),
+        *(public(RSA, use=use) for use in ("enc", ["sig"])),
+        *(public(RSA, key_ops=operations) for operations in (["sign"], "verify")),
+        *(public(RSA, alg=algorithm) for algorithm in ("RS512", "ES256", ["RS256"])),
         public(RSA, e="AA"),
         public(RSA, kid=7),
-        RSA.as_dict(private=True),
-        SECRET.as_dict(private=True),
+        public(RSA, kty=["RSA"]),
+        *(key.as_dict(private=True) for key in (RSA, SECRET)),
         public(EC, x=public(ec_key("x"))["x"]),  # not on the curve
         public(EC, crv="P-521"),
         public(EC, crv=[]),
         public(EC, crv={}),
         public(ec_key("k1", "secp256k1")),
-        public(OKPKey.generate_key("Ed448")),
-        public(OKPKey.generate_key("X25519")),
+        *(public(OKPKey.generate_key(curve)) for curve in ("Ed448", "X25519")),
         public(ED, x="AA", kid="short"),
-        public(RSA, kty=["RSA"]),
-        {},
-        [],
-        "RSA",
+        *({}, [], "RSA"),
     ],
 )
 def test_unacceptable_key_is_refused_and_the_others_stay(
