@@ -42,13 +42,8 @@ PRODUCTION = render(OVERLAYS / "production")
 
 
 @pytest.fixture(params=["small", "production"])
-def folder(request: pytest.FixtureRequest) -> Path:
-    return OVERLAYS / str(request.param)
-
-
-@pytest.fixture
-def overlay(folder: Path) -> list[Resource]:
-    return render(folder)
+def overlay(request: pytest.FixtureRequest) -> list[Resource]:
+    return render(OVERLAYS / str(request.param))
 
 
 def by_name(resources: Any) -> dict[tuple[str, str], Any]:
