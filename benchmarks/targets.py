@@ -158,7 +158,6 @@ TARGETS = {target.name: target for target in (*COMPARED, BEFORE)}
 def with_token(key_set: Path) -> Target:
     """Return AUTHENTICATED with a valid token in each request; its key goes to ``key_set``."""
     issuer = Issuer(ec_key("benchmark"))
-    key_set.write_bytes(issuer.document())
     environment = {**AUTHENTICATED.environment, **issuer.settings(key_set)}
     headers = {"Authorization": f"Bearer {issuer.token(exp=10**10)}"}
     return replace(AUTHENTICATED, environment=environment, headers=headers)

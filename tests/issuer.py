@@ -1,16 +1,17 @@
 """An issuer of JSON Web Tokens for tests: its keys, its tokens, and a server that can fail."""
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 from joserfc import jws
 from joserfc.jwk import ECKey, Key, OKPKey, RSAKey
+
+from tests.http_servers import http_server
 
 AUDIENCE = "user-service"
 ALGORITHMS = ["RS256", "ES256", "ES384", "Ed25519", "EdDSA", "HS256", "none"]
@@ -45,10 +46,11 @@ class Issuer:
     def document(self) -> bytes:
         return json.dumps(self.key_set()).encode()
 
-    def settings(self, key_set: Path | None = None) -> dict[str, str]:
-        """Return the variables with which the service accepts its tokens."""
-        known = {"AUTH_ISSUER": self.url, "AUTH_AUDIENCE": AUDIENCE}
-        return known if key_set is None else {**known, "AUTH_JWKS_FILE": str(key_set)}
+    def settings(self, key_set: Path) -> dict[str, str]:
+        """Write the keys to this file, and return the variables of a service that trusts them."""
+        key_set.write_bytes(self.document())
+        names = {"AUTH_ISSUER": self.url, "AUTH_AUDIENCE": AUDIENCE}
+        return {**names, "AUTH_JWKS_FILE": str(key_set)}
 
     def claims(self, scope: str = ALL_SCOPES, **changed: Any) -> dict[str, Any]:
         """Return valid claims; a change to None leaves one out."""
@@ -82,45 +84,32 @@ def signed(header: dict[str, Any], payload: bytes, key: Key) -> str:
 class IssuerServer(Issuer):
     """Serves the metadata and the key set; ``answers`` replaces the answer to a path."""
 
-    def __init__(self, *keys: Key, server: ThreadingHTTPServer) -> None:
-        super().__init__(*keys, url=f"http://127.0.0.1:{server.server_port}")
-        self.server = server
+    def __init__(self, *keys: Key) -> None:
+        super().__init__(*keys)
         self.requests: list[str] = []
         self.answers: dict[str, Answer] = {}
 
-    def answer(self, path: str) -> Answer:
-        self.requests.append(path)
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        self.requests.append(request.path)
         known = {METADATA: {"issuer": self.url, "jwks_uri": f"{self.url}/keys"}}
-        body = json.dumps(known[path]).encode() if path in known else self.document()
-        return self.answers.get(path, (200, {"Content-Type": "application/json"}, body))
+        body = json.dumps(known.get(request.path, self.key_set())).encode()
+        usual = 200, {"Content-Type": "application/json"}, body
+        answer = self.answers.get(request.path, usual)
+        if callable(answer):
+            answer(request)
+            return
+        status, headers, body = answer
+        request.send_response(status)
+        for name, value in headers.items():
+            request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(body)
 
 
 @contextmanager
 def issuer_server(*keys: Key) -> Iterator[IssuerServer]:
     """Run an issuer on a free port."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            answer = issuer.answer(self.path)
-            if callable(answer):
-                answer(self)
-                return
-            status, headers, body = answer
-            self.send_response(status)
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Write nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    issuer = IssuerServer(*keys, server=server)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    try:
+    issuer = IssuerServer(*keys)
+    with http_server(issuer.answer) as port:
+        issuer.url = f"http://127.0.0.1:{port}"
         yield issuer
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -74,7 +74,6 @@ def test_authorize_sends_either_credential(
     start: Start, servers: Servers, browser: Chrome, tmp_path: Path
 ) -> None:
     issuer = Issuer(ec_key("ec"))
-    (tmp_path / "keys.json").write_bytes(issuer.document())
     key, stored = new_key("browser", frozenset({"users:write"}), None)
     add_key(servers.owner_url, stored)
     credentials = (None, issuer.token("users:write"), key)  # in the order of the forms

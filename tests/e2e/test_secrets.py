@@ -160,7 +160,6 @@ def test_credential_of_a_caller_is_not_repeated_whatever_fails(
     backends: Backends, tmp_path: Path
 ) -> None:
     issuer = Issuer(ec_key("ec"))
-    (tmp_path / "keys.json").write_bytes(issuer.document())
     environment = backends.secrets() | issuer.settings(tmp_path / "keys.json")
     environment |= {"AUTH_API_KEYS": "true", "RATE_LIMIT": "1000/minute"}
     migrate(environment["DATABASE_URL"], owner_dsn=environment["DATABASE_OWNER_URL"])

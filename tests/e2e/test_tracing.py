@@ -76,7 +76,6 @@ def test_server_span_names_the_principal_and_no_span_has_the_token(
     start: Start, collector: Collector, tmp_path: Path
 ) -> None:
     issuer = Issuer(ec_key("ec"))
-    (tmp_path / "keys.json").write_bytes(issuer.document())
     switch = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
     with start(**QUICKLY, **switch, **issuer.settings(tmp_path / "keys.json")) as service:
         token = issuer.token()

@@ -22,6 +22,4 @@ def settings(folder: Path) -> dict[str, str]:
     """Return the variables of a service that accepts the credential."""
     if not IS_ON:
         return {}
-    key_set = folder / "keys.json"
-    key_set.write_bytes(ISSUER.document())
-    return {**ISSUER.settings(key_set), "AUTH_PUBLIC": "docs,openapi,metrics,health"}
+    return {**ISSUER.settings(folder / "keys.json"), "AUTH_PUBLIC": "docs,openapi,metrics,health"}
