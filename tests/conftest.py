@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from types import SimpleNamespace
 
 import psycopg2
@@ -11,8 +11,9 @@ import redis as redis_py
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app import create_app
+from tests import application
 from tests import servers as server_kinds
+from tests.responses import Serve
 from tests.servers import Servers
 from user_service.database.migrate import migrate
 from user_service.resilience import deadline
@@ -69,10 +70,15 @@ def settings(servers: Servers, database_url: str, redis: redis_py.Redis) -> Sett
 
 
 @pytest.fixture
-def app(settings: Settings) -> Iterator[Flask]:
-    application = create_app(settings)
-    yield application
-    services_of(application).close()
+def serving(settings: Settings) -> Iterator[Serve]:
+    """Return a function that makes a client of a service with settings of its own."""
+    with ExitStack() as stack:
+        yield lambda **changed: stack.enter_context(application.serving(settings, **changed))
+
+
+@pytest.fixture
+def app(serving: Serve) -> Flask:
+    return serving().application
 
 
 @pytest.fixture

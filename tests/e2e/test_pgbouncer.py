@@ -11,11 +11,10 @@ import pytest
 from psycopg2.extensions import cursor, parse_dsn
 
 from dev.servers import PostgresServer
-from tests.e2e.application import serving
 from tests.faults.harness.proxy import Proxy
 from tests.faults.harness.standby import Standby
 from tests.pgbouncer import PgBouncer
-from tests.responses import json_of, problem_of
+from tests.responses import Serve, json_of, problem_of
 from tests.waiting import eventually
 from user_service.database.database import Database
 from user_service.database.stored_keys import all_keys
@@ -24,15 +23,14 @@ from user_service.resilience import deadline
 from user_service.settings import Settings
 from user_service.web.services import services_of
 
-SESSIONS = 2
+SESSIONS = 2  # of PgBouncer in tests
 URL = "/api/v1/users"
 ADA = {"username": "ada", "email": "ada@example.com"}
 
 
 @pytest.fixture
 def pgbouncer(tmp_path: Path, database_url: str) -> Iterator[PgBouncer]:
-    options = {"default_pool_size": str(SESSIONS)}
-    with PgBouncer(tmp_path / "pgbouncer", database_url, options=options) as started:
+    with PgBouncer(tmp_path / "pgbouncer", database_url) as started:
         yield started
 
 
@@ -121,14 +119,14 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"db_transaction_pooling": True})
 
 
-def test_replica_may_be_behind_one_of_its_own(settings: Settings, tmp_path: Path) -> None:
+def test_replica_may_be_behind_one_of_its_own(serving: Serve, tmp_path: Path) -> None:
     with (
         PostgresServer(tmp_path / "primary", durable=False) as primary,
         Standby(tmp_path / "standby", primary) as standby,
         PgBouncer(tmp_path / "one", primary.url) as one,
         PgBouncer(tmp_path / "other", standby.url) as other,
-        serving(settings, database_url=one.url, database_replica_url=other.url) as client,
     ):
+        client = serving(database_url=one.url, database_replica_url=other.url)
         replica = services_of(client.application).replica
         assert replica is not None
         place = client.post(URL, json=ADA).headers["Location"]
@@ -139,23 +137,24 @@ def test_replica_may_be_behind_one_of_its_own(settings: Settings, tmp_path: Path
         assert replica.fallbacks == fallbacks
 
 
+def through(url: str, link: Proxy) -> str:
+    """Return the URL of the same database by way of ``link``."""
+    port = parse_dsn(url)["port"]
+    return url.replace(f":{port}/", f":{link.port}/")
+
+
 @pytest.mark.parametrize("where", ["before PgBouncer", "behind PgBouncer"])
 @pytest.mark.parametrize("stored", [True, False])
 def test_lost_answer_to_commit_is_an_unknown_outcome_unless_there_is_a_key(
-    settings: Settings, database_url: str, tmp_path: Path, where: str, stored: bool
+    serving: Serve, database_url: str, tmp_path: Path, where: str, stored: bool
 ) -> None:
     port = int(str(parse_dsn(database_url)["port"]))
     with (
         Proxy(port) as behind,
-        PgBouncer(
-            tmp_path / "pgbouncer", database_url.replace(f":{port}/", f":{behind.port}/")
-        ) as pgbouncer,
+        PgBouncer(tmp_path / "pgbouncer", through(database_url, behind)) as pgbouncer,
         Proxy(pgbouncer.port) as before,
-        serving(
-            settings,
-            database_url=pgbouncer.url.replace(f":{pgbouncer.port}/", f":{before.port}/"),
-        ) as client,
     ):
+        client = serving(database_url=through(pgbouncer.url, before))
         link = before if where == "before PgBouncer" else behind
         assert client.get(URL).status_code == 200
         link.cut_commits(1, forward=stored)

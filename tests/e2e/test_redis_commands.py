@@ -10,13 +10,11 @@ from pathlib import Path
 import pytest
 import redis as redis_py
 
-from tests.e2e.application import serving
 from tests.redis_states import identify
 from tests.redis_topologies import PASSWORD, DebianRedis, cluster, run, sentinel
-from tests.responses import json_of
+from tests.responses import Serve, json_of
 from user_service.cache.page_store import LookUp, PageStore
 from user_service.cache.redis_client import redis_client
-from user_service.settings import Settings
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "postgresql-and-redis.md"
 URL = "/api/v1/users"
@@ -95,11 +93,11 @@ def test_position_in_the_log_is_kept_and_only_grows(store: PageStore) -> None:
     assert store.settle(begun.generation, 40).lsn == 30
 
 
-def test_limits_are_counted_over_all_processes(settings: Settings, url: str) -> None:
+def test_limits_are_counted_over_all_processes(serving: Serve, url: str) -> None:
     changed = {"rate_limit": "3/minute", "redis_url": url, "redis_timeout": TIMEOUT}
-    with serving(settings, **changed) as one, serving(settings, **changed) as other:
-        for address in (f"192.0.2.{n}" for n in range(1, 13)):
-            peer = {"REMOTE_ADDR": address}
-            answers = [each.get(URL, environ_base=peer) for each in (one, other, one, other)]
-            assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
-        assert json_of(one.get("/health"))["status"] == "healthy"
+    one, other = serving(**changed), serving(**changed)
+    for address in (f"192.0.2.{n}" for n in range(1, 13)):
+        peer = {"REMOTE_ADDR": address}
+        answers = [each.get(URL, environ_base=peer) for each in (one, other, one, other)]
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    assert json_of(one.get("/health"))["status"] == "healthy"

@@ -13,7 +13,6 @@ from redis import ConnectionError as RedisConnectionError
 from redis import RedisError
 from redis.crc import key_slot
 
-from tests.e2e.application import serving
 from tests.e2e.service import Start
 from tests.redis_states import identify
 from tests.redis_topologies import (
@@ -28,6 +27,7 @@ from tests.redis_topologies import (
     run,
     sentinel,
 )
+from tests.responses import Serve
 from tests.waiting import eventually
 from user_service.cache.page_store import PageStore, RedisFailure
 from user_service.cache.redis_client import redis_client
@@ -70,9 +70,8 @@ def settings(settings: Settings) -> Settings:
 
 
 @pytest.fixture
-def client(settings: Settings, nodes: Cluster) -> Iterator[FlaskClient]:
-    with serving(settings, redis_url=nodes.url) as client:
-        yield client
+def client(serving: Serve, nodes: Cluster) -> FlaskClient:
+    return serving(redis_url=nodes.url)
 
 
 def create(client: FlaskClient | httpx.Client, name: str) -> None:
@@ -133,15 +132,15 @@ def test_slot_that_moves_to_another_node_is_followed(
 
 
 def test_write_of_a_process_with_an_old_map_is_seen_by_the_others_at_once(
-    client: FlaskClient, settings: Settings, nodes: Cluster, target: DebianRedis
+    client: FlaskClient, serving: Serve, nodes: Cluster, target: DebianRedis
 ) -> None:
     eventually(lambda: hits(client))
     move(nodes.home, target)
     try:
-        with serving(settings, redis_url=nodes.url) as other:  # with a map of its own
-            eventually(lambda: hits(other))
-            create(client, "ada")
-            assert total(other) == 1
+        other = serving(redis_url=nodes.url)  # with a map of its own
+        eventually(lambda: hits(other))
+        create(client, "ada")
+        assert total(other) == 1
     finally:
         move(target, nodes.home)
 
@@ -258,20 +257,20 @@ def test_promoted_replica_knows_limits_but_no_position_of_a_write(watched: Watch
 
 
 @pytest.mark.slow
-def test_frozen_master_is_waited_for_once_and_left(settings: Settings, watched: Watched) -> None:
-    with serving(settings, redis_url=watched.url) as client:
-        create(client, "ada")
-        eventually(lambda: hits(client))
-        watched.master.freeze()
-        for _ in range(5):
-            began = time.monotonic()
-            client.get(URL)
-            assert time.monotonic() - began < 2 * TIMEOUT + SLACK
-        health = client.get("/health").get_json()
-        assert (health["status"], health["redis"]) == ("degraded", "disconnected")
-        eventually(lambda: hits(client), timeout=30)
-        watched.master.thaw()
-        # Its connections are closed when it is demoted.
-        eventually(lambda: holds(lambda: watched.master.info("role") == "slave"), timeout=30)
-        create(client, "grace")
-        assert total(client) == 2
+def test_frozen_master_is_waited_for_once_and_left(serving: Serve, watched: Watched) -> None:
+    client = serving(redis_url=watched.url)
+    create(client, "ada")
+    eventually(lambda: hits(client))
+    watched.master.freeze()
+    for _ in range(5):
+        began = time.monotonic()
+        client.get(URL)
+        assert time.monotonic() - began < 2 * TIMEOUT + SLACK
+    health = client.get("/health").get_json()
+    assert (health["status"], health["redis"]) == ("degraded", "disconnected")
+    eventually(lambda: hits(client), timeout=30)
+    watched.master.thaw()
+    # Its connections are closed when it is demoted.
+    eventually(lambda: holds(lambda: watched.master.info("role") == "slave"), timeout=30)
+    create(client, "grace")
+    assert total(client) == 2

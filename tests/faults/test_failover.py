@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dev.servers import PostgresServer
-from tests.e2e.application import serving
+from tests.application import serving
 from tests.faults.harness.figures import Row
 from tests.faults.harness.stage import Stage
 from tests.faults.harness.standby import Standby, follow_synchronously, run, switch_over

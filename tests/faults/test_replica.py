@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from psycopg2.extensions import cursor
 
 from dev.servers import PostgresServer
-from tests.e2e.application import serving
+from tests.application import serving
 from tests.faults.harness.stage import Stage
 from tests.faults.harness.standby import Standby, pause, resume, run
 from tests.redis_states import generation_key

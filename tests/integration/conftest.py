@@ -3,7 +3,7 @@
 import io
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,13 +16,10 @@ from werkzeug.test import TestResponse
 
 from dev.servers import RedisServer
 from tests.document_checker import DocumentChecker
-from tests.e2e import application
 from tests.faults.harness.standby import rows
 from tests.integration.users import create
-from tests.responses import Serve
 from tests.servers import Servers
 from user_service.observability.logs import TextFormatter
-from user_service.settings import Settings
 from user_service.web.openapi.document import document
 from user_service.web.policies.access import required_scope
 
@@ -59,13 +56,6 @@ def _responses_are_documented_and_protected(monkeypatch: pytest.MonkeyPatch) -> 
 def ada(client: FlaskClient) -> TestResponse:
     """User 1, as she was created."""
     return create(client, "ada")
-
-
-@pytest.fixture
-def serving(settings: Settings) -> Iterator[Serve]:
-    """Return a function that makes a client of a service with settings of its own."""
-    with ExitStack() as stack:
-        yield lambda **changed: stack.enter_context(application.serving(settings, **changed))
 
 
 @pytest.fixture
