@@ -1,13 +1,11 @@
 """``/metrics`` under each server: one answer for all worker processes, whatever becomes of them."""
 
-import os
 import re
 import signal
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import httpx
@@ -69,34 +67,24 @@ def service(start: Start) -> Iterator[RunningService]:
         assert not made.exists()
 
 
-def test_counters_of_all_workers_are_in_every_scrape_and_outlive_them(
+def test_counters_of_all_workers_are_in_every_scrape_and_outlive_a_reload(
     service: RunningService,
 ) -> None:
+    """tests/faults/test_processes.py kills workers under load."""
     ask(service, 40)
     before = lives(service)
     assert before >= 40
     assert [lives(service) for _ in range(10)] == [before] * 10
-    assert pools(service) == 20
-    for replace in (kill_workers, reload):
-        counted = scrapes.samples(scraped(service))
-        workers = service.workers
-        files = sorted(directory_of(workers[0]).iterdir())
-        replace(service)
-        eventually(partial(is_replaced, service, workers))
-        assert scrapes.gone_backwards(counted, scrapes.samples(scraped(service))) == []
-        # A reload starts the new workers before it ends the old ones: each has a place of its own.
-        assert len(sorted(files[0].parent.iterdir())) <= 2 * len(files)
-        ask(service, 1)
-    assert lives(service) > before
-
-
-def kill_workers(service: RunningService) -> None:
-    for worker in service.workers:
-        os.kill(worker, signal.SIGKILL)
-
-
-def reload(service: RunningService) -> None:
+    counted = scrapes.samples(scraped(service))
+    workers = service.workers
+    files = sorted(directory_of(workers[0]).iterdir())
     service.process.send_signal(signal.SIGHUP)
+    eventually(lambda: is_replaced(service, workers))
+    assert scrapes.gone_backwards(counted, scrapes.samples(scraped(service))) == []
+    # A reload starts the new workers before it ends the old ones: each has a place of its own.
+    assert len(sorted(files[0].parent.iterdir())) <= 2 * len(files)
+    ask(service, 1)
+    assert lives(service) > before
 
 
 def is_replaced(service: RunningService, workers: list[int]) -> bool:

@@ -230,25 +230,13 @@ def test_client_that_sends_far_too_much_sees_the_answer_each_time(
         assert answer.status_code == (413 if is_announced or server == "gunicorn" else 411)
 
 
-def test_text_log_has_one_line_a_request(service: RunningService, http: httpx.Client) -> None:
-    http.get(f"{URL}/7", headers={"X-Request-ID": "my-request_1"})
-    line = re.compile(
-        r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} - user_service\.access - INFO - "
-        r"GET /api/v1/users/<user_id:user_id> 404 [\d.]+ ms request_id=my-request_1$",
-        re.MULTILINE,
-    )
-    eventually(lambda: len(line.findall(service.log)) == 1)
-
-
 def test_json_log_is_one_object_a_line(start: Start) -> None:
     with start(LOG_FORMAT="json") as service:
         httpx.get(f"{service.url}{URL}", headers={"X-Request-ID": "my-request_1"})
         assert service.stop() == 0
     lines = [json.loads(line) for line in service.log.splitlines()]
     (request,) = [line for line in lines if line["request_id"] == "my-request_1"]
-    assert request["method"] == "GET"
-    assert request["route"] == URL
-    assert request["status"] == 200
+    assert request.items() >= {"method": "GET", "route": URL, "status": 200}.items()
     assert request["duration_ms"] > 0
     assert any(line["message"].startswith("connection pool opened") for line in lines)
 
