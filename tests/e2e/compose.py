@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.programs import ROOT, run, shell
 from tests.servers import docker_answers
 
-ROOT = Path(__file__).resolve().parents[2]
 # The file fixes these, so a project that is up already, or another server, stands in the way.
 CONTAINER_NAME = "user-service"
 PORTS = (80, 443)
@@ -136,18 +136,6 @@ def _obstacle() -> str | None:
         return f"there is a container {CONTAINER_NAME!r} already"
     taken = [port for port in PORTS if _is_taken(port)]
     return f"something listens on {taken} already" if taken else None
-
-
-def shell(*command: str) -> str:
-    """Run ``command`` in the project's folder; return its standard output, fail if it fails."""
-    ended = run(*command)
-    assert ended.returncode == 0, f"{' '.join(command)}: {ended.stdout}{ended.stderr}"
-    return ended.stdout
-
-
-def run(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run ``command`` in the project's folder, whether it succeeds or not."""
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def _is_taken(port: int) -> bool:

@@ -1,6 +1,5 @@
 """The edge: the gateway in its image, which reads pages from Redis by a user of its own."""
 
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -12,6 +11,7 @@ import redis as redis_py
 
 from tests import scrapes
 from tests.e2e.gateway import SOURCE, Addresses, Edge, Gateway, gateway
+from tests.programs import shell
 from tests.servers import docker_answers
 
 IMAGE = "user-service-edge-test"
@@ -27,9 +27,7 @@ def edge_image() -> str:
     """Return the name of the image, built from deploy/gateway; skip the test without Docker."""
     if not docker_answers():
         pytest.skip("no Docker engine answers")
-    build = ["docker", "build", "--quiet", "--tag", IMAGE, str(SOURCE)]
-    built = subprocess.run(build, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
+    shell("docker", "build", "--quiet", "--tag", IMAGE, str(SOURCE))
     return IMAGE
 
 

@@ -18,10 +18,9 @@ from pathlib import Path
 import httpx
 
 from dev.ports import free_port
-from tests.programs import program
+from tests.programs import ROOT, program
 from tests.waiting import eventually
 
-ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "deploy" / "gateway"
 
 

@@ -9,15 +9,8 @@ import httpx
 import pytest
 
 from dev.ports import free_port
-from tests.e2e.compose import (
-    ROOT,
-    Project,
-    assert_is_confined,
-    commands_of,
-    run,
-    shell,
-    started_project,
-)
+from tests.e2e.compose import Project, assert_is_confined, commands_of, started_project
+from tests.programs import ROOT, run, shell
 from tests.servers import docker_answers
 from tests.waiting import eventually
 from user_service.settings import Settings

@@ -19,10 +19,10 @@ from dev.ports import free_port
 from dev.servers import PostgresServer, RedisServer
 from tests.e2e.service import RunningService, running
 from tests.faults.harness.clients import Load, Mix
-from tests.programs import program
+from tests.programs import ROOT, program
 from tests.waiting import eventually
 
-DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+DEPLOY = ROOT / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana/dashboards/user-service.json").read_text("utf-8"))
 PANELS = {panel["title"]: panel for panel in DASHBOARD["panels"] if "targets" in panel}
 WINDOW = "2m"  # replaces Grafana's $__rate_interval

@@ -1,18 +1,16 @@
 """The examples of the documents, on the running service."""
 
 import re
-import subprocess
 import sys
-from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.e2e.service import FLASK, RunningService, Start, run
 from tests.faults.harness.proxy import Proxy
-from tests.programs import program
+from tests.programs import ROOT, program, shell
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
+EXAMPLES = ROOT / "docs" / "examples"
 REQUEST = re.compile(r"^### .+\n([A-Z]+) (\S+)\n((?:\S+: .+\n)*)\n?(\{.+\n)?", re.MULTILINE)
 
 
@@ -29,8 +27,7 @@ def test_example_creates_once_walks_and_changes(
         with start(DATABASE_URL=url) as service:
             assert run([*FLASK, "users", "seed", "230"], environment).returncode == 0
             link.cut_commits(1, forward=True)
-            command = [program(interpreter), str(EXAMPLES / example), service.url]
-            said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            said = shell(program(interpreter), str(EXAMPLES / example), service.url)
             (ada,) = httpx.get(f"{service.url}/api/v1/users?username=ada").json()["users"]
     assert link.commits_cut == 1
     assert ada["email"] == "countess@example.com"

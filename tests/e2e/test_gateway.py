@@ -4,7 +4,6 @@ import json
 import re
 import socket
 import ssl
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import httpx
 import pytest
 
 from dev.ports import free_port
+from tests import programs
 from tests.e2e.gateway import Addresses, Gateway, balancer, gateway, insecure, tls
 from tests.e2e.service import SERVICE, RunningService, run
 from tests.faults.harness.raw import RawAnswer
@@ -398,10 +398,8 @@ def test_only_modern_tls_is_spoken_and_no_session_tickets_are_given(direct: Gate
     context.set_ciphers("AES256-SHA:@SECLEVEL=0")
     with pytest.raises(ssl.SSLError), tls(direct, context):
         pass
-    old = [program("openssl"), "s_client", "-connect", f"127.0.0.1:{direct.port}", "-tls1_1"]
-    refused = subprocess.run(
-        [*old, "-cipher", "ALL:@SECLEVEL=0"], input="", capture_output=True, text=True, check=False
-    )
+    old = ("-connect", f"127.0.0.1:{direct.port}", "-tls1_1", "-cipher", "ALL:@SECLEVEL=0")
+    refused = programs.run(program("openssl"), "s_client", *old)
     assert "Cipher is (NONE)" in refused.stdout
 
 
@@ -421,12 +419,7 @@ def test_browsers_are_held_to_https_for_names_but_localhost(
 
 def test_nginx_finds_nothing_to_complain_of(direct: Gateway) -> None:
     configuration = direct.log_file.with_name("nginx.conf")
-    checked = subprocess.run(
-        [program("nginx"), "-t", "-q", "-c", str(configuration)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    checked = programs.run(program("nginx"), "-t", "-q", "-c", str(configuration))
     assert (checked.returncode, checked.stderr) == (0, "")
 
 

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from tests.e2e.service import SERVICE, RunningService, Start, clean_environment
-from tests.programs import program
+from tests.programs import ROOT, program, shell
 
-ROOT = Path(__file__).resolve().parents[2]
 CLIENTS = Path(__file__).with_name("clients")
 CURSOR_KEY = "known to the fuzzer too"
 REACHED = {
@@ -73,7 +72,7 @@ def test_schemathesis_finds_nothing(
 
 def make(*arguments: str) -> None:
     """Run ``make`` with the virtual environment as it is."""
-    subprocess.run(["make", "--old-file=.venv/dev.stamp", *arguments], cwd=ROOT, check=True)
+    shell("make", "--old-file=.venv/dev.stamp", *arguments)
 
 
 @pytest.fixture
@@ -143,7 +142,7 @@ def test_python_client_creates_lists_changes_and_deletes(
 def test_typescript_clients_create_walk_list_change_and_delete(
     service: RunningService, tmp_path: Path
 ) -> None:
-    version = subprocess.check_output([program("node"), "--version"], text=True)
+    version = shell(program("node"), "--version")
     if int(version[1:].split(".")[0]) < 20:
         pytest.skip(f"Node.js {version.strip()} is older than 20")
     program("npm")

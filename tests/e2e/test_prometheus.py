@@ -2,17 +2,16 @@
 
 import json
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.programs import program
+from tests.programs import ROOT, program, shell
 from user_service.observability.metrics import Metrics
 
-DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+DEPLOY = ROOT / "deploy"
 PROMETHEUS = DEPLOY / "prometheus"
 ALERT_TESTS = PROMETHEUS / "tests" / "alerts.yml"
 RULE_FILES = sorted((PROMETHEUS / "rules").glob("*.yml"))
@@ -29,11 +28,7 @@ ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
 
 
 def promtool(*arguments: str) -> str:
-    ended = subprocess.run(
-        [program("promtool"), *arguments], capture_output=True, text=True, check=False
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout
+    return shell(program("promtool"), *arguments)
 
 
 def test_configuration_is_valid_and_alerts_fire_as_their_tests_say(tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.e2e.compose import Project, shell, started_project
+from tests.e2e.compose import Project, started_project
 from tests.faults.harness.clients import DEADLINE, Load, Mix
 from tests.faults.harness.operations import Kind, failures
 from tests.faults.harness.stage import STALE_TTL
 from tests.faults.history import PageRule, check
+from tests.programs import shell
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -7,14 +7,12 @@ of users. With WRITE_SESSIONS set, the documents get the present output: ``make 
 import os
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from tests.e2e.service import FLASK, Start, run
-from tests.programs import program
+from tests.programs import ROOT, program
 
-ROOT = Path(__file__).resolve().parents[2]
 SESSION = re.compile(r"(?<=<!-- session)(.*?) -->\n\n```console\n(.*?)```", re.DOTALL)
 # What is another in each session.
 VARIES = re.compile(
