@@ -125,6 +125,13 @@ def test_connection_lost_in_use_is_replaced(
     assert len(backend_pids(database)) == SIZE
 
 
+def test_connection_lost_while_idle_costs_no_write(database: Database, admin: cursor) -> None:
+    for pid in backend_pids(database):
+        assert value(admin, "SELECT pg_terminate_backend(%s, 5000)", pid)
+    write(database, insert_in(seconds=0))
+    assert database.pool.lent == 0
+
+
 @pytest.mark.parametrize(
     ("use", "raised", "stored"), [(write, OutcomeUnknown, 1), (transact, DeadlineExceeded, 0)]
 )
