@@ -30,4 +30,6 @@ def shell(*command: str) -> str:
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     """Run ``command`` in the project's folder, whether it succeeds or not."""
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )

@@ -1,6 +1,7 @@
 """What deploy/gateway promises, on this machine's own nginx."""
 
 import json
+import os
 import re
 import socket
 import ssl
@@ -19,7 +20,7 @@ import pytest
 
 from dev.ports import free_port
 from tests import programs
-from tests.e2e.gateway import Addresses, Gateway, balancer, gateway, insecure, tls
+from tests.e2e.gateway import SOURCE, Addresses, Gateway, balancer, gateway, insecure, tls
 from tests.e2e.service import SERVICE, RunningService, run
 from tests.faults.harness.raw import RawAnswer
 from tests.http_servers import http_server
@@ -218,6 +219,28 @@ def test_gateway_follows_a_service_to_its_new_address(tmp_path: Path) -> None:
         addresses.set()
         time.sleep(1.5)
         assert http.get(URL).status_code == 200
+
+
+def test_renewed_certificate_is_served(tmp_path: Path, replica: Recorder) -> None:
+    addresses = Addresses(tmp_path / "addresses", replica.port)
+    folder = tmp_path / "gateway"
+    with gateway(folder, addresses) as started:
+
+        def served() -> bytes | None:
+            with tls(started) as connection:
+                return connection.getpeercert(binary_form=True)
+
+        before = served()
+        (folder / "certificate.pem").unlink()
+        programs.shell("sh", str(SOURCE / "certificate.sh"), str(folder), str(os.getuid()))
+
+        def is_renewed() -> bool:
+            try:
+                return served() != before
+            except OSError:  # nginx closes connections while it reloads
+                return False
+
+        eventually(is_renewed)
 
 
 def test_client_gateway_balancer_and_replica_may_have_ipv6_only(tmp_path: Path) -> None:

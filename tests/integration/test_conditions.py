@@ -267,6 +267,21 @@ def test_write_that_another_one_overtakes_is_done_again(
 
 
 @pytest.mark.usefixtures("ada")
+def test_write_that_a_trigger_prevents_is_given_up(client: FlaskClient, admin: cursor) -> None:
+    admin.execute(
+        "CREATE FUNCTION prevent() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+        "CREATE TRIGGER prevent BEFORE UPDATE OR DELETE ON users"
+        " FOR EACH ROW EXECUTE FUNCTION prevent()"
+    )
+    try:
+        for method, body in WRITES:
+            problem = problem_of(send(client, method, body), 503)
+            assert problem["type"] == "urn:user-service:problem:unavailable"
+    finally:
+        admin.execute("DROP FUNCTION prevent CASCADE")
+
+
+@pytest.mark.usefixtures("ada")
 class TestReadModifyWrite:
     @pytest.mark.parametrize("method", ["PUT", "PATCH"])
     def test_may_send_back_what_was_read(self, client: FlaskClient, method: str) -> None:

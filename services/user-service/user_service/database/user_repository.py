@@ -45,6 +45,8 @@ from user_service.resilience.batcher import Batcher
 
 T = TypeVar("T")
 
+# Of a write that others overtake. A trigger or a policy of an operator may prevent it each time.
+ATTEMPTS = 100
 BY_ID = Order()
 ALL_USERS = Filters()
 
@@ -236,7 +238,7 @@ class UserRepository:
         statement = _update_statement(tuple(columns), tuple(changes), tuple(expected))
         known = {f"expected_{name}": value for name, value in expected.items()}
         bound = {**columns, **known, "id": user_id, **precondition._asdict()}
-        while True:  # another write may come between the two statements
+        for _ in range(ATTEMPTS):  # another write may come between the two statements
             if changes:
                 with _conflicts_named(), self._database.write(statement, bound) as cursor:
                     if cursor.rowcount == 1:
@@ -247,15 +249,17 @@ class UserRepository:
                 raise InvalidInput(dict.fromkeys(others, "cannot be changed; leave it out"))
             if all(getattr(current, name) == value for name, value in changes.items()):
                 raise NothingChanged(current)
+        raise Unavailable("the database does not store the change of a user")
 
     def delete(self, user_id: int, precondition: Precondition) -> None:
         """Remove the user, or raise UserNotFound or PreconditionFailed."""
         bound = {"id": user_id, **precondition._asdict()}
-        while True:  # as for a change
+        for _ in range(ATTEMPTS):  # as for a change
             with self._database.write(_DELETE, bound) as cursor:
                 if cursor.rowcount == 1:
                     return
             self._current(user_id, precondition)
+        raise Unavailable("the database does not remove a user")
 
     def add_many(self, users: Sequence[NewUser]) -> int:
         """Store those of ``users`` whose names are free, and return their number."""
