@@ -274,3 +274,29 @@ def test_frozen_master_is_waited_for_once_and_left(serving: Serve, watched: Watc
     eventually(lambda: holds(lambda: watched.master.info("role") == "slave"), timeout=30)
     create(client, "grace")
     assert total(client) == 2
+
+
+@pytest.mark.slow
+def test_node_that_is_the_master_again_serves_no_page_that_a_write_has_overtaken(
+    tmp_path: Path,
+) -> None:
+    """A process that saw it as the master before still has a connection to it."""
+    with cluster(tmp_path, PAGES) as nodes:
+        first, second = nodes.home, nodes.replica
+        reader, writer = (
+            PageStore(redis_client(nodes.url, timeout=TIMEOUT), identify, ttl=60, stale_ttl=60)
+            for _ in range(2)
+        )
+        assert reader.look_up("page").body is None
+        run(second, "CLUSTER FAILOVER")
+        eventually(lambda: first.info("role") == "slave", timeout=30)
+        eventually(lambda: first.info("master_link_status") == "up", timeout=30)
+        generation = reader.look_up("page").generation
+        assert reader.store("page", generation, b"old")
+        cut_off(second, first)
+        writer.replace_generation()
+        run(first, "CLUSTER FAILOVER TAKEOVER")
+        eventually(lambda: second.info("role") == "slave", timeout=30)
+        assert reader.look_up("page").body is None
+        reader.close()
+        writer.close()

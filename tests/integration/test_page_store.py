@@ -26,7 +26,8 @@ from user_service.resilience.breaker import State
 
 TTL, STALE_TTL = 60, 300
 NAME = "page=1"
-GENERATION_KEY = "users:{pages}:database:generation"
+KEYS = "users:{pages}:database:"
+GENERATION_KEY = f"{KEYS}generation"
 MakeStore = Callable[..., PageStore]
 Clock = SimpleNamespace
 
@@ -105,6 +106,32 @@ class TestPages:
                 with pytest.raises(RedisFailure, match="maxmemory"):
                     write()
         assert store.breaker.state is State.CLOSED
+
+
+class TestDamage:
+    """Keys that somebody else has written."""
+
+    @pytest.mark.parametrize("name", ["history", "generation", "lsn"])
+    def test_key_of_another_type_is_replaced(
+        self, store: PageStore, other: PageStore, redis: redis_py.Redis, name: str
+    ) -> None:
+        keep(store)
+        redis.delete(f"{KEYS}{name}")
+        redis.lpush(f"{KEYS}{name}", "x")
+        store.replace_generation()
+        assert other.look_up(NAME).body is None
+        keep(store, b"new")
+        assert other.look_up(NAME).body == b"new"
+
+    def test_value_of_another_form_is_a_failure(
+        self, store: PageStore, redis: redis_py.Redis
+    ) -> None:
+        keep(store)
+        redis.set(f"{KEYS}lsn", "x")
+        redis.set(f"{KEYS}{PAGE_PREFIX}{NAME}", "x")
+        for read in (store.look_up, store.look_up_stale):
+            with pytest.raises(RedisFailure):
+                read(NAME)
 
 
 class TestGeneration:

@@ -188,6 +188,13 @@ class TestWithoutRedis:
             assert statuses(client, 8) == {404: 5, 429: 3}
         assert statuses(client, 8) == {404: 5, 429: 3}
 
+    def test_limits_hold_with_a_damaged_count(self, serving: Serve, redis: redis_py.Redis) -> None:
+        client = serving(rate_limit="5/hour")
+        statuses(client, 1)
+        for key in redis.scan_iter("users:limit:*"):
+            redis.set(key, "x")
+        assert statuses(client, 8) == {404: 5, 429: 3}
+
     def test_windows_in_the_memory_of_a_process_are_bounded(self, mocker: MockerFixture) -> None:
         mocker.patch("user_service.web.policies.rate_limiter.MAX_LOCAL_WINDOWS", 10)
         redis = redis_client("redis://127.0.0.1:1", timeout=1)

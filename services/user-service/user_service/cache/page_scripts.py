@@ -46,7 +46,7 @@ return 1
 # Hexadecimal numbers of one length compare as strings. An LSN only grows. An unknown one stays
 # unknown: the LSN of a later write may not cover the write whose LSN is unknown.
 REPLACE_GENERATION = """
-local lsn, new_lsn = redis.call('GET', KEYS[3]), ARGV[2]
+local lsn, new_lsn = redis.call('MGET', KEYS[3])[1], ARGV[2]
 if not lsn or lsn == '' or new_lsn == '' then new_lsn = ''
 elseif lsn > new_lsn then new_lsn = lsn end
 redis.call('MSET', KEYS[2], ARGV[1], KEYS[3], new_lsn)
@@ -61,7 +61,7 @@ return 1
 # Where INFO is not permitted, a random name that comes with a new connection stands for the server.
 CONFIRM_HISTORY = """
 local database, connection, generation = ARGV[1], ARGV[2], ARGV[3]
-local stored = redis.call('GET', KEYS[1]) or ''
+local stored = redis.call('MGET', KEYS[1])[1] or ''
 local info = redis.pcall('INFO', 'replication')
 local server = type(info) == 'string' and string.match(info, 'master_replid:(%x+)')
 if not server then server = connection ~= '' and connection or string.match(stored, '^%x*') end
@@ -70,7 +70,7 @@ if stored ~= history then
   redis.call('DEL', KEYS[2], KEYS[3])
   redis.call('SET', KEYS[1], history)
 end
-if not redis.call('GET', KEYS[2]) then redis.call('SET', KEYS[2], generation) end
+if not redis.call('MGET', KEYS[2])[1] then redis.call('SET', KEYS[2], generation) end
 return history
 """
 

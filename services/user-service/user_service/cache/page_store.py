@@ -149,10 +149,10 @@ class PageStore:
         with self._asking():
             *_, key, _ = self._keys(self._identify()[0], [name])
             page: bytes | None = self._redis.execute("GET", key)
-        if page is None:
-            return None
-        age = abs(self._clock() - int(page[GENERATION_LENGTH:BODY_AT]))
-        return page[BODY_AT:] if age < self._stale_ttl else None
+            if page is None:
+                return None
+            age = abs(self._clock() - int(page[GENERATION_LENGTH:BODY_AT]))
+            return page[BODY_AT:] if age < self._stale_ttl else None
 
     def store(self, name: str, generation: bytes, body: bytes) -> bool:
         """Store a page unless its generation is over, and end our claim on it.
@@ -263,7 +263,7 @@ class PageStore:
         try:
             with stage("cache"), calling:
                 yield
-        except (RedisError, Unavailable) as error:
+        except (RedisError, Unavailable, ValueError) as error:  # the latter for a damaged value
             failure = RedisRefusal if isinstance(error, ResponseError) else RedisFailure
             raise failure(error) from error
 

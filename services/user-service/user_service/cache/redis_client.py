@@ -185,6 +185,7 @@ class ClusterClient(RedisClient):
             # moving (ASK, TRYAGAIN). Then the second attempt fails as well.
             if not may_repeat:
                 raise
+        self._count_connection()  # one that exists may lead there, where writes may be missing
         return self._ask(command, may_repeat=False)
 
     def _connected(self) -> redis.RedisCluster:

@@ -129,7 +129,7 @@ class RateLimiter:
         try:
             with self._breaker.calling():
                 shared = _hit(self._shared, limit, f"{self._database()}:{key}")
-        except (RedisError, CircuitOpen) as error:
+        except (RedisError, CircuitOpen, ValueError) as error:  # the latter for a damaged value
             self._counting.meet(error)
         else:
             self._counting.end()
