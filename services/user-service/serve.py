@@ -10,12 +10,12 @@ import logging.config
 import os
 import resource
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from shutil import rmtree
 from tempfile import TemporaryDirectory, TemporaryFile, gettempdir
 
@@ -58,6 +58,7 @@ PREFIX = "user-service-"
 
 def main() -> int:
     """Run the server until it ends; return its exit code."""
+    signals = received_signals()  # first: process 1 misses signals without a handler
     settings = settings_or_exit(checked_settings)
     logging.config.dictConfig(logging_config(settings.log_level, settings.log_format))
     log_ignored()
@@ -66,7 +67,6 @@ def main() -> int:
     hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with suppress(ValueError, OSError):  # macOS does not let the soft limit be infinite
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard_limit, hard_limit))
-    signals = received_signals()
     with run_directory() as directory:
         drain_file = directory / "draining"
         launch = Launch(launcher_pid=os.getpid(), drain_file=drain_file)
@@ -130,17 +130,23 @@ def run_directory() -> Iterator[Path]:
             yield directory
 
 
-def received_signals() -> "SimpleQueue[int]":
-    """Return the queue of the signals that this process receives from now on."""
-    signals: SimpleQueue[int] = SimpleQueue()
+def received_signals() -> socket.socket:
+    """Return a socket from which to read the numbers of the signals received from now on.
+
+    Python runs its handlers between two bytecodes. A handler that filled a queue would run after
+    the wait for that queue if the signal came just before the wait.
+    """
+    reading, writing = socket.socketpair()
+    writing.settimeout(0)  # the interpreter requires it
+    signal.set_wakeup_fd(writing.detach())
     received = [signal.SIGTERM, signal.SIGCHLD]
     # nohup ignores SIGHUP, and a shell ignores SIGINT for background jobs.
     received += [
         each for each in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN
     ]
     for each in received:
-        signal.signal(each, lambda number, _frame: signals.put(number))
-    return signals
+        signal.signal(each, lambda *_: None)
+    return reading
 
 
 def emptied(directory: Path) -> Path:
@@ -182,17 +188,16 @@ def let_sigterm_end_children() -> None:
     )
 
 
-def supervise(
-    server: int, signals: "SimpleQueue[int]", drain_file: Path, drain_delay: float
-) -> int:
+def supervise(server: int, signals: socket.socket, drain_file: Path, drain_delay: float) -> int:
     """Pass signals on to ``server``, drain it before it stops, and return its exit code."""
     is_draining = False
     stop_at: float | None = None
     while True:
-        timeout = None if stop_at is None else max(0.0, stop_at - time.monotonic())
+        # Not 0, which would mean not to wait at all.
+        signals.settimeout(None if stop_at is None else max(0.001, stop_at - time.monotonic()))
         try:
-            received = signals.get(timeout=timeout)
-        except Empty:
+            received = signals.recv(1)[0]
+        except TimeoutError:
             os.kill(server, signal.SIGTERM)
             stop_at = None
             continue
