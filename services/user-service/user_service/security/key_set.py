@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import re
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -100,7 +101,11 @@ def _body_of(url: str) -> bytes:
         with opener.open(url, timeout=STEP_SECONDS) as response:
             if response.status != HTTPStatus.OK:
                 raise Unavailable(f"the issuer answered {response.status}")
-            body: bytes = response.read(MAX_BYTES + 1)
+            body, until = b"", time.monotonic() + FETCH_SECONDS
+            while len(body) <= MAX_BYTES and (part := response.read1(MAX_BYTES)):
+                body += part
+                if time.monotonic() > until:
+                    raise Unavailable("the issuer's answer takes too long")
     except urllib.error.HTTPError as error:
         error.close()
         raise Unavailable(f"the issuer answered {error.code}") from error

@@ -49,7 +49,7 @@ def seed_users(number: int, seed: int) -> None:
     try:
         added = _add(services, number, seed)
     except Unavailable as error:
-        raise click.ClickException(
+        raise Unavailable(
             f"{error}; the users added so far are kept, repeat the command to add the rest"
         ) from error
     finally:
