@@ -115,10 +115,11 @@ def test_cache_counts_bypasses_without_redis(serving: Serve) -> None:
 def test_database_away_opens_the_breaker_and_serves_stale_pages_unless_switched_off(
     database_url: str, serving: Serve, redis: redis_py.Redis
 ) -> None:
-    port = urlsplit(database_url).port
-    assert port
-    with Proxy(port) as link:
-        through = database_url.replace(f":{port}/", f":{link.port}/")
+    database = urlsplit(database_url)
+    assert database.port
+    with Proxy(database.port) as link:
+        login, _, _ = database.netloc.rpartition("@")
+        through = database._replace(netloc=f"{login}@127.0.0.1:{link.port}").geturl()
         client, off = (
             serving(database_url=through, retry_attempts=0, cache_stale_ttl=seconds)
             for seconds in (300, 0)
