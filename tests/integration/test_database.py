@@ -199,9 +199,7 @@ def test_readiness_leaves_a_server_that_became_read_only(database_url: str) -> N
     database.close()
 
 
-def test_exhausted_pool_refuses_requests_and_health_answers(
-    serving: Serve,
-) -> None:
+def test_exhausted_pool_refuses_requests_and_health_answers(serving: Serve) -> None:
     client = serving(db_pool_timeout=0.5)
     database = services_of(client.application).database
     with ExitStack() as every_connection:

@@ -1,6 +1,8 @@
 """The scripts that Redis runs for the page cache, each as one step that no command interrupts.
 
 The first three keys of each script hold the history, the generation and the log position (LSN).
+A script that replaces one of them reads it by MGET, which finds nothing under a key of another
+type. GET would fail there, and such a key would never be replaced.
 """
 
 # A stored page begins with its generation and the time at which it was stored, for pages.lua of the

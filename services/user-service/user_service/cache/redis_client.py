@@ -44,7 +44,7 @@ class NoConnectionFree(redis.RedisError, Unavailable):
 class RedisClient(ABC):
     """Runs commands and scripts, and counts its connections in ``connections_made``.
 
-    A new connection may lead to another server.
+    A new connection may lead to another server. A redirection does, and counts as one.
     """
 
     def __init__(self) -> None:
@@ -185,7 +185,8 @@ class ClusterClient(RedisClient):
             # moving (ASK, TRYAGAIN). Then the second attempt fails as well.
             if not may_repeat:
                 raise
-        self._count_connection()  # one that exists may lead there, where writes may be missing
+        # The other node may lack writes, and redis-py may have a connection to it already.
+        self._count_connection()
         return self._ask(command, may_repeat=False)
 
     def _connected(self) -> redis.RedisCluster:
