@@ -1,5 +1,7 @@
 """Idempotency keys: the forms of the header, and the fingerprint of a body."""
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +20,7 @@ Members = dict[str, str | None]
 class Thing(BaseModel):
     name: str = "a"
     note: str | None = None
+    seen_at: datetime | None = None
 
 
 def read(header: str, body: BaseModel | None = None) -> KeyedRequest:
@@ -66,6 +69,10 @@ class TestKey:
 
 
 class TestFingerprint:
+    def test_covers_members_of_any_type(self) -> None:
+        then, later = (Thing(seen_at=datetime(year, 1, 1, tzinfo=UTC)) for year in (2026, 2027))
+        assert read("k", then) == read("k", then) != read("k", later)
+
     def test_does_not_depend_on_the_order_of_members_or_the_release(self) -> None:
         # Keys are kept for a day, so they outlive the process that stored them.
         one = fingerprint({"username": "ada", "email": "ada@example.com"})

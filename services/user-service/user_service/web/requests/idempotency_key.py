@@ -37,5 +37,5 @@ def keyed_request(headers: Headers, route: str, body: BaseModel) -> KeyedRequest
         rule = f"must be one string of 1 to {_MAX_LENGTH} ASCII characters"
         raise InvalidInput({"Idempotency-Key": rule})
     # Without defaults: a key outlives a release, and the next one may have further members.
-    digest = fingerprint(body.model_dump(exclude_defaults=True))
+    digest = fingerprint(body.model_dump(mode="json", exclude_defaults=True))
     return KeyedRequest(key, route, digest, principal.current_name())
