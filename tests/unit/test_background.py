@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from unittest.mock import Mock
@@ -70,3 +71,25 @@ def test_concurrent_callers_share_one_run() -> None:
         go_on.set()
         list(asking)
     assert work.call_count == 1
+
+
+def test_each_failed_run_is_logged_once_however_many_callers_wait_for_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    go_on, number = threading.Event(), 8
+    work = Mock(side_effect=lambda: go_on.wait(LONG) and int("no number"))
+    preparation = Preparation("the database", work)
+    together = threading.Barrier(number + 1, timeout=LONG)
+
+    def ask(_: int) -> None:
+        together.wait()
+        with pytest.raises(NotPrepared):
+            preparation.ensure(LONG)
+
+    with ThreadPoolExecutor(number) as threads:
+        asking = threads.map(ask, range(number))
+        together.wait()
+        time.sleep(0.1)  # the callers begin to wait
+        go_on.set()
+        list(asking)
+    assert len(caplog.records) == work.call_count

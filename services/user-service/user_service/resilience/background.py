@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextvars import Context
 from typing import TypeVar
 
@@ -41,7 +41,7 @@ class Preparation:
         self._dependency = dependency
         self._work = work
         self._lock = threading.Lock()
-        self._last_run: Future[object] | None = None
+        self._last_run: Future[None] | None = None
         self.is_done = False
 
     def ensure(self, timeout: float) -> None:
@@ -53,15 +53,18 @@ class Preparation:
         with self._lock:
             run = self._last_run
             if run is None or (run.done() and run.exception()):
-                run = self._last_run = in_background(self._work)
-        ended, _ = wait([run], min(timeout, deadline.remaining()))
-        if not ended:
-            raise Unavailable(f"{self._dependency} is still being prepared")
+                run = self._last_run = in_background(self._run)
         try:
-            run.result()
+            run.result(min(timeout, deadline.remaining()))
+        except TimeoutError:
+            raise Unavailable(f"{self._dependency} is still being prepared") from None
+        self.is_done = True
+
+    def _run(self) -> None:
+        try:
+            self._work()
         except Unavailable:
             raise
         except Exception as error:
             log.exception("%s cannot be prepared", self._dependency)
             raise NotPrepared(f"{self._dependency} cannot be prepared") from error
-        self.is_done = True
