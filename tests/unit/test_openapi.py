@@ -10,6 +10,7 @@ import jsonschema_rs
 import pytest
 from flask import Flask, Response
 from openapi_spec_validator import validate
+from pydantic import BaseModel, Field
 
 from app import create_app
 from tests.document_checker import DocumentChecker, Undocumented
@@ -172,6 +173,20 @@ def test_a_route_without_a_declaration_is_refused(app: Flask, method: str) -> No
     app.add_url_rule("/forgotten", "forgotten", Response, methods=[method])
     with pytest.raises(UndeclaredView, match=f"{method} /forgotten"):
         document(app)
+
+
+def test_query_may_have_parameters_of_plain_types_alone(app: Flask) -> None:
+    class Query(BaseModel):
+        limit: int = Field(default=1, description="number of things")
+
+    @documented(Answer(200, "Things"))
+    def list_things(query: Query) -> Response:
+        """List things."""
+        return Response()
+
+    app.add_url_rule("/things", "things.list", list_things)
+    (parameter, *_) = document(app)["paths"]["/things"]["get"]["parameters"]
+    assert parameter["name"] == "limit"
 
 
 def test_route_that_is_going_says_so_and_names_its_headers(app: Flask) -> None:

@@ -82,8 +82,9 @@ def document(app: Flask) -> Object:
     schemas = models.schemas_of(
         [*(model for operation in listed for model in operation.body_models), bodies.Problem]
     )
-    for query in {operation.query for operation in listed if operation.query is not None}:
-        schemas |= models.query_schema(query)["$defs"]
+    for operation in listed:
+        if operation.query is not None:
+            schemas |= models.query_schema(operation.query).get("$defs", {})
     return {
         "openapi": "3.1.0",
         "info": INFO,

@@ -19,7 +19,7 @@ _REFERENCE = "#/components/schemas/{model}"
 
 
 def query_schema(model: type[BaseModel]) -> Object:
-    """Return the schema of a query string, with ``$defs`` that belong into the components."""
+    """Return the schema of a query string; its ``$defs``, if any, belong into the components."""
     return model.model_json_schema(ref_template=_REFERENCE, schema_generator=_QuerySchemas)
 
 
