@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import quote
 
 from pydantic import (
@@ -309,7 +309,7 @@ class Settings(BaseSettings):
 _SECRETS = [
     field.upper()
     for field, info in Settings.model_fields.items()
-    if SecretStr in getattr(info.annotation, "__args__", ())
+    if SecretStr in (info.annotation, *get_args(info.annotation))
 ]
 
 
