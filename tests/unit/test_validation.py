@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 
 import pytest
 from flask import Flask, Response
+from pydantic import BaseModel, model_validator
 from werkzeug.exceptions import ClientDisconnected
 from werkzeug.test import create_environ
 
@@ -114,6 +115,20 @@ class TestParseBody:
     def test_client_that_goes_away_meanwhile_is_to_blame(self, gone: dict[str, object]) -> None:
         with pytest.raises(ClientDisconnected):
             parse_body(UserWrite, sent(ADA) | {"wsgi.input_terminated": True} | gone)
+
+    def test_rule_of_a_whole_model_names_the_request(self) -> None:
+        class Period(BaseModel):
+            since: int
+            before: int
+
+            @model_validator(mode="after")
+            def _is_ordered(self) -> "Period":
+                if self.since > self.before:
+                    raise ValueError("since must not be after before")
+                return self
+
+        errors = errors_of(lambda: body(b'{"since": 2, "before": 1}', Period))
+        assert errors == {"request": "since must not be after before"}
 
 
 def query(**values: object) -> ListQuery:

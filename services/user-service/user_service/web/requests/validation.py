@@ -168,7 +168,8 @@ def _valid(model: type[M], values: dict[str, Any]) -> M:
 
 
 def _field_and_message(fault: ErrorDetails) -> tuple[str, str]:
-    field, context = str(fault["loc"][0]), fault.get("ctx", {})
+    location = fault["loc"] or ("request",)  # a rule of the whole model has none
+    field, context = str(location[0]), fault.get("ctx", {})
     if fault["type"] == "value_error":  # a rule of this project
         return field, str(context["error"])
     rule = _MESSAGES.get(fault["type"])
