@@ -75,8 +75,10 @@ class PageCache:
         self._sleep = sleep
         self._clock = clock
         self._refills: SingleFlight[tuple[str, bytes], bytes] = SingleFlight()
-        self._reading = Outage("page cache bypassed", "page cache read again")
-        self._storing = Outage("pages not stored in the cache", "pages stored in the cache again")
+        self._read_outage = Outage("page cache bypassed", "page cache read again")
+        self._store_outage = Outage(
+            "pages not stored in the cache", "pages stored in the cache again"
+        )
         # A number instead of a flag: a failure during a repair must not be forgotten.
         self._unrepaired = 0
         self._lock = threading.Lock()
@@ -168,10 +170,10 @@ class PageCache:
             if found.body is None:
                 found = self._settled(found)
         except RedisFailure as error:
-            self._reading.meet(error)
+            self._read_outage.begin(error)
             return None
-        if self._reading.lasts:
-            self._reading.end()
+        if self._read_outage.lasts:
+            self._read_outage.end()
         return found
 
     def _settled(self, found: LookUp) -> LookUp:
@@ -189,7 +191,7 @@ class PageCache:
         try:
             found = missed if missed.claimed else self._wait_for_other_process(name, missed)
         except RedisFailure as error:
-            self._reading.meet(error)
+            self._read_outage.begin(error)
             return produce(missed.lsn)
         if found.body is not None:
             return found.body
@@ -226,10 +228,10 @@ class PageCache:
         try:
             is_stored = self.store.store(name, generation, body)
         except RedisFailure as error:
-            self._storing.meet(error)
+            self._store_outage.begin(error)
             return
-        if self._storing.lasts:
-            self._storing.end()
+        if self._store_outage.lasts:
+            self._store_outage.end()
         if not is_stored:
             self._metrics.stores_refused.inc()
             log.info("page cache refused a page that was read before a write")

@@ -14,7 +14,7 @@ class Outage:
         self._ended = ended
         self.lasts = False
 
-    def meet(self, error: Exception) -> None:
+    def begin(self, error: Exception) -> None:
         """Log that the outage has begun, with its reason, unless it lasts already."""
         if not self.lasts:
             self.lasts = True

@@ -88,7 +88,7 @@ class RefreshedValue(Generic[T]):
             value = self._read()
         except Exception as error:  # noqa: BLE001 -- whatever it is, the last value stands
             self._failed = self._clock()
-            self._outage.meet(error)
+            self._outage.begin(error)
         else:
             if known is not None and known[0] == value:
                 value = known[0]  # it carries what was derived from it

@@ -101,7 +101,7 @@ class RateLimiter:
         self._check_keys = [f"{prefix}:limit:{{check}}:{n}" for n in (1, 2)]
         self._breaker = breaker
         self._database = database
-        self._counting = Outage(
+        self._outage = Outage(
             "rate limits counted in each process alone", "rate limits counted in Redis again"
         )
 
@@ -130,9 +130,9 @@ class RateLimiter:
             with self._breaker.calling():
                 shared = _hit(self._shared, limit, f"{self._database()}:{key}")
         except (RedisError, CircuitOpen, ValueError) as error:  # the latter for a damaged value
-            self._counting.meet(error)
+            self._outage.begin(error)
         else:
-            self._counting.end()
+            self._outage.end()
             return shared
         if self.local_windows > MAX_LOCAL_WINDOWS:
             self._local.reset()
