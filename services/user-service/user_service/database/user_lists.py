@@ -166,17 +166,14 @@ def page_of(rows: list[tuple[Any, ...]], position: Position | int, limit: int) -
 def with_estimate(page: Page, row: tuple[Any, ...], position: Position | int) -> Page:
     """Return ``page`` with the planner's total, corrected by the users that the page shows."""
     ((explained,),) = row
-    estimate = int(explained["Plan"]["Plan Rows"])
-    before = (
-        position if isinstance(position, int) and page.users else int(page.previous is not None)
-    )
-    at_least = before + len(page.users) + int(page.next is not None)
-    total = max(estimate, at_least)
-    if page.next is None:  # the list ends here, or before here
-        if page.previous is None:
-            total = at_least
-        elif isinstance(position, int):
-            total = min(total, position + len(page.users))
+    estimate, shown = int(explained["Plan"]["Plan Rows"]), len(page.users)
+    if page.next is None and page.previous is None:  # the page has the whole list
+        total = shown
+    elif page.next is None and isinstance(position, int):  # the list ends here, or before here
+        total = position + shown if page.users else min(max(1, estimate), position)
+    else:
+        before = position if isinstance(position, int) else int(page.previous is not None)
+        total = max(estimate, before + shown + int(page.next is not None))
     return page._replace(total=total, estimated=True)
 
 
