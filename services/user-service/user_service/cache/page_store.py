@@ -229,10 +229,11 @@ class PageStore:
                 stored, generation, lsn, *pages = self._redis.run_script(
                     page_scripts.LOOK_UP_OR_CLAIM, self._keys(database, names), arguments
                 )
-                seen = self._redis.connections_made, history, stored
+                seen = Confirmed(self._redis.connections_made, history, stored)
                 if generation is None or self._confirmed != seen:
                     self._confirm()
-                if generation is not None and self._confirmed[1:] == seen[1:]:
+                confirmed = self._confirmed.history, self._confirmed.stored
+                if generation is not None and confirmed == (history, stored):
                     return generation, int(lsn, 16) if lsn else None, pages
         raise RedisFailure("the generation was lost as soon as it had begun")
 
