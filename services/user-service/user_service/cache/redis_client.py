@@ -178,16 +178,16 @@ class ClusterClient(RedisClient):
             redis_errors.RedisClusterException,
             redis_errors.ClusterDownError,
             LookupError,
-        ) as e:
-            raise redis.ConnectionError(str(e)) from e
+        ) as error:
+            raise redis.ConnectionError(str(error)) from error
         except redis_errors.ClusterError:
             # A node has named another one, which is on the map by now (MOVED), or the slot is
             # moving (ASK, TRYAGAIN). Then the second attempt fails as well.
             if not may_repeat:
                 raise
-        # The other node may lack writes, and redis-py may have a connection to it already.
-        self._count_connection()
-        return self._ask(command, may_repeat=False)
+            # The other node may lack writes, and redis-py may have a connection to it already.
+            self._count_connection()
+            return self._ask(command, may_repeat=False)
 
     def _connected(self) -> redis.RedisCluster:
         with self._connecting:
