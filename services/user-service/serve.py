@@ -58,7 +58,7 @@ PREFIX = "user-service-"
 
 def main() -> int:
     """Run the server until it ends; return its exit code."""
-    signals = received_signals()  # first: process 1 misses signals without a handler
+    signals = catch_signals()  # first: process 1 misses signals without a handler
     settings = settings_or_exit(checked_settings)
     logging.config.dictConfig(logging_config(settings.log_level, settings.log_format))
     log_ignored()
@@ -70,7 +70,7 @@ def main() -> int:
     with run_directory() as directory:
         drain_file = directory / "draining"
         launch = Launch(launcher_pid=os.getpid(), drain_file=drain_file)
-        metrics = emptied(settings.prometheus_multiproc_dir or directory / "metrics")
+        metrics = prepare_metrics(settings.prometheus_multiproc_dir or directory / "metrics")
         environment = launch.environment(metrics)
         os.chdir(HERE)
         command = [sys.executable, *COMMANDS[settings.server]]
@@ -130,8 +130,8 @@ def run_directory() -> Iterator[Path]:
             yield directory
 
 
-def received_signals() -> socket.socket:
-    """Return a socket from which to read the numbers of the signals received from now on.
+def catch_signals() -> socket.socket:
+    """Catch signals from now on, and return a socket from which to read their numbers.
 
     Python runs its handlers between two bytecodes. A handler that filled a queue would run after
     the wait for that queue if the signal came just before the wait.
@@ -149,8 +149,11 @@ def received_signals() -> socket.socket:
     return reading
 
 
-def emptied(directory: Path) -> Path:
-    """Return ``directory`` without the metrics of an earlier run, or exit if it is unusable."""
+def prepare_metrics(directory: Path) -> Path:
+    """Make ``directory``, delete metrics of an earlier run, and return its absolute path.
+
+    Exit if it is unusable.
+    """
     directory = directory.absolute()
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -204,7 +207,7 @@ def supervise(server: int, signals: socket.socket, drain_file: Path, drain_delay
         if received == signal.SIGHUP:
             reload(server)
         elif received == signal.SIGCHLD:
-            code = reaped(server)
+            code = reap(server)
             if is_draining and code == -signal.SIGTERM:  # it had not yet set its signal handlers
                 return 0
             if code is not None:
@@ -226,7 +229,7 @@ def reload(server: int) -> None:
         os.kill(server, signal.SIGHUP)
 
 
-def reaped(server: int) -> int | None:
+def reap(server: int) -> int | None:
     """Reap the children that have ended; return the exit code of ``server`` if it is among them.
 
     Process 1 of a container is also the parent of every process whose own parent has ended. A

@@ -14,14 +14,14 @@ from user_service.settings import InvalidSettings
 
 def test_metrics_directory_is_made_and_loses_only_metrics(tmp_path: Path) -> None:
     directory = tmp_path / "a" / "b"
-    assert serve.emptied(directory) == directory
+    assert serve.prepare_metrics(directory) == directory
     foreign = ["counter_of_visits.db", "gauge_1.db", "histogram_1.db.old", "notes.txt", "other.db"]
     for name in ("counter_1.db", "gauge_livesum_1.db", "histogram_1.db", *foreign):
         (directory / name).touch()
-    serve.emptied(directory)
+    serve.prepare_metrics(directory)
     assert sorted(path.name for path in directory.iterdir()) == foreign
     with pytest.raises(SystemExit) as ended:
-        serve.emptied(directory / "notes.txt")
+        serve.prepare_metrics(directory / "notes.txt")
     assert ended.value.code == "user-service: PROMETHEUS_MULTIPROC_DIR: File exists"
 
 
@@ -75,7 +75,7 @@ import os, time, serve
 server = os.posix_spawn("/bin/sh", ["sh", "-c", "exit 7"], {})
 other = os.posix_spawn("/bin/sh", ["sh", "-c", "exit 0"], {})
 time.sleep(0.5)
-print(serve.reaped(server), serve.reaped(server))
+print(serve.reap(server), serve.reap(server))
 try:
     os.waitpid(-1, os.WNOHANG)
 except ChildProcessError:
