@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from decimal import Decimal
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, TypeVar, cast
 
 import psycopg2
@@ -329,9 +329,9 @@ class BatchingUserRepository(UserRepository):
     A replica is asked for each user alone: the position that it must have replayed differs.
     """
 
-    def __init__(self, database: Database, replica: Replica | None = None) -> None:
-        super().__init__(database, replica)
-        self._reads: Batcher[int, User | None] = Batcher(self._get_many)
+    @cached_property
+    def _reads(self) -> Batcher[int, User | None]:
+        return Batcher(self._get_many)
 
     def get(self, user_id: int, *, after_lsn: int | None = None) -> User:
         """Return the user, or raise UserNotFound."""
