@@ -2,7 +2,7 @@
 
 This process starts gunicorn, or granian if ``SERVER=granian``, and stays its parent. It makes the
 directory that the workers share for their metrics, and it turns a stop into a drain: readiness
-says no, then ``DRAIN_DELAY`` passes, then the server stops. It may be process 1 of a container.
+fails, then ``DRAIN_DELAY`` passes, then the server stops. It may be process 1 of a container.
 """
 
 import fcntl

@@ -1,6 +1,7 @@
-"""The exceptions of the service, without Flask or drivers. Adapters raise them ``from`` others.
+"""The exceptions of the service, without Flask or drivers.
 
-``web/problems.py`` alone turns them into problems.
+Adapters raise them ``from`` the exceptions of drivers. ``web/problems.py`` alone turns them into
+problems.
 """
 
 from user_service.domain.user import User
@@ -19,7 +20,7 @@ class MalformedBody(Exception):
 
 
 class UnsupportedBody(Exception):
-    """The body is of a kind that is not read; ``headers`` name the kinds that are."""
+    """The body's media type or coding is not supported; ``headers`` name those that are."""
 
     def __init__(self, detail: str, headers: dict[str, str]) -> None:
         super().__init__(detail)

@@ -42,7 +42,10 @@ class CacheStatus(StrEnum):
 
 
 class CacheHealth(NamedTuple):
-    """Whether Redis answers, and whether the cache works: Redis permits what it needs."""
+    """Whether Redis answers, and whether the cache works.
+
+    It works if Redis permits all of its commands, and no invalidation has to be repeated.
+    """
 
     is_connected: bool
     works: bool

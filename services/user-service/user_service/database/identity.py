@@ -11,7 +11,7 @@ from user_service.database.database import Database
 from user_service.errors import Unavailable
 from user_service.resilience import deadline
 
-# Seconds that the question may take, and after which it is asked again if it was not answered.
+# Seconds for one query of the identity, and from a failed one to the next.
 TIMEOUT = 1.0
 
 # A restored dump has another name, also within one server; a copy of the data directory has the

@@ -62,9 +62,8 @@ _GRANTS = """
     FROM given WHERE NOT has_schema_privilege(role, current_schema, 'USAGE')
 """
 
-# An index on a large table takes as long as it takes. PostgreSQL 14 and newer end the statement of
-# a client that has gone; others do not know the setting, or cannot on their platform. PostgreSQL 17
-# has a time-out for transactions.
+# No time-out ends the creation of a large index; the one for transactions is new in PostgreSQL 17.
+# PostgreSQL 14 and newer end the statement of a client that has gone, but not on every platform.
 _SETTINGS = """
     SET LOCAL application_name = 'user-service migrations';
     SET LOCAL statement_timeout = 0;

@@ -67,8 +67,9 @@ class ConnectionPool:
         self.size = size
         self.lent = 0
         self.closed = False
-        # Connections opened so far. A new one may lead to another server. A pooler may change the
-        # server of an old one: another process, with a new connection, tells of it through Redis.
+        # Connections opened so far. A new one may lead to another server. A pooler may also change
+        # the server of an old one, which is noticed only by a process with a new connection. That
+        # process tells the others through Redis.
         self.made = 0
         self._dsn = dsn
         self._statement_timeout = statement_timeout

@@ -45,7 +45,8 @@ from user_service.resilience.batcher import Batcher
 
 T = TypeVar("T")
 
-# Of a write that others overtake. A trigger or a policy of an operator may prevent it each time.
+# Of a write that concurrent writes overtake. The number is bounded because a trigger or a policy of
+# an operator may suppress each attempt.
 ATTEMPTS = 100
 BY_ID = Order()
 ALL_USERS = Filters()

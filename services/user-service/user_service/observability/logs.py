@@ -14,7 +14,8 @@ import orjson
 
 from user_service.observability import request_id
 
-# What a reader of the log may fall behind before entries are dropped; Linux allows this much.
+# Of the buffer of a pipe: its reader may fall so far behind before entries are dropped. By default,
+# Linux allows no more without privileges.
 PIPE_BYTES = 1 << 20
 
 _access_log = logging.getLogger("user_service.access")

@@ -19,7 +19,7 @@ OPENMETRICS = "application/openmetrics-text"
 @undocumented("for Prometheus")
 def metrics() -> Response:
     """Return the metrics of all worker processes, without a call to the database or Redis."""
-    # The encoder of the version 1.0.0: an odd version in Accept raises an error there.
+    # Without a version, which means 1.0.0: choose_encoder raises an error for a malformed one.
     is_wanted = any(q > 0 and name.startswith(OPENMETRICS) for name, q in request.accept_mimetypes)
     encode, content_type = choose_encoder(OPENMETRICS if is_wanted else "")
     exposition = encode(services_of(current_app).metrics.collector)

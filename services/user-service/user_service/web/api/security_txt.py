@@ -24,6 +24,6 @@ def register_security_txt(app: Flask, contact: str | None) -> None:
 
     @app.get("/.well-known/security.txt")
     @open_to_all
-    @undocumented("RFC 9116 says what it is")
+    @undocumented("RFC 9116 defines it")
     def security_txt() -> Response:
         return Response(text, mimetype="text/plain")

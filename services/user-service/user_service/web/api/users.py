@@ -121,8 +121,8 @@ def create_user(services: Services, body: UserWrite) -> Response:
 
 @blueprint.route("/<user_id:user_id>", methods=["OPTIONS"])
 @open_to_all
-@undocumented("OPTIONS is there for every path")
-def get_options(user_id: int) -> Response:  # noqa: ARG001 -- there for every id
+@undocumented("every path has OPTIONS")
+def get_options(user_id: int) -> Response:  # noqa: ARG001 -- the same for every id
     """Return the methods of a user, and the media types of its PATCH."""
     response = current_app.make_default_options_response()
     response.headers["Accept-Patch"] = ", ".join(BODY_TYPES["PATCH"])
