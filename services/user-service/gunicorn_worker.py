@@ -83,8 +83,8 @@ def discard_rest(body: Body) -> None:
             raise StopIteration
 
 
-def end_answer(client: socket.socket) -> None:
-    """Let the client read the answer, although it has sent more than was read.
+def linger(client: socket.socket) -> None:
+    """Delay the close until the client has read the answer (a lingering close, as in nginx).
 
     Closing with unread input resets the connection, maybe before the client has read.
     """
@@ -185,7 +185,7 @@ class Worker(GeventWorker):
             connection.note(is_serving=False)
             discard_rest(req.body)
         except (StopIteration, OSError):  # the connection closes; the latter for malformed chunks
-            end_answer(sock)
+            linger(sock)
             raise
         # A client that has sent its next request already never makes the greenlet wait. The other
         # connections would starve without a turn.
@@ -206,4 +206,4 @@ class Worker(GeventWorker):
         lines = [f"HTTP/1.1 {status} {PROBLEMS[status][0]}", *fields]
         with suppress(OSError), gevent.Timeout(LINGER, False):  # noqa: FBT003 -- gevent's signature
             client.sendall("\r\n".join([*lines, "", ""]).encode("ascii") + body)
-        end_answer(client)
+        linger(client)
