@@ -238,14 +238,14 @@ def _require_unicode(opened: Connection) -> None:
 def _connect_to(host: dict[str, str], parameters: dict[str, str], timeout: float) -> Connection:
     failure: Exception | None = None
     servers = _servers(host, min(timeout, deadline.remaining()))
-    is_the_only_one = parameters.get("target_session_attrs") in _WRITABLE  # that takes writes
+    is_primary = parameters.get("target_session_attrs") in _WRITABLE
     for server in servers:
         try:
             with deadline.within(timeout):
                 dsn = make_dsn(**(parameters | server))
                 opened = psycopg2.connect(dsn, connection_factory=Connection)
                 opened.server = server
-                opened.servers = [server] if is_the_only_one else servers
+                opened.servers = [server] if is_primary else servers
                 opened.autocommit = True
                 _require_unicode(opened)
                 return opened
