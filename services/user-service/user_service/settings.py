@@ -79,10 +79,10 @@ def _url(example: str, form: re.Pattern[str]) -> AfterValidator:
     """Return the check of a URL, whose message repeats nothing: it may contain a password."""
 
     def check(url: SecretStr | None) -> SecretStr | None:
-        text = "" if url is None else url.get_secret_value()
-        is_valid = _ENCODED.fullmatch(text) and form.fullmatch(text)
-        if url is not None and not is_valid:
-            raise ValueError(f"must be a URL like {example}, with a percent-encoded password")
+        if url is not None:
+            text = url.get_secret_value()
+            if not (_ENCODED.fullmatch(text) and form.fullmatch(text)):
+                raise ValueError(f"must be a URL like {example}, with a percent-encoded password")
         return url
 
     return AfterValidator(check)
