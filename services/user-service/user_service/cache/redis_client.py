@@ -49,6 +49,7 @@ class RedisClient(ABC):
 
     def __init__(self) -> None:
         self.connections_made = 0
+        # "+=" is not atomic: of two connections at once, one might not change the number.
         self._numbers = count(1)
 
     @abstractmethod
