@@ -42,7 +42,7 @@ def source() -> Iterator[Source]:
 
 @pytest.fixture
 def values(source: Source, clock: Clock, mocker: MockerFixture) -> RefreshedValue[object]:
-    mocker.patch("user_service.security.refreshed_value.PATIENCE", 5)
+    mocker.patch("user_service.security.refreshed_value.LONGEST_WAIT", 5)
     return RefreshedValue(
         "values", source.read, refresh_after=10, wait_after=20, keep=100, clock=clock
     )

@@ -14,8 +14,8 @@ from user_service.resilience.background import in_background
 T = TypeVar("T")
 
 # Seconds: the longest wait for a read, and the least time between the beginnings of two.
-PATIENCE = 2.0
-PAUSE = 1.0
+LONGEST_WAIT = 2.0
+SHORTEST_INTERVAL = 1.0
 
 
 class RefreshedValue(Generic[T]):
@@ -23,9 +23,9 @@ class RefreshedValue(Generic[T]):
 
     ``get`` returns a value that is younger than ``wait_after`` at once. If the value is as old as
     ``refresh_after``, ``get`` also begins a read in the background. If it is as old as
-    ``wait_after``, or there is none, ``get`` waits for that read, for PATIENCE at most. It does not
+    ``wait_after``, or there is none, ``get`` waits for that read, at most LONGEST_WAIT. It does not
     wait if a read has failed within the last ``wait_after`` seconds; if none has succeeded yet,
-    within the last PATIENCE seconds.
+    within the last LONGEST_WAIT seconds.
 
     While reads fail, the old value is used until it is as old as ``keep``. If a read returns an
     equal value, the old one stays, and is as young as the new one.
@@ -57,12 +57,12 @@ class RefreshedValue(Generic[T]):
         """Return the value; raise Unavailable if there is none, or only one that is too old."""
         if (known := self._known) is not None and self._age(known) < self._refresh_after:
             return known[0]
-        reading = self.refresh(at_most_every=PAUSE)
+        reading = self.refresh(at_most_every=SHORTEST_INTERVAL)
         if known is not None and self._age(known) < self._wait_after:
             return known[0]
-        after_failure = PATIENCE if known is None else self._wait_after
+        after_failure = LONGEST_WAIT if known is None else self._wait_after
         if reading is not None and self._clock() - self._failed >= after_failure:
-            time_left = self._began + PATIENCE - self._clock()
+            time_left = self._began + LONGEST_WAIT - self._clock()
             wait([reading], min(max(0.0, time_left), deadline.remaining()))
         known = self._known
         if known is None or self._age(known) >= self._keep:
