@@ -92,10 +92,10 @@ def give_place_in_this_list(case: Any) -> None:
     except (ValidationError, InvalidInput):
         return
     try:
-        CURSORS.read(texts["cursor"], query.list_name, query.sort)
+        CURSORS.decode(texts["cursor"], query.list_name, query.sort)
     except InvalidInput:
         place = Position(Side.AFTER, PLACES[query.order.by], 1)
-        case.query["cursor"] = CURSORS.written(place, query.list_name)
+        case.query["cursor"] = CURSORS.encode(place, query.list_name)
 
 
 PLACES: dict[str, int | str] = {

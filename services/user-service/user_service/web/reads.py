@@ -41,7 +41,7 @@ def produce_page(services: Services, query: ListQuery, after_lsn: int | None) ->
     """Read the page from the database and return it as it is cached."""
     position: Position | int
     if query.cursor is not None:
-        position = services.cursors.read(query.cursor, query.list_name, query.sort)
+        position = services.cursors.decode(query.cursor, query.list_name, query.sort)
     else:  # PostgreSQL takes no larger offset, and no list is that long
         position = min((query.page - 1) * query.per_page, BIGINT_MAX)
     page = services.users.page(

@@ -23,21 +23,21 @@ _TIMES = {"created_at", "-created_at", "updated_at", "-updated_at"}
 
 
 class Cursors:
-    """Makes and reads cursors, signed with BLAKE2b (RFC 7693) in its keyed mode."""
+    """Encodes and decodes cursors, signed with BLAKE2b (RFC 7693) in its keyed mode."""
 
     def __init__(self, key: Callable[[], bytes]) -> None:
-        """``key`` returns the secret. The first cursor that is made or read calls it."""
+        """``key`` returns the secret. The first cursor calls it."""
         self._ask_for_key = key
         self._key: bytes | None = None
 
-    def written(self, position: Position | None, list_name: str) -> str | None:
+    def encode(self, position: Position | None, list_name: str) -> str | None:
         """Return the cursor of ``position`` in a list; None if there is no position."""
         if position is None:
             return None
         content = orjson.dumps([position.side, position.value, position.id])
         return _to_text(self._tag(content, list_name) + content)
 
-    def read(self, text: str, list_name: str, sort: str) -> Position:
+    def decode(self, text: str, list_name: str, sort: str) -> Position:
         """Return the position; raise InvalidInput if the cursor is not one of this list."""
         signed = _to_bytes(text)
         tag, content = signed[:TAG_BYTES], signed[TAG_BYTES:]

@@ -31,7 +31,7 @@ CursorOf = Callable[[Position | None], str | None]
 
 def cached_page(query: ListQuery, page: Page, cursors: Cursors) -> bytes:
     """Return the page as it is cached. Its links repeat the parameters of ``query``."""
-    cursor_of = partial(cursors.written, list_name=query.list_name)
+    cursor_of = partial(cursors.encode, list_name=query.list_name)
     body = orjson.dumps(_body(query, page, cursor_of))
     etag = hashlib.blake2b(body, digest_size=16).hexdigest()
     return b"%b\n%b\n%b" % (etag.encode(), _links(query, page, cursor_of).encode(), body)
