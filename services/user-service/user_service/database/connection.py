@@ -1,8 +1,8 @@
 """Connections to PostgreSQL that wait within the deadline, and opening them.
 
-A connection goes to the first host of a DSN that serves. libpq does not bound its name lookups, and
-ignores connect_timeout where it does not block, as here: a first host that is a black hole would
-use up the deadline before the second was tried.
+A connection goes to the first host of a DSN that serves. This module tries the hosts, because libpq
+does not bound its name lookups, and ignores connect_timeout in the non-blocking mode that is used
+here: a first host that is a black hole would use up the deadline before the second was tried.
 
 psycopg2 calls ``wait_within_deadline`` whenever it would block. A limit on the client's side is
 needed: ``statement_timeout`` and TCP's keepalives do not end the wait for a frozen server, whose

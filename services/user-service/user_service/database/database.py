@@ -61,10 +61,9 @@ class Database:
 
     ``prepare`` runs before the first connection is lent, and again until it succeeds: the place for
     migrations, since the server may be away at start. Nothing connects before ``open`` or the first
-    checkout, so the object may be made before a fork. ``current_dsn`` is called
-    when the server is away or refuses a connection: the password may have changed.
-    ``on_late_answer`` is called once a commit that outlasted its request was answered, or its
-    server given up.
+    checkout, so the object may be made before a fork. ``current_dsn`` is called when the server is
+    away or refuses a connection: the password may have changed. ``on_late_answer`` is called once a
+    commit that outlasted its request was answered, or its server given up.
     """
 
     def __init__(  # noqa: PLR0913 -- one required, the others have defaults
