@@ -297,6 +297,14 @@ class TestApiKeys:
         assert len(versions) == 1
         assert "last used" in run(client, "list")
 
+    def test_last_use_is_stored_without_another_request(
+        self, client: FlaskClient, admin: cursor
+    ) -> None:
+        key = create_key(client)
+        assert self.status(client, key) == 200
+        run(client, "revoke", "reader")
+        eventually(lambda: rows(admin, "SELECT 1 FROM api_key_uses") != [])
+
     def test_last_keys_stand_while_the_database_is_away(
         self, client: FlaskClient, mocker: MockerFixture
     ) -> None:

@@ -16,6 +16,7 @@ from werkzeug.test import TestResponse
 from tests.integration.queries import rows, value
 from tests.integration.users import ADA, GRACE, URL, USER, total, x_cache
 from tests.responses import json_of, problem_of
+from tests.waiting import eventually
 from user_service.database import stored_responses
 from user_service.database.connection import Cursor
 from user_service.database.stored_responses import REMOVED_PER_WRITE
@@ -256,6 +257,19 @@ class TestExpiry:
         assert_first(post(client))
         other.connection.rollback()
         assert self.expired_in(admin) == expired[:5] + expired[15:]
+
+    def test_removal_waits_for_no_write_that_waits_for_it(
+        self, client: FlaskClient, admin: cursor, other: cursor, expired: list[str]
+    ) -> None:
+        lock = "SELECT FROM idempotency_keys WHERE key = %s FOR UPDATE NOWAIT"
+        other.execute(lock, (expired[-1],))
+        waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        with ThreadPoolExecutor(1) as thread:
+            answer = thread.submit(post, client, f'"{expired[-1]}"')
+            eventually(lambda: rows(admin, waits) != [])
+            other.execute(lock, (expired[0],))
+            other.connection.rollback()
+            assert_first(answer.result())
 
     def test_uses_indexes(self, client: FlaskClient, admin: cursor, mocker: MockerFixture) -> None:
         admin.execute(

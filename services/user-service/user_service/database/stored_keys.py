@@ -38,7 +38,7 @@ def valid_keys(database: Database, used: frozenset[str]) -> dict[str, ApiKey]:
         with database.read() as cursor:
             cursor.execute(_SELECT, {"every": False})
             keys = {key.prefix: key for key in _keys(cursor)}
-        if used := used & keys.keys():
+        if used:
             _store_day(database, used)
     return keys
 
@@ -88,12 +88,12 @@ def _store_day(database: Database, used: frozenset[str]) -> None:
     statement = """
         SET LOCAL synchronous_commit = off;
         INSERT INTO api_key_uses (prefix, last_used_on)
-        SELECT unnest(%(used)s), current_date
+        SELECT prefix, current_date FROM api_keys WHERE prefix = ANY(%(used)s) ORDER BY prefix
         ON CONFLICT (prefix) DO UPDATE SET last_used_on = excluded.last_used_on
         WHERE api_key_uses.last_used_on < excluded.last_used_on
     """
     try:
-        with database.write(statement, {"used": sorted(used)}):
+        with database.write(statement, {"used": list(used)}):
             pass
     except (Unavailable, psycopg2.Error) as error:  # the keys are valid nevertheless
         log.warning("the day of the last use of API keys was not stored: %s", error)

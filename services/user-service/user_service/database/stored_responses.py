@@ -50,16 +50,6 @@ def remember(cursor: cursor, request: KeyedRequest, response: StoredResponse) ->
     """Store the response, and remove some expired ones."""
     cursor.execute(
         """
-        DELETE FROM idempotency_keys WHERE (principal, key) IN (
-            SELECT principal, key FROM idempotency_keys
-            WHERE created_at <= now() - interval '24 hours'
-            ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-        )
-        """,
-        {"limit": REMOVED_PER_WRITE},
-    )
-    cursor.execute(
-        """
         INSERT INTO idempotency_keys (principal, key, route, fingerprint, status, headers, body)
         VALUES (
             %(principal)s, %(key)s, %(route)s, %(fingerprint)s, %(status)s, %(headers)s, %(body)s
@@ -70,4 +60,15 @@ def remember(cursor: cursor, request: KeyedRequest, response: StoredResponse) ->
                excluded.body, now())
         """,
         {**request._asdict(), **response._asdict(), "headers": Json(response.headers)},
+    )
+    # Last: writes that held keys of others while they wait for their own would deadlock.
+    cursor.execute(
+        """
+        DELETE FROM idempotency_keys WHERE (principal, key) IN (
+            SELECT principal, key FROM idempotency_keys
+            WHERE created_at <= now() - interval '24 hours'
+            ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+        )
+        """,
+        {"limit": REMOVED_PER_WRITE},
     )

@@ -1,11 +1,13 @@
 """Verifies API keys against those of the database, which each process reads every few seconds."""
 
 import hmac
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from user_service.domain.api_key import ApiKey, prefix_and_digest
 from user_service.errors import Unauthenticated
+from user_service.resilience.background import in_background
 from user_service.security.principal import Principal
 from user_service.security.refreshed_value import RefreshedValue
 
@@ -46,8 +48,15 @@ class ApiKeys:
         if known.expires_at is not None and known.expires_at <= now:
             raise Unauthenticated("the API key has expired")
         if known.last_used_on != now.date():
+            if not self._used:
+                in_background(self._store_uses)
             self._used.add(known.prefix)
         return Principal(f"key:{known.name}", known.scopes)
+
+    def _store_uses(self) -> None:
+        # The next request, which would read the keys too, may come on another day, or never.
+        time.sleep(REVOCATION_SECONDS / 2)
+        self.keys.refresh()
 
     def _read_all(self) -> Mapping[str, ApiKey]:
         used = frozenset(self._used)
