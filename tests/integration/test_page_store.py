@@ -186,6 +186,17 @@ class TestHistory:
         assert found.generation != before
         assert [each.look_up(NAME).generation for each in (other, store)] == [found.generation] * 2
 
+    def test_new_connection_reads_nothing_from_a_replica_before_its_promotion(
+        self, store: PageStore, process: MakeStore, redis: redis_py.Redis
+    ) -> None:
+        generation = keep(store)
+        late = process()
+        with read_only(redis), pytest.raises(RedisFailure, match="a replica may lack"):
+            late.look_up(NAME)
+        found = late.look_up(NAME)
+        assert found.body is None
+        assert found.generation != generation
+
     def test_survives_a_new_connection(self, store: PageStore, redis: redis_py.Redis) -> None:
         generation = keep(store)
         for _ in range(2):

@@ -65,6 +65,9 @@ CONFIRM_HISTORY = """
 local database, connection, generation = ARGV[1], ARGV[2], ARGV[3]
 local stored = redis.call('MGET', KEYS[1])[1] or ''
 local info = redis.pcall('INFO', 'replication')
+if type(info) == 'string' and string.find(info, 'role:slave') then
+  return redis.error_reply('READONLY a replica may lack the last generation')
+end
 local server = type(info) == 'string' and string.match(info, 'master_replid:(%x+)')
 if not server then server = connection ~= '' and connection or string.match(stored, '^%x*') end
 local history = server .. '/' .. database
