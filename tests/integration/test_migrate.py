@@ -14,6 +14,7 @@ import psycopg2
 import pytest
 from psycopg2.errors import InsufficientPrivilege
 from psycopg2.extensions import make_dsn, parse_dsn
+from pytest_mock import MockerFixture
 
 from tests.faults.harness.standby import rows
 from tests.integration.users import ADA, URL, USER
@@ -28,7 +29,7 @@ from user_service.database.migrate import (
     require_migrated,
 )
 from user_service.domain.names import canonical_username
-from user_service.errors import NotPrepared, Unavailable
+from user_service.errors import DeadlineExceeded, NotPrepared, Unavailable
 from user_service.web.services import services_of
 
 SERVICE = Path(__file__).parents[2] / "services" / "user-service"
@@ -294,6 +295,16 @@ def test_nothing_pending_needs_neither_lock_nor_write(
     write(folder, "0003_moon", "INSERT INTO planets VALUES ('Moon')")
     with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction):
         migrate(read_only, folder)
+
+
+def test_look_without_an_answer_ends(dsn: str, folder: Path, mocker: MockerFixture) -> None:
+    migrate(dsn, folder)
+    mocker.patch("user_service.database.migrate.LOOK_SECONDS", 0.5)
+    with closing(psycopg2.connect(dsn)) as other:
+        other.cursor().execute("LOCK TABLE schema_migrations")
+        with pytest.raises(DeadlineExceeded):
+            migrate(dsn, folder)
+    assert migrate(dsn, folder) == []
 
 
 def test_service_waits_for_the_command(dsn: str, serving: Serve) -> None:

@@ -100,8 +100,9 @@ def migrate(
     # Closing the connection rolls back what was not committed.
     with closing(connect(owner_dsn or dsn)) as connection, connection.cursor() as cursor:
         # A start with nothing to do neither waits nor writes.
-        if not _pending(cursor, folder) and not (role and _grants(cursor, role)):
-            return []
+        with deadline.within(LOOK_SECONDS):
+            if not _pending(cursor, folder) and not (role and _grants(cursor, role)):
+                return []
         # A snapshot from before the wait for the lock would not show what was applied meanwhile.
         cursor.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
         cursor.execute(_SETTINGS)
