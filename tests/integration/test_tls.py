@@ -67,6 +67,17 @@ def store(request: pytest.FixtureRequest, trusted: Path, serving: Serve) -> Stor
     return Store(postgres, lambda: client.get("/health/ready").status_code == 200)
 
 
+def test_redis_without_a_password_is_used(trusted: Path, tmp_path: Path, serving: Serve) -> None:
+    """Nothing but the tickets of TLS 1.3 precedes the first answer on a connection."""
+    with TlsRedis(tmp_path / "open", GOOD) as redis:
+        with redis.client() as client:
+            client.config_set("requirepass", "")
+        cached = serving(redis_url=f"rediss://localhost:{redis.tls_port}?ssl_ca_certs={trusted}")
+        for _ in range(20):
+            redis.disconnect()
+            assert x_cache(cached) != "BYPASS"
+
+
 @pytest.mark.parametrize("fault", BAD)
 def test_server_with_a_bad_certificate_is_not_used_until_it_has_a_good_one(
     store: Store, fault: str

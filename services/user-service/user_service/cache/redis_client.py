@@ -104,7 +104,7 @@ class MasterClient(RedisClient):
 
     def __init__(self, url: RedisUrl, timeout: float, current: Callable[[], RedisUrl]) -> None:
         super().__init__()
-        options = _one_attempt(timeout) | {
+        options = _one_attempt(url, timeout) | {
             "credential_provider": Login(lambda: current().login),
             "max_connections": url.max_connections or MAX_CONNECTIONS,
             "redis_connect_func": self._on_connect,
@@ -202,7 +202,7 @@ class ClusterClient(RedisClient):
                     ssl=issubclass(url.connection_class, redis.SSLConnection),
                     redis_connect_func=self._count_connection,
                     credential_provider=self._login,
-                    **(_one_attempt(self._timeout) | url.options),
+                    **(_one_attempt(url, self._timeout) | url.options),
                 )
             return self._cluster
 
@@ -296,7 +296,7 @@ def _master_by_sentinel(
 ) -> redis.Redis:
     tls_options = {name: url.options[name] for name in url.options if name.startswith("ssl_")}
     login = Login(lambda: current().sentinel_login)
-    asking = _one_attempt(timeout) | {"credential_provider": login} | tls_options
+    asking = _one_attempt(url, timeout) | {"credential_provider": login} | tls_options
     sentinels = [
         _redis(url.connection_class, {**asking, "host": host, "port": port})
         for host, port in url.hosts
@@ -322,19 +322,21 @@ def _bounded(kind: type[AbstractConnection]) -> type[AbstractConnection]:
     )
 
 
-def _one_attempt(timeout: float) -> dict[str, Any]:
+def _one_attempt(url: RedisUrl, timeout: float) -> dict[str, Any]:
     """Return redis-py's options for one attempt of ``timeout`` seconds.
 
     Its defaults are ten retries of five seconds. With RESP2 and without driver info, a new
-    connection needs no round trip before its first command.
+    connection needs no round trip before its first command. TLS needs one: before the first answer
+    come the tickets of TLS 1.3, which redis-py would take for the rest of an earlier answer.
     """
-    return {
+    options: dict[str, Any] = {
         "socket_connect_timeout": timeout,
         "socket_timeout": timeout,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
-        "driver_info": None,
     }
+    uses_tls = issubclass(url.connection_class, redis.SSLConnection)
+    return options if uses_tls else options | {"driver_info": None}
 
 
 def _is_not_of_the_master(error: redis.RedisError) -> bool:
