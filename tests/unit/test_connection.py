@@ -182,6 +182,7 @@ class TestNoneServes:
     [
         ("host=a,b", math.inf, CONNECT_TIMEOUT),
         ("host=a,b connect_timeout=77", math.inf, 77),
+        ("host=a,b connect_timeout=99999999999999999999", math.inf, math.inf),
         ("host=a,b", 0.5, 0.5),
     ],
 )

@@ -38,7 +38,15 @@ def test_metrics_directory_is_made_and_loses_only_metrics(tmp_path: Path) -> Non
         ("REDIS_URL", "redis://:s3cret@host?socket_timeout=nan"),
         ("REDIS_URL", "redis://:s3cret@host?socket_timeout=inf"),
         ("REDIS_URL", "redis+cluster://:s3cret@host?socket_timeout=s3cret"),
+        ("REDIS_URL", "redis://:s3cret@host?max_connections=-1"),
+        ("REDIS_URL", "redis://:s3cret@host?socket_read_size=99999999999999999999"),
         ("REDIS_URL", "rediss+sentinel://:s3cret@host/users?ssl_cert_reqs=s3cret"),
+        ("REDIS_URL", "rediss+cluster://:s3cret@host?ssl_min_version=99999"),
+        ("REDIS_URL", "rediss://:s3cret@host?ssl_min_version=99999999999999999999"),
+        ("REDIS_URL", "rediss://:s3cret@host?ssl_ciphers=s3cret"),
+        ("REDIS_URL", "rediss://:s3cret@host?ssl_ca_data=s3cret"),
+        ("REDIS_URL", "rediss://:s3cret@host?ssl_keyfile=/s3cret"),
+        ("REDIS_URL", "rediss://:s3cret@host?ssl_validate_ocsp=true"),
     ],
 )
 def test_url_that_a_driver_rejects_is_an_invalid_setting(

@@ -133,7 +133,7 @@ NO_URLS = {
     "DATABASE_REPLICA_URL": ["host=db user=users password={}"],
     "REDIS_URL": [
         *("postgresql://users:{}@host/users", "redis://:p@{}@host:6379/0"),
-        "redis://:p\uff20{}@host:6379/0",
+        *("redis://:p\uff20{}@host:6379/0", "redis://:{}@host/abc", "redis://:{}@host/1/2"),
         *("redis://:{}]@host:6379/0", "redis+cluster://:[{}@host:6379", "unix://run?password={}"),
         *("redis+sentinel://:{}@host:26379,other:26379", "redis+sentinel://:{}@host:26379/"),
         *("redis+sentinel://:{}@host:26379/users/first", "redis+sentinel://:{}@host:26379,/users"),
@@ -173,6 +173,10 @@ class TestMalformed:
                 message = complaint(**{name: value})
                 assert message.startswith(f"{name}: ")
                 assert takes in message
+
+    @pytest.mark.parametrize("name", ["DB_HOST", "DB_NAME", "DB_USER", "DB_PASSWORD", "CURSOR_KEY"])
+    def test_text_that_is_not_utf_8(self, name: str) -> None:
+        assert complaint(**{name: "a\udcff"}).startswith(f"{name}: ")
 
     def test_half_of_a_configuration_of_authentication(self) -> None:
         issuer, needed = "https://issuer.example", "is needed with"

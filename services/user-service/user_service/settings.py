@@ -36,7 +36,7 @@ _SERVER_OR_DEFAULT = rf"{_HOST}?(?::{_PORT})?"
 _LOGIN = r"(?:[^@/?#]*@)?"
 # The schemes of several servers are those of `limits`.
 _REDIS_URL = re.compile(
-    rf"(?:rediss?://{_LOGIN}{_SERVER_OR_DEFAULT}(?:/[^?#\s]*)?"
+    rf"(?:rediss?://{_LOGIN}{_SERVER_OR_DEFAULT}(?:/\d{{0,4}})?"
     rf"|rediss?\+sentinel://{_LOGIN}{_SERVERS}/[^/?#\s]+(?:/\d{{1,3}})?"
     rf"|rediss?\+cluster://{_LOGIN}{_SERVERS}(?:/0?)?|unix://{_LOGIN}/[^?#\s]+)(?:\?[^#\s]*)?"
 )
@@ -130,7 +130,11 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        frozen=True, env_ignore_empty=True, enable_decoding=False, use_attribute_docstrings=True
+        frozen=True,
+        env_ignore_empty=True,
+        enable_decoding=False,
+        use_attribute_docstrings=True,
+        str_max_length=100_000,  # which also makes Pydantic refuse text that is not UTF-8
     )
 
     host: IPvAnyAddress = Field(default=IPv4Address("0.0.0.0"))

@@ -1,6 +1,7 @@
 """The forms of ``REDIS_URL``: one server, the master that Sentinel names, or a Cluster."""
 
 import re
+import ssl
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -30,7 +31,9 @@ LONGEST_TIMEOUT = 3600.0  # seconds
 # they are tried, cannot be written as text, or have no use here.
 _OPTIONS = re.compile(
     "host|port|path|db|client_name|protocol|health_check_interval"
-    "|socket_(connect_timeout|keepalive|read_size|timeout)|ssl_.+"
+    "|socket_(connect_timeout|keepalive|read_size|timeout)"
+    "|ssl_(ca_(certs|data|path)|cert_reqs|certfile|check_hostname|ciphers|keyfile|min_version"
+    "|password|(ex|in)clude_verify_flags)"
 )
 DEFAULT_PORTS = {Topology.SENTINEL: 26379, Topology.CLUSTER: 6379}
 
@@ -69,7 +72,8 @@ def parse_redis_url(url: str) -> RedisUrl:
     max_connections = options.pop("max_connections", None)
     options.pop("timeout", None)  # of a wait for a free connection; there is none
     login, sentinel_login = _login(options, ""), _login(options, "sentinel_")
-    if not _are_supported(options, connection_class):
+    counts = max_connections is None or max_connections > 0
+    if not (counts and _are_supported(options, connection_class)):
         raise ValueError("the URL of Redis has an option that is not supported")
     return RedisUrl(
         topology, connection_class, options, max_connections, login, sentinel_login, hosts, service
@@ -84,9 +88,21 @@ def _are_supported(options: dict[str, Any], connection_class: type[AbstractConne
         return False
     try:  # redis-py itself would refuse a value only at the first command
         connection_class(**options)
-    except (TypeError, RedisError):
+        _try_tls(options)
+    except (TypeError, ValueError, OverflowError, OSError, RedisError):
         return False
     return True
+
+
+def _try_tls(options: dict[str, Any]) -> None:
+    """Raise an error if OpenSSL refuses one of ``options``. Files may come, and change, later."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = options.get("ssl_min_version", context.minimum_version)
+    context.set_ciphers(options.get("ssl_ciphers", "DEFAULT"))
+    if "ssl_ca_data" in options:
+        context.load_verify_locations(cadata=options["ssl_ca_data"])
+    if "ssl_keyfile" in options and "ssl_certfile" not in options:
+        raise ValueError("a key needs a certificate")
 
 
 def _login(options: dict[str, Any], prefix: str) -> tuple[str, ...]:

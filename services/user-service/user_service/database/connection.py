@@ -34,6 +34,7 @@ from user_service.resilience import deadline, resolver
 
 # Seconds for each address of each host, unless the DSN has its own connect_timeout.
 CONNECT_TIMEOUT = 2.0
+LONGEST_TIMEOUT = 3600.0  # a longer one is none
 
 # psycopg2 cannot read the message of a server that refuses in another encoding than UTF-8.
 _REFUSALS = (psycopg2.OperationalError, DeadlineExceeded, UnicodeDecodeError)
@@ -127,7 +128,7 @@ def connect(dsn: str, statement_timeout: float | None = None) -> Connection:
     set_wait_callback(wait_within_deadline)  # of the process; all its connections are made here
     parameters = session_parameters(dsn, statement_timeout)
     seconds = float(parameters.get("connect_timeout", CONNECT_TIMEOUT))
-    timeout = seconds if seconds > 0 else math.inf  # libpq's rule
+    timeout = seconds if 0 < seconds <= LONGEST_TIMEOUT else math.inf  # 0 is libpq's rule
     failure: Exception = psycopg2.OperationalError("the DSN names no host")
     for host in _hosts(parameters):
         try:

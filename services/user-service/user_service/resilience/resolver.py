@@ -31,6 +31,7 @@ def addresses(host: str, timeout: float) -> list[str]:
 
 def _look_up(host: str) -> list[str]:
     try:
+        host.encode("idna")  # or gevent's thread would log the traceback of this error
         infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except UnicodeError:  # a label that is empty or too long
         raise OSError(f"{host!r} is not a name") from None
