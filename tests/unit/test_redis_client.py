@@ -33,6 +33,14 @@ def test_server_that_is_away_is_an_error_of_redis(form: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
+def test_closed_client_is_an_error_of_redis(form: str) -> None:
+    client = redis_client(form.format(f"127.0.0.1:{free_port()}"), timeout=5)
+    client.close()
+    with pytest.raises(redis.ConnectionError):
+        client.execute("GET", "key")
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_command_without_a_free_connection_says_nothing_about_redis(form: str) -> None:
     address = ("127.0.0.1", 0)
     with socket.create_server(address) as one, socket.create_server(address) as other:

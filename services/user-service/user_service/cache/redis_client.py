@@ -156,7 +156,10 @@ class ClusterClient(RedisClient):
 
     def execute(self, *command: Value) -> Reply:
         """Send one command and return the answer."""
-        answer = self._threads.submit(copy_context().run, self._ask, command)
+        try:
+            answer = self._threads.submit(copy_context().run, self._ask, command)
+        except RuntimeError as error:  # the client is closed
+            raise redis.ConnectionError(str(error)) from error
         try:
             return answer.result(self._timeout)
         except TimeoutError:
@@ -167,7 +170,7 @@ class ClusterClient(RedisClient):
 
     def close(self) -> None:
         """Close the connections."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False)
         if self._cluster is not None:
             self._cluster.close()
 
