@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import redis as redis_py
@@ -155,7 +156,8 @@ class Stage:
             eventually(lambda: service.log.count(line) >= number)
             deadline = float(own.get("REQUEST_TIMEOUT", DEADLINE))
             load = Load((gateway or service).url, deadline=deadline, mix=mix or Mix())
-            scene = Scene(self, row, service, load, gateway)
+            replica = urlsplit(own.get("DATABASE_REPLICA_URL", "")).port
+            scene = Scene(self, row, service, load, gateway, replica)
             # What is marked STALE may be as old as that; all else is fresh unless a test says so.
             scene.pages = PageRule(stale_bound=float(own.get("CACHE_STALE_TTL", STALE_TTL)))
             with load:
@@ -177,6 +179,7 @@ class Scene:
     service: RunningService
     load: Load
     edge: Gateway | None = None
+    replica_port: int | None = None
     workers: dict[int, Footprint] = field(default_factory=dict)
     began: float = 0.0
     ended: float = 0.0
@@ -200,7 +203,11 @@ class Scene:
 
     def footprint(self, pid: int) -> Footprint:
         """Return what a worker holds, but for the connections of its clients."""
-        return footprint(pid, (*self.stage.ports, self.service.port))
+        return footprint(pid, (*self.stage.ports, *self.replica_ports, self.service.port))
+
+    @property
+    def replica_ports(self) -> tuple[int, ...]:
+        return () if self.replica_port is None else (self.replica_port,)
 
     def finish(self) -> None:
         """Check what goes for every row and fill in the figures."""
@@ -259,14 +266,15 @@ class Scene:
 
     def _grown_in(self, pid: int) -> list[str]:
         before, now = self.workers[pid], self.footprint(pid)
-        database, redis = (
+        database, replica, redis = (
             sum(now.connections.get(port, 0) for port in ports)
-            for ports in (self.stage.database_ports, self.stage.redis_ports)
+            for ports in (self.stage.database_ports, self.replica_ports, self.stage.redis_ports)
         )
         growths = [
             ("threads", before.threads, now.threads, 2),
             ("files", before.files, now.files, 3),
             ("connections to the database", 0, database, POOL_SIZE + 2),
+            ("connections to the replica", 0, replica, POOL_SIZE + 2),
             (
                 "connections to Redis, some reset",
                 before.others,
