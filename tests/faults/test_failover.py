@@ -13,6 +13,8 @@ from tests.faults.harness.figures import Row
 from tests.faults.harness.stage import Stage
 from tests.faults.harness.standby import Standby, follow_synchronously, run, switch_over
 from tests.waiting import eventually
+from user_service.database.connection import Cursor
+from user_service.database.database import Database
 from user_service.settings import Settings
 from user_service.web.services import services_of
 
@@ -66,6 +68,29 @@ def test_reads_alone_leave_the_old_primary(pair: tuple[PostgresServer, Standby])
             assert client.get("/api/v1/users/1").status_code == 404
         assert run(primary, WHAT) is None
         assert run(standby, OURS) == 1
+
+
+def test_old_primary_is_left_alone_while_the_new_one_serves(
+    pair: tuple[PostgresServer, Standby],
+) -> None:
+    primary, standby = pair
+    database = Database(url_of(primary, standby), size=2)
+
+    def port(cursor: Cursor) -> int:
+        return cursor.connection.info.port
+
+    with database.read() as older:
+        run(standby, "SELECT pg_promote()")
+        primary.freeze()
+        with database.read() as newer:
+            primary.thaw()  # and nobody has told it that it is none any more
+            assert (port(older), port(newer)) == (primary.port, standby.port)
+    with database.read() as first, database.read() as second:
+        assert (port(first), port(second)) == (standby.port, standby.port)
+    standby.kill()
+    with database.read() as cursor:
+        assert port(cursor) == primary.port
+    database.close()
 
 
 def test_replica_that_stays_on_the_old_timeline_is_not_read(

@@ -37,7 +37,7 @@ class Network:
         self.attempts: list[tuple[str | None, str | None]] = []  # address and port
         self.times_left: list[float] = []
         self.reported = {"server_encoding": "UTF8"}
-        self.encoding = "UTF8"  # as SHOW tells it
+        self.answer = "UTF8"  # to a statement
 
     def addresses(self, name: str, timeout: float) -> list[str]:
         self.looked_up.append((name, timeout))
@@ -52,7 +52,7 @@ class Network:
         if failure := self.failures.get(parameters.get("hostaddr", "")):
             raise failure
         cursor = MagicMock()
-        cursor.__enter__.return_value.fetchone.return_value = (self.encoding,)
+        cursor.__enter__.return_value.fetchone.return_value = (self.answer,)
         return SimpleNamespace(
             autocommit=False,
             parameters=parameters,
@@ -85,7 +85,7 @@ def test_address_is_added_and_the_name_stays_for_tls_to_check(network: Network) 
 def test_encoding_is_asked_for_where_a_pooler_does_not_tell(network: Network) -> None:
     network.reported.clear()
     connect("host=a")
-    network.encoding = "LATIN1"
+    network.answer = "LATIN1"
     with pytest.raises(Unavailable, match="encoding of the database must be UTF8, and is LATIN1"):
         connect("host=a")
 
@@ -130,8 +130,10 @@ def test_hosts_and_their_addresses_are_asked_in_order_until_one_serves(
         ("host=a,two", ["10.0.0.1"]),
     ],
 )
-@pytest.mark.usefixtures("network")
-def test_servers_that_may_answer_for_one_another(dsn: str, servers: list[str]) -> None:
+def test_servers_that_may_answer_for_one_another(
+    network: Network, dsn: str, servers: list[str]
+) -> None:
+    network.answer = "0000000A"  # the timeline
     assert [each["hostaddr"] for each in connect(dsn).servers] == servers
 
 

@@ -39,6 +39,7 @@ BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 class FakeConnection:
     """Knows BEGIN, COMMIT and ROLLBACK; the server's other answers are those of ``Server``."""
 
+    timeline = 0
     kept_socket = None
 
     def __init__(self, server: "Server") -> None:

@@ -21,6 +21,7 @@ from user_service.resilience import deadline
 
 class FakeConnection:
     closed = 0
+    timeline = 0
     info = SimpleNamespace(transaction_status=TRANSACTION_STATUS_IDLE)
 
     def __init__(self, server: str, *others: str) -> None:
@@ -45,6 +46,7 @@ class Server:
     def __init__(self) -> None:
         self.room = 1
         self.name = "one"
+        self.timeline = 0
         self.others: list[str] = []  # servers with the same name
         self.connections: list[FakeConnection] = []
         self.refused = 0
@@ -53,11 +55,12 @@ class Server:
     def open(self) -> int:
         return sum(not each.closed for each in self.connections)
 
-    def connect(self, _dsn: str, _statement_timeout: float | None) -> FakeConnection:
+    def connect(self, *_: object, **__: object) -> FakeConnection:
         if self.open >= self.room:
             self.refused += 1
             raise ConnectionLost("too many connections")
         self.connections.append(FakeConnection(self.name, *self.others))
+        self.connections[-1].timeline = self.timeline
         return self.connections[-1]
 
 
@@ -319,6 +322,19 @@ def test_answer_of_an_old_primary_is_not_waited_for_after_another_was_found(
     pool.wait_for_answer(lent)
 
 
+def test_old_primary_that_answers_after_the_new_one_is_refused(
+    server: Server, pool: ConnectionPool
+) -> None:
+    server.room, server.timeline = 3, 2
+    borrow(pool)
+    server.timeline = 1
+    with pytest.raises(ConnectionLost, match="another primary"):
+        borrow(pool)
+    assert server.connections[-1].closed
+    server.timeline = 2
+    borrow(pool)
+
+
 def test_answer_is_waited_for_while_its_server_is_one_of_several_with_one_name(
     pool: ConnectionPool, server: Server
 ) -> None:
@@ -363,7 +379,7 @@ def test_closing_idle_connections_loses_no_slot_to_those_that_are_opened_meanwhi
     pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "user_service.database.pool.connect", lambda _dsn, _timeout: FakeConnection("one")
+        "user_service.database.pool.connect", lambda *_, **__: FakeConnection("one")
     )
     done = threading.Event()
 

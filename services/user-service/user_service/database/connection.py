@@ -51,7 +51,7 @@ class Connection(connection):
 
     server: Mapping[str, str]  # the host, its address and its port, where they are known
     servers: Sequence[Mapping[str, str]]  # all that serve under the same name, and may answer
-    timeline = 0  # that the server is known to follow, for a replica
+    timeline = 0  # that the server is known to follow, where several servers could be asked
     is_committing = False
     kept_socket: socket.socket | None = None  # waits for the answer to a commit
 
@@ -120,10 +120,13 @@ def wait_within_deadline(waiting: Connection) -> None:
             raise DeadlineExceeded("the database did not answer within the request's deadline")
 
 
-def connect(dsn: str, statement_timeout: float | None = None) -> Connection:
+def connect(
+    dsn: str, statement_timeout: float | None = None, *, least_timeline: int = 0
+) -> Connection:
     """Return a connection in autocommit mode, with the ``session_parameters``.
 
-    Raise ConnectionLost, or Unavailable if the database cannot store every character.
+    A primary on a timeline below ``least_timeline`` counts as one that does not serve. Raise
+    ConnectionLost, or Unavailable if the database cannot store every character.
     """
     set_wait_callback(wait_within_deadline)  # of the process; all its connections are made here
     parameters = session_parameters(dsn, statement_timeout)
@@ -132,7 +135,7 @@ def connect(dsn: str, statement_timeout: float | None = None) -> Connection:
     failure: Exception = psycopg2.OperationalError("the DSN names no host")
     for host in _hosts(parameters):
         try:
-            return _connect_to(host, parameters, timeout)
+            return _connect_to(host, parameters, timeout, least_timeline)
         except (*_REFUSALS, OSError) as error:
             failure = error
     reason = str(failure).strip()
@@ -236,7 +239,21 @@ def _require_unicode(opened: Connection) -> None:
         raise Unavailable(f"the encoding of the database must be UTF8, and is {encoding}")
 
 
-def _connect_to(host: dict[str, str], parameters: dict[str, str], timeout: float) -> Connection:
+def _require_timeline(opened: Connection, least_timeline: int) -> None:
+    """Refuse a primary that was frozen while another one was promoted, until it knows that."""
+    # Some databases that speak PostgreSQL's protocol have no timelines.
+    with opened.cursor() as cursor, suppress(psycopg2.ProgrammingError, psycopg2.NotSupportedError):
+        cursor.execute("SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)")
+        (timeline,) = cursor.fetchone() or ("0",)
+        opened.timeline = int(timeline, 16)
+    if opened.timeline < least_timeline:
+        opened.close()
+        raise psycopg2.OperationalError("another primary has been promoted since")
+
+
+def _connect_to(
+    host: dict[str, str], parameters: dict[str, str], timeout: float, least_timeline: int
+) -> Connection:
     failure: Exception | None = None
     servers = _servers(host, min(timeout, deadline.remaining()))
     is_primary = parameters.get("target_session_attrs") in _WRITABLE
@@ -249,6 +266,8 @@ def _connect_to(host: dict[str, str], parameters: dict[str, str], timeout: float
                 opened.servers = [server] if is_primary else servers
                 opened.autocommit = True
                 _require_unicode(opened)
+                if is_primary:
+                    _require_timeline(opened, least_timeline)
                 return opened
         except _REFUSALS as error:
             # The traceback's frames hold the half-open connection, whose socket would stay open

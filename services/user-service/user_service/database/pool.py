@@ -80,6 +80,7 @@ class ConnectionPool:
         self._writing = 0
         self._unanswered: set[Connection] = set()
         self._servers: Sequence[Mapping[str, str]] = ()  # of the connection that was opened last
+        self._timeline = 0  # of the same
         self._opened: list[Connection] = []  # connections that the pool has not seen yet
         self._pool = SimpleConnectionPool(
             0, size, "", connection_factory=lambda _dsn: self._opened.pop(), cursor_factory=Cursor
@@ -151,11 +152,14 @@ class ConnectionPool:
         except ConnectionLost as refusal:
             return self._wait_for_another(until, refusal)
         with self._lock:
+            if opened.timeline < self._least_timeline():  # of a primary that was found meanwhile
+                opened.close()
+                raise ConnectionLost("another primary has been promoted since")
             self._opened.append(opened)
             self.made += 1
             self._existing += 1
             self._limit, self._grow_at = self.size, math.inf
-            self._servers = opened.servers
+            self._servers, self._timeline = opened.servers, opened.timeline
             for other in self._unanswered:
                 self._give_up_if_old(other)
             self._hand_over()
@@ -171,7 +175,7 @@ class ConnectionPool:
         with self._lock:
             self._most_lent = max(self._most_lent, self.lent)
             if connection is not None:
-                if self.closed:
+                if self.closed or connection.timeline < self._timeline:
                     connection.close()
                 self._pool.putconn(connection)
                 if connection.closed:
@@ -223,7 +227,7 @@ class ConnectionPool:
 
     def _connect(self) -> Connection:
         try:
-            return connect(self._dsn, self._statement_timeout)
+            return self._open(self._dsn)
         except ConnectionLost:
             current = self._current_dsn()
             if current == self._dsn:
@@ -231,7 +235,14 @@ class ConnectionPool:
             parameters_of(current)  # a URL that libpq refuses is not kept
             log.info("connecting with the new URL or password of the database")
             self._dsn = current
-            return connect(current, self._statement_timeout)
+            return self._open(current)
+
+    def _open(self, dsn: str) -> Connection:
+        return connect(dsn, self._statement_timeout, least_timeline=self._least_timeline())
+
+    def _least_timeline(self) -> int:
+        """Return the timeline of the other connections, or 0 if there is none that may serve."""
+        return self._timeline if self._existing > len(self._unanswered) else 0
 
     def _wait_for_another(self, until: float, refusal: ConnectionLost) -> Connection:
         with self._lock:
