@@ -12,8 +12,6 @@ from user_service.domain.idempotency import KeyedRequest, fingerprint
 from user_service.errors import InvalidInput
 from user_service.web.requests.idempotency_key import keyed_request
 
-UUID = "8e03978e-40d5-43e8-bc93-6894a57f9324"
-
 Members = dict[str, str | None]
 
 
@@ -34,7 +32,7 @@ class TestKey:
     def test_outlives_a_release_that_adds_an_optional_member(self) -> None:
         assert read("k", Thing(name="ada", note=None)) == read("k", Thing(name="ada"))
 
-    @pytest.mark.parametrize("key", [UUID, "k", "k" * 255, "!#$%&'()*+-./:;<=>?@[]^_`{|}~", "0"])
+    @pytest.mark.parametrize("key", ["k", "!#$%&'()*+-./:;<=>?@[]^_`{|}~", "0"])
     def test_may_be_quoted_or_not(self, key: str) -> None:
         assert read(key).key == key
         assert read(f'"{key}"') == read(key)
