@@ -77,12 +77,6 @@ def test_harmless_variations_are_accepted(claims: dict[str, Any], header: dict[s
     assert verifier().principal(ISSUER.token(header=header, **claims)).name
 
 
-def test_older_name_of_ed25519_is_accepted() -> None:
-    with pytest.warns(UserWarning, match="RFC 9864"):  # by the library, when it signs
-        token = ISSUER.token(key=ED, header={"alg": "EdDSA"})
-    assert verifier().principal(token).name
-
-
 @pytest.mark.parametrize(
     ("claim", "values"),
     [
@@ -188,11 +182,9 @@ def test_verified_token_is_kept_until_it_expires_or_the_keys_change(
     keys = FixedKeys()
     tokens = verifier(keys, clock)
     token = ISSUER.token(exp=1100, iat=0)
-    for _ in range(3):
+    for now in (1000, 1000, 1129.9):  # the last is within the leeway
+        clock.now = now
         assert tokens.principal(token)
-    assert verifies.call_count == 1
-    clock.now = 1129.9  # within the leeway
-    assert tokens.principal(token)
     assert verifies.call_count == 1
     clock.now = 1130.1
     with pytest.raises(Unauthenticated, match="expired"):
@@ -264,6 +256,7 @@ def test_acceptable_key_has_one_algorithm(jwk: dict[str, Any], algorithm: str) -
         public(EC, crv="P-521"),
         public(EC, crv=[]),
         public(EC, crv={}),
+        public(ec_key("384", "P-384")),  # for ES384, which is not allowed here
         public(ec_key("k1", "secp256k1")),
         *(public(OKPKey.generate_key(curve)) for curve in ("Ed448", "X25519")),
         public(ED, x="AA", kid="short"),
@@ -301,9 +294,3 @@ def test_token_without_a_kid_has_the_only_key() -> None:
     with pytest.raises(Unauthenticated, match="signature"):
         verifier(keys).principal(token)
     assert keys.wishes == [30]
-
-
-def test_algorithm_that_is_not_allowed_is_refused() -> None:
-    accepted, refused = acceptable_keys(ISSUER.key_set(), ["ES256"])
-    assert set(accepted) == {"ec"}
-    assert len(refused) == 2
