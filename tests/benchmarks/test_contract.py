@@ -22,22 +22,20 @@ def stand(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stand]:
         yield started
 
 
-def installed(target: Target) -> Target:
-    if not target.is_installed:
-        pytest.skip(f"{target.label} is not installed")
-    return target
-
-
 @pytest.mark.parametrize("target", COMPARED, ids=lambda target: target.name)
 def test_target_keeps_the_contract(target: Target, stand: Stand) -> None:
-    assert deviations(stand, installed(target)) == []
+    if not target.is_installed:
+        pytest.skip(f"{target.label} is not installed")
+    assert deviations(stand, target) == []
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS, ids=lambda mechanism: mechanism.name)
 def test_service_keeps_the_contract_without_a_mechanism(
     mechanism: Mechanism, stand: Stand, tmp_path: Path
 ) -> None:
-    assert deviations(stand, replace(OURS, folder=without(mechanism, tmp_path))) == []
+    folder = without(mechanism, tmp_path)
+    assert mechanism.code not in (folder / "app.py").read_text("utf-8")
+    assert deviations(stand, replace(OURS, folder=folder)) == []
 
 
 def test_target_that_does_not_start_is_reported_with_its_log(stand: Stand, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from benchmarks import documents
 from benchmarks.__main__ import SECTIONS
 from benchmarks.calls import Counter
 from benchmarks.load import MIX
-from benchmarks.mechanisms import MECHANISMS, Mechanism, without
 from benchmarks.report import TABLES, number
 from benchmarks.results import RESULTS, Results, load_all
 from benchmarks.targets import OURS
@@ -24,13 +23,6 @@ def test_failed_round_is_listed_and_counts_in_no_ratio() -> None:
     ratio = results.ratio("per_second", "target", "ours", "fastapi")
     assert ratio == (4.0, 3.0, 5.0)
     assert results.failures() == ["target ours: 1 of 3 rounds failed"]
-
-
-@pytest.mark.parametrize("mechanism", MECHANISMS, ids=lambda mechanism: mechanism.name)
-def test_mechanism_is_removed_by_its_edit(mechanism: Mechanism, tmp_path: Path) -> None:
-    source = (without(mechanism, tmp_path) / "app.py").read_text("utf-8")
-    assert mechanism.code not in source
-    compile(source, "app.py", "exec")
 
 
 @pytest.mark.parametrize("document", documents.DOCUMENTS, ids=lambda path: path.name)
