@@ -5,11 +5,13 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
+from wsgiref.types import WSGIApplication
 
 import pytest
 from flask import Flask
 from prometheus_client import generate_latest
-from pytest_mock import MockerFixture
+from werkzeug.test import Client
 
 from tests import scrapes
 from tests.e2e.service import run
@@ -45,18 +47,13 @@ def test_counters_are_exposed_with_0_before_the_first_event(metrics: Metrics) ->
     assert set(totals.values()) == {0}
 
 
-def surrounded(app: Flask, metrics: Metrics) -> Flask:
-    app.wsgi_app = RequestMiddleware(  # type: ignore[method-assign]
-        app.wsgi_app,
-        request_timeout=1,
-        metrics=metrics,
-    )
-    return app
+def client_of(app: WSGIApplication, metrics: Metrics) -> Client:
+    return Client(RequestMiddleware(app, request_timeout=1, metrics=metrics))
 
 
 class TestHttp:
     def test_hostile_methods_and_paths_make_no_new_series(self, metrics: Metrics) -> None:
-        client = surrounded(Flask("test"), metrics).test_client()
+        client = client_of(Flask("test"), metrics)
         hostile = ["FOO", "GETT", "X" * 5000, 'a"b\\c', "{}"]
         client.open("/nowhere", method="FOO")
         client.get("/nowhere")
@@ -72,12 +69,10 @@ class TestHttp:
         ("error", "status"), [(KeyError, "500"), (KeyboardInterrupt, str(UNANSWERED))]
     )
     def test_request_without_a_response_is_counted_by_what_has_ended_it(
-        self, metrics: Metrics, mocker: MockerFixture, error: type[BaseException], status: str
+        self, metrics: Metrics, error: type[BaseException], status: str
     ) -> None:
-        app = Flask("test")
-        mocker.patch.object(app, "wsgi_app", side_effect=error)
         with pytest.raises(error):
-            surrounded(app, metrics).test_client().get("/")
+            client_of(Mock(side_effect=error), metrics).get("/")
         labels = {"route": UNMATCHED, "method": "GET", "status": status}
         assert value(metrics, "http_request_duration_seconds_count", **labels) == 1
         assert value(metrics, "http_requests_in_flight") == 0
