@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,13 +9,13 @@ import pytest
 from pydantic import SecretStr
 
 from app import create_app
+from tests.programs import ROOT, shell
 from user_service import __version__
 from user_service.database import failures
 from user_service.observability.metrics import Metrics
 from user_service.settings import Settings
 from user_service.web.openapi.document import document
 
-ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (".", "docs", "docs/decisions", "benchmarks/peers", "deploy/prometheus")
 DOCUMENTS = [
     path.relative_to(ROOT) for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.md"))
@@ -157,8 +156,8 @@ def test_page_names_its_readers_and_the_index_links_to_it(page: Path) -> None:
 def test_make_help_lists_every_target() -> None:
     makefile = read("Makefile")
     (phony,) = re.findall(r"^\.PHONY: (.+)$", makefile, re.MULTILINE)
-    told = subprocess.check_output(["make", "help"], cwd=ROOT, text=True)
-    assert set(re.findall(r"^  make (\S+) ", told, re.MULTILINE)) == set(phony.split())
+    told = re.findall(r"^  make (\S+) ", shell("make", "help"), re.MULTILINE)
+    assert set(told) == set(phony.split())
     rules = set(re.findall(r"^([a-z][a-z-]*):(?!=)", makefile, re.MULTILINE))
     assert rules == set(phony.split())
 

@@ -13,13 +13,12 @@ import pytest
 import yaml
 
 from serve import GRACEFUL_SECONDS
+from tests.programs import ROOT, shell
 from user_service import __version__
 from user_service.settings import Settings
-from user_service.web.api import health
 
 Resource = dict[str, Any]
 
-ROOT = Path(__file__).resolve().parents[2]
 KUBECTL = Path(sys.executable).with_name("kubectl")
 OVERLAYS = ROOT / "deploy" / "kubernetes" / "overlays"
 MIGRATION = f"user-service-migrate-{__version__}"
@@ -28,8 +27,7 @@ OURS = [("Deployment", "user-service"), ("Job", MIGRATION)]
 
 def kustomize(folder: Path) -> str:
     """Return what ``kubectl apply -k`` would apply."""
-    command = [str(KUBECTL), "kustomize", str(folder)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return shell(str(KUBECTL), "kustomize", str(folder))
 
 
 def render(folder: Path) -> list[Resource]:
@@ -112,7 +110,6 @@ def test_probes_ask_for_life_and_readiness(overlay: list[Resource]) -> None:
     asked = (("startup", "live"), ("liveness", "live"), ("readiness", "ready"))
     for probe, path in asked:
         assert container[f"{probe}Probe"]["httpGet"]["path"] == f"/health/{path}"
-    assert health.blueprint.url_prefix == "/health"
     # The pool may be waited for, and then the database: both have an end of their own.
     assert container["readinessProbe"]["timeoutSeconds"] >= 3
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.programs import ROOT
+
 RUNNING = "postgresql://of-make-run/users"
 
 
@@ -24,11 +25,10 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-def script(path: Path, commands: str) -> Path:
+def script(path: Path, commands: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f"#!/bin/sh\n{commands}\n")
     path.chmod(0o755)
-    return path
 
 
 def make(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
