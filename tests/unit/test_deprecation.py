@@ -45,28 +45,20 @@ def app() -> Flask:
     return app
 
 
-@pytest.mark.parametrize(
-    ("path", "status", "links"),
-    [
-        ("/view/1", 200, ['</view/2>; rel="next"']),
-        ("/view/0", 404, []),
-        ("/view/1?refused", 429, []),
-        ("/old/1", 200, ['</view/2>; rel="next"']),
-        ("/old/0", 404, []),
-        ("/old/1?refused", 429, []),
-    ],
-)
+@pytest.mark.parametrize(("thing", "status"), [("1", 200), ("0", 404), ("1?refused", 429)])
+@pytest.mark.parametrize("folder", ["/view", "/old"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_route_tells_since_when_until_when_and_where_to_read(
-    app: Flask, method: str, path: str, status: int, links: list[str]
+    app: Flask, method: str, folder: str, thing: str, status: int
 ) -> None:
-    answer = app.test_client().open(path, method=method)
+    answer = app.test_client().open(f"{folder}/{thing}", method=method)
     assert answer.status_code == status
     # The example of RFC 9745, section 2.1, and its moment a year later in HTTP's form.
     assert answer.headers["Deprecation"] == "@1688169599"
     assert answer.headers["Sunset"] == "Sun, 30 Jun 2024 23:59:59 GMT"
-    if path.startswith("/view"):
-        links = [*links, f'<{GUIDE}>; rel="deprecation sunset"; type="text/html"']
+    links = ['</view/2>; rel="next"'] if status == 200 else []
+    if folder == "/view":
+        links.append(f'<{GUIDE}>; rel="deprecation sunset"; type="text/html"')
     assert answer.headers.getlist("Link") == links
 
 
