@@ -62,7 +62,8 @@ def violations(module: str, source: str) -> list[str]:
     importer, tree = part_of(module), ast.parse(source)
     broken = [f"imports {name}" for name in imported(tree) if not may_import(module, name)]
     if importer != "settings":
-        broken += [f"reads {name}" for name in environment_reads(tree)]
+        names = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        broken += [f"reads {name}" for name in ENVIRONMENT & names.union(imported(tree))]
     return broken
 
 
@@ -100,13 +101,6 @@ def run_time_nodes(node: ast.AST) -> Iterator[ast.AST]:
             children = ast.iter_child_nodes(node)
     for child in children:
         yield from run_time_nodes(child)
-
-
-def environment_reads(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and ast.unparse(node) in ENVIRONMENT:
-            yield ast.unparse(node)
-    yield from (name for name in imported(tree) if name in ENVIRONMENT)
 
 
 FILES = [*SERVICE.glob("*.py"), *(SERVICE / "user_service").rglob("*.py")]
