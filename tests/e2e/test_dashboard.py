@@ -167,6 +167,18 @@ def filled_in(legend: str, labels: dict[str, str]) -> str:
     return re.sub(r"{{(\w+)}}", lambda name: labels.get(name[1], ""), legend)
 
 
+def test_panels_fill_a_rectangle_and_do_not_overlap() -> None:
+    places = [panel["gridPos"] for panel in DASHBOARD["panels"]]
+    cells = [
+        (x, y)
+        for place in places
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    height = max(place["y"] + place["h"] for place in places)
+    assert sorted(cells) == [(x, y) for x in range(24) for y in range(height)]
+
+
 @pytest.mark.parametrize("title", PANELS)
 def test_every_query_of_the_panel_finds_data_and_shows_what_happened(
     answers: Answers, title: str
