@@ -84,7 +84,6 @@ local function answer()
   ngx.header["ETag"] = known or etag
   if known then
     ngx.status = ngx.HTTP_NOT_MODIFIED
-    ngx.header["Vary"] = "Accept-Encoding" -- as nginx.conf adds it to a 304 of the service
   else
     ngx.header["Content-Type"], ngx.header["Content-Length"] = "application/json", #body
   end

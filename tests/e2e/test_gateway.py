@@ -373,6 +373,30 @@ def test_read_whose_answer_broke_gets_the_next_replica_s(
     assert all(each.requests for each in replicas)
 
 
+def test_304_that_was_asked_for_twice_is_that_of_the_compressed_page(tmp_path: Path) -> None:
+    """After a kept connection has broken, nginx has two statuses of the upstream."""
+    breaking: list[bool] = []
+
+    def answer(request: BaseHTTPRequestHandler) -> None:
+        if breaking:
+            request.close_connection = breaking.pop()
+            return
+        request.send_response(304 if "If-None-Match" in request.headers else 200)
+        request.send_header("ETag", '"x"')
+        request.send_header("Content-Length", "0")
+        request.end_headers()
+
+    with http_server(answer, version="HTTP/1.1") as port:
+        addresses = Addresses(tmp_path / "addresses", port)
+        with gateway(tmp_path / "gateway", addresses) as started, client(started) as http:
+            http.get("/")  # leaves a kept connection
+            breaking.append(True)
+            unchanged = http.get("/", headers={"If-None-Match": 'W/"x"'})
+    assert '"upstream_status":"502, 304"' in started.log
+    assert unchanged.status_code == 304
+    assert (unchanged.headers["ETag"], unchanged.headers["Vary"]) == ('W/"x"', "Accept-Encoding")
+
+
 def tried(http: httpx.Client, replicas: list[Recorder], method: str) -> list[str]:
     """Send one request while every replica hangs up; return the requests that they got."""
     for each in replicas:
