@@ -433,6 +433,38 @@ def test_client_that_stops_within_its_body_is_cut_off_and_the_service_not_asked(
     assert replica.requests == []
 
 
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """Return a frame of HTTP/2 (RFC 9113, section 4.1)."""
+    length, number = len(payload).to_bytes(3, "big"), stream.to_bytes(4, "big")
+    return b"%b%c%c%b%b" % (length, kind, flags, number, payload)
+
+
+def slow_requests(gateway: Gateway, number: int) -> ssl.SSLSocket:
+    """Begin POST requests on one connection of HTTP/2, whose bodies stay incomplete."""
+    context = insecure()
+    context.set_alpn_protocols(["h2"])
+    plain = socket.create_connection(("127.0.0.1", gateway.port), timeout=15)
+    connection = context.wrap_socket(plain)
+    # POST https://x/ with a Content-Length of 100 (RFC 7541, appendix A).
+    header = b"\x83\x87\x84\x01\x01x\x0f\x0d\x03100"
+    requests = [frame(1, 4, stream, header) for stream in range(1, 2 * number, 2)]
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n%b" % frame(4, 0, 0, b""))
+    connection.sendall(b"".join(requests))
+    return connection
+
+
+def test_requests_beyond_the_limit_get_503(direct: Gateway) -> None:
+    with ExitStack() as stack, client(direct) as http:
+        assert http.get("/").status_code == 200
+        for _ in range(8):
+            stack.enter_context(slow_requests(direct, 125))
+        eventually(lambda: http.get("/").status_code == 503)
+        with tls(direct) as connection:
+            assert_is_problem(exchange(connection, b"GET / HTTP/1.1\r\n%b\r\n" % CLOSE), 503)
+    with client(direct) as http:
+        eventually(lambda: http.get("/").status_code == 200)
+
+
 def test_only_modern_tls_is_spoken_and_no_session_tickets_are_given(direct: Gateway) -> None:
     context = insecure()
     context.maximum_version = ssl.TLSVersion.TLSv1_2
