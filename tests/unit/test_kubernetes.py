@@ -105,6 +105,11 @@ def test_there_is_time_for_preStop_and_the_drain(overlay: list[Resource]) -> Non
     assert before + drain_delay + GRACEFUL_SECONDS < pod["terminationGracePeriodSeconds"]
 
 
+def test_rollout_waits_as_long_as_the_migration_may_take(overlay: list[Resource]) -> None:
+    deployment, job = one(overlay, "Deployment")["spec"], one(overlay, "Job", MIGRATION)["spec"]
+    assert deployment["progressDeadlineSeconds"] > job["activeDeadlineSeconds"]
+
+
 def test_probes_ask_for_life_and_readiness(overlay: list[Resource]) -> None:
     (container,) = pod_of(one(overlay, "Deployment"))["containers"]
     asked = (("startup", "live"), ("liveness", "live"), ("readiness", "ready"))
@@ -158,6 +163,11 @@ def test_edge_is_a_way_in_that_is_as_closed_as_the_rest(tmp_path: Path) -> None:
     monitored = one(after, "PodMonitor", "user-service-edge")["spec"]
     assert monitored["selector"]["matchLabels"].items() <= edge.items()
     (container,) = pod_of(one(after, "Deployment", "user-service-edge"))["containers"]
+    # Without the service, it is there to say so.
+    for probe in ("livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"] == {"path": "/metrics", "port": "metrics"}
+    grace = pod_of(one(after, "Deployment", "user-service-edge"))["terminationGracePeriodSeconds"]
+    assert container["lifecycle"]["preStop"]["sleep"]["seconds"] < grace
     ports = {port["name"] for port in container["ports"]}
     assert {each["port"] for each in monitored["podMetricsEndpoints"]} <= ports
     to_database = one(after, "NetworkPolicy", "user-service-to-database")["spec"]["podSelector"]
