@@ -2,28 +2,23 @@
 
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 from itertools import product
 
 from flask import Flask
 from psycopg2.extensions import cursor
-from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.test import Client
-from werkzeug.wrappers import Request, Response
 
 from benchmarks.calls import LIMITS, STORED, counts
 from benchmarks.load import CREATE, GET, MIX, UNCACHED, Load, Workload, load
 from benchmarks.measure import cpu_seconds, memory_mb, peak_memory_mb, process_tree
 from benchmarks.stand import POPULATE
+from tests.http_servers import http_server
 from tests.programs import program
 
 Seen = list[tuple[str, str, str]]
-
-
-class QuietHandler(WSGIRequestHandler):
-    def log_request(self, *_: object) -> None: ...
 
 
 @contextmanager
@@ -31,20 +26,15 @@ def server(status: int = 200) -> Iterator[tuple[str, Seen]]:
     """Answer every request with ``status``, and record method, path and body."""
     seen: Seen = []
 
-    @Request.application
-    def record(request: Request) -> Response:
-        path = request.full_path.removesuffix("?")
-        seen.append((request.method, path, request.get_data(as_text=True)))
-        return Response(status=status)
+    def record(request: BaseHTTPRequestHandler) -> None:
+        body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
+        seen.append((request.command, request.path, body.decode()))
+        request.send_response(status)
+        request.send_header("Content-Length", "0")
+        request.end_headers()
 
-    listening = make_server("127.0.0.1", 0, record, threaded=True, request_handler=QuietHandler)
-    thread = threading.Thread(target=listening.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.port}", seen
-    finally:
-        listening.shutdown()
-        thread.join()
+    with http_server(record, version="HTTP/1.1") as port:
+        yield f"http://127.0.0.1:{port}", seen
 
 
 def loaded(workload: Workload, status: int = 200) -> tuple[Load, Seen]:
