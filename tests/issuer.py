@@ -1,24 +1,16 @@
-"""An issuer of JSON Web Tokens for tests: its keys, its tokens, and a server that can fail."""
+"""An issuer of JSON Web Tokens for tests: its keys and its tokens."""
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 from joserfc import jws
 from joserfc.jwk import ECKey, Key, OKPKey, RSAKey
 
-from tests.http_servers import http_server
-
 AUDIENCE = "user-service"
 ALGORITHMS = ["RS256", "ES256", "ES384", "Ed25519", "EdDSA", "HS256", "none"]
 ALL_SCOPES = "users:read users:write users:delete service:read"
-METADATA = "/.well-known/openid-configuration"
-# An answer of the server: status, headers and body, or a function that writes something else.
-Answer = tuple[int, dict[str, str], bytes] | Callable[[BaseHTTPRequestHandler], None]
 
 
 def rsa_key(kid: str) -> RSAKey:
@@ -79,37 +71,3 @@ def signed(header: dict[str, Any], payload: bytes, key: Key) -> str:
     """Return a signed token with any header."""
     registry = jws.JWSRegistry(algorithms=ALGORITHMS, strict_check_header=False)
     return jws.serialize_compact(header, payload, key, registry=registry)
-
-
-class IssuerServer(Issuer):
-    """Serves the metadata and the key set; ``answers`` replaces the answer to a path."""
-
-    def __init__(self, *keys: Key) -> None:
-        super().__init__(*keys)
-        self.requests: list[str] = []
-        self.answers: dict[str, Answer] = {}
-
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
-        self.requests.append(request.path)
-        known = {METADATA: {"issuer": self.url, "jwks_uri": f"{self.url}/keys"}}
-        body = json.dumps(known.get(request.path, self.key_set())).encode()
-        usual = 200, {"Content-Type": "application/json"}, body
-        answer = self.answers.get(request.path, usual)
-        if callable(answer):
-            answer(request)
-            return
-        status, headers, body = answer
-        request.send_response(status)
-        for name, value in headers.items():
-            request.send_header(name, value)
-        request.end_headers()
-        request.wfile.write(body)
-
-
-@contextmanager
-def issuer_server(*keys: Key) -> Iterator[IssuerServer]:
-    """Run an issuer on a free port."""
-    issuer = IssuerServer(*keys)
-    with http_server(issuer.answer) as port:
-        issuer.url = f"http://127.0.0.1:{port}"
-        yield issuer

@@ -1,9 +1,10 @@
 """An issuer over HTTP: its keys rotate, and it fails in every way that HTTP allows."""
 
+import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler
@@ -14,8 +15,9 @@ from flask.testing import FlaskClient
 
 from dev.ports import free_port
 from dev.probe import is_ok
+from tests.http_servers import http_server
 from tests.integration.users import URL
-from tests.issuer import AUDIENCE, METADATA, Answer, Issuer, IssuerServer, ec_key, issuer_server
+from tests.issuer import AUDIENCE, Issuer, ec_key
 from tests.responses import Serve, problem_of
 from tests.waiting import eventually
 from user_service.errors import Unavailable
@@ -25,12 +27,42 @@ from user_service.web.services import services_of
 
 OLD = ec_key("old")
 ALGORITHMS = ("ES256",)
+METADATA = "/.well-known/openid-configuration"
+# An answer of the server: status, headers and body, or a function that writes something else.
+Answer = tuple[int, dict[str, str], bytes] | Callable[[BaseHTTPRequestHandler], None]
+
+
+class IssuerServer(Issuer):
+    """Serves the metadata and the key set; ``answers`` replaces the answer to a path."""
+
+    def __init__(self) -> None:
+        super().__init__(OLD)
+        self.requests: list[str] = []
+        self.answers: dict[str, Answer] = {}
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        self.requests.append(request.path)
+        known = {METADATA: {"issuer": self.url, "jwks_uri": f"{self.url}/keys"}}
+        body = json.dumps(known.get(request.path, self.key_set())).encode()
+        usual = 200, {"Content-Type": "application/json"}, body
+        answer = self.answers.get(request.path, usual)
+        if callable(answer):
+            answer(request)
+            return
+        status, headers, body = answer
+        request.send_response(status)
+        for name, value in headers.items():
+            request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(body)
 
 
 @pytest.fixture
 def issuer() -> Iterator[IssuerServer]:
-    with issuer_server(OLD) as server:
-        yield server
+    issuer = IssuerServer()
+    with http_server(issuer.answer) as port:
+        issuer.url = f"http://127.0.0.1:{port}"
+        yield issuer
 
 
 def trusting(serving: Serve, url: str, audience: str = AUDIENCE, **changed: object) -> FlaskClient:
@@ -59,12 +91,8 @@ def test_keys_are_read_when_a_process_begins(serving: Serve, issuer: IssuerServe
         eventually(lambda: issuer.requests == [METADATA, "/keys"])
 
 
-def truncated(handler: BaseHTTPRequestHandler) -> None:
-    handler.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Length: 1000\r\n\r\n{")
-
-
-def no_http(handler: BaseHTTPRequestHandler) -> None:
-    handler.wfile.write(b"\x00\x01\x02\r\n\r\n")
+def as_it_is(handler: BaseHTTPRequestHandler, *, answer: bytes) -> None:
+    handler.wfile.write(answer)
 
 
 def in_drips(
@@ -78,10 +106,6 @@ def in_drips(
         handler.wfile.write(b"\r\n\r\n" + Issuer(OLD).document())
 
 
-def silent(handler: BaseHTTPRequestHandler) -> None:
-    time.sleep(1)
-
-
 BAD_ANSWERS: dict[str, Answer] = {
     "not found": (404, {}, b"{}"),
     "error": (500, {}, Issuer(OLD).document()),
@@ -93,11 +117,11 @@ BAD_ANSWERS: dict[str, Answer] = {
     "empty": (200, {}, b""),
     "no keys": (200, {}, b'{"keys": []}'),
     "too long": (200, {}, b" " * (MAX_BYTES + 1)),
-    "truncated": truncated,
-    "no HTTP": no_http,
+    "truncated": partial(as_it_is, answer=b"HTTP/1.0 200 OK\r\nContent-Length: 1000\r\n\r\n{"),
+    "no HTTP": partial(as_it_is, answer=b"\x00\x01\x02\r\n\r\n"),
     "body in drips": in_drips,
     "header in drips": partial(in_drips, header=b"X-Padding: ", number=50),
-    "silent": silent,
+    "silent": lambda _: time.sleep(1),
 }
 
 
