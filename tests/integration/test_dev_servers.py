@@ -25,9 +25,9 @@ from dev.cluster import Cluster, HAProxy
 from dev.ports import free_port
 from dev.servers import DataDirInUse, PostgresServer, RedisServer, Server, ServerFailed
 from tests.faults.harness.standby import rows
+from tests.programs import ROOT
 from tests.waiting import eventually
 
-ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 20.0
 
 STARTER = """
@@ -272,14 +272,11 @@ def test_second_run_is_refused_in_one_line_before_it_starts_anything(launched: L
 
 
 def may_bind(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except PermissionError:
-            return False
-        except OSError:  # taken
-            return True
-        return True
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        return not isinstance(error, PermissionError)  # it is taken
+    return True
 
 
 @pytest.mark.skipif(may_bind(80), reason="every port is permitted")

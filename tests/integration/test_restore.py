@@ -13,14 +13,14 @@ import pytest
 from flask.testing import FlaskClient
 
 from dev.servers import postgres_program
+from tests.e2e.service import SERVICE
 from tests.integration.queries import value
 from tests.integration.users import GRACE, URL, USER, create, page, total
+from tests.programs import ROOT
 from tests.responses import Serve, json_of, problem_of
 from tests.servers import Servers
 from user_service.database.migrate import migrate
 
-ROOT = Path(__file__).resolve().parents[2]
-SERVICE = ROOT / "services" / "user-service"
 DUMP, RESTORE, USERS_ALONE, *OTHERS = re.findall(
     r"```sh\n(.*?)```", (ROOT / "docs" / "backup-and-restore.md").read_text("utf-8"), re.DOTALL
 )

@@ -5,7 +5,7 @@ import re
 import subprocess
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.programs import ROOT
 
 
 def test_lists_every_package_of_the_lock_file(tmp_path: Path) -> None:
