@@ -114,7 +114,7 @@ class TlsSentinel(TlsRedis):
 
 
 class TlsCluster(TlsRedis):
-    """A Cluster of one node. Call ``take_slots`` after the start."""
+    """A Cluster of one node, which serves all keys."""
 
     def __init__(self, data_dir: Path, certificate: LeafCert, trusted: Path) -> None:
         tls = {"tls-cluster": "yes", "tls-ca-cert-file": str(trusted)}
@@ -126,7 +126,7 @@ class TlsCluster(TlsRedis):
         """The Cluster, through its node."""
         return f"rediss+cluster://:{PASSWORD}@localhost:{self.tls_port}?"
 
-    def take_slots(self) -> None:
-        """Serve all keys."""
+    def start(self) -> None:
+        super().start()
         with self.client() as client:
             client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)

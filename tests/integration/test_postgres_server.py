@@ -94,31 +94,27 @@ def test_commits_that_wait_for_a_standby_keep_their_slots_and_leave_one_for_read
             url = stack.enter_context(PgBouncer(tmp_path, postgres.url, options=options)).url
         database = Database(url, size=3, checkout_timeout=0.2, transaction_pooling=bool(by))
         stack.enter_context(closing(database))
-        writes_wait_and_reads_go_on(database, admin)
 
+        def write(slot: int) -> None:
+            touch = "UPDATE users_count SET number = number WHERE slot = %(slot)s"
+            with database.write(touch, {"slot": slot}):
+                pass
 
-def writes_wait_and_reads_go_on(database: Database, admin: cursor) -> None:
-
-    def write(slot: int) -> None:
-        touch = "UPDATE users_count SET number = number WHERE slot = %(slot)s"
-        with database.write(touch, {"slot": slot}):
-            pass
-
-    with standby_away(admin):
-        for slot in range(2):
-            with pytest.raises(OutcomeUnknown), deadline.within(0.3):
-                write(slot)
-        for slot in range(3):
-            with pytest.raises(PoolTimeout):
-                write(slot)
-            assert database.is_ready()
-        sessions = "SELECT count(*) FROM pg_stat_activity WHERE "
-        assert value(admin, f"{sessions} wait_event = 'SyncRep'") == 2
-        # PgBouncer would have given the sessions of clients that left to others.
-        assert value(admin, f"{sessions} usename = 'users'") in (3, 4)  # with the migrations'
-        assert database.pool.lent == 2
-    eventually(lambda: database.pool.lent == 0)
-    write(0)
+        with standby_away(admin):
+            for slot in range(2):
+                with pytest.raises(OutcomeUnknown), deadline.within(0.3):
+                    write(slot)
+            for slot in range(3):
+                with pytest.raises(PoolTimeout):
+                    write(slot)
+                assert database.is_ready()
+            sessions = "SELECT count(*) FROM pg_stat_activity WHERE "
+            assert value(admin, f"{sessions} wait_event = 'SyncRep'") == 2
+            # PgBouncer would have given the sessions of clients that left to others.
+            assert value(admin, f"{sessions} usename = 'users'") in (3, 4)  # with the migrations'
+            assert database.pool.lent == 2
+        eventually(lambda: database.pool.lent == 0)
+        write(0)
 
 
 def test_pages_show_a_commit_whose_answer_came_late(on_it: Serve, admin: cursor) -> None:

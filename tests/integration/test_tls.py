@@ -15,10 +15,9 @@ from tests.waiting import eventually
 
 AUTHORITY, OTHER_AUTHORITY = CA(), CA()
 GOOD = AUTHORITY.issue_cert("localhost", "127.0.0.1")
-EXPIRED = AUTHORITY.issue_cert("localhost", not_after=datetime(2026, 1, 1, tzinfo=UTC))
 BAD = {
     "wrong name": AUTHORITY.issue_cert("other.example"),
-    "expired": EXPIRED,
+    "expired": AUTHORITY.issue_cert("localhost", not_after=datetime(2026, 1, 1, tzinfo=UTC)),
     "unknown authority": OTHER_AUTHORITY.issue_cert("localhost"),
 }
 
@@ -98,7 +97,7 @@ def test_certificates_and_authorities_are_replaced_while_the_service_runs(
 
     store.server.present(GOOD)
     eventually(store.is_used)
-    store.server.present(EXPIRED)
+    store.server.present(BAD["expired"])
     assert store.is_used()  # over the connection that there is
     eventually(lambda: not is_used_again())
     store.server.present(BAD["unknown authority"])
@@ -115,13 +114,11 @@ def test_sentinel_and_cluster_are_verified_like_a_server(
     folder, other = tmp_path / topology, tmp_path / "other.pem"
     OTHER_AUTHORITY.cert_pem.write_to_path(other)
     redis_server.present(GOOD)
-    cluster, sentinel = (
-        TlsCluster(folder, GOOD, trusted),
-        TlsSentinel(folder, GOOD, trusted, redis_server),
-    )
-    with cluster if topology == "Cluster" else sentinel as server:
-        if server is cluster:
-            cluster.take_slots()
+    servers = {
+        "Sentinel": TlsSentinel(folder, GOOD, trusted, redis_server),
+        "Cluster": TlsCluster(folder, GOOD, trusted),
+    }
+    with servers[topology] as server:
         urls = (f"{server.tls_url}&ssl_ca_certs={file}" for file in (trusted, other))
         used, refused = (serving(redis_url=url) for url in urls)
         eventually(lambda: x_cache(used) == "HIT")
