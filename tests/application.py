@@ -1,7 +1,9 @@
 """The service within the process of a test, which stands for one of several processes."""
 
+import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from unittest.mock import patch
 
 from flask.testing import FlaskClient
 
@@ -17,3 +19,12 @@ def serving(settings: Settings, **changed: object) -> Iterator[FlaskClient]:
     application = create_app(Settings.model_validate({**given, **changed}))
     with closing(services_of(application)):
         yield application.test_client()
+
+
+@contextmanager
+def serving_environment(**variables: str) -> Iterator[FlaskClient]:
+    """Serve with the settings of an environment that has only these ``variables``."""
+    with patch.dict(os.environ, variables, clear=True):
+        application = create_app()
+        with closing(services_of(application)):
+            yield application.test_client()

@@ -11,8 +11,8 @@ import pytest
 from flask.testing import FlaskClient
 from psycopg2.extensions import cursor
 
-from app import create_app
 from dev.servers import PostgresServer
+from tests.application import serving_environment
 from tests.faults.harness.standby import rows
 from tests.integration.queries import value
 from tests.integration.users import ADA, URL, USER, create, first_page, names
@@ -187,24 +187,13 @@ def assert_unavailable(client: FlaskClient) -> None:
 
 
 def test_changed_password_is_read_from_its_file_and_without_it_the_known_one_is_kept(
-    postgres: PostgresServer,
-    admin: cursor,
-    settings: Settings,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    postgres: PostgresServer, admin: cursor, settings: Settings, tmp_path: Path
 ) -> None:
     password, file = postgres.url.split(":")[2].split("@")[0], tmp_path / "password"
     file.write_text(password)
-    for name in ("DATABASE_URL", "DB_PASSWORD"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("DB_HOST", "127.0.0.1")
-    monkeypatch.setenv("DB_PORT", str(postgres.port))
-    monkeypatch.setenv("DB_PASSWORD_FILE", str(file))
-    monkeypatch.setenv("REDIS_URL", settings.redis_dsn)
-    app = create_app()
-    with closing(services_of(app)) as services:
-        services.open()
-        client = app.test_client()
+    parts = {"DB_HOST": "127.0.0.1", "DB_PORT": str(postgres.port), "DB_PASSWORD_FILE": str(file)}
+    with serving_environment(**parts, REDIS_URL=settings.redis_dsn) as client:
+        services_of(client.application).open()
         file.unlink()
         admin.execute(TERMINATE, ("users",))
         assert client.get(USER).status_code == 404

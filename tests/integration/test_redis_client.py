@@ -10,8 +10,8 @@ import pytest
 import redis as redis_py
 from pytest_mock import MockerFixture
 
-from app import create_app
 from dev.servers import RedisServer
+from tests.application import serving_environment
 from tests.faults.harness.proxy import Proxy
 from tests.integration.users import x_cache
 from tests.redis_states import cut_connections
@@ -19,7 +19,6 @@ from tests.servers import Servers
 from tests.waiting import eventually
 from user_service.cache.redis_client import MAX_CONNECTIONS, RedisClient, redis_client
 from user_service.resilience import resolver
-from user_service.web.services import services_of
 
 
 @pytest.fixture
@@ -77,17 +76,9 @@ def test_failed_command_leaves_its_connection_free(own_redis: RedisServer) -> No
 
 @pytest.mark.parametrize("before", ["", "old"])
 def test_changed_password_is_read_from_its_file(
-    own_redis: RedisServer,
-    before: str,
-    database_url: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    own_redis: RedisServer, database_url: str, tmp_path: Path, before: str
 ) -> None:
     file, address = tmp_path / "url", own_redis.url.partition("@")[2]
-    for name, value in (("DATABASE_URL", database_url), ("REDIS_TIMEOUT", "2")):
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("REDIS_URL", raising=False)
-    monkeypatch.setenv("REDIS_URL_FILE", str(file))
     with redis_py.Redis.from_url(own_redis.url) as admin:
 
         def change(password: str) -> None:
@@ -96,9 +87,8 @@ def test_changed_password_is_read_from_its_file(
 
         change(before)
         file.write_text(f"redis://:{before}@{address}" if before else f"redis://{address}")
-        app = create_app()
-        with closing(services_of(app)):
-            client = app.test_client()
+        urls = {"DATABASE_URL": database_url, "REDIS_URL_FILE": str(file)}
+        with serving_environment(**urls, REDIS_TIMEOUT="2") as client:
             assert x_cache(client) == "MISS"
             change("new")
             assert x_cache(client) == "BYPASS"
