@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import psycopg2
 import pytest
-from psycopg2.extensions import cursor, make_dsn
+from psycopg2.extensions import cursor
 
 from tests.integration.queries import value
 from tests.integration.users import USER
@@ -183,19 +183,6 @@ def test_full_pool_does_not_open_the_breaker_of_a_server_that_is_well(database_u
     for _ in range(5):
         sleep_within(0.5)
     assert database.breaker.state is not State.CLOSED
-    database.close()
-
-
-def test_readiness_leaves_a_server_that_became_read_only(database_url: str) -> None:
-    """``tests/faults/test_failover.py`` shows that the new primary is found."""
-    database = Database(make_dsn(database_url, target_session_attrs="read-write"), size=1)
-    with database.read() as cursor:
-        pid = value(cursor, "SELECT pg_backend_pid()")
-        # Roles' settings hold for new sessions; this session is turned by hand.
-        cursor.execute("SET default_transaction_read_only = on")
-    assert database.is_ready()
-    with database.read() as cursor:
-        assert value(cursor, "SELECT pg_backend_pid()") != pid
     database.close()
 
 

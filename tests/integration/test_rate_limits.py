@@ -27,16 +27,6 @@ def statuses(client: FlaskClient, number: int, path: str = "/nowhere") -> "Count
     return Counter(client.get(path, environ_base=environ).status_code for _ in range(number))
 
 
-def windows_in(redis: redis_py.Redis) -> set[bytes]:
-    return set(redis.scan_iter("users:limit:*"))
-
-
-def test_is_off_by_default(client: FlaskClient, redis: redis_py.Redis) -> None:
-    answer = client.get(URL)
-    assert not {"RateLimit", "RateLimit-Policy"} & set(answer.headers.keys())
-    assert not windows_in(redis)
-
-
 class TestHeaders:
     def test_are_on_every_response_that_counts(self, serving: Serve) -> None:
         client = serving(rate_limit="100/minute")
@@ -83,7 +73,7 @@ class TestRefusal:
         problem = problem_of(refused, 429)
         assert problem["type"] == "urn:user-service:problem:rate-limited"
         assert problem["violated-policies"] == ["default"]
-        (key,) = windows_in(redis)
+        (key,) = redis.scan_iter("users:limit:*")
         assert 60 < redis.ttl(key) <= 120  # nothing stays for longer than two windows
         wait = int(refused.headers["Retry-After"])
         assert 1 <= wait <= 61
