@@ -28,7 +28,6 @@ from user_service.settings import Settings
 from user_service.web.services import services_of
 
 SLOTS = 5
-TERMINATE = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s"
 
 
 @pytest.fixture(scope="module")
@@ -179,53 +178,35 @@ def test_no_room_for_a_connection_is_not_ready(postgres: PostgresServer, serving
     eventually(lambda: client.get("/health/ready").status_code == 200)
 
 
-def assert_unavailable(client: FlaskClient) -> None:
-    for _ in range(9):
-        statuses = [client.get(path).status_code for path in (USER, "/health/ready", "/health")]
-        assert statuses == [503] * 3
-    assert json_of(client.get("/health"))["status"] == "unhealthy"
-
-
 def test_changed_password_is_read_from_its_file_and_without_it_the_known_one_is_kept(
     postgres: PostgresServer, admin: cursor, settings: Settings, tmp_path: Path
 ) -> None:
+    terminate = (
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'users'"
+    )
     password, file = postgres.url.split(":")[2].split("@")[0], tmp_path / "password"
     file.write_text(password)
     parts = {"DB_HOST": "127.0.0.1", "DB_PORT": str(postgres.port), "DB_PASSWORD_FILE": str(file)}
     with serving_environment(**parts, REDIS_URL=settings.redis_dsn) as client:
         services_of(client.application).open()
         file.unlink()
-        admin.execute(TERMINATE, ("users",))
+        admin.execute(terminate)
         assert client.get(USER).status_code == 404
         try:
             admin.execute("ALTER ROLE users PASSWORD 'new'")
             # The idle connection still serves, alone.
             assert statuses(client, 9) == [404] * 9
             assert client.get("/health/ready").status_code == 200
-            admin.execute(TERMINATE, ("users",))
-            assert_unavailable(client)
+            admin.execute(terminate)
+            for _ in range(9):
+                paths = (USER, "/health/ready", "/health")
+                assert [client.get(path).status_code for path in paths] == [503] * 3
+            assert json_of(client.get("/health"))["status"] == "unhealthy"
             file.write_text("new\n")
             eventually(lambda: client.get("/health/ready").status_code == 200)
             assert client.get(USER).status_code == 404
         finally:
             admin.execute("ALTER ROLE users PASSWORD %s", (password,))
-
-
-def test_server_that_admits_no_new_connection_is_not_ready(admin: cursor, on_it: Serve) -> None:
-    client = on_it()
-    file = Path(value(admin, "SHOW hba_file"))
-    rules = file.read_text("utf-8")
-    try:
-        file.write_text(f"host all users all reject\n{rules}", "utf-8")
-        admin.execute("SELECT pg_reload_conf()")
-        admin.execute(TERMINATE, ("users",))
-        eventually(lambda: client.get("/health/ready").status_code == 503)
-        assert_unavailable(client)
-    finally:
-        file.write_text(rules, "utf-8")
-        admin.execute("SELECT pg_reload_conf()")
-    eventually(lambda: client.get("/health/ready").status_code == 200)
-    assert client.get(USER).status_code == 404
 
 
 def test_frozen_server_is_noticed_in_time(postgres: PostgresServer, on_it: Serve) -> None:
