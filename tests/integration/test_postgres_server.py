@@ -198,8 +198,8 @@ def test_changed_password_is_read_from_its_file_and_without_it_the_known_one_is_
             assert statuses(client, 9) == [404] * 9
             assert client.get("/health/ready").status_code == 200
             admin.execute(terminate)
+            paths = (USER, "/health/ready", "/health")
             for _ in range(9):
-                paths = (USER, "/health/ready", "/health")
                 assert [client.get(path).status_code for path in paths] == [503] * 3
             assert json_of(client.get("/health"))["status"] == "unhealthy"
             file.write_text("new\n")
