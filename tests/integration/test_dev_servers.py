@@ -275,7 +275,7 @@ def may_bind(port: int) -> bool:
     try:
         socket.create_server(("127.0.0.1", port)).close()
     except OSError as error:
-        return not isinstance(error, PermissionError)  # it is taken
+        return not isinstance(error, PermissionError)  # it may be taken, which is another matter
     return True
 
 
