@@ -1,8 +1,7 @@
 """Debian's Redis with Sentinel and as a Cluster: several processes each, on free ports."""
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +26,7 @@ class DebianRedis(RedisServer):
 
     title = "Redis"
     program = "redis-server"
+    mode: tuple[str, ...] = ()
 
     def __init__(self, data_dir: Path, options: Mapping[str, str]) -> None:
         prompt = {"masterauth": PASSWORD, "repl-diskless-sync-delay": "0"}
@@ -38,7 +38,7 @@ class DebianRedis(RedisServer):
         super()._prepare()
 
     def _command(self) -> Sequence[str]:
-        return [self._program, str(self._dir.path / "valkey.conf")]
+        return [self._program, str(self._dir.path / "valkey.conf"), *self.mode]
 
     def client(self) -> redis_py.Redis:
         return redis_py.Redis.from_url(self.url, socket_timeout=5, decode_responses=True)
@@ -52,6 +52,7 @@ class SentinelServer(DebianRedis):
     """One of those that watch the master and agree on another."""
 
     title = "Sentinel"
+    mode = ("--sentinel",)
 
     def __init__(self, data_dir: Path, master: DebianRedis) -> None:
         watched = {
@@ -62,23 +63,14 @@ class SentinelServer(DebianRedis):
         }
         super().__init__(data_dir, {**watched, "sentinel sentinel-pass": PASSWORD})
 
-    def _command(self) -> Sequence[str]:
-        return [*super()._command(), "--sentinel"]
-
 
 @dataclass(frozen=True)
 class Watched:
-    """A master, its replica and three sentinels."""
+    """A master and its replica, and the URL that names the three sentinels."""
 
     master: DebianRedis
     replica: DebianRedis
-    sentinels: list[SentinelServer]
-
-    @property
-    def url(self) -> str:
-        hosts = ",".join(f"127.0.0.1:{each.port}" for each in self.sentinels)
-        login = f":{PASSWORD}@"
-        return f"redis+sentinel://{login}{hosts}/{SERVICE}/0?sentinel_password={PASSWORD}"
+    url: str
 
 
 @contextmanager
@@ -91,7 +83,9 @@ def sentinel(folder: Path) -> Iterator[Watched]:
             stack.enter_context(SentinelServer(folder / f"sentinel{n}", master)) for n in range(3)
         ]
         eventually(lambda: all(knows_everybody(each) for each in sentinels))
-        yield Watched(master, replica, sentinels)
+        hosts = ",".join(f"127.0.0.1:{each.port}" for each in sentinels)
+        service = f"{hosts}/{SERVICE}/0?sentinel_password={PASSWORD}"
+        yield Watched(master, replica, f"redis+sentinel://:{PASSWORD}@{service}")
 
 
 def knows_everybody(sentinel: SentinelServer) -> bool:
@@ -176,12 +170,10 @@ def joined(folder: Path, nodes: Cluster) -> Iterator[ClusterNode]:
 
 
 def follows(replica: DebianRedis, master: str) -> bool:
-    try:
+    with suppress(redis_py.ResponseError):  # it does not know that node yet
         run(replica, f"CLUSTER REPLICATE {master}")
-    except redis_py.ResponseError:  # it does not know that node yet
-        time.sleep(0.05)
-        return False
-    return True
+        return True
+    return False
 
 
 def run(node: DebianRedis, command: str) -> object:

@@ -1,6 +1,6 @@
 """Debian's PostgreSQL and Redis with TLS, which those from wheels are built without."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 
@@ -92,6 +92,8 @@ class TlsRedis(DebianRedis):
 class TlsSentinel(TlsRedis):
     """A sentinel that asks ``master`` over TLS, and trusts the authorities in ``trusted``."""
 
+    mode = ("--sentinel",)
+
     def __init__(
         self, data_dir: Path, certificate: LeafCert, trusted: Path, master: TlsRedis
     ) -> None:
@@ -108,9 +110,6 @@ class TlsSentinel(TlsRedis):
         """The master that it names."""
         address = f"localhost:{self.tls_port}/{SERVICE}/0?sentinel_password={PASSWORD}"
         return f"rediss+sentinel://:{PASSWORD}@{address}"
-
-    def _command(self) -> Sequence[str]:
-        return [*super()._command(), "--sentinel"]
 
 
 class TlsCluster(TlsRedis):

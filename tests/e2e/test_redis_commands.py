@@ -1,4 +1,4 @@
-"""Every command of the page store and of the rate limits, behind Sentinel and on a Cluster.
+"""Every command of the page store and of the rate limits on each kind of installation.
 
 The service has the documented permissions and no others.
 """
@@ -22,10 +22,16 @@ TIMEOUT = 2.0
 PAGE = "1:50"
 
 
-@pytest.fixture(scope="module", params=["sentinel", "cluster"])
+@pytest.fixture(scope="module", params=["socket", "sentinel", "cluster"])
 def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder: Path = tmp_path_factory.mktemp("redis")
-    if request.param == "sentinel":
+    if request.param == "socket":
+        socket = folder / "redis" / "socket"
+        with DebianRedis(folder / "redis", {"unixsocket": str(socket)}) as server:
+            of_database_1 = as_user(f"unix://:{PASSWORD}@{socket}?db=1", server)
+            run(server, "ACL SETUSER users +select")
+            yield of_database_1
+    elif request.param == "sentinel":
         with sentinel(folder) as watched:
             yield as_user(watched.url, watched.master)
     else:
