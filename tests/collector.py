@@ -34,15 +34,23 @@ class Collector:
         self.url = ""
         self.hangs = 0.0
 
-    def take(self, body: bytes) -> None:
-        request = ExportTraceServiceRequest.FromString(body)
-        for resource in request.resource_spans:
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        body = request.rfile.read(int(request.headers["Content-Length"]))
+        time.sleep(self.hangs)
+        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
             service = values(resource.resource.attributes)["service.name"]
             for scope in resource.scope_spans:
-                self.spans += [_span(each, service) for each in scope.spans]
+                self.spans += [span_of(sent, service) for sent in scope.spans]
+        request.send_response(200)
+        request.end_headers()
 
     def trace(self, trace_id: str) -> list[Span]:
         return [span for span in self.spans if span.trace_id == trace_id]
+
+
+def span_of(sent: Any, service: str) -> Span:
+    ids = (sent.trace_id.hex(), sent.span_id.hex(), sent.parent_span_id.hex())
+    return Span(sent.name, sent.kind, *ids, service, values(sent.attributes), str(sent))
 
 
 def values(attributes: Any) -> dict[str, Any]:
@@ -51,22 +59,9 @@ def values(attributes: Any) -> dict[str, Any]:
     }
 
 
-def _span(sent: Any, service: str) -> Span:
-    ids = (sent.trace_id.hex(), sent.span_id.hex(), sent.parent_span_id.hex())
-    return Span(sent.name, sent.kind, *ids, service, values(sent.attributes), str(sent))
-
-
 @contextmanager
 def collecting() -> Iterator[Collector]:
     collector = Collector()
-
-    def take(request: BaseHTTPRequestHandler) -> None:
-        body = request.rfile.read(int(request.headers["Content-Length"]))
-        time.sleep(collector.hangs)
-        collector.take(body)
-        request.send_response(200)
-        request.end_headers()
-
-    with http_server(take) as port:
+    with http_server(collector.answer) as port:
         collector.url = f"http://127.0.0.1:{port}"
         yield collector
