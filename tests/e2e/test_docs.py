@@ -12,10 +12,7 @@ import pytest
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.expected_conditions import (
-    element_to_be_clickable,
-    presence_of_element_located,
-)
+from selenium.webdriver.support.expected_conditions import element_to_be_clickable
 from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.e2e.service import RunningService, Start
@@ -51,12 +48,11 @@ def click(browser: Chrome, *selectors: str) -> None:
 
 def status_of_a_try(browser: Chrome) -> str:
     """Try the example of a create on the page that is open, and return the status shown."""
-    wait = WebDriverWait(browser, SECONDS)
     click(browser, f"{CREATE} .opblock-summary-control", f"{CREATE} .execute")
-    answer = (By.CSS_SELECTOR, f"{CREATE} .live-responses-table tbody .response-col_status")
-    status = wait.until(presence_of_element_located(answer))
-    wait.until(lambda _: status.text)
-    return str(status.text.split()[0])
+    place = f"{CREATE} .live-responses-table tbody .response-col_status"
+    wait = WebDriverWait(browser, SECONDS)
+    shown = wait.until(lambda _: browser.find_element(By.CSS_SELECTOR, place).text)
+    return str(shown.split()[0])
 
 
 def test_authorize_sends_either_credential(
