@@ -10,6 +10,7 @@ import pytest
 
 from dev.ports import free_port
 from tests.e2e.compose import Project, assert_is_confined, commands_of, started_project
+from tests.integration.users import ADA, URL
 from tests.programs import ROOT, run, shell
 from tests.servers import docker_answers
 from tests.waiting import eventually
@@ -18,9 +19,7 @@ from user_service.settings import Settings
 # The first build, and the wait for the project of another module.
 pytestmark = pytest.mark.timeout(600)
 
-URL = "/api/v1/users"
 SERVICES = ("gateway", "user-service", "postgres", "redis")
-ADA = {"username": "ada", "email": "ada@example.com"}
 
 
 @pytest.fixture(scope="module")

@@ -24,12 +24,10 @@ from tests.e2e.gateway import SOURCE, Addresses, Gateway, balancer, gateway, ins
 from tests.e2e.service import SERVICE, RunningService, run
 from tests.faults.harness.raw import RawAnswer
 from tests.http_servers import http_server
-from tests.programs import program
+from tests.integration.users import ADA, URL
 from tests.waiting import eventually
 from user_service.web.policies.security_headers import HEADERS as SECURITY_HEADERS
 from user_service.web.requests.validation import MAX_BODY_BYTES
-
-URL = "/api/v1/users"
 
 # Method, path, headers and body.
 Request = tuple[str, str, dict[str, str], bytes]
@@ -478,7 +476,7 @@ def test_only_modern_tls_is_spoken_and_no_session_tickets_are_given(direct: Gate
     with pytest.raises(ssl.SSLError), tls(direct, context):
         pass
     old = ("-connect", f"127.0.0.1:{direct.port}", "-tls1_1", "-cipher", "ALL:@SECLEVEL=0")
-    refused = programs.run(program("openssl"), "s_client", *old)
+    refused = programs.run(programs.program("openssl"), "s_client", *old)
     assert "Cipher is (NONE)" in refused.stdout
 
 
@@ -498,7 +496,7 @@ def test_browsers_are_held_to_https_for_names_but_localhost(
 
 def test_nginx_finds_nothing_to_complain_of(direct: Gateway) -> None:
     configuration = direct.log_file.with_name("nginx.conf")
-    checked = programs.run(program("nginx"), "-t", "-q", "-c", str(configuration))
+    checked = programs.run(programs.program("nginx"), "-t", "-q", "-c", str(configuration))
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
@@ -521,10 +519,9 @@ def test_etag_that_came_through_the_gateway_serves_if_match(real: httpx.Client) 
     assert created.status_code == 201, created.text
     user = real.get(created.headers["Location"])
     assert not user.headers["ETag"].startswith("W/")
-    changed = {"username": "ada", "email": "ada@example.com"}
     headers = {"If-Match": user.headers["ETag"]}
-    assert real.put(created.headers["Location"], json=changed, headers=headers).status_code == 200
-    again = real.put(created.headers["Location"], json=changed, headers=headers)
+    assert real.put(created.headers["Location"], json=ADA, headers=headers).status_code == 200
+    again = real.put(created.headers["Location"], json=ADA, headers=headers)
     assert again.status_code == 412
     assert not again.headers["ETag"].startswith("W/")
 

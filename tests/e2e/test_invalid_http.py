@@ -17,9 +17,9 @@ import pytest
 from tests.e2e.service import SERVERS, RunningService, Start
 from tests.faults.harness.raw import answers
 from tests.faults.harness.standby import rows
+from tests.integration.users import ADA, URL
 from user_service.web.policies import security_headers
 
-URL = "/api/v1/users"
 TITLES = {
     "400": "Bad Request",
     "411": "Length Required",
@@ -207,8 +207,7 @@ def test_each_request_gets_one_response_and_harms_nothing(
 def test_request_that_breaks_off_is_not_executed(
     service: RunningService, http: httpx.Client, line: bytes
 ) -> None:
-    ada = {"username": "ada", "email": "ada@example.com"}
-    stored = http.post(URL, json=ada)
+    stored = http.post(URL, json=ADA)
     line = line.replace(b"%b", stored.headers["Location"].encode())
     for field, body in (
         (b"Content-Length: 500", USER),

@@ -8,11 +8,13 @@ from uuid import uuid4
 
 import psycopg2
 import pytest
-from psycopg2.extensions import cursor, parse_dsn
+from psycopg2.extensions import parse_dsn
 
 from dev.servers import PostgresServer
 from tests.faults.harness.proxy import Proxy
 from tests.faults.harness.standby import Standby
+from tests.integration.queries import value
+from tests.integration.users import ADA, URL
 from tests.pgbouncer import PgBouncer
 from tests.responses import Serve, json_of, problem_of
 from tests.waiting import eventually
@@ -24,8 +26,6 @@ from user_service.settings import Settings
 from user_service.web.services import services_of
 
 SESSIONS = 2  # of PgBouncer in tests
-URL = "/api/v1/users"
-ADA = {"username": "ada", "email": "ada@example.com"}
 
 
 @pytest.fixture
@@ -42,13 +42,6 @@ def database_at(url: str) -> Database:
 def database(pgbouncer: PgBouncer) -> Iterator[Database]:
     with closing(database_at(pgbouncer.url)) as opened:
         yield opened
-
-
-def value(cursor: cursor, sql: str) -> object:
-    cursor.execute(sql)
-    row = cursor.fetchone()
-    assert row is not None
-    return row[0]
 
 
 def test_statement_timeout_holds_in_reads_and_in_transactions(database: Database) -> None:

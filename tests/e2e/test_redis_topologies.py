@@ -14,6 +14,7 @@ from redis import RedisError
 from redis.crc import key_slot
 
 from tests.e2e.service import Start
+from tests.integration.users import URL, total
 from tests.redis_states import identify
 from tests.redis_topologies import (
     PASSWORD,
@@ -34,7 +35,6 @@ from user_service.cache.redis_client import redis_client
 from user_service.settings import Settings
 from user_service.web.policies.rate_limiter import Limit, RateLimiter
 
-URL = "/api/v1/users"
 TIMEOUT = 0.3
 # What a busy machine may add to the time-outs that a request meets; redis-py would wait for 5 s.
 SLACK = 2.0
@@ -77,11 +77,6 @@ def client(serving: Serve, nodes: Cluster) -> FlaskClient:
 def create(client: FlaskClient | httpx.Client, name: str) -> None:
     body = {"username": name, "email": f"{name}@example.com"}
     assert client.post(URL, json=body).status_code == 201
-
-
-def total(client: FlaskClient) -> int:
-    number: int = client.get(URL).get_json()["pagination"]["total"]
-    return number
 
 
 def hits(client: FlaskClient | httpx.Client) -> bool:

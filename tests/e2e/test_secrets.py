@@ -15,6 +15,7 @@ import redis as redis_py
 from dev.servers import PostgresServer, RedisServer
 from tests.e2e.service import RunningService, running
 from tests.faults.harness.standby import run
+from tests.integration.users import ADA, URL
 from tests.issuer import Issuer, ec_key
 from tests.waiting import eventually
 from user_service.database.migrate import migrate
@@ -22,7 +23,6 @@ from user_service.database.stored_keys import add_key
 from user_service.domain.api_key import new_key
 from user_service.web.policies.access import SCOPES
 
-URL = "/api/v1/users"
 DATABASE_PASSWORD = "d4tabase-Pa55word@:/#"
 OWNER_PASSWORD = "0wner-Pa55word"
 REDIS_PASSWORD = "r3dis-Pa55word"
@@ -106,7 +106,6 @@ def searched(
 def send_requests(
     service: RunningService, output: list[str], credential: str | None = None
 ) -> set[int]:
-    user = {"username": "ada", "email": "ada@example.com"}
     headers = {} if credential is None else {"Authorization": f"Bearer {credential}"}
     with httpx.Client(base_url=service.url, timeout=20, headers=headers) as http:
         answers = [
@@ -114,8 +113,8 @@ def send_requests(
             *(http.get(path) for path in ("/metrics", "/openapi.json", "/docs", "/nowhere")),
             *(http.get(URL + rest) for rest in ("", "/1", "?page=x", "?cursor=forged", "?q=%00")),
             http.get(f"{URL}?per_page=1", headers={"X-Request-ID": "\x01"}),
-            http.post(URL, json=user),
-            http.post(URL, json=user),
+            http.post(URL, json=ADA),
+            http.post(URL, json=ADA),
             http.post(URL, content=b'{"username": ', headers={"Content-Type": "application/json"}),
             http.post(URL, content=b"x"),
             http.put(f"{URL}/1", json={}),
@@ -131,12 +130,6 @@ def send_requests(
     return {answer.status_code for answer in answers}
 
 
-def redis_changes_its_password(backends: Backends) -> None:
-    with redis_py.Redis.from_url(backends.secrets()["REDIS_URL"]) as client:
-        client.config_set("requirepass", "another")
-        client.client_kill_filter(_type="normal", skipme=True)
-
-
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_no_output_contains_a_secret_whatever_fails(
     backends: Backends, tmp_path: Path, log_format: str
@@ -146,7 +139,9 @@ def test_no_output_contains_a_secret_whatever_fails(
     environment |= {"LOG_FORMAT": log_format, "RETRY_ATTEMPTS": "1", "RATE_LIMIT": "1000/minute"}
     with searched(tmp_path / "log", environment) as (service, send):
         assert {200, 201, 400, 404, 409, 415} <= send()
-        redis_changes_its_password(backends)
+        with redis_py.Redis.from_url(secrets["REDIS_URL"]) as client:
+            client.config_set("requirepass", "another")
+            client.client_kill_filter(_type="normal", skipme=True)
         send()
         backends.redis.stop()
         assert 200 in send()

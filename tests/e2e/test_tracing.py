@@ -13,10 +13,10 @@ import pytest
 from dev.ports import free_port
 from tests.collector import Collector, collecting
 from tests.e2e.service import RunningService, Start, run
+from tests.integration.users import ADA, URL
 from tests.issuer import Issuer, ec_key
 from tests.waiting import eventually
 
-URL = "/api/v1/users"
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
 SERVER, CLIENT = 2, 3  # SpanKind of the protocol
@@ -46,7 +46,7 @@ def test_request_is_one_trace_with_http_sql_and_redis(
     traced: RunningService, collector: Collector
 ) -> None:
     httpx.get(traced.url + URL)  # creates the generation
-    httpx.post(traced.url + URL, json={"username": "ada", "email": "ada@example.com"})
+    httpx.post(traced.url + URL, json=ADA)
     answer = httpx.get(traced.url + URL, headers=TRACEPARENT)
     assert answer.headers["X-Cache"] == "MISS"
     eventually(lambda: len(collector.trace(TRACE)) == 4)
