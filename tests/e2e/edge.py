@@ -10,7 +10,7 @@ import pytest
 import redis as redis_py
 
 from tests import scrapes
-from tests.e2e.gateway import SOURCE, Addresses, Edge, Gateway, gateway
+from tests.e2e.gateway import SOURCE, Edge, Gateway, gateway
 from tests.programs import shell
 from tests.servers import docker_answers
 
@@ -38,10 +38,9 @@ def edge(
     """Start the edge before a service whose pages are in the Redis at ``redis_port``."""
     folder.mkdir()
     (folder / "password").write_text(f"{PASSWORD}\n")
-    addresses = Addresses(folder / "addresses", service_port)
     with gateway(
         folder / "gateway",
-        addresses,
+        service_port,
         edge=Edge(edge_image(), changes),
         PAGES_REDIS_HOST="127.0.0.1",
         PAGES_REDIS_PORT=str(redis_port),

@@ -65,7 +65,7 @@ class Addresses:
 @contextmanager
 def gateway(
     folder: Path,
-    addresses: Addresses,
+    addresses: Addresses | int,
     *,
     balanced: bool = False,
     open_files: int = 1024,
@@ -74,9 +74,12 @@ def gateway(
 ) -> Iterator[Gateway]:
     """Start the gateway before the service, or with ``balanced`` before the balancer.
 
-    ``open_files`` is its soft limit. With ``edge`` it serves pages itself.
+    A port is one of 127.0.0.1. ``open_files`` is its soft limit. With ``edge`` it serves pages
+    itself.
     """
     folder.mkdir()
+    if isinstance(addresses, int):
+        addresses = Addresses(folder / "addresses", addresses)
     tls_port, plain_port, metrics_port = free_port(), free_port(), free_port()
     environment |= {"SERVERS": addresses.command, "FOLDER": str(folder)}
     environment["CERTIFICATES"] = str(folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.gateway import Addresses, gateway
+from tests.e2e.gateway import gateway
 from tests.e2e.service import FLASK, SERVERS, Start, run
 from tests.faults.harness.standby import rows
 from tests.issuer import ALL_SCOPES, Issuer, ec_key
@@ -95,7 +95,7 @@ def test_every_route_with_every_credential(start: Start, servers: Servers, tmp_p
     }
     with (
         start() as service,  # which reads the keys when it begins
-        gateway(tmp_path / "gateway", Addresses(tmp_path / "addresses", service.port)) as started,
+        gateway(tmp_path / "gateway", service.port) as started,
     ):
         check(service.url, credentials)
         check(started.url, credentials)

@@ -99,10 +99,9 @@ def direct(
     tmp_path_factory: pytest.TempPathFactory, recorders: list[Recorder]
 ) -> Iterator[Gateway]:
     """The gateway of docker-compose.yml, before one replica."""
-    folder = tmp_path_factory.mktemp("direct")
-    addresses = Addresses(folder / "addresses", recorders[0].port)
+    folder = tmp_path_factory.mktemp("direct") / "gateway"
     origin, port = "https://a.example", "127.0.0.1:9443"
-    with gateway(folder / "gateway", addresses, CORS_ORIGINS=origin, HTTPS_PORT=port) as started:
+    with gateway(folder, recorders[0].port, CORS_ORIGINS=origin, HTTPS_PORT=port) as started:
         yield started
 
 
@@ -114,8 +113,7 @@ def balanced(
     folder = tmp_path_factory.mktemp("balanced")
     names = Addresses(folder / "replicas", *(each.port for each in recorders))
     with balancer(folder / "balancer", names) as port:
-        addresses = Addresses(folder / "addresses", port)
-        with gateway(folder / "gateway", addresses, balanced=True) as started:
+        with gateway(folder / "gateway", port, balanced=True) as started:
             yield started
 
 
@@ -220,9 +218,8 @@ def test_gateway_follows_a_service_to_its_new_address(tmp_path: Path) -> None:
 
 
 def test_renewed_certificate_is_served(tmp_path: Path, replica: Recorder) -> None:
-    addresses = Addresses(tmp_path / "addresses", replica.port)
     folder = tmp_path / "gateway"
-    with gateway(folder, addresses) as started:
+    with gateway(folder, replica.port) as started:
 
         def served() -> bytes | None:
             with tls(started) as connection:
@@ -284,8 +281,8 @@ def test_redirect_to_https_has_the_port_and_the_headers_for_browsers(
 
 
 def test_gateway_raises_a_low_limit_of_open_files(tmp_path: Path, replica: Recorder) -> None:
-    addresses = Addresses(tmp_path / "addresses", replica.port)
-    with gateway(tmp_path / "gateway", addresses, open_files=128) as started, ExitStack() as stack:
+    folder = tmp_path / "gateway"
+    with gateway(folder, replica.port, open_files=128) as started, ExitStack() as stack:
         port = int(started.plain_url.rpartition(":")[2])
         for _ in range(400):  # two processes of nginx share them
             address = ("127.0.0.1", port)
@@ -504,7 +501,7 @@ def test_nginx_finds_nothing_to_complain_of(direct: Gateway) -> None:
 def real(tmp_path: Path, service: RunningService) -> Iterator[httpx.Client]:
     """A client that takes gzip, on the gateway before the real service."""
     with (
-        gateway(tmp_path / "gateway", Addresses(tmp_path / "addresses", service.port)) as started,
+        gateway(tmp_path / "gateway", service.port) as started,
         client(started, headers={"Accept-Encoding": "gzip"}) as http,
     ):
         yield http
