@@ -112,9 +112,11 @@ def balanced(
     """The gateway of docker-compose.scale.yml, before the balancer of two replicas."""
     folder = tmp_path_factory.mktemp("balanced")
     names = Addresses(folder / "replicas", *(each.port for each in recorders))
-    with balancer(folder / "balancer", names) as port:
-        with gateway(folder / "gateway", port, balanced=True) as started:
-            yield started
+    with (
+        balancer(folder / "balancer", names) as port,
+        gateway(folder / "gateway", port, balanced=True) as started,
+    ):
+        yield started
 
 
 @pytest.fixture(params=["direct", "balanced"])
