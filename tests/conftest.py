@@ -1,9 +1,7 @@
 """Real servers for the session; for each test an empty database and an application."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from types import SimpleNamespace
 
 import psycopg2
 import pytest
@@ -16,7 +14,6 @@ from tests import servers as server_kinds
 from tests.responses import Serve
 from tests.servers import Servers
 from user_service.database.migrate import migrate
-from user_service.resilience import deadline
 from user_service.settings import Settings
 from user_service.web.services import Services, services_of
 
@@ -89,17 +86,3 @@ def services(app: Flask) -> Services:
 @pytest.fixture
 def client(app: Flask) -> FlaskClient:
     return app.test_client()
-
-
-@pytest.fixture
-def joined(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
-    """Released by each caller that is about to wait for a single flight."""
-    joined = threading.Semaphore(0)
-
-    def remaining() -> float:
-        joined.release()
-        return deadline.remaining()
-
-    announcing = SimpleNamespace(remaining=remaining)
-    monkeypatch.setattr("user_service.cache.single_flight.deadline", announcing)
-    return joined

@@ -1,12 +1,13 @@
 """Single flight: one caller does the work, concurrent callers for the same key wait for it."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
+from pytest_mock import MockerFixture
 
-from tests.waiting import LONG
+from tests.waiting import LONG, eventually
 from user_service.cache.single_flight import SingleFlight
 from user_service.errors import DeadlineExceeded
 from user_service.resilience import deadline
@@ -25,8 +26,11 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         yield threads
 
 
-def all_join(semaphore: threading.Semaphore, times: int) -> bool:
-    return all(semaphore.acquire(timeout=LONG) for _ in range(times))
+@pytest.fixture
+def joined(mocker: MockerFixture) -> Sequence[object]:
+    """One for each caller that is about to wait for a flight."""
+    asked: Sequence[object] = mocker.spy(deadline, "remaining").call_args_list
+    return asked
 
 
 def never() -> object:
@@ -53,12 +57,16 @@ def lead(
 
 
 def test_one_of_many_concurrent_callers_does_the_work_and_the_next_caller_again(
-    flights: Flights, joined: threading.Semaphore, threads: ThreadPoolExecutor
+    flights: Flights, joined: Sequence[object], threads: ThreadPoolExecutor
 ) -> None:
-    leader = lead(flights, threads, lambda: all_join(joined, 19))
+    def work() -> str:
+        eventually(lambda: len(joined) == 19)
+        return "value"
+
+    leader = lead(flights, threads, work)
     followers = [threads.submit(flights.run, "key", never) for _ in range(19)]
-    assert [each.result(LONG) for each in [leader, *followers]] == [True] * 20
-    assert flights.run("key", lambda: 2) == 2
+    assert [each.result(LONG) for each in [leader, *followers]] == ["value"] * 20
+    assert flights.run("key", lambda: "next") == "next"
 
 
 def test_calls_for_other_keys_are_parallel(flights: Flights, threads: ThreadPoolExecutor) -> None:
@@ -71,10 +79,10 @@ def test_calls_for_other_keys_are_parallel(flights: Flights, threads: ThreadPool
 
 
 def test_followers_do_the_work_themselves_if_the_leader_fails(
-    flights: Flights, joined: threading.Semaphore, threads: ThreadPoolExecutor
+    flights: Flights, joined: Sequence[object], threads: ThreadPoolExecutor
 ) -> None:
     def fail_when_all_wait() -> object:
-        assert all_join(joined, 3)
+        eventually(lambda: len(joined) == 3)
         raise KeyError("of the leader")
 
     leader = lead(flights, threads, fail_when_all_wait)
