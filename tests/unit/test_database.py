@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
 
 import psycopg2
 import pytest
@@ -39,18 +38,14 @@ BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED"
 class FakeConnection:
     """Knows BEGIN, COMMIT and ROLLBACK; the server's other answers are those of ``Server``."""
 
+    closed = 0
     timeline = 0
     kept_socket = None
+    servers = ()
 
     def __init__(self, server: "Server") -> None:
-        self._server = server  # the service sets ``server``
-        self.closed = 0
-        self.autocommit = False
-        self.cursor_factory = FakeCursor
-        self.info = SimpleNamespace(
-            transaction_status=TRANSACTION_STATUS_IDLE,
-            parameter_status={"server_encoding": "UTF8"}.get,
-        )
+        self._server = server
+        self.info = SimpleNamespace(transaction_status=TRANSACTION_STATUS_IDLE)
 
     def cursor(self) -> "FakeCursor":
         return FakeCursor(self)
@@ -100,7 +95,7 @@ class FakeCursor(AbstractContextManager["FakeCursor"]):
 
 
 class Server:
-    """Stands in for ``psycopg2.connect`` and keeps the connections that it made."""
+    """Stands in for ``connect`` and keeps the connections that it made."""
 
     def __init__(self) -> None:
         self.connections: list[FakeConnection] = []
@@ -110,11 +105,7 @@ class Server:
         self.refused: dict[str, BaseException] = {}  # statements that do not
         self.answers: dict[str, str] = {}  # instead of the statement
 
-    def connect(
-        self, dsn: str, connection_factory: Callable[[str], Any], **_options: object
-    ) -> Any:
-        if not dsn:  # by SimpleConnectionPool
-            return connection_factory(dsn)
+    def connect(self, *_: object, **__: object) -> FakeConnection:
         if self.refusal:
             raise self.refusal
         self.on_connect()
@@ -126,7 +117,7 @@ class Server:
 @pytest.fixture(autouse=True)
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
     server = Server()
-    monkeypatch.setattr("psycopg2.connect", server.connect)
+    monkeypatch.setattr("user_service.database.pool.connect", server.connect)
     return server
 
 
@@ -138,7 +129,7 @@ def database(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Database:
     return Database("dbname=fake", size=1, checkout_timeout=0.01)
 
 
-REFUSED = psycopg2.OperationalError("refused")
+REFUSED = ConnectionLost("refused")
 CLOSED = psycopg2.OperationalError("server closed the connection")
 TOO_SLOW = DeadlineExceeded("too slow")
 
@@ -219,25 +210,13 @@ class TestCheckout:
                 late.result(LONG)
         assert database.pool.lent == 0
 
-    @pytest.mark.parametrize(
-        ("failure", "raised"),
-        [
-            (REFUSED, TransientFailure),
-            (TOO_SLOW, TransientFailure),
-            (KeyboardInterrupt(), KeyboardInterrupt),
-        ],
-    )
+    @pytest.mark.parametrize("failure", [REFUSED, KeyboardInterrupt()], ids=repr)
     @USES
-    def test_failing_to_connect_is_transient_and_loses_no_slot(
-        self,
-        server: Server,
-        database: Database,
-        failure: BaseException,
-        raised: type[Exception],
-        use: Use,
+    def test_failing_to_connect_loses_no_slot(
+        self, server: Server, database: Database, failure: BaseException, use: Use
     ) -> None:
         server.refusal = failure
-        with pytest.raises(raised):
+        with pytest.raises(type(failure)):
             use(database)
         server.refusal = None
         use(database)
@@ -308,9 +287,6 @@ class TestOpenAndClose:
         database = Database("dbname=fake", size=3)
         assert server.connections == []
         database.open()
-        (connection,) = server.connections
-        assert connection.autocommit
-        assert (database.pool.size, database.pool.lent, database.pool.waiting) == (3, 0, 0)
         database.close()
         database.close()
         assert caplog.messages == [
@@ -361,34 +337,24 @@ class TestBreaker:
         assert len(server.connections) == 5  # each lost one is replaced
         assert database.pool.lent == 0
 
-    def test_closes_the_idle_connections_which_may_be_silent_when_it_opens(
-        self, server: Server
+    @pytest.mark.parametrize(
+        ("statement", "failure", "kept"),
+        [("SELECT 1", DeadlineExceeded, 0), ("SELECT 2", ReplicaUnusable, 9)],
+    )
+    def test_closes_idle_connections_when_it_opens_for_silence_which_they_may_share(
+        self, server: Server, statement: str, failure: type[Exception], kept: int
     ) -> None:
         database = Database("dbname=fake", size=9)
         with ExitStack() as lent:
             for _ in range(9):
                 lent.enter_context(database.read())
         server.faults = {"SELECT 1": TOO_SLOW}
+        server.refused = {"SELECT 2": ReplicaUnusable("it lags")}
         for _ in range(5):
-            with pytest.raises(DeadlineExceeded):
-                read(database)
-        server.faults = {}
-        eventually(lambda: database.breaker.state is State.HALF_OPEN)
-        read(database)
-        assert len(server.connections) == 10
-
-    def test_opens_for_a_replica_that_lags_and_keeps_its_connections(self, server: Server) -> None:
-        database = Database("dbname=fake", size=2)
-        with database.read():
-            read(database)
-        made = len(server.connections)
-        for _ in range(5):
-            with pytest.raises(ReplicaUnusable), database.read():
-                raise ReplicaUnusable
+            with pytest.raises(failure):
+                read(database, statement)
         assert database.breaker.state is State.OPEN
-        eventually(lambda: database.breaker.state is State.HALF_OPEN)
-        read(database)
-        assert len(server.connections) == made
+        assert sum(not each.closed for each in server.connections) == kept
 
     @pytest.mark.parametrize(("use", "lost_at"), [(write, "INSERT"), (transact, "COMMIT")])
     @pytest.mark.parametrize(
