@@ -198,25 +198,7 @@ assert (pool.lent, pool.waiting) == (1, 0)
 
 
 class TestServerWithoutRoom:
-    def test_connections_that_exist_are_shared(
-        self,
-        pool: ConnectionPool,
-        server: Server,
-        waiting: Wait,
-        caplog: pytest.LogCaptureFixture,
-    ) -> None:
-        server.room = 2
-        lent = [borrow(pool), borrow(pool)]
-        waits = waiting(4)
-        for _ in range(2):
-            for each in lent:
-                pool.end_loan(each)
-            lent = [each.result(LONG) for each in waits[:2]]
-            del waits[:2]
-        assert server.refused == 1  # the others waited without asking
-        assert caplog.messages == [
-            "connection pool continues with 2 of 5 connections: too many connections"
-        ]
+    """``tests/integration/test_postgres_server.py`` has pools that share what there is."""
 
     def test_wait_for_another_is_bounded_and_loses_no_loan(self, pool: ConnectionPool) -> None:
         lent = borrow(pool)
@@ -298,17 +280,28 @@ def test_connection_of_an_unanswered_commit_is_not_expected_to_come_back(
         waits.result(LONG)
 
 
-def test_answer_of_an_old_primary_is_not_waited_for_once_another_server_serves(
-    pool: ConnectionPool, server: Server
+@pytest.mark.parametrize(
+    ("others", "is_given_up"),
+    [
+        pytest.param([], True, id="old primary"),
+        pytest.param(["one"], False, id="one of several with one name"),
+    ],
+)
+def test_answer_is_waited_for_until_the_server_is_an_old_primary(
+    pool: ConnectionPool, server: Server, others: list[str], is_given_up: bool
 ) -> None:
-    server.room = 4
+    server.room = 3
+    server.others = others
     lent = borrow(pool)
     with ThreadPoolExecutor(1) as threads:
         waits = threads.submit(pool.wait_for_answer, lent)
+        assert lent.waits.wait(LONG)
         borrow(pool)
-        assert not lent.answered.wait(0.05)
+        assert not lent.answered.is_set()
         server.name = "other"
         borrow(pool)
+        assert lent.answered.is_set() is is_given_up
+        lent.answered.set()
         waits.result(LONG)
 
 
@@ -333,21 +326,6 @@ def test_old_primary_that_answers_after_the_new_one_is_refused(
     assert server.connections[-1].closed
     server.timeline = 2
     borrow(pool)
-
-
-def test_answer_is_waited_for_while_its_server_is_one_of_several_with_one_name(
-    pool: ConnectionPool, server: Server
-) -> None:
-    server.room = 2
-    server.others = ["one"]
-    lent = borrow(pool)
-    with ThreadPoolExecutor(1) as threads:
-        waits = threads.submit(pool.wait_for_answer, lent)
-        server.name = "other"
-        borrow(pool)
-        assert not lent.answered.wait(0.05)
-        lent.answered.set()
-        waits.result(LONG)
 
 
 def test_idle_connections_that_were_not_needed_for_a_while_are_closed(
