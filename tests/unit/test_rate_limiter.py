@@ -2,19 +2,10 @@
 
 import math
 
-import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from user_service.web.policies.rate_limiter import ROUNDING, Counts, Limit, Window, window
-
-
-@pytest.mark.parametrize(
-    ("text", "amount", "seconds"),
-    [("600/minute", 600, 60), ("10/second", 10, 1), ("5/hour", 5, 3600), ("1/day", 1, 86400)],
-)
-def test_limit_is_read(text: str, amount: int, seconds: int) -> None:
-    assert Limit.parsed("default", text) == Limit("default", amount, seconds)
 
 
 def passes(limit: Limit, counts: Counts) -> bool:
