@@ -3,7 +3,6 @@
 import math
 import socket
 import threading
-from collections.abc import Iterator
 
 import pytest
 from pytest_mock import MockerFixture, MockType
@@ -51,9 +50,9 @@ def test_name_without_an_address_is_an_os_error(
         resolver.addresses("nowhere", LONG)
 
 
-@pytest.fixture
-def answers(getaddrinfo: MockType) -> Iterator[threading.Event]:
-    """Set when the name ``hangs`` is answered, after the test at the latest."""
+def test_stuck_lookup_is_waited_for_within_the_time_and_delays_no_other_name(
+    getaddrinfo: MockType,
+) -> None:
     answers = threading.Event()
 
     def look_up(host: str, *_: object, **__: object) -> list[tuple[object, ...]]:
@@ -61,14 +60,6 @@ def answers(getaddrinfo: MockType) -> Iterator[threading.Event]:
         return infos("10.0.0.1")
 
     getaddrinfo.side_effect = look_up
-    yield answers
-    answers.set()
-    resolver.addresses("hangs", LONG)
-
-
-def test_stuck_lookup_is_waited_for_within_the_time_and_delays_no_other_name(
-    getaddrinfo: MockType, answers: threading.Event
-) -> None:
     for timeout in [0, 0.01, *[0.001] * 20]:
         with pytest.raises(OSError, match=rf"'hangs' was not resolved within {timeout:.2f} s"):
             resolver.addresses("hangs", timeout)
