@@ -1,6 +1,7 @@
 """Retries: which failures are tried again, how often, after which pauses, and when no more."""
 
 from contextlib import suppress
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -24,20 +25,15 @@ def work_after(*failures: Exception) -> Mock:
 
 
 class Recorder:
-    """Makes policies whose pauses take no time. They are random: half of the longest."""
+    """Makes policies whose pauses take no time, and are half of the longest, not random."""
 
     def __init__(self) -> None:
         self.pauses: list[float] = []
         self.outcomes: list[Outcome] = []
 
-    def policy(
-        self, retries: int = 2, delay: float = 0.5, share: float = 0.1, reserve: float = 10
-    ) -> RetryPolicy:
+    def policy(self, **settings: Any) -> RetryPolicy:
         return RetryPolicy(
-            retries,
-            delay,
-            share,
-            reserve,
+            **settings,
             sleep=self.pauses.append,
             uniform=lambda low, high: (low + high) / 2,
             on_end=self.outcomes.append,
@@ -75,7 +71,7 @@ def test_last_failure_is_raised_when_retries_are_used_up(recorder: Recorder, ret
     failures = transient(retries + 1)
     work = work_after(*failures)
     with pytest.raises(TransientFailure) as raised:
-        recorder.policy(retries).call(work)
+        recorder.policy(retries=retries).call(work)
     assert raised.value is failures[-1]
     assert (work.call_count, len(recorder.pauses)) == (retries + 1, retries)
 
