@@ -7,12 +7,15 @@ import json
 import os
 import resource
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 import gevent
 import gevent.socket
 import pytest
+from gevent.pool import Pool
+from gevent.server import StreamServer
 from gunicorn.config import Config
 
 import gunicorn_worker
@@ -20,60 +23,47 @@ from gunicorn_worker import QuietLogger, Worker
 
 GET = b"GET /first?name=joe HTTP/1.1\r\nHost: a\r\n\r\n"
 SECONDS = 10.0  # a client waits no longer
-HEADERS = [("Content-Length", "2")]
-
-
-class Server:
-    """A worker that serves connections made by ``connect``, without a master before it."""
-
-    def __init__(self) -> None:
-        config = Config()
-        config.set("keepalive", 60)
-        self.worker = Worker(1, os.getppid(), [], None, 30, config, QuietLogger(config))
-        self.worker.log.error_log.propagate = True
-        self._listener = gevent.socket.socket()
-        self._listener.bind(("127.0.0.1", 0))
-        self._listener.listen()
-        self._clients: list[gevent.socket.socket] = []
-
-    def connect(
-        self, sent: bytes, headers: list[tuple[str, str]] = HEADERS
-    ) -> gevent.socket.socket:
-        """Return a client that has sent something, and whose connection is being served."""
-
-        def app(_environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-            start_response("200 OK", headers)
-            return [b"ok"]
-
-        self.worker.wsgi = app
-        client = gevent.socket.create_connection(self._listener.getsockname())
-        self._clients.append(client)
-        client.settimeout(SECONDS)
-        accepted, address = self._listener.accept()
-        gevent.spawn(self.worker.handle, self._listener, accepted, address)
-        client.sendall(sent)
-        return client
-
-    def notify_often(self) -> None:
-        while True:
-            self.worker.notify()
-            gevent.sleep(0.01)
-
-    def close(self) -> None:
-        for each in (*self._clients, self._listener):
-            each.close()
-        gevent.sleep(0.05)  # until the worker has noticed it
-        self.worker.tmp.close()
+Connect = Callable[..., gevent.socket.socket]
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    """A server whose worker looks for connections that are due."""
-    started = Server()
-    greenlet = gevent.spawn(started.notify_often)
-    yield started
-    greenlet.kill()
-    started.close()
+def connect() -> Iterator[Connect]:
+    """Return a function that makes clients of a worker, which has no master before it."""
+    config = Config()
+    config.set("keepalive", 60)
+    worker = Worker(1, os.getppid(), [], None, 30, config, QuietLogger(config))
+    worker.log.error_log.propagate = True
+    listener = gevent.socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+
+    def make(
+        sent: bytes, header: tuple[str, str] = ("Content-Length", "2")
+    ) -> gevent.socket.socket:
+        """Return a client that has sent something; the application answers with ``header``."""
+
+        def app(_environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+            start_response("200 OK", [header])
+            return [b"ok"]
+
+        worker.wsgi = app
+        client = clients.enter_context(gevent.socket.create_connection(listener.getsockname()))
+        client.settimeout(SECONDS)
+        client.sendall(sent)
+        return client
+
+    def end_those_that_are_due() -> None:
+        while True:
+            worker.notify()
+            gevent.sleep(0.01)
+
+    watch = gevent.spawn(end_those_that_are_due)
+    served = StreamServer(listener, partial(worker.handle, listener), spawn=Pool())
+    served.start()
+    with served, ExitStack() as clients:
+        yield make
+    watch.kill()
+    worker.tmp.close()
 
 
 def received(client: gevent.socket.socket) -> bytes:
@@ -85,12 +75,12 @@ def received(client: gevent.socket.socket) -> bytes:
 
 
 def test_header_that_does_not_end_closes_a_connection_unless_it_has_served(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gunicorn_worker, "HEADER_SECONDS", 0.1)
-    served = server.connect(GET)
+    served = connect(GET)
     assert served.recv(65536)
-    assert received(server.connect(GET[:20])) == b""
+    assert received(connect(GET[:20])) == b""
     gevent.sleep(0.2)
     served.sendall(GET)
     assert served.recv(65536).startswith(b"HTTP/1.1 200 OK")
@@ -99,15 +89,15 @@ def test_header_that_does_not_end_closes_a_connection_unless_it_has_served(
 @pytest.mark.parametrize(
     "length", [b"Content-Length: 1000000000000", b"Transfer-Encoding: chunked\r\n\r\nffffffffff"]
 )
-def test_body_that_nobody_reads_is_not_read_to_its_end(server: Server, length: bytes) -> None:
-    client = server.connect(GET[:-2] + length + b"\r\n\r\n")
+def test_body_that_nobody_reads_is_not_read_to_its_end(connect: Connect, length: bytes) -> None:
+    client = connect(GET[:-2] + length + b"\r\n\r\n")
     with pytest.raises(OSError, match=r"reset|Broken pipe"):
         for _ in range(1 << 16):  # 4 GiB
             client.sendall(bytes(65536))
 
 
-def test_body_that_nobody_reads_costs_no_connection_if_it_is_short(server: Server) -> None:
-    client = server.connect(GET[:-2] + b"Content-Length: 1048576\r\n\r\n")
+def test_body_that_nobody_reads_costs_no_connection_if_it_is_short(connect: Connect) -> None:
+    client = connect(GET[:-2] + b"Content-Length: 1048576\r\n\r\n")
     last = GET[:-2] + b"Connection: close\r\n\r\n"
     client.sendall(bytes(1048576) + last)
     assert received(client).count(b"HTTP/1.1 200 OK") == 2
@@ -121,8 +111,8 @@ def test_body_that_nobody_reads_costs_no_connection_if_it_is_short(server: Serve
     ],
     ids=["closing", "malformed chunk"],
 )
-def test_client_that_is_still_sending_gets_the_last_answer(server: Server, fields: bytes) -> None:
-    client = server.connect(GET[:-2] + fields)
+def test_client_that_is_still_sending_gets_the_last_answer(connect: Connect, fields: bytes) -> None:
+    client = connect(GET[:-2] + fields)
     for _ in range(3):
         gevent.sleep(0.05)
         client.sendall(b"x")
@@ -130,9 +120,9 @@ def test_client_that_is_still_sending_gets_the_last_answer(server: Server, field
 
 
 def test_slow_client_is_disconnected_without_a_descriptor_to_spare(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = server.connect(GET[:20])
+    client = connect(GET[:20])
     gevent.sleep(0.05)  # until the worker waits for the rest
     spare, limits = [], resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
@@ -148,11 +138,11 @@ def test_slow_client_is_disconnected_without_a_descriptor_to_spare(
             os.close(each)
 
 
-@pytest.mark.parametrize("headers", [[("X-Name", "1\r\n2")], [("X Name", "1")]])
+@pytest.mark.parametrize("header", [("X-Name", "1\r\n2"), ("X Name", "1")])
 def test_error_of_the_application_is_a_problem_too_and_logged_with_its_traceback(
-    server: Server, caplog: pytest.LogCaptureFixture, headers: list[tuple[str, str]]
+    connect: Connect, caplog: pytest.LogCaptureFixture, header: tuple[str, str]
 ) -> None:
-    head, _, body = received(server.connect(GET, headers)).partition(b"\r\n\r\n")
+    head, _, body = received(connect(GET, header)).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 500 ")
     assert json.loads(body)["detail"] == "An unexpected error occurred"
     assert any(record.exc_info for record in caplog.records)
