@@ -93,6 +93,25 @@ def test_old_primary_is_left_alone_while_the_new_one_serves(
     database.close()
 
 
+def test_server_that_does_not_tell_its_timeline_serves(
+    pair: tuple[PostgresServer, Standby],
+) -> None:
+    """As Aurora does, or a server that denies the privilege while it runs."""
+    primary, standby = pair
+    database = Database(url_of(primary, standby), size=2)
+    with database.read():
+        run(
+            primary,
+            "CREATE FUNCTION public.pg_current_wal_lsn() RETURNS pg_lsn LANGUAGE plpgsql AS"
+            " $$ BEGIN RAISE 'not supported' USING ERRCODE = '55000'; END $$",
+            "ALTER ROLE users SET search_path = public, pg_catalog",
+        )
+        with database.read() as cursor:
+            cursor.execute("SELECT inet_server_port()")
+            assert cursor.fetchone() == (primary.port,)
+    database.close()
+
+
 def test_replica_that_stays_on_the_old_timeline_is_not_read(
     stage: Stage, pair: tuple[PostgresServer, Standby], tmp_path: Path
 ) -> None:

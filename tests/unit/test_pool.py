@@ -315,17 +315,39 @@ def test_answer_of_an_old_primary_is_not_waited_for_after_another_was_found(
     pool.wait_for_answer(lent)
 
 
-def test_old_primary_that_answers_after_the_new_one_is_refused(
-    server: Server, pool: ConnectionPool
+def test_old_primary_that_answers_after_the_new_one_is_asked_for_nothing(
+    server: Server, pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.room, server.timeline = 3, 2
-    borrow(pool)
-    server.timeline = 1
-    with pytest.raises(ConnectionLost, match="another primary"):
+    late = FakeConnection("old")
+    late.timeline = 1
+
+    def connect(*_: object, **__: object) -> FakeConnection:
+        monkeypatch.setattr("user_service.database.pool.connect", server.connect)
         borrow(pool)
-    assert server.connections[-1].closed
-    server.timeline = 2
-    borrow(pool)
+        return late
+
+    monkeypatch.setattr("user_service.database.pool.connect", connect)
+    assert borrow(pool).timeline == 2
+    assert late.closed
+    assert pool.lent == server.open == 2
+
+
+def test_connections_that_come_back_while_a_new_primary_is_found_are_not_lent(
+    server: Server, pool: ConnectionPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.room, server.timeline = 5, 1
+    early, late = borrow(pool), borrow(pool)
+
+    def connect(*_: object, **__: object) -> FakeConnection:
+        pool.end_loan(early)
+        server.timeline = 2
+        return server.connect()
+
+    monkeypatch.setattr("user_service.database.pool.connect", connect)
+    assert borrow(pool).timeline == 2
+    pool.end_loan(late)
+    assert (pool.take_idle(), pool.lent, server.open) == (None, 1, 1)
 
 
 def test_idle_connections_that_were_not_needed_for_a_while_are_closed(

@@ -51,7 +51,7 @@ class Connection(connection):
 
     server: Mapping[str, str]  # the host, its address and its port, where they are known
     servers: Sequence[Mapping[str, str]]  # all that serve under the same name, and may answer
-    timeline = 0  # that the server is known to follow, where several servers could be asked
+    timeline = 0  # that the server follows, where it was asked and tells
     is_committing = False
     kept_socket: socket.socket | None = None  # waits for the answer to a commit
 
@@ -241,12 +241,12 @@ def _require_unicode(opened: Connection) -> None:
 
 def _require_timeline(opened: Connection, least_timeline: int) -> None:
     """Refuse a primary that was frozen while another one was promoted, until it knows that."""
-    # Some databases that speak PostgreSQL's protocol have no timelines.
-    with opened.cursor() as cursor, suppress(psycopg2.ProgrammingError, psycopg2.NotSupportedError):
+    # An error is no answer: Aurora has no log of this kind, and a role may lack the privilege.
+    with suppress(psycopg2.Error), opened.cursor() as cursor:
         cursor.execute("SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)")
         (timeline,) = cursor.fetchone() or ("0",)
         opened.timeline = int(timeline, 16)
-    if opened.timeline < least_timeline:
+    if 0 < opened.timeline < least_timeline:
         opened.close()
         raise psycopg2.OperationalError("another primary has been promoted since")
 

@@ -80,7 +80,7 @@ class ConnectionPool:
         self._writing = 0
         self._unanswered: set[Connection] = set()
         self._servers: Sequence[Mapping[str, str]] = ()  # of the connection that was opened last
-        self._timeline = 0  # of the same
+        self._timeline = 0  # of the same, if it is known
         self._opened: list[Connection] = []  # connections that the pool has not seen yet
         self._pool = SimpleConnectionPool(
             0, size, "", connection_factory=lambda _dsn: self._opened.pop(), cursor_factory=Cursor
@@ -152,18 +152,10 @@ class ConnectionPool:
         except ConnectionLost as refusal:
             return self._wait_for_another(until, refusal)
         with self._lock:
-            if opened.timeline < self._least_timeline():  # of a primary that was found meanwhile
-                opened.close()
-                raise ConnectionLost("another primary has been promoted since")
-            self._opened.append(opened)
-            self.made += 1
-            self._existing += 1
-            self._limit, self._grow_at = self.size, math.inf
-            self._servers, self._timeline = opened.servers, opened.timeline
-            for other in self._unanswered:
-                self._give_up_if_old(other)
-            self._hand_over()
-            return cast("Connection", self._pool.getconn())
+            if not 0 < opened.timeline < self._least_timeline():
+                return self._take(opened)
+        opened.close()  # of an old primary: another caller has found the new one meanwhile
+        return self.open_new(until - self._clock())
 
     def discard(self, useless: Connection) -> None:
         """Close a connection whose loan continues with another one."""
@@ -175,7 +167,7 @@ class ConnectionPool:
         with self._lock:
             self._most_lent = max(self._most_lent, self.lent)
             if connection is not None:
-                if self.closed or connection.timeline < self._timeline:
+                if self.closed or 0 < connection.timeline < self._timeline:
                     connection.close()
                 self._pool.putconn(connection)
                 if connection.closed:
@@ -206,15 +198,33 @@ class ConnectionPool:
         """
         with self._lock:
             useless = max(0, min(self._idle, self._existing - kept))
-            for _ in range(useless):
-                self._close(cast("Connection", self._pool.getconn()))
-            self._idle -= useless
+            self._close_idle(useless)
             return useless
 
     def close(self) -> None:
         """Close every idle connection now, and each lent one when its loan ends."""
         self.closed = True
         self.close_idle()
+
+    def _take(self, opened: Connection) -> Connection:
+        """Add a new connection, and return it, or one that has come back since."""
+        if opened.timeline > self._timeline:  # the idle ones lead to an old primary
+            self._close_idle(self._idle)
+        self._opened.append(opened)
+        self.made += 1
+        self._existing += 1
+        self._limit, self._grow_at = self.size, math.inf
+        self._servers = opened.servers
+        self._timeline = opened.timeline or self._timeline
+        for other in self._unanswered:
+            self._give_up_if_old(other)
+        self._hand_over()
+        return cast("Connection", self._pool.getconn())
+
+    def _close_idle(self, number: int) -> None:
+        for _ in range(number):
+            self._close(cast("Connection", self._pool.getconn()))
+        self._idle -= number
 
     def _close(self, useless: Connection) -> None:
         useless.close()
