@@ -44,6 +44,9 @@ class ConnectionPool:
     as many as were lent at once in the last seconds, and one less while the server refuses more:
     that makes room for a new process, which has none.
 
+    A primary that another one has replaced may serve on, until it knows that. By its timeline,
+    which is older, connections to it are refused, and closed, as long as there are others.
+
     Writes get at most three quarters of the loans. The loan of a commit without an answer goes on
     until the server has ended that session, so that it never has more sessions than ``size``. While
     commits wait for a standby, the last quarter serves reads.
