@@ -36,6 +36,10 @@ from user_service.resilience import deadline, resolver
 CONNECT_TIMEOUT = 2.0
 LONGEST_TIMEOUT = 3600.0  # a longer one is none
 
+# SQL for the timeline of a primary: the beginning of the name of each file of the log, eight
+# hexadecimal digits.
+TIMELINE = "left(pg_walfile_name(pg_current_wal_lsn()), 8)"
+
 # psycopg2 cannot read the message of a server that refuses in another encoding than UTF-8.
 _REFUSALS = (psycopg2.OperationalError, DeadlineExceeded, UnicodeDecodeError)
 _WRITABLE = ("read-write", "primary")  # of target_session_attrs: the one server that takes writes
@@ -51,7 +55,7 @@ class Connection(connection):
 
     server: Mapping[str, str]  # the host, its address and its port, where they are known
     servers: Sequence[Mapping[str, str]]  # all that serve under the same name, and may answer
-    timeline = 0  # that the server follows, where it was asked and tells
+    timeline = 0  # of the server, if it is known
     is_committing = False
     kept_socket: socket.socket | None = None  # waits for the answer to a commit
 
@@ -240,10 +244,10 @@ def _require_unicode(opened: Connection) -> None:
 
 
 def _require_timeline(opened: Connection, least_timeline: int) -> None:
-    """Refuse a primary that was frozen while another one was promoted, until it knows that."""
-    # An error is no answer: Aurora has no log of this kind, and a role may lack the privilege.
+    """Refuse a primary that another one has replaced, and that may not know it yet."""
+    # An error is no answer: Aurora does not tell, and a role may lack the privilege.
     with suppress(psycopg2.Error), opened.cursor() as cursor:
-        cursor.execute("SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)")
+        cursor.execute(f"SELECT {TIMELINE}")
         (timeline,) = cursor.fetchone() or ("0",)
         opened.timeline = int(timeline, 16)
     if 0 < opened.timeline < least_timeline:

@@ -7,7 +7,9 @@ from typing import cast
 
 import psycopg2
 
+from user_service.database.connection import TIMELINE
 from user_service.database.database import Database
+from user_service.database.user_lists import composed
 from user_service.errors import Unavailable
 from user_service.resilience import deadline
 
@@ -17,13 +19,15 @@ TIMEOUT = 1.0
 # A restored dump has another name, also within one server; a copy of the data directory has the
 # same. The history ends when the timeline does (a replica was promoted, or the server restored to
 # an earlier time), and when the table gets another file (it was truncated, or restored in place).
-# The timeline is the beginning of the name of each file of the log: eight hexadecimal digits.
-_IDENTITY = """
-SELECT concat_ws('-', system_identifier, pg_database.oid, relnamespace),
-       concat_ws('-', left(pg_walfile_name(pg_current_wal_lsn()), 8), relfilenode)
-FROM pg_control_system(), pg_database, pg_class
-WHERE datname = current_database() AND pg_class.oid = 'users'::regclass
-"""
+_IDENTITY = composed(
+    """
+    SELECT concat_ws('-', system_identifier, pg_database.oid, relnamespace),
+           concat_ws('-', {timeline}, relfilenode)
+    FROM pg_control_system(), pg_database, pg_class
+    WHERE datname = current_database() AND pg_class.oid = 'users'::regclass
+    """,
+    timeline=TIMELINE,
+)
 
 
 class DatabaseIdentity:

@@ -44,8 +44,8 @@ class ConnectionPool:
     as many as were lent at once in the last seconds, and one less while the server refuses more:
     that makes room for a new process, which has none.
 
-    A primary that another one has replaced may serve on, until it knows that. By its timeline,
-    which is older, connections to it are refused, and closed, as long as there are others.
+    A primary that another one has replaced may serve on until it notices. Its timeline is older,
+    so connections to it are refused and closed while there are newer ones.
 
     Writes get at most three quarters of the loans. The loan of a commit without an answer goes on
     until the server has ended that session, so that it never has more sessions than ``size``. While
@@ -254,7 +254,7 @@ class ConnectionPool:
         return connect(dsn, self._statement_timeout, least_timeline=self._least_timeline())
 
     def _least_timeline(self) -> int:
-        """Return the timeline of the other connections, or 0 if there is none that may serve."""
+        """Return the least timeline for a new connection; 0 if no other one can serve."""
         return self._timeline if self._existing > len(self._unanswered) else 0
 
     def _wait_for_another(self, until: float, refusal: ConnectionLost) -> Connection:
