@@ -13,11 +13,7 @@ from typing import cast
 
 import psycopg2
 from psycopg2.errorcodes import READ_ONLY_SQL_TRANSACTION
-from psycopg2.extensions import (
-    TRANSACTION_STATUS_IDLE,
-    TRANSACTION_STATUS_INERROR,
-    TRANSACTION_STATUS_INTRANS,
-)
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from user_service.database.connection import (
     Connection,
@@ -170,7 +166,8 @@ class Database:
             try:
                 yield cursor
             except BaseException:
-                _roll_back(cursor)
+                with suppress(psycopg2.Error, DeadlineExceeded):  # then the connection is not kept
+                    cursor.execute("ROLLBACK")
                 raise
             _commit(cursor, "COMMIT")
             if cursor.statusmessage != "COMMIT":
@@ -295,14 +292,6 @@ class Database:
         if number:
             log.warning("connection pool replaces %d connections that broke, or may have", number)
             self._metrics.replaced.inc(number)
-
-
-def _roll_back(cursor: Cursor) -> None:
-    """End the transaction, if there is one. Without success, the connection is not kept."""
-    status = cursor.connection.info.transaction_status
-    if status in (TRANSACTION_STATUS_INTRANS, TRANSACTION_STATUS_INERROR):
-        with suppress(psycopg2.Error, DeadlineExceeded):
-            cursor.execute("ROLLBACK")
 
 
 def _commit(cursor: Cursor, statement: str, parameters: Mapping[str, object] | None = None) -> None:
