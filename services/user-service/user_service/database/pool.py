@@ -179,11 +179,10 @@ class ConnectionPool:
                     self._idle += 1
             self.lent -= 1
             self._writing -= writes
-            kept = self._kept() if self._clock() >= self._shrink_at else None
+            if self._clock() >= self._shrink_at:
+                self._shrink()
             if self._turns:
                 self._hand_over()
-        if kept is not None:
-            self.close_idle(kept)
 
     def wait_for_answer(self, connection: Connection) -> None:
         """Return when a commit without an answer has one, or another server serves by now."""
@@ -194,15 +193,10 @@ class ConnectionPool:
         with self._lock:
             self._unanswered.remove(connection)
 
-    def close_idle(self, kept: int = 0) -> int:
-        """Close the connections that are not in use but for ``kept``, and return their number.
-
-        Connections that are in use count as kept.
-        """
+    def close_idle(self) -> int:
+        """Close the connections that are not in use, and return their number."""
         with self._lock:
-            useless = max(0, min(self._idle, self._existing - kept))
-            self._close_idle(useless)
-            return useless
+            return self._close_idle(self._idle)
 
     def close(self) -> None:
         """Close every idle connection now, and each lent one when its loan ends."""
@@ -224,10 +218,11 @@ class ConnectionPool:
         self._hand_over()
         return cast("Connection", self._pool.getconn())
 
-    def _close_idle(self, number: int) -> None:
+    def _close_idle(self, number: int) -> int:
         for _ in range(number):
             self._close(cast("Connection", self._pool.getconn()))
         self._idle -= number
+        return number
 
     def _close(self, useless: Connection) -> None:
         useless.close()
@@ -280,14 +275,14 @@ class ConnectionPool:
             raise
         return self.take_idle() or self.open_new(until - self._clock())
 
-    def _kept(self) -> int:
-        """Return the number of connections to keep when it is time to close others."""
+    def _shrink(self) -> None:
+        """Close the idle connections that were not needed in the last seconds."""
         self._shrink_at = self._clock() + SHRINK_SECONDS
         kept, self._most_lent = self._most_lent, 0
         if self._grow_at < math.inf and self._existing > 1:
             kept = self._limit = min(kept, self._existing - 1)
             self._grow_at = self._clock() + GROW_SECONDS
-        return kept
+        self._close_idle(min(self._idle, max(0, self._existing - kept)))
 
     def _hand_over(self) -> None:
         """Begin loans for the callers that have waited longest."""
