@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
+from pytest_mock import MockerFixture
 
 from tests.waiting import LONG, eventually
 from user_service.errors import ConnectionLost, DeadlineExceeded
@@ -43,8 +44,11 @@ Gather = Callable[..., list[Future[str]]]
 
 
 @pytest.fixture
-def gathered(server: Server, reads: Batcher[int, str]) -> Iterator[Gather]:
+def gathered(server: Server, reads: Batcher[int, str], mocker: MockerFixture) -> Iterator[Gather]:
     """Return a function that returns reads which gathered while one of key 1 was under way."""
+    # Each read begins a batch, and makes a future, or is about to wait for one.
+    begun = mocker.spy(batcher, "Future").call_args_list
+    joined = mocker.spy(deadline, "remaining").call_args_list
     with ThreadPoolExecutor(8) as threads:
 
         def gather(*keys: int, meanwhile: Callable[[], object] = lambda: None) -> list[Future[str]]:
@@ -53,7 +57,7 @@ def gathered(server: Server, reads: Batcher[int, str]) -> Iterator[Gather]:
             gathering: list[Future[str]] = []
             for key in keys:
                 gathering.append(threads.submit(reads.get, key))
-                eventually(lambda: reads.gathering == len(gathering))
+                eventually(lambda: len(begun + joined) == 1 + len(gathering))
             meanwhile()
             server.go_on.set()
             assert first.result(LONG) == "1"

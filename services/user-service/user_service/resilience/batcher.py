@@ -28,12 +28,6 @@ class Batcher(Generic[K, V]):
         self._under_way = threading.Lock()
         self._gathering: tuple[set[K], Future[Mapping[K, V]]] | None = None
 
-    @property
-    def gathering(self) -> int:
-        """The number of keys in the batch that gathers."""
-        batch = self._gathering
-        return 0 if batch is None else len(batch[0])
-
     def get(self, key: K) -> V:
         """Return the value of ``key``.
 
