@@ -78,12 +78,10 @@ def main() -> None:
 def require_free_port(settings: Settings) -> None:
     """End the process if another one listens: granian would share the port with another granian."""
     address = str(settings.host), settings.port
+    family = socket.AF_INET6 if isinstance(settings.host, IPv6Address) else socket.AF_INET
+    is_dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     try:
-        if isinstance(settings.host, IPv6Address):
-            is_dual = socket.has_dualstack_ipv6()
-            socket.create_server(address, family=socket.AF_INET6, dualstack_ipv6=is_dual).close()
-        else:
-            socket.create_server(address).close()
+        socket.create_server(address, family=family, dualstack_ipv6=is_dual).close()
     except OSError as error:
         sys.exit(f"user-service: PORT: cannot listen on {settings.port}: {error.strerror}")
 
