@@ -25,11 +25,10 @@ class SingleFlight(Generic[K, V]):
         If that work fails, each of the other callers does it alone. Raise
         DeadlineExceeded if the work takes longer than this caller's deadline.
         """
+        own: Future[V] = Future()
         with self._lock:
-            flight = self._flights.get(key)
-            if leads := flight is None:
-                flight = self._flights[key] = Future()
-        if not leads:
+            flight = self._flights.setdefault(key, own)
+        if flight is not own:
             try:
                 return flight.result(min(deadline.remaining(), threading.TIMEOUT_MAX))
             except TimeoutError:
