@@ -35,6 +35,8 @@ Reply = Any
 MAX_CONNECTIONS = 1000
 # Threads for the commands to a Cluster, unless the URL sets ``max_connections``.
 CLUSTER_THREADS = 32
+# redis-py raises LookupError if the Cluster has no slots, or lacks the slot of a key.
+_CLUSTER_IS_DOWN = (redis_errors.RedisClusterException, redis_errors.ClusterDownError, LookupError)
 
 
 class NoConnectionFree(redis.RedisError, Unavailable):
@@ -177,12 +179,7 @@ class ClusterClient(RedisClient):
     def _ask(self, command: tuple[Value, ...], *, may_repeat: bool = True) -> Reply:
         try:
             return self._connected().execute_command(*command)
-        # A Cluster without slots, or without the slot, causes the LookupError.
-        except (
-            redis_errors.RedisClusterException,
-            redis_errors.ClusterDownError,
-            LookupError,
-        ) as error:
+        except _CLUSTER_IS_DOWN as error:
             raise redis.ConnectionError(str(error)) from error
         except redis_errors.ClusterError:
             # A node has named another one, which is on the map by now (MOVED), or the slot is
@@ -320,17 +317,17 @@ def _redis(kind: type[AbstractConnection], options: dict[str, Any]) -> redis.Red
 
 def _bounded(kind: type[AbstractConnection]) -> type[AbstractConnection]:
     """Return ``kind`` with bounded lookups, unless it needs none: a socket of the file system."""
-    return (
-        type("Bounded", (BoundedLookup, kind), {}) if issubclass(kind, redis.Connection) else kind
-    )
+    if issubclass(kind, redis.Connection):
+        return type("Bounded", (BoundedLookup, kind), {})
+    return kind
 
 
 def _one_attempt(url: RedisUrl, timeout: float) -> dict[str, Any]:
     """Return redis-py's options for one attempt of ``timeout`` seconds.
 
     Its defaults are ten retries of five seconds. With RESP2 and without driver info, a new
-    connection needs no round trip before its first command. TLS needs one: before the first answer
-    come the tickets of TLS 1.3, which redis-py would take for the rest of an earlier answer.
+    connection needs no round trip before its first command. TLS needs one, which takes in the
+    tickets of TLS 1.3: redis-py would take them for the rest of an earlier answer.
     """
     options: dict[str, Any] = {
         "socket_connect_timeout": timeout,
