@@ -113,13 +113,13 @@ class ConnectionPool:
                 self._grow_at = self._clock() + GROW_SECONDS
                 self._limit = min(self._limit + 1, self.size)
                 self._hand_over()
-            # A free loan means that no caller of this kind waits: it would have got it.
+            # No caller of this kind waits for a free loan: it would have got it already.
             if self.lent < self._limit and not (writes and self._is_full_of_writes):
                 self.lent += 1
                 self._writing += writes
                 return
             if timeout <= 0:
-                raise PoolTimeout(self._in_use)
+                raise PoolTimeout(self._usage)
             turn = _Turn(threading.Lock(), writes)
             turn.lock.acquire()
             self._turns.insert(0 if first else len(self._turns), turn)
@@ -130,7 +130,7 @@ class ConnectionPool:
                 self.end_loan(None, writes=writes)
             raise
         if self._withdraw(turn):
-            raise PoolTimeout(f"no connection came free: {self._in_use}")
+            raise PoolTimeout(f"no connection came free: {self._usage}")
 
     def take_idle(self) -> Connection | None:
         """Return the idle connection that was used last, or None if there is none."""
@@ -140,7 +140,7 @@ class ConnectionPool:
             self._idle -= 1
             return cast("Connection", self._pool.getconn())
 
-    def open_new(self, timeout: float = 0.0) -> Connection:
+    def open_new(self, timeout: float) -> Connection:
         """Return a new connection, or one that has come back since.
 
         If the server refuses it, wait for another one to come back, until ``timeout`` seconds from
@@ -156,7 +156,7 @@ class ConnectionPool:
             return self._wait_for_another(until, refusal)
         with self._lock:
             if not 0 < opened.timeline < self._least_timeline():
-                return self._take(opened)
+                return self._add(opened)
         opened.close()  # of an old primary: another caller has found the new one meanwhile
         return self.open_new(until - self._clock())
 
@@ -203,7 +203,7 @@ class ConnectionPool:
         self.closed = True
         self.close_idle()
 
-    def _take(self, opened: Connection) -> Connection:
+    def _add(self, opened: Connection) -> Connection:
         """Add a new connection, and return it, or one that has come back since."""
         if opened.timeline > self._timeline:  # the idle ones lead to an old primary
             self._close_idle(self._idle)
@@ -301,7 +301,7 @@ class ConnectionPool:
         return self._writing >= max(1, self._limit * 3 // 4)
 
     @property
-    def _in_use(self) -> str:
+    def _usage(self) -> str:
         return f"{self.lent} connections are in use, {self._writing} of them by writes"
 
     def _withdraw(self, turn: _Turn) -> bool:
