@@ -47,16 +47,17 @@ class DatabaseIdentity:
         """
         connections = self._database.pool.made
         is_current = connections == self._connections and not again
-        if self._known is None or not (is_current or self._clock() < self._unanswered_until):
-            try:
-                with deadline.within(TIMEOUT), self._database.read(waits=False) as cursor:
-                    cursor.execute(_IDENTITY)
-                    self._known = cast("tuple[str, str]", cursor.fetchone())
-                self._connections = connections
-            except (Unavailable, psycopg2.Error) as error:  # the latter from a standby, for example
-                self._unanswered_until = self._clock() + TIMEOUT
-                if self._known is None:
-                    raise Unavailable(f"the primary does not tell its identity: {error}") from error
+        if self._known is not None and (is_current or self._clock() < self._unanswered_until):
+            return self._known
+        try:
+            with deadline.within(TIMEOUT), self._database.read(waits=False) as cursor:
+                cursor.execute(_IDENTITY)
+                self._known = cast("tuple[str, str]", cursor.fetchone())
+            self._connections = connections
+        except (Unavailable, psycopg2.Error) as error:  # the latter from a standby, for example
+            self._unanswered_until = self._clock() + TIMEOUT
+            if self._known is None:
+                raise Unavailable(f"the primary does not tell its identity: {error}") from error
         return self._known
 
     def timeline(self) -> int:
