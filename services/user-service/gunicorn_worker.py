@@ -110,8 +110,8 @@ class Connection:
 
     def end(self) -> None:
         """Let every read return the end of the stream, and every write fail."""
-        # By an object of its own: gevent raises EBADF in the greenlet that waits for the socket
-        # itself. Not by a duplicate, for which there may be no descriptor left.
+        # Through a second object with the same descriptor: through the first, gevent would raise
+        # EBADF in the greenlet that waits for it. There may be no descriptor left for a duplicate.
         with suppress(OSError, ValueError):  # closed already
             twin = socket.socket(fileno=self._client.fileno())
             try:

@@ -62,9 +62,8 @@ class Connection(connection):
     def keep_socket(self) -> None:
         """Keep a duplicate of the socket, and put /dev/null in its place.
 
-        psycopg2 closes the connection next, and libpq's farewell then goes to /dev/null. PgBouncer
-        would take it for the end of the session, and open another one while the server still
-        commits.
+        psycopg2 closes the connection next, and libpq's Terminate message then goes to /dev/null.
+        After it, PgBouncer would open another session while the server still commits.
         """
         self.kept_socket = socket.socket(fileno=os.dup(self.fileno()))
         empty = os.open(os.devnull, os.O_RDWR)
@@ -151,8 +150,8 @@ def connect(
 def is_alive(idle: Connection) -> bool:
     """Return whether the server has not closed ``idle``, without a round trip.
 
-    It takes two reads of the socket: libpq takes the server's farewell by the first, and
-    notices the end of the stream by the second.
+    It takes two reads of the socket: the first may return the server's last message, and only the
+    second one the end of the stream.
     """
     try:
         idle.poll()
