@@ -23,11 +23,8 @@ ReadKeys = Callable[[frozenset[str]], Mapping[str, ApiKey]]
 class ApiKeys:
     """Turns API keys into principals. Unknown keys cost no statement, however many are tried."""
 
-    def __init__(
-        self, read: ReadKeys, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
-    ) -> None:
+    def __init__(self, read: ReadKeys) -> None:
         self._read = read
-        self._now = now
         self._used: set[str] = set()
         self.keys = RefreshedValue(
             "API keys",
@@ -44,7 +41,7 @@ class ApiKeys:
         # Compared in constant time, so that the time tells nothing of the digest.
         if parts is None or known is None or not hmac.compare_digest(known.digest, parts[1]):
             raise Unauthenticated("the API key is not valid")
-        now = self._now()
+        now = datetime.now(UTC)
         if known.expires_at is not None and known.expires_at <= now:
             raise Unauthenticated("the API key has expired")
         if known.last_used_on != now.date():
