@@ -178,6 +178,10 @@ class Worker(GeventWorker):
         host = next((value for name, value in req.headers if name == "HOST"), "")
         if not is_host(host, may_be_missing=req.version < (1, 1)):
             raise errors.InvalidHeader("HOST")
+        # RFC 9112, section 9.6; gunicorn itself looks for a "close" that stands alone.
+        options = ",".join(value for name, value in req.headers if name == "CONNECTION")
+        if "close" in [option.strip() for option in options.lower().split(",")]:
+            req.force_close()
         if isinstance(req.body.reader, ChunkedReader):
             req.body = ChunkedBody(req, self.log)
         try:

@@ -126,6 +126,10 @@ DIFFERENT: list[tuple[bytes, str, str]] = [
         (get(line=b"%b / HTTP/1.1" % method), "400", "405 200")
         for method in (b"GO", b"A" * 21, b"G#T")
     ),
+    *(
+        (get(b"Connection: " + options), "200", "200")
+        for options in (b"TE, Close", b"keep-alive\r\nConnection: close")
+    ),
     (get(line=b"FOO /health/live HTTP/1.1"), "405 200", "405 200"),
     (get(line=b"\nGET /health/live HTTP/1.1"), "400", "200 200"),
     (get(line=b"GET /health/live HTTP/1.2"), "200 200", "400"),
