@@ -12,6 +12,7 @@ from tests.integration.queries import value
 from tests.integration.users import URL, create, page, total
 from user_service.domain import names
 from user_service.errors import Unavailable
+from user_service.resilience import deadline
 from user_service.web.example_users import example_users
 from user_service.web.services import Services
 
@@ -88,6 +89,19 @@ def test_recount_corrects_the_total_of_pages(
     assert run(app, "recount") == "1 users\n"
     assert total(client) == 1
     assert value(admin, "SELECT count(*) FROM users_count") == 64
+
+
+def test_recount_does_not_make_writes_wait_for_another_transaction(
+    app: Flask, client: FlaskClient, admin: cursor
+) -> None:
+    create(client, "ada")
+    admin.execute("BEGIN; UPDATE users SET email = email")
+    with deadline.within(10):
+        result = app.test_cli_runner().invoke(args=["users", "recount"])
+    assert result.output == "Error: database cannot serve this now (55P03)\n"
+    create(client, "grace")
+    admin.execute("COMMIT")
+    assert run(app, "recount") == "2 users\n"
 
 
 def test_check_lists_names_to_be_refused(app: Flask, client: FlaskClient, admin: cursor) -> None:

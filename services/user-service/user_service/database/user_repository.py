@@ -16,6 +16,7 @@ from psycopg2 import errors as sql_errors
 from user_service.database import stored_responses
 from user_service.database.connection import Cursor
 from user_service.database.database import Database
+from user_service.database.migrate import LOCK_TIMEOUT
 from user_service.database.replica import Replica
 from user_service.database.user_lists import (
     LIST_SETTINGS,
@@ -270,9 +271,14 @@ class UserRepository:
             return cursor.rowcount
 
     def recount(self) -> int:
-        """Count the users again, and return their number. Writes wait meanwhile."""
+        """Count the users again, and return their number. Writes wait meanwhile.
+
+        Raise Unavailable if another transaction keeps the lock: writes would wait for both.
+        """
         with self._database.transaction() as cursor:
-            cursor.execute("SET LOCAL statement_timeout = 0")
+            cursor.execute(
+                "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = %s", (LOCK_TIMEOUT,)
+            )
             cursor.execute("LOCK TABLE users IN SHARE ROW EXCLUSIVE MODE")
             cursor.execute("DELETE FROM users_count")
             cursor.execute(_RECOUNT)
