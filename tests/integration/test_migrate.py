@@ -1,5 +1,6 @@
 """Migrations on a database of their own: once each, also at once, also after a kill."""
 
+import io
 import re
 import shutil
 import signal
@@ -81,7 +82,9 @@ def waiting(dsn: str, wait_event: str) -> int:
     return int(number)
 
 
-def test_ours_are_applied_once_by_eight_at_once(dsn: str, service_dsn: str) -> None:
+def test_ours_are_applied_once_by_eight_at_once(
+    dsn: str, service_dsn: str, log: io.StringIO
+) -> None:
     strict = make_dsn(dsn, options="-c default_transaction_isolation=serializable")
     with closing(psycopg2.connect(dsn)) as other, ThreadPoolExecutor(8) as threads:
         other.cursor().execute("SELECT pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
@@ -90,6 +93,7 @@ def test_ours_are_applied_once_by_eight_at_once(dsn: str, service_dsn: str) -> N
         other.rollback()
         results = [each.result(30) for each in starts]
     assert sorted(results) == [[]] * 7 + [OURS]
+    assert log.getvalue().count("waiting for another process that migrates") == 8
     assert applied(dsn) == OURS
     assert tables(dsn) == PRIVILEGES.keys()
     require_migrated(service_dsn)

@@ -106,7 +106,10 @@ def migrate(
         # A snapshot from before the wait for the lock would not show what was applied meanwhile.
         cursor.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
         cursor.execute(_SETTINGS)
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
+        if cursor.fetchone() == (False,):
+            log.info("waiting for another process that migrates")
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
         cursor.execute("SELECT set_config('lock_timeout', %s, true)", (LOCK_TIMEOUT,))
         pause = FIRST_PAUSE
         while (applied := _attempt(cursor, folder, is_first=pause == FIRST_PAUSE)) is None:
