@@ -132,6 +132,12 @@ def test_links_within_the_project_lead_somewhere_and_no_line_of_prose_is_long(pa
         assert line.startswith("|") or len(re.sub(r"\]\([^)]*\)", "]", line)) <= 120, line
 
 
+def test_dump_before_an_upgrade_names_the_database() -> None:
+    """PostgreSQL's container of release 1.0.0 lacks PGDATABASE, and would dump an empty one."""
+    text = "".join(map(read, DOCUMENTS))
+    assert set(re.findall("postgres pg_dump (.*?) >", text)) == {"--format custom users"}
+
+
 def test_readme_has_at_most_1500_words() -> None:
     assert len(read("README.md").split()) <= 1500
 
