@@ -193,7 +193,7 @@ def test_unreachable_redis_of_any_form_and_collector_are_logged_without_password
         "REDIS_URL": form.format(port=backends.redis.port),
         "RATE_LIMIT": "1000/minute",
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://users:{REDIS_PASSWORD}@127.0.0.1:1",
-        "OTEL_EXPORTER_OTLP_HEADERS": f"api-key={CURSOR_KEY}",
+        "OTEL_EXPORTER_OTLP_HEADERS": f"api-key={CURSOR_KEY},Authorization: {CURSOR_KEY}",
         "OTEL_BSP_SCHEDULE_DELAY": "100",
     }
     with searched(tmp_path / "log", environment) as (service, send):

@@ -110,6 +110,18 @@ def test_no_span_contains_input_or_a_secret(
         assert secret not in text
 
 
+@pytest.mark.parametrize("log_level", ["INFO", "DEBUG"])
+def test_log_does_not_repeat_the_headers_of_a_trace(
+    start: Start, collector: Collector, log_level: str
+) -> None:
+    switch = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "LOG_LEVEL": log_level}
+    malformed = {"baggage": "countess,lovelace", "tracestate": "Ada <countess@example.com>"}
+    with start(**QUICKLY, **switch) as service:
+        assert httpx.get(service.url + URL, headers=TRACEPARENT | malformed).status_code == 200
+        eventually(lambda: len(collector.trace(TRACE)) > 0)
+        assert "countess" not in service.log
+
+
 def test_probes_are_not_traced_and_a_trace_begins_where_none_came_in(
     traced: RunningService, collector: Collector
 ) -> None:
