@@ -330,6 +330,17 @@ def test_one_request_id_is_in_the_service_and_in_the_log(
     assert "secret" not in direct.log
 
 
+def test_line_of_the_log_is_json_whatever_bytes_are_in_the_path(direct: Gateway) -> None:
+    with tls(direct) as connection:
+        connection.sendall(b'GET /odd"\xff HTTP/1.0\r\nHost: localhost\r\n\r\n')
+        while connection.recv(65536):
+            pass
+    eventually(lambda: b"/odd" in direct.log_file.read_bytes())
+    lines = direct.log_file.read_bytes().splitlines()
+    line = json.loads(next(each for each in lines if b"/odd" in each))
+    assert line["path"] == '/odd"'
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
 def test_method_path_and_body_arrive_as_they_were_sent(
     either: Gateway, replicas: list[Recorder], method: str
