@@ -142,7 +142,6 @@ def logging_config(
             # The development server logs each request at INFO, and so does the service.
             "werkzeug": {"level": "WARNING" if level == "INFO" else level},
             # These warnings quote headers of clients, and OTEL_EXPORTER_OTLP_HEADERS.
-            "opentelemetry.baggage": {"level": "ERROR"},
             "opentelemetry.trace": {"level": "ERROR"},
             "opentelemetry.util": {"level": "ERROR"},
         },
