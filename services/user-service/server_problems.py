@@ -41,7 +41,7 @@ def server_problem(status: int, *, cors: bool) -> tuple[list[tuple[str, str]], b
     title, detail = PROBLEMS[status]
     with request_id.of_request(None) as identifier:
         reply = Problem(status, title, detail).reply()
-    log.warning("refused by the server: %d %s, request_id=%s", status, detail, identifier)
+        log.warning("refused by the server: %d %s", status, detail)
     headers = [
         *reply.headers.items(),
         ("Connection", "close"),

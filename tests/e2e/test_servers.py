@@ -262,13 +262,14 @@ def test_stalled_reader_of_the_log_blocks_neither_requests_nor_a_stop(
 
 
 @pytest.mark.parametrize("server", ["gunicorn"])
-def test_invalid_http_is_logged_by_its_id_and_without_its_content(
-    service: RunningService,
-) -> None:
-    request = "GET /api/v1/users?email=jürgen@example.com HTTP/1.1\r\nHost: a\r\n\r\n"
-    (answer,) = exchange(service.port, request.encode())
-    request_id = answer.body["request_id"]
-    eventually(lambda: f"400 The request is not valid HTTP, request_id={request_id}" in service.log)
+def test_invalid_http_is_logged_by_its_id_and_without_its_content(start: Start) -> None:
+    with start(LOG_FORMAT="json") as service:
+        request = "GET /api/v1/users?email=jürgen@example.com HTTP/1.1\r\nHost: a\r\n\r\n"
+        (answer,) = exchange(service.port, request.encode())
+        assert service.stop() == 0
+    lines = map(json.loads, service.log.splitlines())
+    (line,) = [line for line in lines if line["request_id"] == answer.body["request_id"]]
+    assert line["message"] == "refused by the server: 400 The request is not valid HTTP"
     assert "example.com" not in service.log
     assert "127.0.0.1" not in service.log.partition("connection pool opened")[2]
 
