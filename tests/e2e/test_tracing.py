@@ -125,11 +125,12 @@ def test_log_does_not_repeat_the_headers_of_a_trace(
 def test_probes_are_not_traced_and_a_trace_begins_where_none_came_in(
     traced: RunningService, collector: Collector
 ) -> None:
-    httpx.get(f"{traced.url}/health")
+    for probe in ("/health", "/health/ready"):
+        assert httpx.get(traced.url + probe).status_code == 200
     begun = httpx.get(traced.url + URL).headers["traceresponse"].split("-")[1]
     eventually(lambda: any(span.kind == SERVER for span in collector.trace(begun)))
-    servers = [span for span in collector.spans if span.kind == SERVER]
-    assert [(span.name, span.parent_id) for span in servers] == [(f"GET {URL}", "")]
+    beginning = [span for span in collector.spans if not span.parent_id]
+    assert [(span.name, span.kind) for span in beginning] == [(f"GET {URL}", SERVER)]
 
 
 def test_remaining_spans_are_exported_at_the_stop_and_ids_are_in_the_text_log(

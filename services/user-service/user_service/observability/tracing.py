@@ -55,7 +55,7 @@ def start(
     """
     export = WithoutPersonalData(_exporter(exporter, protocol))
     provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(export))
+    provider.add_span_processor(OfRequests(export))
     set_global_response_propagator(TraceResponsePropagator())
     FlaskInstrumentor().instrument_app(
         app,
@@ -91,6 +91,18 @@ def current_ids() -> dict[str, str]:
         return {}
     trace_id, span_id = trace.format_trace_id(span.trace_id), trace.format_span_id(span.span_id)
     return {"trace_id": trace_id, "span_id": span_id}
+
+
+class OfRequests(BatchSpanProcessor):
+    """Keeps the spans of requests only.
+
+    The statements of probes and migrations have no span above them: each would be a trace.
+    """
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Queue a span for the export."""
+        if span.parent is not None or span.kind is SpanKind.SERVER:
+            super().on_end(span)
 
 
 class WithoutPersonalData(SpanExporter):
