@@ -261,6 +261,15 @@ def test_stalled_reader_of_the_log_blocks_neither_requests_nor_a_stop(
     os.close(reader)
 
 
+def test_log_on_a_full_disk_costs_entries_and_no_exit_code(start: Start) -> None:
+    limited = ["sh", "-c", 'ulimit -f 2 && exec "$0" serve.py', sys.executable]
+    with start(limited, DRAIN_DELAY="0", PYTHONDONTWRITEBYTECODE="1") as service:
+        for _ in range(20):
+            assert httpx.get(service.url + URL).status_code == 200
+        assert service.stop() == 0
+    assert service.log_file.stat().st_size in (1024, 2048)  # by the shell's unit
+
+
 @pytest.mark.parametrize("server", ["gunicorn"])
 def test_invalid_http_is_logged_by_its_id_and_without_its_content(start: Start) -> None:
     with start(LOG_FORMAT="json") as service:

@@ -84,13 +84,16 @@ class JsonFormatter(logging.Formatter):
 
 
 class NonBlockingStream:
-    """A stream to a pipe, terminal or socket; it drops entries while its reader has no room.
+    """A stream to a pipe, terminal, socket or file; it drops entries while there is no room.
 
-    A log collector that stalls would otherwise stop every request.
+    A log collector that stalls would otherwise stop every request, and on a full disk each entry
+    would cost a traceback.
     """
 
     def __init__(self, file: int) -> None:
-        if stat.S_ISSOCK(os.fstat(file).st_mode):  # which cannot be opened again
+        mode = os.fstat(file).st_mode
+        # A socket cannot be opened again, and a file would be written from its beginning.
+        if stat.S_ISSOCK(mode) or stat.S_ISREG(mode):
             self._file = os.dup(file)
             os.set_blocking(self._file, False)
         else:
@@ -109,11 +112,9 @@ class NonBlockingStream:
 
 
 def log_handler(stream: TextIO) -> "logging.StreamHandler[TextIO | NonBlockingStream]":
-    """Return the handler for a standard stream. It never waits, except for a regular file."""
+    """Return the handler for a standard stream. It never waits, except for a disk."""
     with suppress(AttributeError, OSError):  # closed, not a file, or a system without /proc
-        file = stream.fileno()
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            return logging.StreamHandler(NonBlockingStream(file))
+        return logging.StreamHandler(NonBlockingStream(stream.fileno()))
     return logging.StreamHandler(stream)
 
 
