@@ -20,8 +20,8 @@ from user_service.web.policies.authentication import Authentication
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
 
-# The status for a request that the server ended before an answer, as for a client that is too
-# slow. nginx uses the same number.
+# The status for a request that the server ended before an answer, as gunicorn does some time after
+# a reload. nginx uses the same number.
 UNANSWERED = 499
 
 
