@@ -266,17 +266,37 @@ class TestServerWithoutRoom:
 
 
 def test_connection_of_an_unanswered_commit_is_not_expected_to_come_back(
-    pool: ConnectionPool,
+    pool: ConnectionPool, waiting: Wait
 ) -> None:
     """The server may be away, which the circuit breaker has to learn."""
     lent = borrow(pool)
+    (late,) = waiting(1)
     with ThreadPoolExecutor(1) as threads:
         waits = threads.submit(pool.wait_for_answer, lent)
         assert lent.waits.wait(LONG)
+        with pytest.raises(ConnectionLost):
+            late.result(LONG)
         for _ in range(2):
             with pytest.raises(ConnectionLost):
                 borrow(pool, 0.01)
         lent.answered.set()
+        waits.result(LONG)
+
+
+def test_last_connection_beside_an_unanswered_commit_is_kept(
+    pool: ConnectionPool, server: Server, clock: Clock
+) -> None:
+    server.room = 2
+    lent = [borrow(pool) for _ in range(2)]
+    with pytest.raises(PoolTimeout):
+        borrow(pool)
+    with ThreadPoolExecutor(1) as threads:
+        waits = threads.submit(pool.wait_for_answer, lent[0])
+        assert lent[0].waits.wait(LONG)
+        clock.now += SHRINK_SECONDS
+        pool.end_loan(lent[1])
+        assert borrow(pool) is lent[1]
+        lent[0].answered.set()
         waits.result(LONG)
 
 

@@ -188,6 +188,9 @@ class ConnectionPool:
         """Return when a commit without an answer has one, or another server serves by now."""
         with self._lock:
             self._unanswered.add(connection)
+            # Its loan may go on for long. One more is for the search for another server.
+            self._limit = max(self._limit, min(len(self._unanswered) + 1, self.size))
+            self._hand_over()
             self._give_up_if_old(connection)
         connection.wait_for_answer()
         with self._lock:
@@ -279,7 +282,7 @@ class ConnectionPool:
         """Close the idle connections that were not needed in the last seconds."""
         self._shrink_at = self._clock() + SHRINK_SECONDS
         kept, self._most_lent = self._most_lent, 0
-        if self._grow_at < math.inf and self._existing > 1:
+        if self._grow_at < math.inf and self._existing > len(self._unanswered) + 1:
             kept = self._limit = min(kept, self._existing - 1)
             self._grow_at = self._clock() + GROW_SECONDS
         self._close_idle(min(self._idle, max(0, self._existing - kept)))
