@@ -13,7 +13,6 @@ import pytest
 from tests.faults.harness.figures import Row
 from tests.faults.harness.operations import Kind, Operation, Outcome, failures
 from tests.faults.harness.stage import Scene, Stage
-from tests.waiting import eventually
 
 FILL = (
     "INSERT INTO users (username, username_canonical, email, email_canonical)"
@@ -43,15 +42,14 @@ def small_disk(stage: Stage, tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-def full(stage: Stage) -> bool:
-    """Fill the disk until PostgreSQL finds no room, and return True."""
+def fill_disk(stage: Stage) -> None:
+    """Store users until the disk is full. They are rolled back, but their pages stay taken."""
     with pytest.raises(psycopg2.errors.DiskFull):
         stage.sql(FILL)
-    return True
 
 
-def refused_creates(scene: Scene) -> list[Operation]:
-    done = scene.load.operations
+def refused_creates(scene: Scene, since: float) -> list[Operation]:
+    done = [each for each in scene.load.operations if each.started > since]
     return [each for each in done if each.kind is Kind.CREATE and each.outcome is Outcome.FAILED]
 
 
@@ -68,14 +66,16 @@ def test_full_disk_refuses_writes_and_serves_reads(
             stage.sql(f"ALTER INDEX {index} SET TABLESPACE small")
         time.sleep(0.5)
         with scene.fault():
-            # A fill is rolled back, but its pages stay taken. Some still have room for a create.
-            eventually(lambda: full(stage) and bool(refused_creates(scene)))
+            fill_disk(stage)
+            full_from = time.monotonic()
+            while not refused_creates(scene, full_from):  # some pages have room for a create still
+                fill_disk(stage)
             time.sleep(2)
             subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
-    during = scene.during()
-    creates = [each for each in during if each.kind is Kind.CREATE and each.status != 409]
-    reads = [each for each in during if each.kind in (Kind.READ, Kind.LIST)]
-    refused = refused_creates(scene)
+    full = [each for each in scene.during() if each.started > full_from]
+    creates = [each for each in full if each.kind is Kind.CREATE and each.status != 409]
+    reads = [each for each in full if each.kind in (Kind.READ, Kind.LIST)]
+    refused = refused_creates(scene, full_from)
     row.note(f"{len(refused)} of {len(creates)} creates refused, {len(reads)} reads served")
     assert failures(reads) == []
     assert "53100" in scene.service.log
