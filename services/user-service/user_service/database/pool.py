@@ -188,7 +188,7 @@ class ConnectionPool:
         """Return when a commit without an answer has one, or another server serves by now."""
         with self._lock:
             self._unanswered.add(connection)
-            # Its loan may go on for long. One more is for the search for another server.
+            # Its loan may go on for long, so one more is allowed: to look for another server.
             self._limit = max(self._limit, min(len(self._unanswered) + 1, self.size))
             self._hand_over()
             self._give_up_if_old(connection)

@@ -273,7 +273,8 @@ class UserRepository:
     def recount(self) -> int:
         """Count the users again, and return their number. Writes wait meanwhile.
 
-        Raise Unavailable if another transaction keeps the lock: writes would wait for both.
+        Raise Unavailable if another transaction holds the table for too long: writes would have
+        to wait for both.
         """
         with self._database.transaction() as cursor:
             cursor.execute(
