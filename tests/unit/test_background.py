@@ -18,9 +18,7 @@ from user_service.resilience.background import Preparation
     ("failure", "raised"),
     [
         (ConnectionLost("refused"), ConnectionLost),
-        (Unavailable("pending"), Unavailable),
         (ValueError("no such column"), NotPrepared),
-        (OSError("no such file"), NotPrepared),
     ],
     ids=repr,
 )

@@ -233,14 +233,6 @@ class TestRead:
             read(database)
         assert [each.closed for each in server.connections] == [1, 1, 1]
 
-    def test_connection_left_in_a_transaction_is_not_kept(
-        self, server: Server, database: Database
-    ) -> None:
-        read(database, BEGIN)
-        assert server.connections[0].closed
-        read(database)
-        assert len(server.connections) == 2
-
 
 @USES
 def test_read_only_server_is_transient_keeps_no_connection_and_opens_no_breaker(

@@ -34,8 +34,7 @@ PATHS = {
 
 def new_app(**settings: object) -> Flask:
     """Return an application whose servers are never asked for anything."""
-    url = "postgresql://nobody@localhost/nothing"
-    return create_app(Settings.model_validate({"database_url": url, **settings}))
+    return create_app(Settings.model_validate(settings))
 
 
 @pytest.fixture
@@ -215,19 +214,6 @@ class TestChecker:
     BODY: ClassVar = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     HEADERS: ClassVar = {"ETag": '"1"', "Content-Type": "application/json"}
 
-    def check(
-        self, app: Flask, body: str, headers: dict[str, str], status: int = 200, method: str = "GET"
-    ) -> None:
-        declared = documented(Answer(200, "n", self.BODY, headers=("ETag",), may_have=("X-Cache",)))
-        view = declared(lambda: Response(body, status, headers))
-        app.add_url_rule("/n", "docs.n", view)
-        checker = DocumentChecker(document(app))
-        checker.check(app.test_client().open("/n", method=method))
-
-    @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "PUT"])
-    def test_finds_nothing_in_what_is_true(self, app: Flask, method: str) -> None:
-        self.check(app, '{"n": 1}', {**self.HEADERS, "X-Cache": "HIT"}, method=method)
-
     @pytest.mark.parametrize(
         ("status", "body", "headers", "fault"),
         [
@@ -245,5 +231,8 @@ class TestChecker:
         self, app: Flask, status: int, body: str, headers: dict[str, str | None], fault: str
     ) -> None:
         sent = {name: value for name, value in (self.HEADERS | headers).items() if value}
+        declared = documented(Answer(200, "n", self.BODY, headers=("ETag",)))
+        app.add_url_rule("/n", "docs.n", declared(lambda: Response(body, status, sent)))
+        checker = DocumentChecker(document(app))
         with pytest.raises(Undocumented, match=fault):
-            self.check(app, body, sent, status)
+            checker.check(app.test_client().get("/n"))

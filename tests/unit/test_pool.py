@@ -4,6 +4,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -265,22 +266,29 @@ class TestServerWithoutRoom:
         assert server.open == 2
 
 
+@contextmanager
+def unanswered(pool: ConnectionPool, lent: Any) -> Iterator[None]:
+    """Wait for the answer to a commit, which comes at the end of the block."""
+    with ThreadPoolExecutor(1) as threads:
+        waits = threads.submit(pool.wait_for_answer, lent)
+        assert lent.waits.wait(LONG)
+        yield
+        lent.answered.set()
+        waits.result(LONG)
+
+
 def test_connection_of_an_unanswered_commit_is_not_expected_to_come_back(
     pool: ConnectionPool, waiting: Wait
 ) -> None:
     """The server may be away, which the circuit breaker has to learn."""
     lent = borrow(pool)
     (late,) = waiting(1)
-    with ThreadPoolExecutor(1) as threads:
-        waits = threads.submit(pool.wait_for_answer, lent)
-        assert lent.waits.wait(LONG)
+    with unanswered(pool, lent):
         with pytest.raises(ConnectionLost):
             late.result(LONG)
         for _ in range(2):
             with pytest.raises(ConnectionLost):
                 borrow(pool, 0.01)
-        lent.answered.set()
-        waits.result(LONG)
 
 
 def test_last_connection_beside_an_unanswered_commit_is_kept(
@@ -290,14 +298,10 @@ def test_last_connection_beside_an_unanswered_commit_is_kept(
     lent = [borrow(pool) for _ in range(2)]
     with pytest.raises(PoolTimeout):
         borrow(pool)
-    with ThreadPoolExecutor(1) as threads:
-        waits = threads.submit(pool.wait_for_answer, lent[0])
-        assert lent[0].waits.wait(LONG)
+    with unanswered(pool, lent[0]):
         clock.now += SHRINK_SECONDS
         pool.end_loan(lent[1])
         assert borrow(pool) is lent[1]
-        lent[0].answered.set()
-        waits.result(LONG)
 
 
 @pytest.mark.parametrize(
@@ -313,16 +317,12 @@ def test_answer_is_waited_for_until_the_server_is_an_old_primary(
     server.room = 3
     server.others = others
     lent = borrow(pool)
-    with ThreadPoolExecutor(1) as threads:
-        waits = threads.submit(pool.wait_for_answer, lent)
-        assert lent.waits.wait(LONG)
+    with unanswered(pool, lent):
         borrow(pool)
         assert not lent.answered.is_set()
         server.name = "other"
         borrow(pool)
         assert lent.answered.is_set() is is_given_up
-        lent.answered.set()
-        waits.result(LONG)
 
 
 def test_answer_of_an_old_primary_is_not_waited_for_after_another_was_found(

@@ -69,15 +69,6 @@ def test_one_of_many_concurrent_callers_does_the_work_and_the_next_caller_again(
     assert flights.run("key", lambda: "next") == "next"
 
 
-def test_calls_for_other_keys_are_parallel(flights: Flights, threads: ThreadPoolExecutor) -> None:
-    together = threading.Barrier(5, timeout=LONG)
-
-    def run(number: int) -> object:
-        return flights.run(f"key {number}", lambda: (together.wait(), number)[1])
-
-    assert list(threads.map(run, range(5))) == [0, 1, 2, 3, 4]
-
-
 def test_followers_do_the_work_themselves_if_the_leader_fails(
     flights: Flights, joined: Sequence[object], threads: ThreadPoolExecutor
 ) -> None:

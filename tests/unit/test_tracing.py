@@ -44,7 +44,6 @@ def exported(
         ),
         ("BEGIN ISOLATION LEVEL READ COMMITTED;\n  UPDATE users", "UPDATE", "UPDATE users"),
         ("BEGIN;", "BEGIN", "BEGIN;"),
-        ("COMMIT", "COMMIT", "COMMIT"),
         ("", "users", ""),
         (
             "INSERT INTO users VALUES ('ada', E'o''\\\\x', 'a' || 'b; c'), ('cut of",

