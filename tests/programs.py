@@ -1,6 +1,7 @@
-"""Programs of the system that some tests drive: a browser, Docker, PgBouncer and the like."""
+"""Programs that some tests drive, such as a browser or Docker, and commands of the documents."""
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -28,8 +29,19 @@ def shell(*command: str) -> str:
     return ended.stdout
 
 
+def make(*arguments: str) -> str:
+    """Run ``make`` with the virtual environment as it is; return its standard output."""
+    return shell("make", "--no-print-directory", "--old-file=.venv/dev.stamp", *arguments)
+
+
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     """Run ``command`` in the project's folder, whether it succeeds or not."""
     return subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
     )
+
+
+def commands_of(page: str) -> list[str]:
+    """Return the blocks of commands on a page of docs/."""
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    return re.findall(r"```sh\n(.*?)```", text, re.DOTALL)

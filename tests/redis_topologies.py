@@ -94,12 +94,11 @@ def knows_everybody(sentinel: SentinelServer) -> bool:
         return (state["num-other-sentinels"], state["num-slaves"]) == (2, 1)
 
 
-def part(master: DebianRedis, replica: DebianRedis) -> None:
-    """Have ``replica`` miss what ``master`` is told from now on."""
-    with replica.client() as client:
-        client.config_set("masterauth", "wrong")
-    with master.client() as client:
-        client.execute_command("CLIENT KILL TYPE replica")
+def cut_off(master: DebianRedis, replica: DebianRedis) -> None:
+    """Have ``replica`` miss all writes from now on, and none before."""
+    assert run(master, "WAIT 1 5000") == 1
+    run(replica, "CONFIG SET masterauth wrong")
+    run(master, "CLIENT KILL TYPE replica")
     eventually(lambda: replica.info("master_link_status") == "down")
 
 

@@ -23,13 +23,6 @@ def value(exposition: str, name: str, **labels: str) -> float:
     return samples(exposition)[f"user_service_{name}", frozenset(labels.items())]
 
 
-def total(exposition: str, name: str, **labels: str) -> float:
-    """Return the sum of all values that have at least these labels."""
-    wanted = set(labels.items())
-    found = samples(exposition).items()
-    return sum(value for (own, all_), value in found if own == name and wanted <= all_)
-
-
 def gone_backwards(before: Mapping[Sample, float], after: Mapping[Sample, float]) -> list[str]:
     """Return the counters that have decreased or disappeared."""
     counting = ("_total", "_count", "_bucket", "_sum")

@@ -3,7 +3,6 @@
 import fcntl
 import json
 import os
-import re
 import socket
 import subprocess
 import tempfile
@@ -120,12 +119,6 @@ def assert_is_confined(project: Project, service: str) -> None:
     assert int(facts["CapBnd"], 16) == int(facts["CapEff"], 16) == 0
     assert facts["NoNewPrivs"] == "1"
     assert "Read-only file system" in project.execute(service, "touch", "/x").stderr
-
-
-def commands_of(page: str, section: str) -> list[str]:
-    """Return the blocks of commands in a section of a page of docs/."""
-    text = (ROOT / "docs" / page).read_text(encoding="utf-8").split(f"\n## {section}\n")[1]
-    return re.findall(r"```sh\n(.*?)```", text.split("\n## ")[0], re.DOTALL)
 
 
 def _obstacle() -> str | None:

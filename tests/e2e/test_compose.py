@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from dev.ports import free_port
-from tests.e2e.compose import Project, assert_is_confined, commands_of, started_project
+from tests.e2e.compose import Project, assert_is_confined, started_project
 from tests.integration.users import ADA, URL
-from tests.programs import ROOT, run, shell
+from tests.programs import ROOT, commands_of, run, shell
 from tests.servers import docker_answers
 from tests.waiting import eventually
 from user_service.settings import Settings
@@ -151,7 +151,7 @@ def test_own_certificate_is_served(project: Project, tmp_path: Path) -> None:
     name = ("-subj", "/CN=users.example", "-addext", "subjectAltName=DNS:users.example")
     files = ("-keyout", str(tmp_path / "key.pem"), "-out", str(certificate))
     shell("openssl", "req", "-x509", "-nodes", *name, *files)  # files of this user only
-    (commands,) = commands_of("containers.md", "A certificate of your own")
+    (commands,) = commands_of("containers.md")
     project.bash(commands, tmp_path)
 
     def is_served() -> bool:
@@ -164,7 +164,7 @@ def test_own_certificate_is_served(project: Project, tmp_path: Path) -> None:
 
 
 def test_dump_restores_the_users(project: Project, https: httpx.Client, tmp_path: Path) -> None:
-    dump, restore = commands_of("backup-and-restore.md", "With Docker Compose")
+    *_, dump, restore = commands_of("backup-and-restore.md")
     created = https.post(URL, json=ADA)
     page = https.get(URL).json()
     project.bash(dump, tmp_path)

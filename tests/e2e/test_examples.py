@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.e2e.service import FLASK, RunningService, Start, run
-from tests.faults.harness.proxy import Proxy
+from tests.links import linked
 from tests.programs import ROOT, program, shell
 
 EXAMPLES = ROOT / "docs" / "examples"
@@ -21,14 +21,11 @@ REQUEST = re.compile(r"^### .+\n([A-Z]+) (\S+)\n((?:\S+: .+\n)*)\n?(\{.+\n)?", r
 def test_example_creates_once_walks_and_changes(
     start: Start, environment: dict[str, str], database_url: str, interpreter: str, example: str
 ) -> None:
-    port = int(re.findall(r":(\d+)/", database_url)[-1])
-    with Proxy(port) as link:
-        url = database_url.replace(f":{port}/", f":{link.port}/")
-        with start(DATABASE_URL=url) as service:
-            assert run([*FLASK, "users", "seed", "230"], environment).returncode == 0
-            link.cut_commits(1, forward=True)
-            said = shell(program(interpreter), str(EXAMPLES / example), service.url)
-            (ada,) = httpx.get(f"{service.url}/api/v1/users?username=ada").json()["users"]
+    with linked(database_url) as (link, url), start(DATABASE_URL=url) as service:
+        assert run([*FLASK, "users", "seed", "230"], environment).returncode == 0
+        link.cut_commits(1, forward=True)
+        said = shell(program(interpreter), str(EXAMPLES / example), service.url)
+        (ada,) = httpx.get(f"{service.url}/api/v1/users?username=ada").json()["users"]
     assert link.commits_cut == 1
     assert ada["email"] == "countess@example.com"
     assert said.splitlines() == [f"created {ada['id']}", "walked 231", f"changed {ada['id']}"]

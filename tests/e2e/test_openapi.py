@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.service import SERVICE, RunningService, Start, clean_environment
-from tests.programs import ROOT, program, shell
+from tests.programs import ROOT, make, program, shell
 
 CLIENTS = Path(__file__).with_name("clients")
 CURSOR_KEY = "known to the fuzzer too"
@@ -68,11 +68,6 @@ def test_schemathesis_finds_nothing(
     seen = set(answers.read_text("utf-8").splitlines())
     assert seen >= REACHED
     assert " 5" not in "".join(line[-4:] for line in seen)
-
-
-def make(*arguments: str) -> None:
-    """Run ``make`` with the virtual environment as it is."""
-    shell("make", "--old-file=.venv/dev.stamp", *arguments)
 
 
 @pytest.fixture

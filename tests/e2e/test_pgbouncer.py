@@ -8,13 +8,12 @@ from uuid import uuid4
 
 import psycopg2
 import pytest
-from psycopg2.extensions import parse_dsn
 
 from dev.servers import PostgresServer
-from tests.faults.harness.proxy import Proxy
 from tests.faults.harness.standby import Standby
 from tests.integration.queries import value
 from tests.integration.users import ADA, URL
+from tests.links import linked
 from tests.pgbouncer import PgBouncer
 from tests.responses import Serve, json_of, problem_of
 from tests.waiting import eventually
@@ -128,24 +127,17 @@ def test_replica_may_be_behind_one_of_its_own(serving: Serve, tmp_path: Path) ->
         assert replica.fallbacks == fallbacks
 
 
-def through(url: str, link: Proxy) -> str:
-    """Return the URL of the same database by way of ``link``."""
-    port = parse_dsn(url)["port"]
-    return url.replace(f":{port}/", f":{link.port}/")
-
-
 @pytest.mark.parametrize("where", ["before PgBouncer", "behind PgBouncer"])
 @pytest.mark.parametrize("stored", [True, False])
 def test_lost_answer_to_commit_is_an_unknown_outcome_unless_there_is_a_key(
     serving: Serve, database_url: str, tmp_path: Path, where: str, stored: bool
 ) -> None:
-    port = int(str(parse_dsn(database_url)["port"]))
     with (
-        Proxy(port) as behind,
-        PgBouncer(tmp_path / "pgbouncer", through(database_url, behind)) as pgbouncer,
-        Proxy(pgbouncer.port) as before,
+        linked(database_url) as (behind, server_url),
+        PgBouncer(tmp_path / "pgbouncer", server_url) as pgbouncer,
+        linked(pgbouncer.url) as (before, url),
     ):
-        client = serving(database_url=through(pgbouncer.url, before))
+        client = serving(database_url=url)
         link = before if where == "before PgBouncer" else behind
         assert client.get(URL).status_code == 200
         link.cut_commits(1, forward=stored)

@@ -31,7 +31,7 @@ from tests.e2e.service import (
 )
 from tests.faults.harness.processes import children
 from tests.faults.harness.raw import exchange
-from tests.waiting import eventually
+from tests.waiting import eventually, is_gone
 
 URL = "/api/v1/users"
 
@@ -66,7 +66,6 @@ def test_ipv6_and_ipv4_are_both_served(start: Start) -> None:
             assert httpx.get(f"http://{host}:{service.port}{URL}").status_code == 200
 
 
-@pytest.mark.usefixtures("server")
 def test_low_limit_of_open_files_is_raised(start: Start) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
@@ -112,16 +111,7 @@ def test_master_that_is_succeeded_by_another_leaves_it_the_socket(start: Start) 
             eventually(lambda: not Path(f"/proc/{successor}").exists())
 
 
-@pytest.mark.parametrize(
-    ("server", "killed"),
-    [
-        ("gunicorn", "launcher"),
-        ("gunicorn", "server"),
-        ("granian", "launcher"),
-        ("granian", "server"),
-        ("granian", "both"),
-    ],
-)
+@pytest.mark.parametrize("killed", ["launcher", "server", "both"])
 def test_killed_launcher_or_server_leaves_no_process(service: RunningService, killed: str) -> None:
     eventually(lambda: service.log.count("connection pool opened") == 2)
     pids = service.pids
@@ -129,19 +119,10 @@ def test_killed_launcher_or_server_leaves_no_process(service: RunningService, ki
         if killed in (name, "both"):
             os.kill(pid, signal.SIGKILL)
     code = service.process.wait(10)
-    eventually(lambda: not any(map(is_running, pids)))
+    eventually(lambda: all(map(is_gone, pids)))
     if killed == "server":
         assert code == 128 + signal.SIGKILL
         assert "connection pool closed" not in service.log  # the workers were killed at once
-
-
-def is_running(pid: int) -> bool:
-    """Tell whether there is a process that is more than an entry for its exit code."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 def test_stop_during_the_start_is_not_ignored(
@@ -314,18 +295,14 @@ def test_debug_is_off_whatever_flask_env_says(start: Start) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("DB_POOL_SIZE", "many"),
         ("LOG_FORMAT", "xml"),
         ("PORT", "0"),
-        ("DB_PASSWORD_FILE", "/no"),
         ("DATABASE_URL", "postgresql://host/users?foo=bar"),
         ("PROMETHEUS_MULTIPROC_DIR", "/proc/no"),
     ],
 )
-def test_malformed_setting_stops_the_start_with_one_line(
-    server: str, name: str, value: str
-) -> None:
-    ended = run(SERVE, {"SERVER": server, name: value})
+def test_malformed_setting_stops_the_start_with_one_line(name: str, value: str) -> None:
+    ended = run(SERVE, {name: value})
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1
     assert ended.stderr.startswith(f"user-service: {name}")

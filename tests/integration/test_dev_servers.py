@@ -26,7 +26,7 @@ from dev.ports import free_port
 from dev.servers import DataDirInUse, PostgresServer, RedisServer, Server, ServerFailed
 from tests.faults.harness.standby import rows
 from tests.programs import ROOT
-from tests.waiting import eventually
+from tests.waiting import eventually, is_gone
 
 SECONDS = 20.0
 
@@ -58,14 +58,6 @@ bind = os.environ["HOST"] + ":" + os.environ["PORT"]
 options = ["--no-control-socket", "--bind", bind]
 os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *options, "app:app"])
 """
-
-
-def is_gone(pid: int) -> bool:
-    """A zombie counts as gone: not every container has an init that reaps orphans."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 of_each_server = pytest.mark.parametrize("server_class", [PostgresServer, RedisServer])

@@ -4,7 +4,7 @@ import gzip
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from urllib.parse import urlsplit
+from platform import python_version
 
 import psycopg2
 import pytest
@@ -15,9 +15,9 @@ from prometheus_client.openmetrics import parser as openmetrics
 from psycopg2.extensions import cursor
 
 from tests import scrapes
-from tests.faults.harness.proxy import Proxy
 from tests.integration import queries
 from tests.integration.users import URL, USER, create
+from tests.links import linked
 from tests.redis_states import generation_key
 from tests.responses import Serve
 from tests.waiting import eventually
@@ -72,8 +72,8 @@ def test_build_info_says_what_health_says(serving: Serve) -> None:
     client = serving(git_commit="abc123")
     health = client.get("/health").get_json()
     assert health["commit"] == "abc123"
-    labels = {"commit": "abc123", "version": health["version"]}
-    assert scrapes.total(client.get("/metrics").text, "user_service_build_info", **labels) == 1
+    labels = {"version": health["version"], "commit": "abc123", "python": python_version()}
+    assert value(client, "build_info", **labels) == 1
 
 
 def test_failures_of_the_api_are_exposed_with_0_before_the_first_one(client: FlaskClient) -> None:
@@ -115,13 +115,9 @@ def test_cache_counts_bypasses_without_redis(serving: Serve) -> None:
 def test_database_away_opens_the_breaker_and_serves_stale_pages_unless_switched_off(
     database_url: str, serving: Serve, redis: redis_py.Redis
 ) -> None:
-    database = urlsplit(database_url)
-    assert database.port
-    with Proxy(database.port) as link:
-        login, _, _ = database.netloc.rpartition("@")
-        through = database._replace(netloc=f"{login}@127.0.0.1:{link.port}").geturl()
+    with linked(database_url) as (link, url):
         client, off = (
-            serving(database_url=through, retry_attempts=0, cache_stale_ttl=seconds)
+            serving(database_url=url, retry_attempts=0, cache_stale_ttl=seconds)
             for seconds in (300, 0)
         )
         create(client, "ada")

@@ -12,8 +12,8 @@ from pytest_mock import MockerFixture
 
 from dev.servers import RedisServer
 from tests.application import serving_environment
-from tests.faults.harness.proxy import Proxy
 from tests.integration.users import x_cache
+from tests.links import linked
 from tests.redis_states import cut_connections
 from tests.servers import Servers
 from tests.waiting import eventually
@@ -110,10 +110,9 @@ def test_former_master_is_left_as_soon_as_it_refuses_a_command(
     own_redis: RedisServer, tmp_path: Path, demotion: list[str], by: str
 ) -> None:
     """A demoted server keeps its connections; the name leads to its successor."""
-    with RedisServer(tmp_path / "successor") as successor, Proxy(own_redis.port) as name:
+    with RedisServer(tmp_path / "successor") as successor, linked(own_redis.url) as (name, url):
         with redis_py.Redis.from_url(successor.url) as admin:
             admin.config_set("requirepass", urlsplit(own_redis.url).password or "")
-        url = own_redis.url.replace(str(own_redis.port), str(name.port))
         with closing(redis_client(url, timeout=2)) as client:
             script = client.register_script(b"return redis.call('SET', KEYS[1], ARGV[1])")
 

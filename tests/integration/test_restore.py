@@ -1,7 +1,6 @@
 """The commands of docs/backup-and-restore.md, and what holds after a restore."""
 
 import os
-import re
 import subprocess
 import sys
 from contextlib import closing
@@ -16,14 +15,13 @@ from dev.servers import postgres_program
 from tests.e2e.service import SERVICE
 from tests.integration.queries import value
 from tests.integration.users import GRACE, URL, USER, create, page, total
-from tests.programs import ROOT
+from tests.programs import commands_of
 from tests.responses import Serve, json_of, problem_of
 from tests.servers import Servers
 from user_service.database.migrate import migrate
 
-DUMP, RESTORE, USERS_ALONE, *OTHERS = re.findall(
-    r"```sh\n(.*?)```", (ROOT / "docs" / "backup-and-restore.md").read_text("utf-8"), re.DOTALL
-)
+# Those after them are for Docker Compose.
+DUMP, RESTORE, USERS_ALONE, *_ = commands_of("backup-and-restore.md")
 
 
 @pytest.fixture

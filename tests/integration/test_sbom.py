@@ -2,18 +2,14 @@
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
-from tests.programs import ROOT
+from tests.programs import ROOT, make
 
 
 def test_lists_every_package_of_the_lock_file(tmp_path: Path) -> None:
     target = tmp_path / "sbom.json"
-    # The environment of this test is the one that the stamp stands for.
-    make = ["make", "--no-print-directory", "--assume-old=.venv/dev.stamp"]
-    command = [*make, "sbom", f"TARGET={target}"]
-    assert subprocess.check_output(command, cwd=ROOT, text=True) == ""
+    assert make("sbom", f"TARGET={target}") == ""
     bill = json.loads(target.read_text(encoding="utf-8"))
     lock = (ROOT / "services/user-service/requirements.txt").read_text(encoding="utf-8")
     locked = set(re.findall(r"^([\w.-]+)(?:\[.*\])?==(\S+)", lock, re.MULTILINE))

@@ -9,9 +9,9 @@ from flask.testing import FlaskClient
 from psycopg2.extensions import cursor
 
 from dev.servers import PostgresServer
-from tests.faults.harness.proxy import Proxy
 from tests.faults.harness.standby import Standby, run
 from tests.integration.users import URL, USER, create, first_page
+from tests.links import linked
 from tests.responses import Serve
 from tests.waiting import eventually
 from user_service.web.services import services_of
@@ -25,10 +25,9 @@ def primary(tmp_path: Path) -> Iterator[PostgresServer]:
 
 def test_copy_of_a_database_shares_nothing_with_it(primary: PostgresServer, serving: Serve) -> None:
     run(primary, "CREATE DATABASE copy TEMPLATE users OWNER users")
-    with Proxy(primary.port) as link:
-        address = primary.url.removesuffix("users").replace(f":{primary.port}/", f":{link.port}/")
+    with linked(f"{primary.url.removesuffix('users')}copy") as (link, url):
         original = serving(database_url=primary.url, rate_limit="4/minute")
-        copy = serving(database_url=address + "copy", rate_limit="4/minute", retry_attempts=0)
+        copy = serving(database_url=url, rate_limit="4/minute", retry_attempts=0)
         create(original, "ada")
         assert [first_page(each) for each in (original, copy)] == [(["ada"], "MISS"), ([], "MISS")]
         services_of(copy.application).pages.invalidate()

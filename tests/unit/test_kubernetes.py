@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from serve import GRACEFUL_SECONDS
-from tests.programs import ROOT, shell
+from tests.programs import ROOT, commands_of, shell
 from user_service import __version__
 from user_service.settings import Settings
 
@@ -65,8 +65,7 @@ def our_pods(resources: list[Resource]) -> list[Any]:
 
 
 def test_commands_of_the_page_make_the_secrets_that_are_mounted(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
-    (commands,) = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    (commands,) = commands_of("kubernetes.md")
     applied = tmp_path / "applied"
     made = commands.replace("kubectl apply --filename -", f"(cat && echo ---) >>{applied}")
     given = {"REDIS_URL": "redis://redis/0", "ACCESS_KEY_ID": "id", "ACCESS_SECRET_KEY": "key"}

@@ -18,6 +18,7 @@ import schemathesis
 from pydantic import ValidationError
 from schemathesis.generation.meta import TestPhase
 
+from tests.population import populate
 from user_service.domain.names import valid_email, valid_prefix, valid_username
 from user_service.domain.positions import Position, Side
 from user_service.domain.user import READ_ONLY_MEMBERS
@@ -144,14 +145,9 @@ DATABASE.autocommit = True
 
 def some_user() -> int:
     """Return the id of the newest user; make one if there is none."""
-    name = f"user{next(NUMBERS)}"
-    with DATABASE.cursor() as cursor:
-        cursor.execute(
-            "INSERT INTO users (username, username_canonical, email, email_canonical)"
-            " SELECT %(name)s, %(name)s, %(email)s, %(email)s"
-            " WHERE NOT EXISTS (SELECT FROM users)",
-            {"name": name, "email": f"{name}@example.com"},
-        )
+    if selected("max(id) FROM users") is None:
+        with DATABASE.cursor() as cursor:
+            populate(cursor, 1)
     return int(selected("max(id) FROM users"))
 
 
