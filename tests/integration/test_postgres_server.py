@@ -223,29 +223,23 @@ def test_frozen_server_is_noticed_in_time(postgres: PostgresServer, on_it: Serve
     assert json_of(client.get("/health"))["status"] == "healthy"
 
 
-@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1", "EUC_JP"])
 def test_database_that_cannot_store_every_character_is_refused(
-    postgres: PostgresServer,
-    serving: Serve,
-    admin: cursor,
-    caplog: pytest.LogCaptureFixture,
-    encoding: str,
+    postgres: PostgresServer, serving: Serve, admin: cursor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    name = f"in_{encoding.lower()}"
     admin.execute(
-        f"CREATE DATABASE {name} OWNER users TEMPLATE template0 ENCODING '{encoding}'"
+        "CREATE DATABASE in_ascii OWNER users TEMPLATE template0 ENCODING 'SQL_ASCII'"
         " LOCALE_PROVIDER libc LOCALE 'C'"
     )
-    client = serving(database_url=postgres.url.removesuffix("users") + name)
+    client = serving(database_url=postgres.url.removesuffix("users") + "in_ascii")
     with closing(services_of(client.application)) as services:
         services.begin(lambda: False)
         (line,) = caplog.messages
-        assert f"the encoding of the database must be UTF8, and is {encoding}" in line
+        assert "the encoding of the database must be UTF8, and is SQL_ASCII" in line
         assert client.get("/health/ready").status_code == 503
         problem_of(client.post(URL, json=ADA), 503)
     tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
-    assert rows(postgres.admin_url.removesuffix("users") + name, tables) == []
-    admin.execute(f"DROP DATABASE {name}")
+    assert rows(postgres.admin_url.removesuffix("users") + "in_ascii", tables) == []
+    admin.execute("DROP DATABASE in_ascii")
 
 
 def test_session_is_the_services_own_whatever_libpq_finds_in_the_environment(
@@ -266,7 +260,6 @@ def test_session_is_the_services_own_whatever_libpq_finds_in_the_environment(
     [
         "postgresql://{who}@[::1]:{port}/users",
         "postgresql://{who}@nowhere.invalid:1,[::1]:{port}/users?target_session_attrs=read-write",
-        "postgresql://{who}@%3A%3A1:{port}/users",
         "postgresql://{who}@[0:0:0:0:0:0:0:1]:{port}/users",
         "postgresql://{who}@/users?host=::1&port={port}",
         "postgresql://{who}@localhost:{port}/users?hostaddr=::1",
