@@ -110,6 +110,15 @@ class TestPatch:
         times = [by_version[version] for version in sorted(by_version)]
         assert times == sorted(set(times))
 
+    def test_is_dated_after_the_change_before_it_although_the_clock_was_set_back(
+        self, client: FlaskClient, admin: cursor
+    ) -> None:
+        create(client, "ada")
+        ahead = "UPDATE users SET updated_at = now() + interval '1 hour' RETURNING updated_at"
+        before = value(admin, ahead)
+        changed = json_of(client.patch(USER, json=GRACE))
+        assert datetime.fromisoformat(changed["updated_at"]) > before
+
     def test_old_name_is_free_again(self, client: FlaskClient) -> None:
         create(client, "ada")
         client.patch(USER, json=GRACE)
