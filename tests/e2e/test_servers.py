@@ -295,14 +295,18 @@ def test_debug_is_off_whatever_flask_env_says(start: Start) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("DB_POOL_SIZE", "many"),
         ("LOG_FORMAT", "xml"),
         ("PORT", "0"),
+        ("DB_PASSWORD_FILE", "/no"),
         ("DATABASE_URL", "postgresql://host/users?foo=bar"),
         ("PROMETHEUS_MULTIPROC_DIR", "/proc/no"),
     ],
 )
-def test_malformed_setting_stops_the_start_with_one_line(name: str, value: str) -> None:
-    ended = run(SERVE, {name: value})
+def test_malformed_setting_stops_the_start_with_one_line(
+    server: str, name: str, value: str
+) -> None:
+    ended = run(SERVE, {"SERVER": server, name: value})
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1
     assert ended.stderr.startswith(f"user-service: {name}")

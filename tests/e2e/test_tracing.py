@@ -110,8 +110,11 @@ def test_no_span_contains_input_or_a_secret(
         assert secret not in text
 
 
-def test_log_does_not_repeat_the_headers_of_a_trace(start: Start, collector: Collector) -> None:
-    switch = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "LOG_LEVEL": "DEBUG"}
+@pytest.mark.parametrize("log_level", ["INFO", "DEBUG"])
+def test_log_does_not_repeat_the_headers_of_a_trace(
+    start: Start, collector: Collector, log_level: str
+) -> None:
+    switch = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "LOG_LEVEL": log_level}
     malformed = {"baggage": "countess,lovelace", "tracestate": "Ada <countess@example.com>"}
     with start(**QUICKLY, **switch) as service:
         assert httpx.get(service.url + URL, headers=TRACEPARENT | malformed).status_code == 200
@@ -196,6 +199,7 @@ def test_opentelemetry_is_loaded_only_for_tracing(
     [
         ("packages are missing: install requirements-tracing.txt", {}),
         ("OTEL_TRACES_EXPORTER is none of", {EXPORTER: "zipkin"}),
+        ("OTEL_TRACES_EXPORTER is none of", {EXPORTER: "otlp,console"}),
         ("OTEL_EXPORTER_OTLP_PROTOCOL is not", {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}),
         ("", {"OTEL_BSP_SCHEDULE_DELAY": "-1"}),
         ("", {"OTEL_PROPAGATORS": "of-another-service"}),

@@ -195,17 +195,20 @@ def test_document_names_the_credentials_that_are_enforced(
     assert "unauthenticated" not in off["components"]["examples"]
 
 
-def test_access_log_names_the_principal_without_personal_data(
+def test_access_log_names_the_principal_and_not_the_credential(
     secured: Secured, log: io.StringIO
 ) -> None:
     client = secured()
     key = create_key(client, "nightly-export")
-    for headers in (token("users:read"), bearer(key), token("users:read", exp=1), None):
+    credentials = (token("users:read"), bearer(key), token("users:read", exp=1))
+    for headers in (*credentials, None):
         client.get(URL, headers=headers)
     lines = [line for line in log.getvalue().splitlines() if "user_service.access" in line]
     names = [line.partition(" principal=")[2].split()[0] for line in lines]
     assert names[1:] == ["key:nightly-export", "-", "-"]
     assert names[0].startswith("sub:")
+    for headers in credentials:
+        assert headers["Authorization"].split()[1] not in log.getvalue()
     assert "ada@example.com" not in log.getvalue()
 
 
@@ -281,13 +284,21 @@ class TestApiKeys:
         assert "never used" in run(client, "list")
         assert self.status(client, key) == 200
         used_today = "SELECT xmin FROM api_key_uses WHERE last_used_on = current_date"
-        eventually(lambda: rows(admin, used_today) != [])  # without another request
+        eventually(lambda: rows(admin, used_today) != [])
         stored = rows(admin, used_today)
         for _ in range(3):
             time.sleep(0.2)
             assert self.status(client, key) == 200
         assert rows(admin, used_today) == stored
         assert "last used" in run(client, "list")
+
+    def test_last_use_is_stored_without_another_request(
+        self, client: FlaskClient, admin: cursor
+    ) -> None:
+        key = create_key(client)
+        assert self.status(client, key) == 200
+        run(client, "revoke", "reader")
+        eventually(lambda: rows(admin, "SELECT 1 FROM api_key_uses") != [])
 
     def test_last_keys_stand_while_the_database_is_away(
         self, client: FlaskClient, mocker: MockerFixture

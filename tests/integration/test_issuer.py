@@ -29,7 +29,7 @@ OLD = ec_key("old")
 ALGORITHMS = ("ES256",)
 METADATA = "/.well-known/openid-configuration"
 # An answer of the server: status, headers and body, or a function that writes something else.
-Answer = tuple[int, dict[str, str], bytes] | Callable[[BaseHTTPRequestHandler], object]
+Answer = tuple[int, dict[str, str], bytes] | Callable[[BaseHTTPRequestHandler], None]
 
 
 class IssuerServer(Issuer):
@@ -91,6 +91,10 @@ def test_keys_are_read_when_a_process_begins(serving: Serve, issuer: IssuerServe
         eventually(lambda: issuer.requests == [METADATA, "/keys"])
 
 
+def as_it_is(handler: BaseHTTPRequestHandler, *, answer: bytes) -> None:
+    handler.wfile.write(answer)
+
+
 def in_drips(
     handler: BaseHTTPRequestHandler, *, header: bytes = b"\r\n", number: int = 1_000_000
 ) -> None:
@@ -103,15 +107,18 @@ def in_drips(
 
 
 BAD_ANSWERS: dict[str, Answer] = {
+    "not found": (404, {}, b"{}"),
     "error": (500, {}, Issuer(OLD).document()),
     "no content": (204, {}, b""),
     "redirect": (302, {"Location": "/other"}, b""),
+    "redirect to a file": (302, {"Location": "file:///etc/passwd"}, b""),
     "no JSON": (200, {}, b"<html>"),
     "no object": (200, {}, b"[]"),
+    "empty": (200, {}, b""),
     "no keys": (200, {}, b'{"keys": []}'),
     "too long": (200, {}, b" " * (MAX_BYTES + 1)),
-    "truncated": lambda it: it.wfile.write(b"HTTP/1.0 200 OK\r\nContent-Length: 1000\r\n\r\n{"),
-    "no HTTP": lambda it: it.wfile.write(b"\x00\x01\x02\r\n\r\n"),
+    "truncated": partial(as_it_is, answer=b"HTTP/1.0 200 OK\r\nContent-Length: 1000\r\n\r\n{"),
+    "no HTTP": partial(as_it_is, answer=b"\x00\x01\x02\r\n\r\n"),
     "body in drips": in_drips,
     "header in drips": partial(in_drips, header=b"X-Padding: ", number=50),
     "silent": lambda _: time.sleep(1),

@@ -3,6 +3,7 @@
 import io
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -115,9 +116,11 @@ CREATE TEMPORARY TABLE notes (note text)
 CREATE SCHEMA other
 CREATE FUNCTION one() RETURNS int LANGUAGE sql AS 'SELECT 1'
 CREATE TRIGGER spy BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION count_users()
+CREATE INDEX ON users (email)
 CREATE ROLE other
 CREATE DATABASE other
 DROP EXTENSION plpgsql
+ALTER TABLE users ADD COLUMN note text
 ALTER TABLE users DISABLE TRIGGER ALL
 ALTER TABLE users OWNER TO users_service
 ALTER FUNCTION count_users() RENAME TO other
@@ -125,6 +128,7 @@ ALTER ROLE users PASSWORD 'known'
 ALTER ROLE users_service CONNECTION LIMIT -1
 ALTER SYSTEM SET log_statement = 'all'
 DROP TABLE users
+DROP INDEX users_created_at_key
 TRUNCATE users
 SET ROLE users
 SET session_replication_role = replica
@@ -221,17 +225,23 @@ def test_pending_ones_are_applied_in_the_order_of_their_names(dsn: str, folder: 
 
 
 def test_broken_one_rolls_back_all_that_was_pending(dsn: str, folder: Path) -> None:
-    write(folder, "0003_moons", "CREATE TABLE moons (); CREATE TABEL comets ()")
+    broken, correct = "CREATE TABEL comets ()", "CREATE TABLE comets ()"
+    write(folder, "0003_moons", f"CREATE TABLE moons (); {broken}")
     with pytest.raises(psycopg2.errors.SyntaxError):
         migrate(dsn, folder)
     assert tables(dsn) == set()
-    write(folder, "0003_moons", "CREATE TABLE moons (); CREATE TABLE comets ()")
+    write(folder, "0003_moons", f"CREATE TABLE moons (); {correct}")
     migrate(dsn, folder)
+    write(folder, "0004_broken", "DROP TABLE planets; SELECT 1 / 0;")
+    with pytest.raises(psycopg2.errors.DivisionByZero):
+        migrate(dsn, folder)
+    assert column(dsn, "SELECT name FROM planets") == ["Earth"]
     assert applied(dsn) == ["0001_planets", "0002_earth", "0003_moons"]
 
 
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGKILL])
 def test_those_that_wait_take_over_when_the_process_that_migrates_is_killed(
-    dsn: str, folder: Path, tmp_path_factory: pytest.TempPathFactory
+    dsn: str, folder: Path, tmp_path_factory: pytest.TempPathFactory, by: signal.Signals
 ) -> None:
     slow = tmp_path_factory.mktemp("slow")
     write(slow, "0001_slow", "CREATE TABLE half (); SELECT pg_sleep(100)")
@@ -240,7 +250,7 @@ def test_those_that_wait_take_over_when_the_process_that_migrates_is_killed(
         eventually(lambda: waiting(dsn, "PgSleep") == 1)
         others = [threads.submit(migrate, dsn, folder) for _ in range(3)]
         eventually(lambda: waiting(dsn, "advisory") == 3)
-        first.kill()
+        first.send_signal(by)
         results = sorted(other.result(30) for other in others)
     assert results == [[], [], ["0001_planets", "0002_earth"]]
     assert "half" not in tables(dsn)

@@ -204,13 +204,17 @@ def defined_names(tree: ast.AST) -> set[str]:
     ("number", "source"),
     [
         (1, "from gunicorn.http.message import _ip_in_allow_list"),
+        (1, "import flask\nflask.globals._cv_app"),
         (1, "def view(request):\n    return request._get_current_object()"),
         (1, "from gunicorn import util\nutil.http_date = None"),
         (1, "from redis import Redis\nsetattr(Redis, 'get', None)"),
         (1, "from redis import Redis\nclass Mine(Redis):\n    def _execute_command(self): pass"),
         (1, "import select\nselect.poll = None"),
+        (0, "class Mine:\n    def _ours(self): pass\n    def f(self): self._ours()"),
+        (0, "from flask import Flask\napp = Flask('x')\napp.wsgi_app = None"),
         (0, "import redis\nclass R(redis.Redis):\n    def f(self): self._g()\n    def _g(self): 1"),
         (0, "import os\nos.environ['A'] = 'b'"),
+        (0, "from typing import NamedTuple\nclass U(NamedTuple): pass\nU._make([])"),
     ],
 )
 def test_private_parts_of_others_are_found_and_nothing_else(number: int, source: str) -> None:
@@ -223,6 +227,7 @@ def test_private_parts_of_others_are_found_and_nothing_else(number: int, source:
     [
         ("user_service.resilience.retry", "from user_service.observability import logs", 1),
         ("user_service.cache.page_cache", "from user_service import database", 1),
+        ("user_service.database.database", "from user_service.web.services import services", 1),
         ("user_service.settings", "from user_service.domain.user import User", 1),
         ("user_service", "from user_service.web import api", 1),
         ("user_service.web.api.health", "def health():\n    import psycopg2.extensions", 1),
@@ -230,6 +235,9 @@ def test_private_parts_of_others_are_found_and_nothing_else(number: int, source:
         ("app", "import os\nport = os.getenv('PORT')", 1),
         ("user_service.cache.connection", "from os import environ", 1),
         ("user_service.web.api.users", "if TYPE_CHECKING:\n    pass\nelse:\n    import redis", 1),
+        ("app", "from user_service.settings import Settings\nfrom flask import Flask", 0),
+        ("user_service.database.user_repository", "from user_service.domain.user import User", 0),
+        ("user_service.settings", "import os\nos.environ", 0),
         ("gunicorn.conf", "if TYPE_CHECKING:\n    from flask import Flask", 0),
         ("user_service.domain.user", "import flaskish, os\nos.path", 0),
     ],

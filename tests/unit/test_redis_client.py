@@ -16,6 +16,7 @@ from user_service.cache.redis_url import Topology, parse_redis_url
 from user_service.errors import Unavailable
 from user_service.resilience import resolver
 
+SECRET = "1oak-of-the-2nd-grove"
 SENTINEL = "redis+sentinel://{}/users"
 FORMS = ["redis://{}/0", SENTINEL, "redis+cluster://{}"]
 
@@ -116,3 +117,11 @@ def test_url_names_a_login_and_several_hosts() -> None:
     cluster = parse_redis_url("rediss+cluster://ada:pw@a:1,b")
     assert (cluster.topology, cluster.service) == (Topology.CLUSTER, "")
     assert (cluster.login, cluster.hosts) == (("ada", "pw"), (("a", 1), ("b", 6379)))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_option_that_is_not_supported_is_refused_at_once(form: str) -> None:
+    with pytest.raises(ValueError, match="has an option that is not supported") as refused:
+        redis_client(form.format(f":{SECRET}@host") + "?ssl=true", timeout=0.5)
+    assert SECRET not in str(refused.value)
+    assert refused.value.__context__ is None

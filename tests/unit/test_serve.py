@@ -30,7 +30,10 @@ def test_metrics_directory_is_made_and_loses_only_metrics(tmp_path: Path) -> Non
     [
         ("DATABASE_URL", "postgresql://ada:s3cret@host/users?foo=bar"),
         ("DATABASE_REPLICA_URL", "postgresql://ada:s3cret@host/users?connect_timeout=s3cret"),
+        ("REDIS_URL", "redis://:s3cret@host?foo=s3cret"),
         ("REDIS_URL", "redis://:s3cret@host?decode_responses=True"),
+        ("REDIS_URL", "redis://:s3cret@host?retry=5"),
+        ("REDIS_URL", "redis://:s3cret@host?maint_notifications_config=s3cret"),
         ("REDIS_URL", "redis://:s3cret@host?socket_connect_timeout=-1"),
         ("REDIS_URL", "redis://:s3cret@host?socket_timeout=nan"),
         ("REDIS_URL", "redis://:s3cret@host?socket_timeout=inf"),

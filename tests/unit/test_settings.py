@@ -266,6 +266,10 @@ class TestSecrets:
             message = complaint(DB_PASSWORD_FILE=str(file))
             assert message == f"DB_PASSWORD_FILE must name a readable file: {reason}"
 
+    def test_representation_shows_no_secret(self) -> None:
+        settings = read(**SECRETS)
+        assert SECRET not in f"{settings!r} {settings}"
+
 
 PROTOCOL, ENDPOINT = "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_ENDPOINT"
 EXPORTER, DISABLED = "OTEL_TRACES_EXPORTER", "OTEL_SDK_DISABLED"

@@ -161,7 +161,10 @@ class TestCanonicalEmail:
         ("addresses", "owners"),
         [
             ("Ada@Example.COM ada@example.com ａda@example.com ada@ｅxample.com", 1),
+            ("ada@bücher.example ada@xn--bcher-kva.example ada@XN--BCHER-KVA.example", 1),
             ("ada@bücher.example ada@BÜCHER.example ada@bu\u0308cher.example", 1),
+            ("\u212a@example.com k@example.com", 1),
+            ("ida@example.com \u0131da@example.com", 2),
             ("ada@example.com \u0430da@example.com ada@ex\u0430mple.com", 3),
             # IDNA 2008 made ß a letter of its own in domains: these are two owners.
             ("ada@straße.example ada@strasse.example", 2),
