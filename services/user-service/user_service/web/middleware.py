@@ -55,7 +55,7 @@ class RequestMiddleware:
         is_answered, route = False, None
         # Ignored (RFC 9110, section 7.8). Werkzeug would match routes of WebSocket alone.
         environ.pop("HTTP_UPGRADE", None)
-        # In no span. OpenTelemetry would parse it slowly, and log each malformed member.
+        # No span shows it. OpenTelemetry would parse it slowly, and log each malformed member.
         environ.pop("HTTP_BAGGAGE", None)
 
         def start(
